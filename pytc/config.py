@@ -1,0 +1,447 @@
+"""Every choice a run can make, as frozen dataclasses; a field's comment is its help on the command line.
+
+A config that exists is valid: impossible values are refused when it is built. Standard library only, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal
+
+Triple = tuple[int, int, int]
+SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
+
+
+def _require(condition: bool, expected: str, got: Any) -> None:
+    if not condition:
+        raise ValueError(f"expected {expected}, got {got!r}")
+
+
+def _require_probabilities(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(0 <= value <= 1, f"{name} to be a probability in [0, 1]", value)
+
+
+@dataclass(frozen=True)
+class VolumeConfig:
+    """One volume on disk, or a synthetic one."""
+
+    image: str = "synthetic:0"
+    # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or synthetic:SEED.
+    labels: str | None = None
+    # Instance labels of the image, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
+    mask: str | None = None
+    # Where the labels are valid (non-zero); everything else counts as unlabelled.
+    skeleton: str | None = None
+    # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
+    weight: float = 1.0
+    # Share of the training samples drawn from this volume; the weights of all volumes sum to 1.
+    axes: str | None = None
+    # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
+    voxel_size: tuple[float, float, float] | None = None
+    # Voxel size in nm, in stored axis order, where the file does not say.
+    name: str | None = None
+    # Name of the folder for results; by default derived from the image's path.
+
+    def __post_init__(self):
+        _require(self.weight > 0, "a positive volume weight", self.weight)
+        if self.image.startswith("synthetic"):
+            seed = self.image.removeprefix("synthetic:")
+            _require(seed.isdigit(), "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """The synthetic neurites behind synthetic:SEED."""
+
+    shape: Triple = (192, 192, 192)
+    # Voxels along z, y, x.
+    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0)
+    # Voxel size in nm along z, y, x; a larger first one makes an anisotropic volume.
+    noise: float = 0.08
+    # Standard deviation of the image noise, as a share of the grey range.
+    defects: float = 0.0
+    # Share of z-slices that are damaged (dropped, shifted, blurred).
+
+    def __post_init__(self):
+        _require(min(self.shape) >= 16, "a synthetic shape of at least 16 voxels along each axis", self.shape)
+        _require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
+        _require_probabilities(self, "defects")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where patches come from."""
+
+    train: tuple[VolumeConfig, ...] = (VolumeConfig(),)
+    # Volumes to train on.
+    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
+    # Volumes to validate on, and what infer.py and evaluate.py take by default.
+    synthetic: SyntheticConfig = SyntheticConfig()
+    # Shape and look of the volumes named synthetic:SEED.
+    patch_size: Triple = (128, 128, 128)
+    # Voxels of a training patch, in stored axis order.
+    mixing: Literal["weighted", "stratified"] = "weighted"
+    # How volumes share the samples: drawn by weight, or each in turn.
+    min_labelled: float = 0.05
+    # Smallest share of labelled foreground voxels of an accepted patch.
+    max_tries: int = 20
+    # Positions tried before a patch with too few labels is an error.
+    val_samples: int = 16
+    # Fixed validation patches, spread over the validation volumes.
+
+    def __post_init__(self):
+        _require(len(self.train) > 0, "at least one training volume", self.train)
+        _require(min(self.patch_size) > 0, "a positive patch size", self.patch_size)
+        _require(self.max_tries > 0, "at least one try a patch", self.max_tries)
+        _require_probabilities(self, "min_labelled")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Probability (prob) and strength of each augmentation; a probability of 0 switches it off."""
+
+    permute_prob: float = 0.5
+    # Random order of the axes of equal voxel size.
+    rot90_prob: float = 0.5
+    # Rotation by a multiple of 90 degrees in the plane of the last two axes.
+    flip_prob: float = 0.5
+    # Mirroring, drawn for each axis.
+    affine_prob: float = 0.0
+    # Random scale, shear and rotation in one resampling.
+    affine_scale: float = 0.2
+    # Largest relative change of scale, each axis.
+    affine_shear: float = 0.5
+    # Largest shear.
+    affine_rotation: float = 0.0
+    # Largest rotation in degrees: in the last two axes, about all axes if the voxels are isotropic.
+    elastic_prob: float = 0.0
+    # Smooth random deformation.
+    elastic_spacing: int = 24
+    # Voxels between the control points of the deformation.
+    elastic_magnitude: float = 3.0
+    # Standard deviation of the control points' displacement in voxels.
+    drop_slice_prob: float = 0.0
+    # Chance of each slice along the first axis to be blanked.
+    shift_slice_prob: float = 0.0
+    # Chance of each slice along the first axis to be shifted in plane.
+    shift_slice_max: int = 10
+    # Largest shift of a slice in voxels.
+    misalign_prob: float = 0.0
+    # All slices behind a random one moved together (or one alone), by translation or rotation.
+    misalign_max: int = 8
+    # Largest translation of a misalignment in voxels.
+    misalign_rotation: float = 2.0
+    # Largest rotation of a misalignment in degrees.
+    missing_section_prob: float = 0.0
+    # Chance of a short run of sections to be blank.
+    blur_slice_prob: float = 0.0
+    # Chance of each slice to be out of focus.
+    blur_sigma: float = 2.0
+    # Largest blur of a slice: standard deviation in voxels.
+    intensity_prob: float = 0.5
+    # Chance of a change of contrast and brightness.
+    intensity_scale: float = 0.1
+    # Largest relative change of contrast.
+    intensity_offset: float = 0.1
+    # Largest change of brightness, as a share of the grey range.
+    gamma_prob: float = 0.0
+    # Chance of a gamma correction.
+    gamma_range: tuple[float, float] = (0.7, 1.5)
+    # Smallest and largest gamma.
+    slice_contrast_prob: float = 0.0
+    # Chance of each slice to change contrast and brightness on its own.
+    noise_prob: float = 0.5
+    # Chance of Gaussian noise.
+    noise_max: float = 0.1
+    # Largest standard deviation of the noise, as a share of the grey range.
+    cutout_prob: float = 0.0
+    # Chance of boxes set to their mean grey value.
+    cutout_size: float = 0.25
+    # Largest edge of such a box, as a share of the patch.
+
+    def __post_init__(self):
+        _require_probabilities(self, *(f.name for f in fields(self) if f.name.endswith("_prob")))
+        _require(0 < self.gamma_range[0] <= self.gamma_range[1], "0 < smallest gamma <= largest", self.gamma_range)
+        _require(0 <= self.affine_scale < 1, "an affine_scale in [0, 1)", self.affine_scale)
+        _require(self.elastic_spacing > 0, "an elastic_spacing of at least 1 voxel", self.elastic_spacing)
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What the network learns to predict."""
+
+    kind: Literal["affinity", "binary", "boundary"] = "affinity"
+    # Affinities of instances, a foreground mask, or the boundaries between instances.
+    offsets: tuple[Triple, ...] = SHORT_AND_LONG
+    # Affinity channel c at voxel v: are v and v + offsets[c] the same object?
+    erosion: int = 0
+    # Background put between touching labels: each label shrinks by this many voxels in plane.
+    scale_by: Literal["stride", "nearest"] = "stride"
+    # Deep supervision targets: from labels strided to each scale, or from resized full targets.
+
+    def __post_init__(self):
+        for offset in self.offsets:
+            _require(min(offset) >= 0 and max(offset) > 0, "affinity offsets that are positive along an axis", offset)
+        _require(len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets)
+        _require(self.erosion >= 0, "an erosion of 0 or more voxels", self.erosion)
+
+    @property
+    def channels(self) -> int:
+        return len(self.offsets) if self.kind == "affinity" else 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network."""
+
+    architecture: str = "mednext"
+    # Registered name: mednext, mednext_custom, monai_basic_unet3d, monai_unet, monai_unetr, monai_swin_unetr.
+    in_channels: int = 1
+    # Channels of the image.
+    out_channels: int = 6
+    # Channels of the prediction: one per affinity offset, or 1.
+    deep_supervision: bool = False
+    # Predict at every scale in training.
+    mednext_size: Literal["S", "B", "M", "L"] = "S"
+    # Published size of mednext.
+    kernel_size: int = 3
+    # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
+    base_channels: int = 32
+    # mednext_custom: channels at full resolution, doubled at each of four levels.
+    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
+    # mednext_custom: expansion ratio of each stage: 4 down, bottleneck, 4 up.
+    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
+    # mednext_custom: blocks in each stage: 4 down, bottleneck, 4 up.
+    do_res: bool = True
+    # mednext_custom: residual connection in each block.
+    do_res_up_down: bool = True
+    # mednext_custom: residual connection in the resampling blocks.
+    checkpoint_style: Literal["none", "outside_block"] = "none"
+    # mednext and mednext_custom: recompute activations of each block in the backward pass to save memory.
+    norm: Literal["group", "layer"] = "group"
+    # mednext_custom: normalisation in each block.
+    grn: bool = False
+    # mednext_custom: global response normalisation in each block.
+    spatial_dims: Literal[2, 3] = 3
+    # mednext_custom: 2-D or 3-D convolutions.
+    features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)
+    # U-Nets: channels at each level; monai_basic_unet3d takes six, the last for its final decoder.
+    residual_units: int = 2
+    # monai_unet: residual units at each level.
+    image_size: Triple = (96, 96, 96)
+    # monai_unetr and monai_swin_unetr: the patch size they are built for.
+    dropout: float = 0.0
+    # MONAI networks: dropout probability.
+
+    def __post_init__(self):
+        _require(self.in_channels > 0, "at least one input channel", self.in_channels)
+        _require(self.out_channels > 0, "at least one output channel", self.out_channels)
+        _require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
+        _require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
+        _require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
+        _require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weighted sum that is minimised."""
+
+    terms: tuple[str, ...] = ("bce",)
+    # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
+    weights: tuple[float, ...] = (1.0,)
+    # Weight of each term.
+    max_positive_weight: float = 10.0
+    # balanced_bce: cap on the weight of a channel's rarer class.
+    tversky_alpha: float = 0.3
+    # tversky: weight of false positives; false negatives weigh 1 - alpha.
+    focal_gamma: float = 2.0
+    # focal: exponent that turns the loss from easy voxels.
+    scale_weights: tuple[float, ...] | None = None
+    # Deep supervision: weight of each scale, finest first; by default 1, 1/2, 1/4, ...
+
+    def __post_init__(self):
+        known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
+        for term in self.terms:
+            _require(term in known, f"loss terms from {', '.join(known)}", term)
+        _require(len(self.terms) == len(self.weights) > 0, "a weight for each loss term", (self.terms, self.weights))
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimizer and schedule."""
+
+    learning_rate: float = 1e-3
+    # Peak learning rate of AdamW.
+    weight_decay: float = 1e-2
+    # Decoupled weight decay.
+    schedule: Literal["constant", "cosine"] = "cosine"
+    # Course of the learning rate after warm-up; cosine ends at 0 at the last step.
+    warmup_steps: int = 0
+    # Steps of linear warm-up from 0.
+    clip_norm: float = 1.0
+    # Largest gradient norm; 0 switches clipping off.
+    accumulate: int = 1
+    # Batches whose gradients are summed before a step.
+
+    def __post_init__(self):
+        _require(self.learning_rate > 0, "a positive learning rate", self.learning_rate)
+        _require(self.warmup_steps >= 0, "0 or more warm-up steps", self.warmup_steps)
+        _require(self.accumulate >= 1, "at least one batch a step", self.accumulate)
+        _require(self.clip_norm >= 0, "a clip norm of 0 or more", self.clip_norm)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Length of a run, and what it leaves behind."""
+
+    max_steps: int = 50_000
+    # Optimizer steps of the run.
+    epochs: float | None = None
+    # Length in epochs instead of steps; an epoch draws as many voxels as the training volumes hold.
+    batch_size: int = 8
+    # Patches in a batch, on each rank.
+    seed: int = 0
+    # Every random draw of the run follows from this number.
+    val_every: int = 1000
+    # Steps between validations.
+    checkpoint_every: int = 1000
+    # Steps between checkpoints.
+    keep_checkpoints: int = 3
+    # How many of the best checkpoints are kept, besides the last one.
+    monitor: str = "val/loss"
+    # Logged figure by which checkpoints are ranked; smaller is better for names that end in loss or voi.
+    log_every: int = 10
+    # Steps between log lines.
+    images_every: int = 1000
+    # Steps between image panels in TensorBoard.
+
+    def __post_init__(self):
+        for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every"):
+            _require(getattr(self, name) > 0, f"a positive {name}", getattr(self, name))
+        _require(self.keep_checkpoints >= 1, "at least one kept checkpoint", self.keep_checkpoints)
+        _require(self.epochs is None or self.epochs > 0, "a positive number of epochs", self.epochs)
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """The machine."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # Where to compute; auto takes a GPU if there is one.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # Arithmetic under autocast; auto takes what the hardware is fast at.
+    workers: int | None = None
+    # Processes that read patches; by default fitted to the machine.
+    threads: int | None = None
+    # CPU threads of a rank; by default its share of the cores it may use.
+    cpu_variant: bool = True
+    # Without a GPU, train a small variant of the recipe; off forces the full recipe.
+
+    def __post_init__(self):
+        _require(self.workers is None or self.workers >= 0, "0 or more workers", self.workers)
+        _require(self.threads is None or self.threads >= 1, "at least one thread", self.threads)
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """From an image to affinities."""
+
+    window: Triple | None = None
+    # Voxels of a prediction window; by default the training patch.
+    overlap: float = 0.5
+    # Share of a window that the next one covers again.
+    blending: Literal["distance", "gaussian"] = "distance"
+    # Weight of a window's voxels: distance to its border, or a Gaussian about its centre.
+    batch_size: int = 1
+    # Windows predicted at once.
+    block: Triple = (512, 512, 512)
+    # Voxels of a block: predicted, written and marked as finished in one piece.
+    activation_scale: float = 0.2
+    # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating at 1.
+    checkpoint: Literal["best", "last"] = "best"
+    # Which weights of the run.
+
+    def __post_init__(self):
+        _require(0 <= self.overlap < 1, "an overlap in [0, 1)", self.overlap)
+        _require(self.activation_scale > 0, "a positive activation scale", self.activation_scale)
+        _require(self.batch_size > 0, "a positive batch size", self.batch_size)
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """From affinities to instances."""
+
+    threshold: float = 0.5
+    # Neighbours with an affinity above this are the same object.
+    min_size: int = 0
+    # Objects of fewer voxels are removed.
+    grow: bool = False
+    # Let voxels that are left join the object they are most strongly tied to.
+
+    def __post_init__(self):
+        _require(0 <= self.threshold <= 1, "a threshold in [0, 1]", self.threshold)
+        _require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A training run, and the defaults of the inference that follows it."""
+
+    name: str = "run"
+    # Folder of the run below runs/; an existing one gets a number appended.
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    target: TargetConfig = TargetConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+    system: SystemConfig = SystemConfig()
+    inference: InferenceConfig = InferenceConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+
+    def __post_init__(self):
+        expected = self.target.channels
+        _require(self.model.out_channels == expected, f"model.out_channels {expected} for this target",
+                 self.model.out_channels)
+        if self.target.kind == "affinity":
+            for offset in self.target.offsets:
+                _require(all(o < p for o, p in zip(offset, self.data.patch_size)),
+                         f"offsets smaller than the patch {self.data.patch_size}", offset)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A config as nested dicts, lists and scalars, ready for JSON."""
+    return asdict(config)
+
+
+def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
+    """The inverse of `to_plain` for any config class; ValueError names an unknown field and the nearest known one."""
+    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
+    if is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        for key in value:
+            if key not in hints:
+                raise ValueError(f"{where} has no field {key!r}{suggest(key, hints)}")
+        return cls(**{key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return from_plain(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        return tuple(from_plain(item, v, where) for item, v in zip(items, value, strict=True))
+    return value
+
+
+def suggest(name: str, known: typing.Iterable[str]) -> str:
+    """'; did you mean X?' for the nearest known name, or the list of known ones."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(repr, known))}"
