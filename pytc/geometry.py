@@ -1,0 +1,60 @@
+"""Boxes of voxels: how a volume is cut into blocks, and a block into windows. One axis order, the stored one."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of a volume, from `start` up to but not including `stop`, in voxels along each spatial axis."""
+
+    start: tuple[int, ...]
+    stop: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(b - a for a, b in zip(self.start, self.stop))
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        return tuple(slice(a, b) for a, b in zip(self.start, self.stop))
+
+    def grown(self, margin: tuple[int, ...], shape: tuple[int, ...]) -> Box:
+        """This box with `margin` voxels more on each side, clipped to a volume of `shape`."""
+        start = tuple(max(0, a - m) for a, m in zip(self.start, margin))
+        stop = tuple(min(n, b + m) for b, m, n in zip(self.stop, margin, shape))
+        return Box(start, stop)
+
+    def moved(self, offset: tuple[int, ...]) -> Box:
+        """This box, `offset` voxels further on."""
+        return Box(
+            tuple(a + o for a, o in zip(self.start, offset)), tuple(b + o for b, o in zip(self.stop, offset))
+        )
+
+    def intersection(self, other: Box) -> Box | None:
+        """The voxels in both boxes, or None."""
+        start = tuple(map(max, self.start, other.start))
+        stop = tuple(map(min, self.stop, other.stop))
+        return Box(start, stop) if all(a < b for a, b in zip(start, stop)) else None
+
+
+def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:
+    """Boxes of at most `block` voxels that cover `shape` without overlap, in raster order."""
+    starts = itertools.product(*(range(0, n, b) for n, b in zip(shape, block)))
+    return [Box(s, tuple(min(a + b, n) for a, b, n in zip(s, block, shape))) for s in starts]
+
+
+def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[Box]:
+    """Windows of one size every `stride` voxels, the last along each axis snapped to the edge, in raster order."""
+    if any(w > n for w, n in zip(window, shape)):
+        raise ValueError(f"expected a window no larger than the volume {shape}, got {window}")
+    if any(not 0 < s <= w for s, w in zip(stride, window)):
+        raise ValueError(f"expected strides between 1 and the window {window}, got {stride}")
+    starts = itertools.product(*(_starts(n, w, s) for n, w, s in zip(shape, window, stride)))
+    return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in starts]
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    return sorted({min(start, length - window) for start in range(0, length - window + stride, stride)})
