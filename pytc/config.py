@@ -31,22 +31,17 @@ def _require_probabilities(config: Any, *names: str) -> None:
 class VolumeConfig:
     """One volume on disk, or a synthetic one."""
 
-    image: str = "synthetic:0"
     # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or synthetic:SEED.
-    labels: str | None = None
+    image: str = "synthetic:0"
     # Instance labels of the image, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
-    mask: str | None = None
-    # Where the labels are valid (non-zero); everything else counts as unlabelled.
-    skeleton: str | None = None
-    # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
-    weight: float = 1.0
-    # Share of the training samples drawn from this volume; the weights of all volumes sum to 1.
-    axes: str | None = None
-    # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
-    voxel_size: tuple[float, float, float] | None = None
+    labels: str | None = None
+    mask: str | None = None  # Where the labels are valid (non-zero); everything else counts as unlabelled.
+    skeleton: str | None = None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
+    weight: float = 1.0  # Share of the training samples drawn from this volume; the weights of all volumes sum to 1.
+    axes: str | None = None  # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
     # Voxel size in nm, in stored axis order, where the file does not say.
-    name: str | None = None
-    # Name of the folder for results; by default derived from the image's path.
+    voxel_size: tuple[float, float, float] | None = None
+    name: str | None = None  # Name of the folder for results; by default derived from the image's path.
 
     def __post_init__(self):
         _require(self.weight > 0, "a positive volume weight", self.weight)
@@ -59,14 +54,11 @@ class VolumeConfig:
 class SyntheticConfig:
     """The synthetic neurites behind synthetic:SEED."""
 
-    shape: Triple = (192, 192, 192)
-    # Voxels along z, y, x.
-    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0)
+    shape: Triple = (192, 192, 192)  # Voxels along z, y, x.
     # Voxel size in nm along z, y, x; a larger first one makes an anisotropic volume.
-    noise: float = 0.08
-    # Standard deviation of the image noise, as a share of the grey range.
-    defects: float = 0.0
-    # Share of z-slices that are damaged (dropped, shifted, blurred).
+    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0)
+    noise: float = 0.08  # Standard deviation of the image noise, as a share of the grey range.
+    defects: float = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
     def __post_init__(self):
         _require(min(self.shape) >= 16, "a synthetic shape of at least 16 voxels along each axis", self.shape)
@@ -78,22 +70,16 @@ class SyntheticConfig:
 class DataConfig:
     """Where patches come from."""
 
-    train: tuple[VolumeConfig, ...] = (VolumeConfig(),)
-    # Volumes to train on.
-    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
+    train: tuple[VolumeConfig, ...] = (VolumeConfig(),)  # Volumes to train on.
     # Volumes to validate on, and what infer.py and evaluate.py take by default.
-    synthetic: SyntheticConfig = SyntheticConfig()
-    # Shape and look of the volumes named synthetic:SEED.
-    patch_size: Triple = (128, 128, 128)
-    # Voxels of a training patch, in stored axis order.
-    mixing: Literal["weighted", "stratified"] = "weighted"
+    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
+    synthetic: SyntheticConfig = SyntheticConfig()  # Shape and look of the volumes named synthetic:SEED.
+    patch_size: Triple = (128, 128, 128)  # Voxels of a training patch, in stored axis order.
     # How volumes share the samples: drawn by weight, or each in turn.
-    min_labelled: float = 0.05
-    # Smallest share of labelled foreground voxels of an accepted patch.
-    max_tries: int = 20
-    # Positions tried before a patch with too few labels is an error.
-    val_samples: int = 16
-    # Fixed validation patches, spread over the validation volumes.
+    mixing: Literal["weighted", "stratified"] = "weighted"
+    min_labelled: float = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
+    max_tries: int = 20  # Positions tried before a patch with too few labels is an error.
+    val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
 
     def __post_init__(self):
         _require(len(self.train) > 0, "at least one training volume", self.train)
@@ -106,64 +92,37 @@ class DataConfig:
 class AugmentConfig:
     """Probability (prob) and strength of each augmentation; a probability of 0 switches it off."""
 
-    permute_prob: float = 0.5
-    # Random order of the axes of equal voxel size.
-    rot90_prob: float = 0.5
-    # Rotation by a multiple of 90 degrees in the plane of the last two axes.
-    flip_prob: float = 0.5
-    # Mirroring, drawn for each axis.
-    affine_prob: float = 0.0
-    # Random scale, shear and rotation in one resampling.
-    affine_scale: float = 0.2
-    # Largest relative change of scale, each axis.
-    affine_shear: float = 0.5
-    # Largest shear.
-    affine_rotation: float = 0.0
+    permute_prob: float = 0.5  # Random order of the axes of equal voxel size.
+    rot90_prob: float = 0.5  # Rotation by a multiple of 90 degrees in the plane of the last two axes.
+    flip_prob: float = 0.5  # Mirroring, drawn for each axis.
+    affine_prob: float = 0.0  # Random scale, shear and rotation in one resampling.
+    affine_scale: float = 0.2  # Largest relative change of scale, each axis.
+    affine_shear: float = 0.5  # Largest shear.
     # Largest rotation in degrees: in the last two axes, about all axes if the voxels are isotropic.
-    elastic_prob: float = 0.0
-    # Smooth random deformation.
-    elastic_spacing: int = 24
-    # Voxels between the control points of the deformation.
-    elastic_magnitude: float = 3.0
-    # Standard deviation of the control points' displacement in voxels.
-    drop_slice_prob: float = 0.0
-    # Chance of each slice along the first axis to be blanked.
-    shift_slice_prob: float = 0.0
-    # Chance of each slice along the first axis to be shifted in plane.
-    shift_slice_max: int = 10
-    # Largest shift of a slice in voxels.
-    misalign_prob: float = 0.0
+    affine_rotation: float = 0.0
+    elastic_prob: float = 0.0  # Smooth random deformation.
+    elastic_spacing: int = 24  # Voxels between the control points of the deformation.
+    elastic_magnitude: float = 3.0  # Standard deviation of the control points' displacement in voxels.
+    drop_slice_prob: float = 0.0  # Chance of each slice along the first axis to be blanked.
+    shift_slice_prob: float = 0.0  # Chance of each slice along the first axis to be shifted in plane.
+    shift_slice_max: int = 10  # Largest shift of a slice in voxels.
     # All slices behind a random one moved together (or one alone), by translation or rotation.
-    misalign_max: int = 8
-    # Largest translation of a misalignment in voxels.
-    misalign_rotation: float = 2.0
-    # Largest rotation of a misalignment in degrees.
-    missing_section_prob: float = 0.0
-    # Chance of a short run of sections to be blank.
-    blur_slice_prob: float = 0.0
-    # Chance of each slice to be out of focus.
-    blur_sigma: float = 2.0
-    # Largest blur of a slice: standard deviation in voxels.
-    intensity_prob: float = 0.5
-    # Chance of a change of contrast and brightness.
-    intensity_scale: float = 0.1
-    # Largest relative change of contrast.
-    intensity_offset: float = 0.1
-    # Largest change of brightness, as a share of the grey range.
-    gamma_prob: float = 0.0
-    # Chance of a gamma correction.
-    gamma_range: tuple[float, float] = (0.7, 1.5)
-    # Smallest and largest gamma.
-    slice_contrast_prob: float = 0.0
-    # Chance of each slice to change contrast and brightness on its own.
-    noise_prob: float = 0.5
-    # Chance of Gaussian noise.
-    noise_max: float = 0.1
-    # Largest standard deviation of the noise, as a share of the grey range.
-    cutout_prob: float = 0.0
-    # Chance of boxes set to their mean grey value.
-    cutout_size: float = 0.25
-    # Largest edge of such a box, as a share of the patch.
+    misalign_prob: float = 0.0
+    misalign_max: int = 8  # Largest translation of a misalignment in voxels.
+    misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
+    missing_section_prob: float = 0.0  # Chance of a short run of sections to be blank.
+    blur_slice_prob: float = 0.0  # Chance of each slice to be out of focus.
+    blur_sigma: float = 2.0  # Largest blur of a slice: standard deviation in voxels.
+    intensity_prob: float = 0.5  # Chance of a change of contrast and brightness.
+    intensity_scale: float = 0.1  # Largest relative change of contrast.
+    intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
+    gamma_prob: float = 0.0  # Chance of a gamma correction.
+    gamma_range: tuple[float, float] = (0.7, 1.5)  # Smallest and largest gamma.
+    slice_contrast_prob: float = 0.0  # Chance of each slice to change contrast and brightness on its own.
+    noise_prob: float = 0.5  # Chance of Gaussian noise.
+    noise_max: float = 0.1  # Largest standard deviation of the noise, as a share of the grey range.
+    cutout_prob: float = 0.0  # Chance of boxes set to their mean grey value.
+    cutout_size: float = 0.25  # Largest edge of such a box, as a share of the patch.
 
     def __post_init__(self):
         _require_probabilities(self, *(f.name for f in fields(self) if f.name.endswith("_prob")))
@@ -176,14 +135,13 @@ class AugmentConfig:
 class TargetConfig:
     """What the network learns to predict."""
 
-    kind: Literal["affinity", "binary", "boundary"] = "affinity"
     # Affinities of instances, a foreground mask, or the boundaries between instances.
-    offsets: tuple[Triple, ...] = SHORT_AND_LONG
+    kind: Literal["affinity", "binary", "boundary"] = "affinity"
     # Affinity channel c at voxel v: are v and v + offsets[c] the same object?
-    erosion: int = 0
-    # Background put between touching labels: each label shrinks by this many voxels in plane.
-    scale_by: Literal["stride", "nearest"] = "stride"
+    offsets: tuple[Triple, ...] = SHORT_AND_LONG
+    erosion: int = 0  # Background put between touching labels: each label shrinks by this many voxels in plane.
     # Deep supervision targets: from labels strided to each scale, or from resized full targets.
+    scale_by: Literal["stride", "nearest"] = "stride"
 
     def __post_init__(self):
         for offset in self.offsets:
@@ -200,44 +158,30 @@ class TargetConfig:
 class ModelConfig:
     """The network."""
 
-    architecture: str = "mednext"
     # Registered name: mednext, mednext_custom, monai_basic_unet3d, monai_unet, monai_unetr, monai_swin_unetr.
-    in_channels: int = 1
-    # Channels of the image.
-    out_channels: int = 6
-    # Channels of the prediction: one per affinity offset, or 1.
-    deep_supervision: bool = False
-    # Predict at every scale in training.
-    mednext_size: Literal["S", "B", "M", "L"] = "S"
-    # Published size of mednext.
-    kernel_size: int = 3
-    # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
-    base_channels: int = 32
-    # mednext_custom: channels at full resolution, doubled at each of four levels.
-    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
+    architecture: str = "mednext"
+    in_channels: int = 1  # Channels of the image.
+    out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
+    deep_supervision: bool = False  # Predict at every scale in training.
+    mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
+    kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
+    base_channels: int = 32  # mednext_custom: channels at full resolution, doubled at each of four levels.
     # mednext_custom: expansion ratio of each stage: 4 down, bottleneck, 4 up.
-    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
+    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
     # mednext_custom: blocks in each stage: 4 down, bottleneck, 4 up.
-    do_res: bool = True
-    # mednext_custom: residual connection in each block.
-    do_res_up_down: bool = True
-    # mednext_custom: residual connection in the resampling blocks.
-    checkpoint_style: Literal["none", "outside_block"] = "none"
+    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
+    do_res: bool = True  # mednext_custom: residual connection in each block.
+    do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
     # mednext and mednext_custom: recompute activations of each block in the backward pass to save memory.
-    norm: Literal["group", "layer"] = "group"
-    # mednext_custom: normalisation in each block.
-    grn: bool = False
-    # mednext_custom: global response normalisation in each block.
-    spatial_dims: Literal[2, 3] = 3
-    # mednext_custom: 2-D or 3-D convolutions.
-    features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)
+    checkpoint_style: Literal["none", "outside_block"] = "none"
+    norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
+    grn: bool = False  # mednext_custom: global response normalisation in each block.
+    spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
     # U-Nets: channels at each level; monai_basic_unet3d takes six, the last for its final decoder.
-    residual_units: int = 2
-    # monai_unet: residual units at each level.
-    image_size: Triple = (96, 96, 96)
-    # monai_unetr and monai_swin_unetr: the patch size they are built for.
-    dropout: float = 0.0
-    # MONAI networks: dropout probability.
+    features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)
+    residual_units: int = 2  # monai_unet: residual units at each level.
+    image_size: Triple = (96, 96, 96)  # monai_unetr and monai_swin_unetr: the patch size they are built for.
+    dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
         _require(self.in_channels > 0, "at least one input channel", self.in_channels)
@@ -252,18 +196,13 @@ class ModelConfig:
 class LossConfig:
     """The weighted sum that is minimised."""
 
-    terms: tuple[str, ...] = ("bce",)
-    # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
-    weights: tuple[float, ...] = (1.0,)
-    # Weight of each term.
-    max_positive_weight: float = 10.0
-    # balanced_bce: cap on the weight of a channel's rarer class.
-    tversky_alpha: float = 0.3
-    # tversky: weight of false positives; false negatives weigh 1 - alpha.
-    focal_gamma: float = 2.0
-    # focal: exponent that turns the loss from easy voxels.
-    scale_weights: tuple[float, ...] | None = None
+    terms: tuple[str, ...] = ("bce",)  # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
+    weights: tuple[float, ...] = (1.0,)  # Weight of each term.
+    max_positive_weight: float = 10.0  # balanced_bce: cap on the weight of a channel's rarer class.
+    tversky_alpha: float = 0.3  # tversky: weight of false positives; false negatives weigh 1 - alpha.
+    focal_gamma: float = 2.0  # focal: exponent that turns the loss from easy voxels.
     # Deep supervision: weight of each scale, finest first; by default 1, 1/2, 1/4, ...
+    scale_weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
         known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
@@ -276,18 +215,13 @@ class LossConfig:
 class OptimConfig:
     """Optimizer and schedule."""
 
-    learning_rate: float = 1e-3
-    # Peak learning rate of AdamW.
-    weight_decay: float = 1e-2
-    # Decoupled weight decay.
-    schedule: Literal["constant", "cosine"] = "cosine"
+    learning_rate: float = 1e-3  # Peak learning rate of AdamW.
+    weight_decay: float = 1e-2  # Decoupled weight decay.
     # Course of the learning rate after warm-up; cosine ends at 0 at the last step.
-    warmup_steps: int = 0
-    # Steps of linear warm-up from 0.
-    clip_norm: float = 1.0
-    # Largest gradient norm; 0 switches clipping off.
-    accumulate: int = 1
-    # Batches whose gradients are summed before a step.
+    schedule: Literal["constant", "cosine"] = "cosine"
+    warmup_steps: int = 0  # Steps of linear warm-up from 0.
+    clip_norm: float = 1.0  # Largest gradient norm; 0 switches clipping off.
+    accumulate: int = 1  # Batches whose gradients are summed before a step.
 
     def __post_init__(self):
         _require(self.learning_rate > 0, "a positive learning rate", self.learning_rate)
@@ -300,26 +234,18 @@ class OptimConfig:
 class LoopConfig:
     """Length of a run, and what it leaves behind."""
 
-    max_steps: int = 50_000
-    # Optimizer steps of the run.
-    epochs: float | None = None
+    max_steps: int = 50_000  # Optimizer steps of the run.
     # Length in epochs instead of steps; an epoch draws as many voxels as the training volumes hold.
-    batch_size: int = 8
-    # Patches in a batch, on each rank.
-    seed: int = 0
-    # Every random draw of the run follows from this number.
-    val_every: int = 1000
-    # Steps between validations.
-    checkpoint_every: int = 1000
-    # Steps between checkpoints.
-    keep_checkpoints: int = 3
-    # How many of the best checkpoints are kept, besides the last one.
-    monitor: str = "val/loss"
+    epochs: float | None = None
+    batch_size: int = 8  # Patches in a batch, on each rank.
+    seed: int = 0  # Every random draw of the run follows from this number.
+    val_every: int = 1000  # Steps between validations.
+    checkpoint_every: int = 1000  # Steps between checkpoints.
+    keep_checkpoints: int = 3  # How many of the best checkpoints are kept, besides the last one.
     # Logged figure by which checkpoints are ranked; smaller is better for names that end in loss or voi.
-    log_every: int = 10
-    # Steps between log lines.
-    images_every: int = 1000
-    # Steps between image panels in TensorBoard.
+    monitor: str = "val/loss"
+    log_every: int = 10  # Steps between log lines.
+    images_every: int = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
         for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every"):
@@ -332,16 +258,12 @@ class LoopConfig:
 class SystemConfig:
     """The machine."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Where to compute; auto takes a GPU if there is one.
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
     # Arithmetic under autocast; auto takes what the hardware is fast at.
-    workers: int | None = None
-    # Processes that read patches; by default fitted to the machine.
-    threads: int | None = None
-    # CPU threads of a rank; by default its share of the cores it may use.
-    cpu_variant: bool = True
-    # Without a GPU, train a small variant of the recipe; off forces the full recipe.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    workers: int | None = None  # Processes that read patches; by default fitted to the machine.
+    threads: int | None = None  # CPU threads of a rank; by default its share of the cores it may use.
+    cpu_variant: bool = True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
 
     def __post_init__(self):
         _require(self.workers is None or self.workers >= 0, "0 or more workers", self.workers)
@@ -352,20 +274,14 @@ class SystemConfig:
 class InferenceConfig:
     """From an image to affinities."""
 
-    window: Triple | None = None
-    # Voxels of a prediction window; by default the training patch.
-    overlap: float = 0.5
-    # Share of a window that the next one covers again.
-    blending: Literal["distance", "gaussian"] = "distance"
+    window: Triple | None = None  # Voxels of a prediction window; by default the training patch.
+    overlap: float = 0.5  # Share of a window that the next one covers again.
     # Weight of a window's voxels: distance to its border, or a Gaussian about its centre.
-    batch_size: int = 1
-    # Windows predicted at once.
-    block: Triple = (512, 512, 512)
-    # Voxels of a block: predicted, written and marked as finished in one piece.
-    activation_scale: float = 0.2
-    # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating at 1.
-    checkpoint: Literal["best", "last"] = "best"
-    # Which weights of the run.
+    blending: Literal["distance", "gaussian"] = "distance"
+    batch_size: int = 1  # Windows predicted at once.
+    block: Triple = (512, 512, 512)  # Voxels of a block: predicted, written and marked as finished in one piece.
+    activation_scale: float = 0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating at 1.
+    checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
 
     def __post_init__(self):
         _require(0 <= self.overlap < 1, "an overlap in [0, 1)", self.overlap)
@@ -377,12 +293,9 @@ class InferenceConfig:
 class SegmentationConfig:
     """From affinities to instances."""
 
-    threshold: float = 0.5
-    # Neighbours with an affinity above this are the same object.
-    min_size: int = 0
-    # Objects of fewer voxels are removed.
-    grow: bool = False
-    # Let voxels that are left join the object they are most strongly tied to.
+    threshold: float = 0.5  # Neighbours with an affinity above this are the same object.
+    min_size: int = 0  # Objects of fewer voxels are removed.
+    grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
 
     def __post_init__(self):
         _require(0 <= self.threshold <= 1, "a threshold in [0, 1]", self.threshold)
@@ -393,8 +306,7 @@ class SegmentationConfig:
 class Config:
     """A training run, and the defaults of the inference that follows it."""
 
-    name: str = "run"
-    # Folder of the run below runs/; an existing one gets a number appended.
+    name: str = "run"  # Folder of the run below runs/; an existing one gets a number appended.
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     target: TargetConfig = TargetConfig()
