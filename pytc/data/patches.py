@@ -1,0 +1,153 @@
+"""Random crops of labelled volumes. Sample n is a function of (seed, n) alone, so any worker or rank can make it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Dataset, Sampler
+
+from pytc.config import Config
+from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
+from pytc.data.sources import Source, open_source
+
+UNLABELLED = -1
+VALIDATION_STREAM = 1
+
+
+class PatchDataset(Dataset):
+    """Crops of one volume at random positions.
+
+    Sample n is {"image": (C, Z, Y, X) uint8, or float32 in [0, 1], "labels": (Z, Y, X) int32 with 0 background and
+    -1 unlabelled, "number": n}. A crop needs a share of at least `min_labelled` foreground voxels; where `max_tries`
+    positions do not give one, the best of them is taken, and ValueError raised if that has none at all.
+    """
+
+    def __init__(self, source: Source, patch_size: tuple[int, int, int], *, seed: int, stream: int = 0,
+                 min_labelled: float = 0.0, max_tries: int = 20):  # fmt: skip
+        if source.labels is None:
+            raise ValueError(f"expected labels for the volume {source.name}, got none; name them in data.*.labels")
+        self.source = source
+        self.patch_size = tuple(patch_size)
+        self.seed, self.stream = seed, stream
+        self.min_labelled, self.max_tries = min_labelled, max_tries
+
+    def __len__(self) -> int:
+        """Samples in an epoch, which draws as many voxels as the volume holds."""
+        return max(1, round(math.prod(self.source.shape) / math.prod(self.patch_size)))
+
+    def __getitem__(self, n: int) -> dict:
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n]))
+        room = [max(0, size - patch) for size, patch in zip(self.source.shape, self.patch_size)]
+        best, best_share = None, 0.0
+        for _ in range(self.max_tries):
+            start = tuple(int(rng.integers(r + 1)) for r in room)
+            labels = self._labels(start)
+            share = float(np.count_nonzero(labels > 0)) / math.prod(self.patch_size)
+            if share > best_share:
+                best, best_share = (start, labels), share
+            if best_share >= max(self.min_labelled, 1e-12):
+                break
+        if best is None:
+            raise ValueError(
+                f"expected labelled voxels in {self.source.labels.path}, got none in {self.max_tries} patches of "
+                f"{self.patch_size}; raise data.max_tries if the labels are sparse"
+            )
+        start, labels = best
+        return {"image": self._image(start), "labels": labels, "number": n}
+
+    def _image(self, start: tuple[int, ...]) -> np.ndarray:
+        image = as_unit_range(self.source.image.read(start, self._stop(start)))
+        return np.pad(image, [(0, 0), *self._missing(image.shape[1:])], mode="reflect")
+
+    def _labels(self, start: tuple[int, ...]) -> np.ndarray:
+        region = tuple(map(slice, start, self._stop(start)))
+        labels = compact_labels(self.source.labels[region])
+        if self.source.mask is not None:
+            labels[self.source.mask[region] == 0] = UNLABELLED
+        return np.pad(labels, self._missing(labels.shape), constant_values=UNLABELLED)
+
+    def _stop(self, start: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(min(a + p, n) for a, p, n in zip(start, self.patch_size, self.source.shape))
+
+    def _missing(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+        return [(0, p - n) for p, n in zip(self.patch_size, shape)]
+
+
+def as_unit_range(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is, any other dtype as float32: integers divided by their dtype's maximum, floats unchanged."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind in "iu":
+        return image.astype(np.float32) / np.iinfo(image.dtype).max
+    return image.astype(np.float32)
+
+
+def compact_labels(labels: np.ndarray) -> np.ndarray:
+    """Labels as int32, same partition: ids that do not fit are renumbered within the patch; 0 and -1 stay."""
+    if labels.dtype.itemsize < 4 or labels.dtype == np.int32:
+        return labels.astype(np.int32)
+    if labels.size == 0 or labels.max() <= np.iinfo(np.int32).max:
+        return np.maximum(labels.astype(np.int64), UNLABELLED).astype(np.int32)
+    ids, inverse = np.unique(labels, return_inverse=True)
+    compact = np.cumsum(ids > 0)
+    compact[ids < 0] = UNLABELLED
+    return compact[inverse].reshape(labels.shape).astype(np.int32)
+
+
+class StepSampler(Sampler):
+    """The sample numbers of one rank, step by step from `first_step` on, without end.
+
+    Step s consists of the numbers [s x G, (s + 1) x G), G = world x accumulate x batch; they are dealt to ranks in
+    such a way that every rank and every accumulated batch has its own, and that the step as a whole is the same for
+    any number of ranks.
+    """
+
+    def __init__(self, first_step: int, batch_size: int, accumulate: int = 1, rank: int = 0, world: int = 1):
+        self.first_step, self.batch_size, self.accumulate = first_step, batch_size, accumulate
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[int]:
+        batch = self.first_step * self.accumulate
+        while True:
+            first = (batch * self.world + self.rank) * self.batch_size
+            yield from range(first, first + self.batch_size)
+            batch += 1
+
+
+def train_dataset(config: Config) -> Dataset:
+    """The training volumes of a config, mixed as it says."""
+    data = config.data
+    parts = [
+        PatchDataset(open_source(volume, data.synthetic), data.patch_size, seed=config.loop.seed,
+                     min_labelled=data.min_labelled, max_tries=data.max_tries)
+        for volume in data.train
+    ]  # fmt: skip
+    _check_channels(config, parts)
+    if len(parts) == 1:
+        return parts[0]
+    if data.mixing == "stratified":
+        return StratifiedConcatDataset(parts)
+    return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
+
+
+def val_dataset(config: Config) -> Dataset:
+    """Fixed crops of the validation volumes that have labels, each volume in turn; they do not depend on the step."""
+    data = config.data
+    sources = [open_source(volume, data.synthetic) for volume in data.val]
+    parts = [
+        PatchDataset(source, data.patch_size, seed=config.loop.seed, stream=VALIDATION_STREAM,
+                     min_labelled=data.min_labelled, max_tries=data.max_tries)
+        for source in sources if source.labels is not None
+    ]  # fmt: skip
+    _check_channels(config, parts)
+    return StratifiedConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
+
+
+def _check_channels(config: Config, parts: list[PatchDataset]) -> None:
+    for part in parts:
+        image = part.source.image
+        if image.n_channels != config.model.in_channels:
+            expected = f"{config.model.in_channels} channels (model.in_channels)"
+            raise ValueError(f"expected {expected}, got {image.n_channels} in {image.path}")

@@ -1,0 +1,96 @@
+"""From a VolumeConfig to opened, checked arrays; synthetic volumes are generated on first use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from pytc.config import SyntheticConfig, VolumeConfig
+from pytc.io.skeleton import save_skeleton
+from pytc.io.synthetic import make_neurites
+from pytc.io.volume import Volume, create_volume, open_volume
+
+CACHE = Path("data")
+GENERATOR = 1  # raise when make_neurites changes what it draws, so that cached volumes are drawn anew
+
+
+@dataclass(frozen=True)
+class Source:
+    """One volume, opened: the image (C, Z, Y, X), and labels and mask (Z, Y, X) where there are any."""
+
+    name: str
+    image: Volume
+    labels: Volume | None
+    mask: Volume | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.image.spatial_shape
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """nm along each spatial axis; isotropic 1 nm where nothing says."""
+        return self.image.voxel_size or (1.0, 1.0, 1.0)
+
+
+def open_source(config: VolumeConfig, synthetic: SyntheticConfig) -> Source:
+    """Open a volume and check that its parts fit; ValueError names what does not."""
+    config = prepare_volume(config, synthetic)
+    image = open_volume(config.image, axes=config.axes, voxel_size=config.voxel_size)
+    spatial = config.axes.replace("c", "") if config.axes else None
+    parts = {"labels": None, "mask": None}
+    for part in parts:
+        path = getattr(config, part)
+        if path is None:
+            continue
+        volume = parts[part] = open_volume(path, axes=spatial)
+        if volume.shape != image.spatial_shape:
+            raise ValueError(f"expected {part} of the image's shape {image.spatial_shape}, got {volume.shape} in {path}")
+        if volume.dtype.kind not in "iub":
+            raise ValueError(f"expected {part} of an integer dtype, got {volume.dtype} in {path}")
+    return Source(volume_name(config), image, **parts)
+
+
+def volume_name(config: VolumeConfig) -> str:
+    """The name of a volume's folder of results."""
+    if config.name:
+        return config.name
+    return Path(config.image.split(":")[0]).stem or "volume"
+
+
+def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig, cache: Path = CACHE) -> VolumeConfig:
+    """The same config with synthetic:SEED replaced by files, generated below `cache` if they are not there yet."""
+    if not config.image.startswith("synthetic:"):
+        return config
+    seed = int(config.image.removeprefix("synthetic:"))
+    key = json.dumps([GENERATOR, seed, asdict(synthetic)])
+    folder = cache / f"synthetic-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if not folder.exists():
+        _generate(folder, seed, synthetic)
+    return replace(
+        config,
+        image=f"{folder}/volume.h5:image",
+        labels=f"{folder}/volume.h5:labels",
+        skeleton=f"{folder}/skeleton.npz",
+        name=config.name or f"synthetic-{seed}",
+    )
+
+
+def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
+    print(f"generating a synthetic volume {synthetic.shape}, seed {seed}: {folder}", flush=True)
+    made = make_neurites(seed=seed, **asdict(synthetic))
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    for name, array in (("image", made.image), ("labels", made.labels)):
+        path = f"{temporary}/volume.h5:{name}"
+        with create_volume(path, array.shape, array.dtype, voxel_size=made.voxel_size) as volume:
+            volume[...] = array
+    save_skeleton(temporary / "skeleton.npz", made.skeleton)
+    try:
+        temporary.rename(folder)
+    except OSError:  # another process made it in the meantime
+        shutil.rmtree(temporary)

@@ -1,0 +1,61 @@
+"""Where a run keeps its files, and which run is the newest; standard library only."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytc.config import Config, from_plain, to_plain
+
+RUNS = Path("runs")
+
+
+def create_run(name: str, root: Path = RUNS) -> Path:
+    """A new folder root/name, or root/name-2, root/name-3, ... where the name is taken."""
+    number = 1
+    while True:
+        folder = root / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def newest_run(having: str, root: Path = RUNS) -> Path:
+    """The run below `root` whose files of pattern `having` changed last; ValueError if no run has any."""
+    found = [(path.stat().st_mtime_ns, path, folder) for folder in root.glob("*/") for path in folder.glob(having)]
+    if not found:
+        raise ValueError(f"expected a run with {having} below {root.resolve()}, found none; train first, or name one")
+    return max(found)[2]
+
+
+def save_config(run: Path, config: Config) -> None:
+    write_json(run / "config.json", to_plain(config))
+
+
+def load_config(run: Path) -> Config:
+    """The config a run was started with; ValueError if `run` is no run."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise ValueError(f"expected a run with a config.json, got {run}")
+    return from_plain(Config, json.loads(path.read_text()))
+
+
+def write_json(path: Path, content: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def replacing(path: Path):
+    """A temporary path beside `path` that takes its place when the block ends well, and goes when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
