@@ -7,6 +7,7 @@ A config that exists is valid: impossible values are refused when it is built. S
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -357,3 +358,42 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(repr, known))}"
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What evaluate.py scores, and against what; with nothing named, the newest results below runs/."""
+
+    run: str | None = None  # Folder of the run whose newest predictions are scored; by default the newest run.
+    # Affinities to segment, one channel an offset; for a semantic task a probability map of one channel.
+    affinities: str | None = None
+    segmentation: str | None = None  # Segmentation to score as it is.
+    labels: str | None = None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
+    mask: str | None = None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
+    skeleton: str | None = None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
+    image: str | None = None  # Image behind the report's pictures; default: the run's.
+    # Voxel size in nm, in stored axis order, where no file says.
+    voxel_size: tuple[float, float, float] | None = None
+    output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
+    # Instances, or a foreground mask; default: what the run predicts, else instances.
+    task: Literal["instance", "semantic"] | None = None
+    sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
+    # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
+    thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
+    # Figure that picks the threshold; default: nerl with skeletons, dense_voi_sum with labels alone, or jaccard.
+    metric: str | None = None
+    min_size: int = 0  # Objects of fewer voxels are removed before scoring.
+    grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
+    # Who counts the figures; funlib is the reference implementation, the package funlib.evaluate.
+    backend: Literal["pytc", "funlib"] = "pytc"
+    attribution: str | None = None  # Where the data comes from and its licence; printed in the report.
+
+    def __post_init__(self):
+        inputs = (self.affinities, self.segmentation)
+        _require(None in inputs, "--affinities or --segmentation, not both", inputs)
+        _require(not (self.sweep and self.segmentation), "--affinities with --sweep", self.segmentation)
+        _require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
+        _require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
+        _require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)
+        if self.affinities and not self.sweep:
+            _require(len(self.thresholds) == 1, "--sweep, or one --thresholds", self.thresholds)
