@@ -222,12 +222,15 @@ class OptimConfig:
     schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: int = 0  # Steps of linear warm-up from 0.
     clip_norm: float = 1.0  # Largest gradient norm; 0 switches clipping off.
+    ema_decay: float = 0.0  # Decay of the moving average of the weights, which is then validated and used; 0 = none.
+    ema_warmup_steps: int = 10  # Slows the average's start: its decay is at most (1 + step) / (ema_warmup_steps + step).
     accumulate: int = 1  # Batches whose gradients are summed before a step.
 
     def __post_init__(self):
         _require(self.learning_rate > 0, "a positive learning rate", self.learning_rate)
         _require(self.warmup_steps >= 0, "0 or more warm-up steps", self.warmup_steps)
         _require(self.accumulate >= 1, "at least one batch a step", self.accumulate)
+        _require(0 <= self.ema_decay < 1, "an ema_decay in [0, 1)", self.ema_decay)
         _require(self.clip_norm >= 0, "a clip norm of 0 or more", self.clip_norm)
 
 
@@ -243,7 +246,7 @@ class LoopConfig:
     val_every: int = 1000  # Steps between validations.
     checkpoint_every: int = 1000  # Steps between checkpoints.
     keep_checkpoints: int = 3  # How many of the best checkpoints are kept, besides the last one.
-    # Logged figure by which checkpoints are ranked; smaller is better for names that end in loss or voi.
+    # Logged figure by which checkpoints are ranked; the smallest loss, the largest nerl.
     monitor: str = "val/loss"
     log_every: int = 10  # Steps between log lines.
     images_every: int = 1000  # Steps between image panels in TensorBoard.

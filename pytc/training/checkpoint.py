@@ -1,0 +1,92 @@
+"""Checkpoints: plain tensors and plain types, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytc.config import Config, from_plain, to_plain
+from pytc.models import ConnectomicsModel, build_model
+from pytc.runs import replacing
+
+FORMAT = 1
+RISING = ("nerl", "erl", "dice", "jaccard", "accuracy")
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path` so that a kill at any moment leaves the old file or the new one."""
+    with replacing(path) as temporary:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; ValueError if it is missing, damaged or no checkpoint of pytc."""
+    if not Path(path).is_file():
+        raise ValueError(f"expected a checkpoint, found no file {path}")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"expected a pytc checkpoint of format {FORMAT}, got {path}")
+    return state
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
+    """The network of a checkpoint in evaluation mode (its moving average if it has one), its config and its step."""
+    state = load_checkpoint(path, device)
+    config = from_plain(Config, state["config"])
+    model = build_model(config.model).to(device)
+    model.load_state_dict(state["average"] or state["model"])
+    return model.eval(), config, state["step"]
+
+
+@dataclass
+class Keeper:
+    """Writes last.pt, best.pt and the `keep` best step-N.pt of a run, ranked by one logged figure."""
+
+    folder: Path
+    monitor: str
+    keep: int
+    scores: dict[int, float] = field(default_factory=dict)  # step -> figure, of the checkpoints kept
+
+    def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
+        """Write a checkpoint; ValueError if `figures` are validation results without the monitored one."""
+        self.folder.mkdir(exist_ok=True)
+        step = state["step"]
+        if figures and self.monitor not in figures:
+            raise ValueError(f"expected loop.monitor to be one of {', '.join(figures)}, got {self.monitor!r}")
+        score = figures.get(self.monitor)
+        if score is not None and score == score:
+            self.scores[step] = score
+            ranked = sorted(self.scores, key=self.scores.get, reverse=self.monitor.endswith(RISING))
+            self.scores = {s: self.scores[s] for s in ranked[: self.keep]}
+        state = {**state, "scores": dict(self.scores)}
+        if step in self.scores:
+            save_checkpoint(self.folder / f"step-{step:08d}.pt", state)
+            if next(iter(self.scores)) == step:
+                save_checkpoint(self.folder / "best.pt", state)
+        save_checkpoint(self.folder / "last.pt", state)
+        for path in self.folder.glob("step-*.pt"):
+            if int(path.stem.removeprefix("step-")) not in self.scores:
+                path.unlink()
+
+
+def training_state(config: Config, step: int, model, average, optimizer, scaler) -> dict[str, Any]:
+    """Everything that the rest of a run depends on, as plain types."""
+    return {
+        "format": FORMAT,
+        "config": to_plain(config),
+        "step": step,
+        "model": model.state_dict(),
+        "average": average.model.state_dict() if average else None,
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+    }

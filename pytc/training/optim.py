@@ -1,0 +1,55 @@
+"""Optimizer, learning rate as a pure function of the step, and the moving average of the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+from pytc.config import OptimConfig
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW, fused; weight decay acts on kernels, not on biases and normalisation."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+
+
+def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
+    """Learning rate of step `step` (from 0): linear warm-up, then constant or a cosine that reaches 0 at max_steps.
+
+    Nothing is remembered, so a resumed run follows the same course, and a run whose max_steps is raised continues on
+    the longer cosine from where it stands.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class MovingAverage:
+    """Exponential moving average of a model's weights: average = decay x average + (1 - decay) x weights.
+
+    Over the first steps the decay is (1 + step) / (warmup + step), so that early weights are soon forgotten
+    (the rule of TensorFlow's ExponentialMovingAverage; warmup 10 there).
+    """
+
+    def __init__(self, model: nn.Module, config: OptimConfig):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.warmup_steps = config.ema_decay, config.ema_warmup_steps
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (max(1, self.warmup_steps) + step))
+        averages, weights = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+        for average, buffer in zip(self.model.buffers(), model.buffers()):
+            average.copy_(buffer)
