@@ -1,0 +1,218 @@
+"""One way to read a volume and one to write it, whatever the format. Arrays keep their stored axis order."""
+
+from __future__ import annotations
+
+import operator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pytc.io import stores, writers
+
+NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
+Triple = tuple[float, float, float]
+
+
+def open_volume(path: str | Path, *, axes: str | None = None, voxel_size: Triple | None = None) -> Volume:
+    """A stored volume, of which only what is asked for is read.
+
+    path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3, N5 or precomputed
+    folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside), a TIFF stack, a folder of PNG or TIFF slices,
+    or .npy. axes (e.g. "zyx", "xyzc") and voxel_size (nm, spatial axes in stored order) are used instead of what the
+    file says. ValueError if there is no such array, or if what the file says about itself does not fit it.
+    """
+    return Volume(_open_store(str(path)), axes, voxel_size)
+
+
+def create_volume(
+    path: str | Path,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    axes: str | None = None,
+    voxel_size: Triple | None = None,
+    chunks: tuple[int, ...] | None = None,
+    attributes: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    zarr_format: int = 2,
+) -> Volume:
+    """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until written.
+
+    A single file appears under its name when the volume is closed, or the `with` block is left, without an error. A
+    Zarr array exists at once; processes may write to it together if none shares a chunk with another. chunks: by
+    default one channel of 64 voxels along each axis. attributes: anything JSON can say, e.g. offsets, activation.
+    ValueError if the path exists (unless overwrite), or cannot hold what is asked for.
+    """
+    axes = axes or {3: "zyx", 4: "czyx"}.get(len(shape))
+    saved = dict(attributes or {}) | {"axes": axes}
+    if voxel_size is not None:
+        saved |= {"voxel_size": [float(v) for v in voxel_size], "unit": "nm"}
+    saved = {key: stores.plain(value) for key, value in saved.items()}
+    _describe(str(path), tuple(shape), saved, axes, voxel_size, {})
+    store = writers.create_store(str(path), tuple(shape), dtype, saved, chunks, overwrite, zarr_format)
+    return Volume(store, axes, voxel_size)
+
+
+class Volume:
+    """A stored array: `volume[slices]` in stored axis order, `read(start, stop)` as (C, Z, Y, X).
+
+    axes: e.g. "zyx", "czyx", "xyzc". voxel_size: nm, spatial axes in stored order, or None. attributes: all that is
+    stored with it. offsets: of the affinity channels, or None. Picklable; a reader is safe to use after a fork.
+    """
+
+    def __init__(self, store: stores.Store, axes: str | None, voxel_size: Triple | None):
+        self._store = store
+        self.path = str(store.path)
+        self.shape, self.dtype, self.attributes = store.shape, store.dtype, store.attributes
+        described = _describe(self.path, self.shape, self.attributes, axes, voxel_size, store.implied_axes)
+        self.axes, self.voxel_size, self.offsets = described
+
+    @property
+    def spatial_shape(self) -> tuple[int, int, int]:
+        return tuple(n for n, axis in zip(self.shape, self.axes) if axis != "c")
+
+    @property
+    def n_channels(self) -> int:
+        return self.shape[self.axes.index("c")] if "c" in self.axes else 1
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        slices, dropped = self._slices(index)
+        shape = tuple(len(range(s.start, s.stop, s.step)) for s in slices)
+        values = np.empty(shape, self.dtype)
+        if values.size:
+            values[...] = self._store.read(slices)
+        return values.squeeze(dropped)
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        slices, dropped = self._slices(index)
+        shape = tuple(len(range(s.start, s.stop, s.step)) for i, s in enumerate(slices) if i not in dropped)
+        values = np.asarray(values)
+        if not np.can_cast(values.dtype, self.dtype, "same_kind"):
+            raise ValueError(f"expected values that fit {self.dtype} of {self.path}, got {values.dtype}")
+        if values.ndim and values.shape != shape:
+            raise ValueError(f"expected values of shape {shape} for {self.path}, got {values.shape}")
+        values = np.broadcast_to(values, shape).astype(self.dtype, copy=False)
+        self._store.write(slices, np.expand_dims(values, dropped))
+
+    def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
+        """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
+        inside = len(start) == len(stop) == 3 and all(
+            0 <= a < b <= n for a, b, n in zip(start, stop, self.spatial_shape)
+        )
+        if not inside:
+            raise ValueError(f"expected a box inside {self.spatial_shape} of {self.path}, got {start} to {stop}")
+        spatial = iter(zip(start, stop))
+        values = self[tuple(slice(None) if axis == "c" else slice(*next(spatial)) for axis in self.axes)]
+        values = np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
+        return np.ascontiguousarray(values)
+
+    def close(self) -> None:
+        """Finish a created single file under its name; let go of what is open."""
+        self._store.finish(True)
+
+    def __enter__(self) -> Volume:
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        self._store.finish(kind is None)
+
+    def __repr__(self) -> str:
+        return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
+
+    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+        """An index as one slice an axis with known start, stop and step, and the axes indexed by an integer."""
+        index = index if isinstance(index, tuple) else (index,)
+        if index.count(Ellipsis) > 1 or len(index) - index.count(Ellipsis) > len(self.shape):
+            raise ValueError(f"expected at most {len(self.shape)} indices for {self.path}, got {index}")
+        at = index.index(Ellipsis) if Ellipsis in index else len(index)
+        missing = len(self.shape) - (len(index) - index.count(Ellipsis))
+        index = index[:at] + (slice(None),) * missing + index[at + 1 :]
+        slices, dropped = [], []
+        for axis, (item, length) in enumerate(zip(index, self.shape)):
+            if not isinstance(item, slice):
+                number = operator.index(item)
+                if not -length <= number < length:
+                    raise ValueError(f"expected an index below {length} along axis {axis} of {self.path}, got {number}")
+                item = slice(number % length, number % length + 1)
+                dropped.append(axis)
+            item = slice(*item.indices(length))
+            if item.step < 1:
+                raise ValueError(f"expected slices with a positive step, got {item}")
+            slices.append(slice(item.start, max(item.start, item.stop), item.step))
+        return tuple(slices), tuple(dropped)
+
+
+def _open_store(path: str) -> stores.Store:
+    file, inside = Path(path), None
+    if not file.exists() and ":" in path:
+        file, inside = Path(path.rpartition(":")[0]), path.rpartition(":")[2]
+    if not file.exists():
+        raise ValueError(f"expected a volume at {path}, but there is no such file or folder")
+    suffix = file.suffix.lower()
+    if file.is_dir():
+        if inside is not None:
+            return stores.open_chunked(_existing(file, inside))
+        slices = [f for f in file.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES]
+        return stores.FolderStore(file, slices) if slices else stores.open_chunked(file)
+    if suffix in writers.HDF5_SUFFIXES:
+        return stores.Hdf5Store(file, inside)
+    if inside is not None:
+        raise ValueError(f"expected FILE:DATASET for HDF5 and Zarr only, got {path}")
+    if suffix in (".tif", ".tiff"):
+        return stores.TiffStore(file)
+    if suffix == ".npy":
+        return stores.NpyStore(file)
+    raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
+
+
+def _existing(group: Path, inside: str) -> Path:
+    path = group / inside.strip("/")
+    if not path.is_dir():
+        arrays = ", ".join(map(str, stores.list_arrays(group))) or "none"
+        raise ValueError(f"expected {inside!r} in {group}; arrays there: {arrays}")
+    return path
+
+
+def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None, implied: dict):
+    """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes, then its format."""
+    axes = axes or attributes.get("axes") or implied.get(len(shape)) or _channels_first(shape)
+    axes = "".join(axes).lower() if axes else None
+    if len(shape) not in (3, 4):
+        raise ValueError(f"expected a volume of 3 axes, or 4 with channels, got shape {shape} in {path}")
+    if axes is None:
+        raise ValueError(f"expected axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say")
+    if sorted(axes) != sorted("zyxc"[: len(shape)]):
+        raise ValueError(f"expected axes that are an order of {'zyxc'[: len(shape)]} for shape {shape}, got {axes!r} "
+                         f"for {path}")
+    if voxel_size is None:
+        voxel_size = _stored_voxel_size(path, attributes)
+    if voxel_size is not None:
+        voxel_size = tuple(float(v) for v in voxel_size)
+        if len(voxel_size) != 3 or not all(v > 0 for v in voxel_size):
+            raise ValueError(f"expected a voxel size of three positive lengths in nm, got {voxel_size} for {path}")
+    offsets = attributes.get("offsets")
+    if offsets is not None:
+        offsets = tuple(tuple(int(o) for o in offset) for offset in offsets)
+        channels = shape[axes.index("c")] if "c" in axes else 1
+        if len(offsets) != channels or any(len(offset) != 3 for offset in offsets):
+            raise ValueError(f"expected a voxel triple for each of {channels} channels, got {offsets} in {path}")
+    return axes, voxel_size, offsets
+
+
+def _channels_first(shape: tuple[int, ...]) -> str | None:
+    """czyx for four axes of which the first is clearly the shortest; nothing is guessed otherwise."""
+    return "czyx" if len(shape) == 4 and shape[0] < min(shape[1:]) else None
+
+
+def _stored_voxel_size(path: str, attributes: dict[str, Any]) -> tuple[float, ...] | None:
+    stored = [attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None]
+    if not stored:
+        return None
+    if len(stored) == 2 and list(stored[0]) != list(stored[1]):
+        raise ValueError(f"expected one voxel size, got voxel_size {stored[0]} and resolution {stored[1]} in {path}")
+    units = attributes.get("unit") or attributes.get("units") or "nm"
+    units = [units] * len(stored[0]) if isinstance(units, str) else units
+    if len(units) != len(stored[0]) or any(unit not in NANOMETRES for unit in units):
+        raise ValueError(f"expected units from {', '.join(NANOMETRES)}, got {units} in {path}")
+    return tuple(length * NANOMETRES[unit] for length, unit in zip(stored[0], units))
