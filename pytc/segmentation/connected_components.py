@@ -1,0 +1,265 @@
+"""Affinities to instances: connected components by runs and union-find.
+
+Each slab of planes is labelled on its own, its union-find forest held in the label array itself (a voxel points to an
+earlier voxel of its component); components that touch across slab faces are then joined in a small table. Roots are
+always the earlier voxel, so the numbering follows the raster order whatever the slabs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+
+from pytc.config import SHORT_AND_LONG
+from pytc.segmentation.edges import check_affinities, comparable, edge_flags, ranges_above
+
+FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
+
+
+def connected_components_3d(
+    affinities: np.ndarray, threshold: float, *, min_size: int = 0, mask: np.ndarray | None = None,
+    threads: int | None = None,
+) -> np.ndarray:
+    """Components of voxels joined by affinities above a threshold.
+
+    affinities (3 or more, Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255): channels 0, 1, 2
+    at v are the edges to v + (1, 0, 0), (0, 1, 0), (0, 0, 1), true where value > threshold in float64. Any memory
+    order; nothing is copied. mask (Z, Y, X) bool: voxels outside it have no edges.
+
+    Returns labels (Z, Y, X) uint32 (uint64 above 2^32 - 1 voxels): 0 where a voxel has no true edge to any neighbour
+    or its component has fewer than min_size voxels, otherwise 1, 2, ... in raster order of first voxels. The result
+    does not depend on `threads` (all of numba's by default).
+    """
+    check_affinities(affinities)
+    shape = affinities.shape[1:]
+    if mask is not None and (mask.shape != shape or mask.dtype != np.bool_):
+        raise ValueError(f"expected a bool mask of shape {shape}, got {mask.dtype} {mask.shape}")
+    ranges = ranges_above(threshold, affinities.dtype)
+    edges = comparable(affinities[:3])
+    labels = np.empty(shape, label_dtype(shape))
+    if labels.size == 0:
+        return labels
+
+    threads = min(threads or numba.config.NUMBA_NUM_THREADS, shape[0])
+    bounds = [shape[0] * i // threads for i in range(threads + 1)]
+    slabs = list(zip(bounds[:-1], bounds[1:]))
+    with ThreadPoolExecutor(threads) as pool:
+        counts = list(pool.map(lambda slab: label_slab(edges, ranges, *slab, mask, labels[slice(*slab)]), slabs))
+        first = np.cumsum([0, *counts])
+        parents = np.arange(first[-1] + 1, dtype=labels.dtype)
+        for i, z in enumerate(bounds[1:-1]):
+            flags = np.empty((1, *shape[1:]), np.uint8)
+            edge_flags(edges, ranges, z - 1, z, mask, flags)
+            join_face(flags[0], labels[z - 1], labels[z], first[i], first[i + 1], parents)
+        sizes = None
+        if min_size > 1:
+            parts = pool.map(lambda slab, n: component_sizes(labels[slice(*slab)].ravel(), n), slabs, counts)
+            sizes = np.concatenate([[0], *(part[1:] for part in parts)])
+        table = final_numbers(parents, sizes, min_size)
+        list(pool.map(lambda slab, n: relabel(labels[slice(*slab)].ravel(), table, n), slabs, first[:-1]))
+    return labels
+
+
+def affinities_to_segmentation(
+    affinities: np.ndarray, threshold: float, offsets: Sequence[Sequence[int]] = SHORT_AND_LONG, **options,
+) -> np.ndarray:
+    """Components of an affinity volume whose channels follow `offsets`, by its three channels of unit offset.
+
+    affinities (len(offsets), Z, Y, X); options as in `connected_components_3d`. ValueError where the offsets do not
+    fit the channels or lack (1, 0, 0), (0, 1, 0) or (0, 0, 1).
+    """
+    check_affinities(affinities)
+    return connected_components_3d(short_range(affinities, offsets), threshold, **options)
+
+
+def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]]) -> np.ndarray:
+    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order; a view where they stand in a row."""
+    offsets = [tuple(int(o) for o in offset) for offset in offsets]
+    if len(offsets) != affinities.shape[0]:
+        raise ValueError(f"expected an affinity channel for each of {len(offsets)} offsets, got {affinities.shape[0]}")
+    missing = [unit for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1)) if unit not in offsets]
+    if missing:
+        raise ValueError(f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}")
+    channels = [offsets.index(unit) for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    first = channels[0]
+    return affinities[first:first + 3] if channels == [first, first + 1, first + 2] else affinities[channels]
+
+
+def label_dtype(shape: Sequence[int]) -> type:
+    """The smallest of uint32 and uint64 that can number every voxel."""
+    return np.uint32 if np.prod(shape, dtype=object) < 2**32 else np.uint64
+
+
+def label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, labels: np.ndarray) -> int:
+    """Label planes start to stop on their own into `labels` (stop - start, Y, X); returns the number of components.
+
+    Edges to the planes before and after make a voxel foreground, and are left to `join_face`.
+    """
+    plane = labels[0].size
+    step = max(1, FLAG_BYTES // plane)
+    flags = np.zeros((step + 1, *labels.shape[1:]), np.uint8)  # plane 0: the one before
+    if start > 0:
+        edge_flags(edges, ranges, start - 1, start, mask, flags[:1])
+    events = np.empty(labels.shape[2], np.uint8)
+    for z in range(start, stop, step):
+        planes = min(step, stop - z)
+        edge_flags(edges, ranges, z, z + planes, mask, flags[1:planes + 1])
+        _link_runs(flags[:planes + 1], labels, z - start, events)
+        flags[0] = flags[planes]
+    return _number_roots(labels.ravel())
+
+
+@numba.njit(cache=True, nogil=True)
+def _link_runs(flags, labels, start, events):
+    """Point every voxel of the planes from `start` on to an earlier voxel of its component, as index + 1."""
+    parents = labels.ravel()
+    _, height, width = labels.shape
+    for z in range(start, start + flags.shape[0] - 1):
+        for y in range(height):
+            _find_events(flags, z - start + 1, y, z > 0, events)
+            offset = (z * height + y) * width
+            root = labels.dtype.type(0)
+            for x in range(width):
+                event = events[x]
+                if event == 1:
+                    parents[offset + x] = root
+                elif event == 0:
+                    parents[offset + x] = 0
+                else:
+                    if event & 2:
+                        root = labels.dtype.type(offset + x + 1)
+                    parents[offset + x] = root
+                    if event & 4:
+                        root = _unite(parents, root, parents[offset + x - width])
+                    if event & 8:
+                        root = _unite(parents, root, parents[offset + x - height * width])
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_events(flags, z, y, joins_plane_before, events):
+    """What happens at each voxel of a row: 1 foreground, 2 starts a run, 4 and 8 joins its neighbour in y and in z.
+
+    An edge that closes a square of true edges joins nothing new, and is left out.
+    """
+    here, before = flags[z, y], flags[z - 1, y]
+    above, above_before = flags[z, max(y - 1, 0)], flags[z - 1, max(y - 1, 0)]
+    inner = np.uint8(y > 0)
+    inner_z = np.uint8(joins_plane_before)
+    one = np.uint8(1)
+    for x in range(len(events)):
+        left = max(x - 1, 0)
+        has_left = np.uint8(x > 0)
+        run = (here[left] >> np.uint8(2)) & has_left
+        to_y = (above[x] >> one) & inner
+        to_z = before[x] & one
+        square_xy = run & (above[left] >> np.uint8(2)) & (above[left] >> one)
+        square_xz = run & (before[left] >> np.uint8(2)) & before[left]
+        square_yz = to_y & (above_before[x] >> one) & above_before[x]
+        foreground = np.uint8(here[x] != 0) | run | to_y | to_z
+        events[x] = (
+            foreground
+            | ((foreground & ~run & one) << one)
+            | ((to_y & ~square_xy & one) << np.uint8(2))
+            | ((to_z & ~square_xz & ~square_yz & inner_z & one) << np.uint8(3))
+        )
+
+
+@numba.njit(cache=True, nogil=True)
+def find(parents, i):
+    """Root of entry i, entries counted from 1; halves the path on its way."""
+    while parents[i - 1] != i:
+        parents[i - 1] = parents[parents[i - 1] - 1]
+        i = parents[i - 1]
+    return i
+
+
+@numba.njit(cache=True, nogil=True)
+def _unite(parents, i, j):
+    """Join two entries counted from 1; the smaller root becomes the root of both, and is returned."""
+    i, j = find(parents, i), find(parents, j)
+    if i < j:
+        parents[j - 1] = i
+        return i
+    parents[i - 1] = j
+    return j
+
+
+@numba.njit(cache=True, nogil=True)
+def _number_roots(labels):
+    """Turn pointers to earlier voxels into 1, 2, ... in raster order, in place; returns the number of roots."""
+    count = 0
+    pointer = number = labels.dtype.type(0)
+    for i in range(len(labels)):
+        if labels[i] != pointer:
+            pointer = labels[i]
+            if pointer == i + 1:
+                count += 1
+                number = labels.dtype.type(count)
+                labels[i] = number
+                continue
+            number = labels[pointer - 1] if pointer > 0 else pointer
+        labels[i] = number
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def join_face(flags, before, after, first_before, first_after, parents):
+    """Unite components across the face of two slabs, where `flags` (Y, X) has an edge along z.
+
+    before, after (Y, X): labels on either side, numbered within their slabs from first_before + 1, first_after + 1.
+    """
+    for y in range(flags.shape[0]):
+        last_before = last_after = 0
+        for x in range(flags.shape[1]):
+            if flags[y, x] & 1 and (before[y, x] != last_before or after[y, x] != last_after):
+                last_before, last_after = before[y, x], after[y, x]
+                _unite(parents[1:], parents.dtype.type(first_before + last_before),
+                       parents.dtype.type(first_after + last_after))
+
+
+@numba.njit(cache=True, nogil=True)
+def component_sizes(labels, count):
+    """Voxels of each label 0 .. count."""
+    sizes = np.zeros(count + 1, np.int64)
+    for label in labels:
+        sizes[label] += 1
+    return sizes
+
+
+def final_numbers(parents: np.ndarray, sizes: np.ndarray | None, min_size: int) -> np.ndarray:
+    """The final label of each entry: roots numbered 1, 2, ... in order, those of fewer than min_size voxels 0.
+
+    parents and sizes have an entry 0 for the background.
+    """
+    return _final_numbers(parents, np.zeros(0, np.int64) if sizes is None else sizes, min_size)
+
+
+@numba.njit(cache=True, nogil=True)
+def _final_numbers(parents, sizes, min_size):
+    for i in range(1, len(parents)):
+        parents[i] = parents[parents[i]]
+        if len(sizes) and parents[i] != i:
+            sizes[parents[i]] += sizes[i]
+    numbers = np.zeros_like(parents)
+    count = 0
+    for i in range(1, len(parents)):
+        if parents[i] != i:
+            numbers[i] = numbers[parents[i]]
+        elif len(sizes) == 0 or sizes[i] >= min_size:
+            count += 1
+            numbers[i] = count
+    return numbers
+
+
+@numba.njit(cache=True, nogil=True)
+def relabel(labels, table, first):
+    """Replace each label by table[first + label], in place; 0 stays."""
+    last = number = labels.dtype.type(0)
+    for i in range(len(labels)):
+        if labels[i] != last:
+            last = labels[i]
+            number = table[first + last] if last > 0 else last
+        labels[i] = number
