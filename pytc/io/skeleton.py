@@ -1,0 +1,190 @@
+"""Skeletons, the ground truth for run lengths: positions in voxels find labels, positions in nm measure edges."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# All that a pickled networkx graph with numbers, tuples or arrays on its nodes refers to. None of it runs foreign code.
+ALLOWED_GLOBALS = {
+    ("builtins", name) for name in ("dict", "list", "tuple", "set", "frozenset", "bytearray")
+} | {
+    ("networkx.classes.graph", "Graph"),
+    ("networkx.classes.digraph", "DiGraph"),
+    ("networkx.classes.multigraph", "MultiGraph"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+} | {
+    (f"numpy.{core}.{module}", name)
+    for core in ("core", "_core")
+    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+}
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to; positions (N, 3) int64
+    voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs of node indices. ValueError if they do not
+    fit together, or if an edge joins two skeletons."""
+
+    ids: np.ndarray
+    positions: np.ndarray
+    nm: np.ndarray
+    edges: np.ndarray
+
+    def __post_init__(self):
+        n = len(self.ids)
+        wanted = {"ids": (np.uint64, (n,)), "positions": (np.int64, (n, 3)), "nm": (np.float64, (n, 3)),
+                  "edges": (np.int64, (len(self.edges), 2))}
+        for name, (dtype, shape) in wanted.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"expected {name} as {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+        if len(self.edges) and not 0 <= self.edges.min() <= self.edges.max() < n:
+            raise ValueError(f"expected edges between nodes 0 to {n - 1}, got {self.edges.min()} to {self.edges.max()}")
+        joined = self.ids[self.edges]
+        if (joined[:, 0] != joined[:, 1]).any():
+            edge = self.edges[np.argmax(joined[:, 0] != joined[:, 1])]
+            raise ValueError(f"expected edges within a skeleton, got one between skeletons {self.ids[edge].tolist()}")
+
+    @property
+    def edge_lengths(self) -> np.ndarray:
+        """(E,) float64, nm."""
+        return np.linalg.norm(np.diff(self.nm[self.edges], axis=1)[:, 0], axis=1)
+
+
+def load_skeleton(
+    path: str | Path, voxel_size: tuple[float, float, float] | None = None, *, axes: str = "zyx"
+) -> Skeleton:
+    """Skeletons from a file: a NISB graph (.pkl), SWC (.swc, or a folder of them), or what save_skeleton wrote (.npz).
+
+    voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm / voxel size rounded,
+    in the order that `axes` names for the volume; each connected tree becomes a skeleton, numbered from 1; radii are
+    not used. A graph needs it only without nm_position. ValueError if the file is not what its name says.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ValueError(f"expected skeletons at {path}, but there is no such file or folder")
+    suffix = path.suffix.lower()
+    if suffix in (".pkl", ".pickle"):
+        return _from_graph(_read_graph(path), path, voxel_size)
+    if suffix == ".npz":
+        return _from_npz(path)
+    files = sorted(path.glob("*.swc")) if path.is_dir() else [path] if suffix == ".swc" else []
+    if not files:
+        raise ValueError(f"expected skeletons as .pkl, .npz, .swc or a folder of .swc, got {path}")
+    if voxel_size is None:
+        raise ValueError(f"expected the voxel size of the volume: {path} holds nm, and its voxels are needed")
+    return _from_swc(files, np.asarray(voxel_size, np.float64), axes)
+
+
+def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
+    """Write skeletons as .npz (arrays ids, positions, nm, edges), under a temporary name until the file is whole."""
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"expected a path that ends in .npz, got {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        np.savez_compressed(file, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)})
+    os.replace(partial, path)
+
+
+def _from_npz(path: Path) -> Skeleton:
+    names = [field.name for field in fields(Skeleton)]
+    with np.load(path, allow_pickle=False) as arrays:
+        if sorted(arrays.files) != sorted(names):
+            raise ValueError(f"expected the arrays {', '.join(names)} in {path}, got {', '.join(arrays.files)}")
+        return Skeleton(**{name: arrays[name] for name in names})
+
+
+class _GraphUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in ALLOWED_GLOBALS:
+            raise ValueError(f"expected a networkx graph, got a pickle that asks for {module}.{name}, which is refused")
+        return super().find_class(module, name)
+
+
+def _read_graph(path: Path) -> Any:
+    import networkx
+
+    with open(path, "rb") as file:
+        try:
+            graph = _GraphUnpickler(file).load()
+        except (pickle.UnpicklingError, EOFError, ImportError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(f"expected a pickled networkx graph in {path}, got {error!r}") from error
+    if not isinstance(graph, networkx.Graph):
+        raise ValueError(f"expected a networkx graph in {path}, got {type(graph).__name__}")
+    return graph
+
+
+def _from_graph(graph: Any, path: Path, voxel_size: tuple[float, float, float] | None) -> Skeleton:
+    def attribute(name: str, dtype: type, width: tuple[int, ...]) -> np.ndarray:
+        for node, values in graph.nodes(data=True):
+            if name not in values:
+                raise ValueError(f"expected {name} on each node of {path}, got {sorted(values)} on node {node!r}")
+        exact = np.array([values[name] for _, values in graph.nodes(data=True)]).reshape(-1, *width)
+        array = exact.astype(dtype)
+        if (array != exact).any():
+            raise ValueError(f"expected {name} in {path} to be {np.dtype(dtype)}, got {exact[array != exact][0]}")
+        return array
+
+    positions = attribute("index_position", np.int64, (3,))
+    first = next(iter(graph.nodes(data=True)), (None, {"nm_position": None}))[1]
+    if "nm_position" in first:
+        nm = attribute("nm_position", np.float64, (3,))
+    elif voxel_size is not None:
+        nm = positions * np.asarray(voxel_size, np.float64)
+    else:
+        raise ValueError(f"expected nm_position on the nodes of {path}, or a voxel size, got neither")
+    number = {node: i for i, node in enumerate(graph.nodes)}
+    edges = np.array([(number[a], number[b]) for a, b in graph.edges()], np.int64).reshape(-1, 2)
+    return Skeleton(attribute("id", np.uint64, ()), positions, nm, edges)
+
+
+def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
+    import networkx
+
+    if sorted(axes) != sorted("zyx"):
+        raise ValueError(f"expected axes that are an order of zyx, got {axes!r}")
+    nm, forest = [], networkx.Graph()
+    for file in files:
+        rows = _read_swc(file)
+        number = {int(row[0]): len(nm) + i for i, row in enumerate(rows)}
+        if len(number) != len(rows):
+            raise ValueError(f"expected each sample number once in {file}, got {len(rows)} rows, {len(number)} numbers")
+        for row in rows:
+            node, parent = number[int(row[0])], int(row[6])
+            forest.add_node(node)
+            if parent >= 0:
+                if parent not in number:
+                    raise ValueError(f"expected sample {parent} in {file}, the parent of {int(row[0])}, got none")
+                forest.add_edge(node, number[parent])
+        nm.extend([row[2 + "xyz".index(axis)] for axis in axes] for row in rows)
+    ids = np.zeros(len(nm), np.uint64)
+    for i, tree in enumerate(networkx.connected_components(forest), start=1):
+        ids[list(tree)] = i
+    nm = np.array(nm, np.float64).reshape(-1, 3)
+    positions = np.rint(nm / voxel_size).astype(np.int64)
+    return Skeleton(ids, positions, nm, np.array(list(forest.edges), np.int64).reshape(-1, 2))
+
+
+def _read_swc(file: Path) -> list[list[float]]:
+    """Rows of sample, type, x, y, z, radius, parent (Cannon et al. 1998)."""
+    rows = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError:
+            rows.append([])
+        if len(rows[-1]) != 7:
+            raise ValueError(f"expected 7 numbers in line {number} of {file}, got {line!r}")
+    return rows
