@@ -223,7 +223,7 @@ class OptimConfig:
     warmup_steps: int = 0  # Steps of linear warm-up from 0.
     clip_norm: float = 1.0  # Largest gradient norm; 0 switches clipping off.
     ema_decay: float = 0.0  # Decay of the moving average of the weights, which is then validated and used; 0 = none.
-    ema_warmup_steps: int = 10  # Slows the average's start: its decay is at most (1 + step) / (ema_warmup_steps + step).
+    ema_warmup_steps: int = 10  # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
     accumulate: int = 1  # Batches whose gradients are summed before a step.
 
     def __post_init__(self):
@@ -361,6 +361,23 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(repr, known))}"
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What infer.py predicts with which weights, and how it segments; by default as the run's config says."""
+
+    run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
+    input: str | None = None  # Image to predict; by default every validation volume of the run.
+    output: str | None = None  # Folder for affinities.zarr and segmentation.zarr; by default below the run.
+    labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
+    skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
+    axes: str | None = None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
+    # Voxel size of the input in nm, in stored axis order, where the file does not say.
+    voxel_size: tuple[float, float, float] | None = None
+    inference: InferenceConfig = InferenceConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+    system: SystemConfig = SystemConfig()
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def open_source(config: VolumeConfig, synthetic: SyntheticConfig) -> Source:
             continue
         volume = parts[part] = open_volume(path, axes=spatial)
         if volume.shape != image.spatial_shape:
-            raise ValueError(f"expected {part} of the image's shape {image.spatial_shape}, got {volume.shape} in {path}")
+            raise ValueError(f"expected {part} of shape {image.spatial_shape}, got {volume.shape} in {path}")
         if volume.dtype.kind not in "iub":
             raise ValueError(f"expected {part} of an integer dtype, got {volume.dtype} in {path}")
     return Source(volume_name(config), image, **parts)
@@ -73,8 +73,8 @@ def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig, cache: Path
         _generate(folder, seed, synthetic)
     return replace(
         config,
-        image=f"{folder}/volume.h5:image",
-        labels=f"{folder}/volume.h5:labels",
+        image=f"{folder}/image.zarr",
+        labels=f"{folder}/labels.zarr",
         skeleton=f"{folder}/skeleton.npz",
         name=config.name or f"synthetic-{seed}",
     )
@@ -86,7 +86,7 @@ def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     for name, array in (("image", made.image), ("labels", made.labels)):
-        path = f"{temporary}/volume.h5:{name}"
+        path = temporary / f"{name}.zarr"
         with create_volume(path, array.shape, array.dtype, voxel_size=made.voxel_size) as volume:
             volume[...] = array
     save_skeleton(temporary / "skeleton.npz", made.skeleton)

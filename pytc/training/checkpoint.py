@@ -1,4 +1,4 @@
-"""Checkpoints: plain tensors and plain types, written whole or not at all."""
+"""Checkpoints being written: plain tensors and plain types, whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from pytc.config import Config, from_plain, to_plain
-from pytc.models import ConnectomicsModel, build_model
+from pytc.config import Config, to_plain
+from pytc.models.checkpoint import FORMAT
 from pytc.runs import replacing
 
-FORMAT = 1
 RISING = ("nerl", "erl", "dice", "jaccard", "accuracy")
 
 
@@ -24,28 +23,6 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-
-
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; ValueError if it is missing, damaged or no checkpoint of pytc."""
-    if not Path(path).is_file():
-        raise ValueError(f"expected a checkpoint, found no file {path}")
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"expected a pytc checkpoint of format {FORMAT}, got {path}")
-    return state
-
-
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
-    """The network of a checkpoint in evaluation mode (its moving average if it has one), its config and its step."""
-    state = load_checkpoint(path, device)
-    config = from_plain(Config, state["config"])
-    model = build_model(config.model).to(device)
-    model.load_state_dict(state["average"] or state["model"])
-    return model.eval(), config, state["step"]
 
 
 @dataclass

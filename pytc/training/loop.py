@@ -24,8 +24,9 @@ from pytc.data.sources import open_source, prepare_volume
 from pytc.data.targets import make_targets
 from pytc.losses import build_loss, deep_supervision_loss
 from pytc.models import build_model
+from pytc.models.checkpoint import load_checkpoint
 from pytc.runs import create_run, save_config, write_json
-from pytc.training.checkpoint import Keeper, load_checkpoint, training_state
+from pytc.training.checkpoint import Keeper, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Monitor
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
@@ -59,7 +60,8 @@ class Trainer:
             steps = math.ceil(config.loop.epochs * len(dataset) / self.global_batch)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
         self.config, self.loop, self.optim = config, config.loop, config.optim
-        self.voxel_size = _least_isotropic([open_source(v, config.data.synthetic).voxel_size for v in config.data.train])
+        sources = [open_source(volume, config.data.synthetic) for volume in config.data.train]
+        self.voxel_size = _least_isotropic([source.voxel_size for source in sources])
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)

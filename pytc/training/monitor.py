@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from pytc.progress import bar, rate_and_rest
 
 
 class Monitor:
@@ -26,29 +27,29 @@ class Monitor:
         _forget_after(self.log_path, first_step)
         self.log_file = open(self.log_path, "a", buffering=1)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
-        self.console = Console()
-        self.bar = None
-        if sys.stdout.isatty():
-            columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-                       TimeElapsedColumn(), TimeRemainingColumn())  # fmt: skip
-            self.bar = Progress(*columns, console=self.console)
+        self.bar = bar("training", TextColumn("{task.fields[note]}")) if sys.stdout.isatty() else None
+        if self.bar:
             self.task = self.bar.add_task("", total=max_steps, completed=first_step, note="")
             self.bar.start()
 
     def say(self, line: str) -> None:
-        if self.is_main:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if not self.is_main:
+            return
+        if self.bar:
+            self.bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
 
     def progress(self, step: int, loss: float, samples_per_second: float) -> None:
         """Show that `step` steps are done."""
         if not self.is_main:
             return
-        note = f"loss {loss:.4f}  {samples_per_second:.2f} samples/s"
         if self.bar:
-            self.bar.update(self.task, completed=step, note=note)
+            self.bar.update(self.task, completed=step, note=f"loss {loss:.4f}, {samples_per_second:.3g} samples/s")
         else:
-            rate = (time.perf_counter() - self.started) / (step - self.first_step)
-            self.say(f"step {step}/{self.max_steps}  {note}  {_clock(rate * (self.max_steps - step))} left")
+            seconds, steps = time.perf_counter() - self.started, step - self.first_step
+            left = rate_and_rest(seconds, steps, self.max_steps - self.first_step, "steps")
+            self.say(f"step {step}/{self.max_steps}, loss {loss:.4f}, {samples_per_second:.3g} samples/s, {left}")
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Append figures to log.jsonl and TensorBoard."""
@@ -79,13 +80,8 @@ class Monitor:
         self.board.close()
 
 
-def _clock(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
-
-
 def _forget_after(log: Path, step: int) -> None:
     """Drop the lines of steps that a resumed run will take again."""
     if log.exists():
-        lines = [line for line in log.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
-        log.write_text("".join(line + "\n" for line in lines))
+        whole = [line for line in log.read_text().splitlines() if line.endswith("}")]
+        log.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))

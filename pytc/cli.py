@@ -1,0 +1,112 @@
+"""The three scripts: arguments in, one call of the package out. Heavy imports wait until the arguments are read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import runpy
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pytc import config as config_module
+from pytc.config import Config, EvaluateConfig, InferConfig, suggest
+from pytc.runs import load_config, newest_run
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a network on labelled volumes; a run is written to runs/NAME."""
+
+    config: Path | None = None  # Python file that defines `config`; the fields below override it.
+    resume: str | None = None  # Folder of a run to continue from its last checkpoint; alone, the newest run.
+    settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
+
+
+def train(arguments: list[str] | None = None) -> None:
+    """torchrun train.py --config FILE.py [--section.field value ...] [--resume [RUN]]"""
+    with _readable_errors():
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--config", type=Path)
+        first.add_argument("--resume", nargs="?", const="")
+        given, rest = first.parse_known_args(arguments)
+        resume = None
+        if given.resume is not None:
+            resume = Path(given.resume) if given.resume else newest_run("checkpoints/last.pt")
+        settings = load_config_file(given.config) if given.config else load_config(resume) if resume else Config()
+        command = TrainCommand(given.config, str(resume) if resume else None, settings)
+        config = tyro.cli(TrainCommand, args=rest, default=command, prog="train.py").settings
+
+        from pytc import hardware
+        from pytc.training.loop import train
+
+        if resume is None and config.system.cpu_variant and hardware.choose_device(config.system).type == "cpu":
+            config = hardware.cpu_variant(config)
+            print("no GPU here: training a small variant of this recipe, made for a CPU "
+                  "(--system.no-cpu-variant trains the full recipe)", flush=True)  # fmt: skip
+        print(f"trained: {train(config, resume)}")
+
+
+def infer(arguments: list[str] | None = None) -> None:
+    """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.threshold T ...]"""
+    with _readable_errors():
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first.add_argument("--run")
+        given, rest = first.parse_known_args(arguments)
+        default = InferConfig(run=given.run)
+        if not {"-h", "--help"} & set(rest):
+            run = Path(given.run) if given.run else newest_run("checkpoints/last.pt")
+            print(f"run: {run}", flush=True)
+            trained = load_config(run)
+            default = replace(default, run=str(run), inference=trained.inference, segmentation=trained.segmentation,
+                              system=trained.system)  # fmt: skip
+        config = tyro.cli(InferConfig, args=rest, default=default, prog="infer.py")
+
+        from pytc.inference.pipeline import infer
+
+        infer(config)
+
+
+def evaluate(arguments: list[str] | None = None) -> None:
+    """python evaluate.py [--sweep] [--affinities A | --segmentation S] [--labels L] [--skeleton K] [--output D]"""
+    with _readable_errors():
+        config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
+
+        from pytc.report.evaluate import evaluate
+
+        evaluate(config)
+
+
+def load_config_file(path: Path) -> Config:
+    """The `config` that a Python file defines; ValueError if there is none, or it names an unknown field."""
+    if not path.is_file():
+        near = suggest(path.name, sorted(p.name for p in path.parent.glob("*.py")))
+        raise ValueError(f"expected a config file, found no {path}{near}")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except TypeError as error:
+        raise ValueError(f"{path}: {error}{_suggest_field(str(error))}") from error
+    if not isinstance(config, Config):
+        raise ValueError(f"expected {path} to define config = Config(...), got {type(config).__name__}")
+    return config
+
+
+def _suggest_field(message: str) -> str:
+    """A suggestion for Python's 'X.__init__() got an unexpected keyword argument 'y''."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
+    if not found or not hasattr(config_module, found[1]):
+        return ""
+    return suggest(found[2], [f.name for f in fields(getattr(config_module, found[1]))])
+
+
+@contextmanager
+def _readable_errors():
+    """A ValueError is the user's to mend: it ends a script with one line on stderr and exit code 1."""
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,126 @@
+"""From an image to affinities: blocks of the volume, windows in each block, blended and written as they are finished.
+
+          block                      A block needs every window that touches it, so it reads a halo of up to one
+      +-----------+                  window around itself; a window on the border of two blocks is predicted for
+    +-|-+-|-+-|-+-|-+  windows       both. The windows lie on one grid over the whole volume, so the affinities do
+      +-----------+                  not depend on the blocks, and memory depends on the block alone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pytc.config import InferenceConfig
+from pytc.data.patches import as_unit_range
+from pytc.geometry import Box, blocks, tile
+from pytc.inference.windows import blending_weights
+from pytc.io.volume import Volume, create_volume, open_volume
+from pytc.progress import track
+from pytc.runs import write_json
+
+
+def predict_volume(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    image: Volume,
+    output: Path,
+    *,
+    channels: int,
+    window: tuple[int, int, int],
+    config: InferenceConfig,
+    device: torch.device,
+    attributes: dict,
+    key: str,
+) -> Volume:
+    """Predict `image` (C, Z, Y, X) window by window and write sigmoid(scale x logits) to the Zarr array `output`.
+
+    `network` maps (B, C, *window) float32 in [0, 1] on `device` to logits (B, `channels`, *window). The result is
+    float16 (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are padded by reflection.
+    A killed prediction of the same `key` (a hash of all that produced it) is continued; one of another key is replaced.
+    """
+    boxes = blocks(image.spatial_shape, config.block)
+    manifest = output / "blocks.json"
+    finished = _finished(output, manifest, key)
+    if finished is None:
+        shutil.rmtree(output, ignore_errors=True)
+        create_volume(output, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
+                      voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
+        finished = []
+        write_json(manifest, {"key": key, "finished": finished})
+    affinities = open_volume(output)
+    for number, box in enumerate(boxes):
+        if number not in finished:
+            label = f"predicting block {number + 1}/{len(boxes)}"
+            logits = predict_block(network, image, box, channels, window, config, device, label)
+            affinities[(slice(None), *box.slices)] = _activated(logits, config.activation_scale)
+            finished.append(number)
+            write_json(manifest, {"key": key, "finished": finished})
+    return affinities
+
+
+def predict_block(
+    network: Callable[[torch.Tensor], torch.Tensor],
+    image: Volume,
+    box: Box,
+    channels: int,
+    window: tuple[int, int, int],
+    config: InferenceConfig,
+    device: torch.device,
+    label: str = "predicting",
+) -> np.ndarray:
+    """Blended logits (channels, *box.shape) float32 of one block of `image`."""
+    shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
+    stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
+    windows = [w for w in tile(shape, window, stride) if w.intersection(box)]
+    region = Box(
+        tuple(min(w.start[axis] for w in windows) for axis in range(3)),
+        tuple(max(w.stop[axis] for w in windows) for axis in range(3)),
+    )
+    pixels = _read_padded(image, region)
+    weights = blending_weights(window, config.blending)
+    total = np.zeros((channels, *box.shape), np.float32)
+    norm = np.zeros(box.shape, np.float32)
+
+    progress = iter(track(windows, label, "windows"))
+    while batch := list(islice(progress, config.batch_size)):
+        patches = np.stack([pixels[(slice(None), *w.moved([-s for s in region.start]).slices)] for w in batch])
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(patches).to(device)).float().cpu().numpy()
+        for w, values in zip(batch, logits):
+            part = w.intersection(box)
+            inside, there = part.moved([-s for s in w.start]).slices, part.moved([-s for s in box.start]).slices
+            total[(slice(None), *there)] += values[(slice(None), *inside)] * weights[inside]
+            norm[there] += weights[inside]
+    total /= norm
+    return total
+
+
+def _read_padded(image: Volume, region: Box) -> np.ndarray:
+    """A region of the image, float32 in [0, 1], reflected where it leaves the volume at the far end."""
+    stop = tuple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
+    pixels = as_unit_range(image.read(region.start, stop))
+    pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    return np.pad(pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect")
+
+
+def _activated(logits: np.ndarray, scale: float) -> np.ndarray:
+    return torch.from_numpy(logits).mul_(scale).sigmoid_().to(torch.float16).numpy()
+
+
+def _finished(output: Path, manifest: Path, key: str) -> list[int] | None:
+    """Numbers of the blocks that an earlier call with this key has written, or None to start anew.
+
+    ValueError if something that is no prediction of ours is in the way.
+    """
+    if not output.exists():
+        return None
+    if not manifest.is_file():
+        raise ValueError(f"expected a new path or an earlier prediction, got {output}; remove it or name another")
+    earlier = json.loads(manifest.read_text())
+    return earlier["finished"] if earlier["key"] == key else None

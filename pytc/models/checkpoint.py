@@ -1,0 +1,35 @@
+"""Checkpoints being read: a network is rebuilt from its checkpoint alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytc.config import Config, from_plain
+from pytc.models import ConnectomicsModel, build_model
+
+FORMAT = 1
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint; ValueError if it is missing, damaged or no checkpoint of pytc."""
+    if not Path(path).is_file():
+        raise ValueError(f"expected a checkpoint, found no file {path}")
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise ValueError(f"expected a pytc checkpoint of format {FORMAT}, got {path}")
+    return state
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
+    """The network of a checkpoint in evaluation mode (its moving average if it has one), its config and its step."""
+    state = load_checkpoint(path, device)
+    config = from_plain(Config, state["config"])
+    model = build_model(config.model).to(device)
+    model.load_state_dict(state["average"] or state["model"])
+    return model.eval(), config, state["step"]
