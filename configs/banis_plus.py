@@ -1,0 +1,18 @@
+"""BANIS+: BANIS with class-balanced BCE, a moving average of the weights, and eroded labels, for four times the steps."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+from pytc.config import LossConfig
+
+banis = runpy.run_path(str(Path(__file__).with_name("banis.py")))["config"]
+
+config = replace(
+    banis,
+    name="banis_plus",
+    target=replace(banis.target, erosion=2),
+    loss=LossConfig(terms=("balanced_bce",), weights=(1.0,), max_positive_weight=10.0),
+    optim=replace(banis.optim, ema_decay=0.999, ema_warmup_steps=500),
+    loop=replace(banis.loop, max_steps=200_000),
+)

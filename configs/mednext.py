@@ -1,0 +1,30 @@
+"""The recommended recipe for neurons: BANIS+ with deep supervision, defects of sections, and the machine's own precision."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+from pytc.config import SystemConfig
+
+banis_plus = runpy.run_path(str(Path(__file__).with_name("banis_plus.py")))["config"]
+
+config = replace(
+    banis_plus,
+    name="mednext",
+    augment=replace(
+        banis_plus.augment,
+        affine_shear=0.2,
+        noise_max=0.2,
+        gamma_prob=0.3,
+        slice_contrast_prob=0.1,
+        misalign_prob=0.1,
+        missing_section_prob=0.05,
+        blur_slice_prob=0.02,
+    ),
+    target=replace(banis_plus.target, erosion=0),
+    model=replace(banis_plus.model, deep_supervision=True),
+    optim=replace(banis_plus.optim, warmup_steps=1000),
+    loop=replace(banis_plus.loop, max_steps=100_000),
+    system=SystemConfig(precision="auto"),
+    segmentation=replace(banis_plus.segmentation, grow=True),
+)

@@ -1,0 +1,21 @@
+"""The recommended recipe with a MedNeXt of your own measure: every stage has its width, depth and expansion."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+mednext = runpy.run_path(str(Path(__file__).with_name("mednext.py")))["config"]
+
+config = replace(
+    mednext,
+    name="mednext_custom",
+    model=replace(
+        mednext.model,
+        architecture="mednext_custom",
+        base_channels=32,
+        expansion=(2, 3, 4, 4, 4, 4, 4, 3, 2),
+        block_counts=(2, 2, 2, 4, 4, 4, 2, 2, 2),
+        kernel_size=3,
+        grn=True,
+    ),
+)
