@@ -1,12 +1,10 @@
-"""BANIS+: BANIS with class-balanced BCE, a moving average of the weights, and eroded labels, for four times the steps."""
+"""BANIS+: BANIS with class-balanced BCE, averaged weights and eroded labels, for four times the steps."""
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
+
+from banis import config as banis
 
 from pytc.config import LossConfig
-
-banis = runpy.run_path(str(Path(__file__).with_name("banis.py")))["config"]
 
 config = replace(
     banis,

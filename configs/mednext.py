@@ -1,12 +1,10 @@
-"""The recommended recipe for neurons: BANIS+ with deep supervision, defects of sections, and the machine's own precision."""
+"""The recommended recipe for neurons: BANIS+ with deep supervision, defects of sections, the machine's precision."""
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
+
+from banis_plus import config as banis_plus
 
 from pytc.config import SystemConfig
-
-banis_plus = runpy.run_path(str(Path(__file__).with_name("banis_plus.py")))["config"]
 
 config = replace(
     banis_plus,

@@ -1,10 +1,8 @@
 """The recommended recipe with a MedNeXt of your own measure: every stage has its width, depth and expansion."""
 
-import runpy
 from dataclasses import replace
-from pathlib import Path
 
-mednext = runpy.run_path(str(Path(__file__).with_name("mednext.py")))["config"]
+from mednext import config as mednext
 
 config = replace(
     mednext,

@@ -82,14 +82,20 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
 
 def load_config_file(path: Path) -> Config:
-    """The `config` that a Python file defines; ValueError if there is none, or it names an unknown field."""
+    """The `config` that a Python file defines; ValueError if there is none, or it names an unknown field.
+
+    A config file may import another one of its folder: `from banis import config as banis`.
+    """
     if not path.is_file():
         near = suggest(path.name, sorted(p.name for p in path.parent.glob("*.py")))
         raise ValueError(f"expected a config file, found no {path}{near}")
+    sys.path.insert(0, str(path.parent.resolve()))
     try:
         config = runpy.run_path(str(path)).get("config")
     except TypeError as error:
         raise ValueError(f"{path}: {error}{_suggest_field(str(error))}") from error
+    finally:
+        sys.path.pop(0)
     if not isinstance(config, Config):
         raise ValueError(f"expected {path} to define config = Config(...), got {type(config).__name__}")
     return config
