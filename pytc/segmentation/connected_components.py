@@ -64,19 +64,21 @@ def connected_components_3d(
 
 
 def affinities_to_segmentation(
-    affinities: np.ndarray, threshold: float, offsets: Sequence[Sequence[int]] = SHORT_AND_LONG, **options,
+    affinities: np.ndarray, threshold: float, offsets: Sequence[Sequence[int]] | None = None, **options,
 ) -> np.ndarray:
     """Components of an affinity volume whose channels follow `offsets`, by its three channels of unit offset.
 
-    affinities (len(offsets), Z, Y, X); options as in `connected_components_3d`. ValueError where the offsets do not
-    fit the channels or lack (1, 0, 0), (0, 1, 0) or (0, 0, 1).
+    affinities (len(offsets), Z, Y, X); options as in `connected_components_3d`. Without offsets the channels are the
+    first of three at 1 voxel and three at 10. ValueError where the offsets do not fit the channels or lack
+    (1, 0, 0), (0, 1, 0) or (0, 0, 1).
     """
     check_affinities(affinities)
     return connected_components_3d(short_range(affinities, offsets), threshold, **options)
 
 
-def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]]) -> np.ndarray:
+def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]] | None) -> np.ndarray:
     """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order; a view where they stand in a row."""
+    offsets = SHORT_AND_LONG[:affinities.shape[0]] if offsets is None else offsets
     offsets = [tuple(int(o) for o in offset) for offset in offsets]
     if len(offsets) != affinities.shape[0]:
         raise ValueError(f"expected an affinity channel for each of {len(offsets)} offsets, got {affinities.shape[0]}")

@@ -1,0 +1,114 @@
+"""Variation of information and Rand scores of a segmentation, all from one sparse table of overlaps."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from pytc.metrics.hashing import add_pairs, empty_table
+
+OVERLAP_METRICS = ("voi_split", "voi_merge", "voi_sum", "rand_split", "rand_merge", "adapted_rand_error")
+PIECE = 1 << 20  # voxels that are converted to uint64 at once
+
+
+@dataclass(frozen=True)
+class Contingency:
+    """Voxels that a true object and a segment share: distinct pairs, sorted by truth, then segmentation."""
+
+    truth: np.ndarray  # (P,) uint64
+    segmentation: np.ndarray  # (P,) uint64
+    count: np.ndarray  # (P,) int64
+
+
+def contingency_table(truth, segmentation, mask=None, *, threads: int | None = None) -> Contingency:
+    """How often each pair of labels occurs at the same voxel, 0 included.
+
+    truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in one pass, by slabs
+    along the first axis. Voxels where mask (bool, same shape) is False or truth is negative (unlabelled) do not
+    count. ValueError for other dtypes, shapes that differ, and negative segments.
+    """
+    for name, labels in (("truth", truth), ("segmentation", segmentation)):
+        if np.dtype(labels.dtype).kind not in "iub":
+            raise ValueError(f"expected integer labels, got a {name} of dtype {labels.dtype}")
+    for name, other in (("segmentation", segmentation), ("mask", mask)):
+        if other is not None and tuple(other.shape) != tuple(truth.shape):
+            raise ValueError(f"expected a {name} of the truth's shape {tuple(truth.shape)}, got {tuple(other.shape)}")
+
+    length = truth.shape[0]
+    step = max(1, PIECE // max(1, int(np.prod(truth.shape[1:]))))
+    threads = threads or numba.config.NUMBA_NUM_THREADS
+
+    def count(part: int) -> tuple[np.ndarray, ...]:
+        state = empty_table()
+        for start in range(part * step, length, threads * step):
+            piece = slice(start, start + step)
+            state = add_pairs(*_pairs(truth[piece], segmentation[piece], None if mask is None else mask[piece]),
+                              np.empty(0, np.int64), *state)
+        return tuple(column[:state[-1]] for column in state[1:4])
+
+    with ThreadPoolExecutor(threads) as pool:
+        columns = [np.concatenate(parts) for parts in zip(*pool.map(count, range(threads)))]
+    return _sorted_table(*columns)
+
+
+def _pairs(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that count, flat and uint64."""
+    if segmentation.dtype.kind == "i" and segmentation.size and segmentation.min() < 0:
+        raise ValueError(f"expected segments of 0 or more, got {segmentation.min()}")
+    if truth.dtype.kind == "i" and truth.size and truth.min() < 0:
+        labelled = truth >= 0
+        mask = labelled if mask is None else labelled & (mask != 0)
+    if mask is not None:
+        truth, segmentation = truth[mask != 0], segmentation[mask != 0]
+    return tuple(np.ascontiguousarray(labels, np.uint64).ravel() for labels in (truth, segmentation))
+
+
+def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
+    """Rows sorted, equal pairs summed."""
+    order = np.lexsort((segmentation, truth))
+    truth, segmentation, count = truth[order], segmentation[order], count[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (truth[1:] != truth[:-1]) | (segmentation[1:] != segmentation[:-1])
+    first = np.flatnonzero(new)
+    return Contingency(truth[first], segmentation[first], np.add.reduceat(count, first) if len(first) else count)
+
+
+def overlap_metrics(truth, segmentation, mask=None) -> dict[str, float]:
+    """Scores of a segmentation against dense labels; inputs as in `contingency_table`.
+
+    Voxels with truth 0 do not count; predicted 0 counts as one segment (as funlib.evaluate and BANIS score). With
+    p_ij the share of voxels in object i and segment j, p_i and p_j its sums:
+    voi_split = H(segment | object), voi_merge = H(object | segment), voi_sum their sum, in bits;
+    rand_split = sum p_ij^2 / sum p_i^2, rand_merge = sum p_ij^2 / sum p_j^2;
+    adapted_rand_error = 1 - 2 sum p_ij^2 / (sum p_i^2 + sum p_j^2).
+    ValueError if no voxel counts. Source: Meila, "Comparing clusterings" (2007); Arganda-Carreras et al.,
+    "Crowdsourcing the creation of image segmentation algorithms for connectomics" (2015).
+    """
+    return metrics_of_table(contingency_table(truth, segmentation, mask))
+
+
+def metrics_of_table(table: Contingency) -> dict[str, float]:
+    """The scores of `overlap_metrics`, from the table."""
+    counts = table.truth != 0
+    if not counts.any():
+        raise ValueError("expected at least one voxel with a true label, got none")
+    joint = table.count[counts].astype(np.float64)
+    joint /= joint.sum()
+    objects, segments = (_shares(ids[counts], joint) for ids in (table.truth, table.segmentation))
+    split, merge = (max(0.0, _entropy(joint) - _entropy(shares)) for shares in (objects, segments))
+    squares, squares_objects, squares_segments = (np.sum(p**2) for p in (joint, objects, segments))
+    figures = (split, merge, split + merge, squares / squares_objects, squares / squares_segments,
+               1 - 2 * squares / (squares_objects + squares_segments))
+    return dict(zip(OVERLAP_METRICS, map(float, figures)))
+
+
+def _shares(ids: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    _, codes = np.unique(ids, return_inverse=True)
+    return np.bincount(codes, joint)
+
+
+def _entropy(shares: np.ndarray) -> float:
+    return -np.sum(shares * np.log2(shares))

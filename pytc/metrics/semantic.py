@@ -1,0 +1,29 @@
+"""Overlap of a predicted mask with the true one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+SEMANTIC_METRICS = ("jaccard", "dice", "precision", "recall")
+
+
+def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
+    """Jaccard, Dice, precision and recall of a foreground mask.
+
+    truth, prediction: bool or integer arrays of one shape, foreground where above 0; voxels where truth is negative
+    (unlabelled) do not count. With both masks empty all figures are 1. ValueError if shapes or dtypes do not fit.
+    """
+    for name, mask in (("truth", truth), ("prediction", prediction)):
+        if mask.dtype.kind not in "iub":
+            raise ValueError(f"expected bool or integer masks, got a {name} of dtype {mask.dtype}")
+    if truth.shape != prediction.shape:
+        raise ValueError(f"expected a prediction of the truth's shape {truth.shape}, got {prediction.shape}")
+    true, predicted = truth > 0, (prediction > 0) & (truth >= 0)
+    both = np.count_nonzero(true & predicted)
+    n_true, n_predicted = np.count_nonzero(true), np.count_nonzero(predicted)
+
+    def share(part: int, whole: int) -> float:
+        return part / whole if whole else 1.0
+
+    return {"jaccard": share(both, n_true + n_predicted - both), "dice": share(2 * both, n_true + n_predicted),
+            "precision": share(both, n_predicted), "recall": share(both, n_true)}

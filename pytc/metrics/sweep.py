@@ -1,0 +1,85 @@
+"""Scores of a segmentation at many thresholds, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytc.io.skeleton import Skeleton
+from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
+from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
+from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
+from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.growing import grow as grow_labels
+
+DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
+DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
+LOWER_IS_BETTER = ("voi_split", "voi_merge", "voi_sum", "adapted_rand_error", "n_mergers", "n_non0_mergers", "n_splits")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The scores at each threshold, in the order asked for, and the row that is best by `metric`."""
+
+    rows: list[dict[str, float]]  # "threshold" and every metric
+    metric: str
+    best: dict[str, float]  # on equal scores, the first row
+
+
+def threshold_sweep(
+    affinities: np.ndarray, skeleton: Skeleton | None = None, labels: np.ndarray | None = None, *,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS, metric: str = "nerl", grow: bool = False, min_size: int = 0,
+    offsets: Sequence[Sequence[int]] | None = None,
+) -> Sweep:
+    """Segment by connected components at each threshold, and score.
+
+    affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as there and in `grow`.
+    With skeletons each row has SKELETON_METRICS; with dense labels (Z, Y, X) it has OVERLAP_METRICS as dense_NAME.
+    ValueError if the metric is unknown, or needs what is not given.
+    """
+    _check_metric(metric, {"skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    affinities = short_range(affinities, offsets)
+    skeleton_metrics = SkeletonMetrics(skeleton) if skeleton is not None else None
+
+    def score(threshold: float) -> dict[str, float]:
+        segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
+        if grow:
+            segmentation = grow_labels(segmentation, affinities)
+        row = {}
+        if skeleton_metrics is not None:
+            row |= skeleton_metrics.compute(segmentation)
+        if labels is not None:
+            row |= dict(zip(DENSE_METRICS, overlap_metrics(labels, segmentation).values()))
+        return row
+
+    return _sweep(score, thresholds, metric)
+
+
+def semantic_sweep(
+    prediction: np.ndarray, truth: np.ndarray, *, thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    metric: str = "jaccard",
+) -> Sweep:
+    """Score the mask prediction > threshold against the true mask, at each threshold, by SEMANTIC_METRICS."""
+    _check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
+    return _sweep(lambda threshold: semantic_metrics(truth, prediction > threshold), thresholds, metric)
+
+
+def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
+    """ValueError unless one of the sources {name: (its metrics, the data or None)} gives the metric."""
+    for name, (metrics, given) in sources.items():
+        if metric in metrics and given is None:
+            raise ValueError(f"expected {name} for the metric {metric!r}, got none")
+    known = [m for metrics, given in sources.values() if given is not None for m in metrics]
+    if metric not in known:
+        raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}" if known else
+                         f"expected {' or '.join(sources)} to score against, got none")
+
+
+def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:
+    if len(thresholds) == 0:
+        raise ValueError("expected at least one threshold, got none")
+    rows = [{"threshold": float(threshold), **score(threshold)} for threshold in thresholds]
+    sign = -1 if metric.removeprefix("dense_") in LOWER_IS_BETTER else 1
+    return Sweep(rows, metric, max(rows, key=lambda row: sign * row[metric]))
