@@ -87,7 +87,8 @@ def load_config_file(path: Path) -> Config:
     A config file may import another one of its folder: `from banis import config as banis`.
     """
     if not path.is_file():
-        near = suggest(path.name, sorted(p.name for p in path.parent.glob("*.py")))
+        others = sorted(p.name for p in path.parent.glob("*.py"))
+        near = suggest(path.name, others) if others else ""
         raise ValueError(f"expected a config file, found no {path}{near}")
     sys.path.insert(0, str(path.parent.resolve()))
     try:

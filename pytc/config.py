@@ -86,6 +86,8 @@ class DataConfig:
         _require(len(self.train) > 0, "at least one training volume", self.train)
         _require(min(self.patch_size) > 0, "a positive patch size", self.patch_size)
         _require(self.max_tries > 0, "at least one try a patch", self.max_tries)
+        weights = [volume.weight for volume in self.train]
+        _require(abs(sum(weights) - 1) < 1e-6, "training volumes whose weights sum to 1", weights)
         _require_probabilities(self, "min_labelled")
 
 
@@ -93,33 +95,38 @@ class DataConfig:
 class AugmentConfig:
     """Probability (prob) and strength of each augmentation; a probability of 0 switches it off."""
 
-    permute_prob: float = 0.5  # Random order of the axes of equal voxel size.
-    rot90_prob: float = 0.5  # Rotation by a multiple of 90 degrees in the plane of the last two axes.
+    permute_prob: float = 0.5  # Random order of the axes of equal voxel size and patch extent.
+    rot90_prob: float = 0.5  # Rotation by a multiple of 90 degrees in the plane of the sections.
     flip_prob: float = 0.5  # Mirroring, drawn for each axis.
     affine_prob: float = 0.0  # Random scale, shear and rotation in one resampling.
     affine_scale: float = 0.2  # Largest relative change of scale, each axis.
-    affine_shear: float = 0.5  # Largest shear.
-    # Largest rotation in degrees: in the last two axes, about all axes if the voxels are isotropic.
-    affine_rotation: float = 0.0
+    affine_shear: float = 0.5  # Largest shear, of each axis along each other one.
+    affine_rotation: float = 0.0  # Largest rotation in degrees, in each plane of equal voxel sizes.
     elastic_prob: float = 0.0  # Smooth random deformation.
-    elastic_spacing: int = 24  # Voxels between the control points of the deformation.
-    elastic_magnitude: float = 3.0  # Standard deviation of the control points' displacement in voxels.
-    drop_slice_prob: float = 0.0  # Chance of each slice along the first axis to be blanked.
-    shift_slice_prob: float = 0.0  # Chance of each slice along the first axis to be shifted in plane.
-    shift_slice_max: int = 10  # Largest shift of a slice in voxels.
-    # All slices behind a random one moved together (or one alone), by translation or rotation.
-    misalign_prob: float = 0.0
+    elastic_spacing: int = 24  # Voxels (of the finest axis) between the control points of the deformation.
+    elastic_magnitude: float = 3.0  # Standard deviation of the displacement in voxels (of the finest axis).
+    misalign_prob: float = 0.0  # All sections behind a random one moved (or one alone), by translation or rotation.
     misalign_max: int = 8  # Largest translation of a misalignment in voxels.
     misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
-    missing_section_prob: float = 0.0  # Chance of a short run of sections to be blank.
-    blur_slice_prob: float = 0.0  # Chance of each slice to be out of focus.
+    # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice, blur_slice, slice_contrast.
+    # Slices lie across the axis of the largest voxels, or the first axis.
+    slices_prob: float = 1.0
+    drop_slice_prob: float = 0.0  # Chance of each slice of such a patch to be blanked.
+    shift_slice_prob: float = 0.0  # Chance of each slice of such a patch to be shifted in plane.
+    shift_slice_max: int = 10  # Largest shift of a slice in voxels.
+    # What moves into a shifted slice: its border voxels again, or its opposite side.
+    shift_slice_fill: Literal["border", "wrap"] = "border"
+    missing_section_prob: float = 0.0  # Chance of a patch to have a short run of blank sections.
+    missing_section_max: int = 3  # Most sections in such a run.
+    blur_slice_prob: float = 0.0  # Chance of each slice of such a patch to be out of focus.
     blur_sigma: float = 2.0  # Largest blur of a slice: standard deviation in voxels.
     intensity_prob: float = 0.5  # Chance of a change of contrast and brightness.
     intensity_scale: float = 0.1  # Largest relative change of contrast.
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
     gamma_prob: float = 0.0  # Chance of a gamma correction.
     gamma_range: tuple[float, float] = (0.7, 1.5)  # Smallest and largest gamma.
-    slice_contrast_prob: float = 0.0  # Chance of each slice to change contrast and brightness on its own.
+    # Chance of each slice of such a patch to change contrast and brightness on its own, as far as intensity_* say.
+    slice_contrast_prob: float = 0.0
     noise_prob: float = 0.5  # Chance of Gaussian noise.
     noise_max: float = 0.1  # Largest standard deviation of the noise, as a share of the grey range.
     cutout_prob: float = 0.0  # Chance of boxes set to their mean grey value.
@@ -130,6 +137,10 @@ class AugmentConfig:
         _require(0 < self.gamma_range[0] <= self.gamma_range[1], "0 < smallest gamma <= largest", self.gamma_range)
         _require(0 <= self.affine_scale < 1, "an affine_scale in [0, 1)", self.affine_scale)
         _require(self.elastic_spacing > 0, "an elastic_spacing of at least 1 voxel", self.elastic_spacing)
+        _require(self.missing_section_max > 0, "a missing_section_max of at least 1", self.missing_section_max)
+        _require(0 <= self.cutout_size <= 1, "a cutout_size in [0, 1]", self.cutout_size)
+        for name in ("shift_slice_max", "misalign_max", "blur_sigma", "noise_max", "elastic_magnitude"):
+            _require(getattr(self, name) >= 0, f"a {name} of 0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -159,7 +170,7 @@ class TargetConfig:
 class ModelConfig:
     """The network."""
 
-    # Registered name: mednext, mednext_custom, monai_basic_unet3d, monai_unet, monai_unetr, monai_swin_unetr.
+    # Registered name: mednext, mednext_custom, unet, monai_basic_unet3d, monai_unet, monai_unetr, monai_swin_unetr.
     architecture: str = "mednext"
     in_channels: int = 1  # Channels of the image.
     out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
@@ -178,10 +189,13 @@ class ModelConfig:
     norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
     grn: bool = False  # mednext_custom: global response normalisation in each block.
     spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
-    # U-Nets: channels at each level; monai_basic_unet3d takes six, the last for its final decoder.
-    features: tuple[int, ...] = (32, 32, 64, 128, 256, 32)
+    # unet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
+    features: tuple[int, ...] = (32, 32, 64, 128, 256)
+    # unet, monai_unet: step from each level to the next along each axis; by default 2, 2, 2 everywhere.
+    strides: tuple[Triple, ...] | None = None
     residual_units: int = 2  # monai_unet: residual units at each level.
-    image_size: Triple = (96, 96, 96)  # monai_unetr and monai_swin_unetr: the patch size they are built for.
+    feature_size: int = 24  # monai_unetr and monai_swin_unetr: channels at full resolution, for Swin a multiple of 12.
+    image_size: Triple = (96, 96, 96)  # monai_unetr: the one patch size it takes.
     dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
@@ -191,6 +205,12 @@ class ModelConfig:
         _require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
         _require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
         _require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
+        _require(len(self.features) > 1 and min(self.features) > 0, "positive features of at least two levels",
+                 self.features)
+        if self.strides is not None:
+            steps = len(self.features) - 1
+            _require(len(self.strides) == steps, f"{steps} strides for {steps + 1} levels of features", self.strides)
+            _require(min(map(min, self.strides)) > 0, "positive strides", self.strides)
 
 
 @dataclass(frozen=True)

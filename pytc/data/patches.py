@@ -10,7 +10,7 @@ from torch.utils.data import Dataset, Sampler
 
 from pytc.config import Config
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
-from pytc.data.sources import Source, open_source
+from pytc.data.sources import Source, as_unit_range, open_source
 
 UNLABELLED = -1
 VALIDATION_STREAM = 1
@@ -73,15 +73,6 @@ class PatchDataset(Dataset):
 
     def _missing(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
         return [(0, p - n) for p, n in zip(self.patch_size, shape)]
-
-
-def as_unit_range(image: np.ndarray) -> np.ndarray:
-    """uint8 as it is, any other dtype as float32: integers divided by their dtype's maximum, floats unchanged."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype.kind in "iu":
-        return image.astype(np.float32) / np.iinfo(image.dtype).max
-    return image.astype(np.float32)
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:

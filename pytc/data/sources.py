@@ -9,6 +9,8 @@ import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from pytc.config import SyntheticConfig, VolumeConfig
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import make_neurites
@@ -53,6 +55,15 @@ def open_source(config: VolumeConfig, synthetic: SyntheticConfig) -> Source:
         if volume.dtype.kind not in "iub":
             raise ValueError(f"expected {part} of an integer dtype, got {volume.dtype} in {path}")
     return Source(volume_name(config), image, **parts)
+
+
+def as_unit_range(image: np.ndarray) -> np.ndarray:
+    """uint8 as it is, any other dtype as float32: integers divided by their dtype's maximum, floats unchanged."""
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind in "iu":
+        return image.astype(np.float32) / np.iinfo(image.dtype).max
+    return image.astype(np.float32)
 
 
 def volume_name(config: VolumeConfig) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from pytc.config import InferenceConfig
-from pytc.data.patches import as_unit_range
+from pytc.data.sources import as_unit_range
 from pytc.geometry import Box, blocks, tile
 from pytc.inference.windows import blending_weights
 from pytc.io.volume import Volume, create_volume, open_volume

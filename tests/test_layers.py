@@ -1,0 +1,101 @@
+"""A module imports only from lower floors or from its own room, and light rooms never load torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = {
+    "pytc": 0,
+    "pytc.config": 0,
+    "pytc.geometry": 0,
+    "pytc.runs": 1,
+    "pytc.progress": 1,
+    "pytc.hardware": 1,
+    "pytc.io": 1,
+    "pytc.data.sources": 2,
+    "pytc.data.random": 2,
+    "pytc.data.augment": 2,
+    "pytc.data.warp": 2,
+    "pytc.data.recipe": 2,
+    "pytc.data.targets": 2,
+    "pytc.data.transforms": 2,
+    "pytc.models": 2,
+    "pytc.losses": 2,
+    "pytc.segmentation": 2,
+    "pytc.metrics": 2,
+    "pytc.data": 3,
+    "pytc.inference": 3,
+    "pytc.segmentation.blockwise": 3,
+    "pytc.metrics.sweep": 3,
+    "pytc.inference.pipeline": 4,
+    "pytc.training": 4,
+    "pytc.report": 4,
+    "pytc.cli": 5,
+}
+
+
+def place(module):
+    """(floor, room) of a module: the longest name above that covers it."""
+    name = module
+    while name not in FLOORS:
+        name = name.rpartition(".")[0]
+    return FLOORS[name], ".".join(module.split(".")[:2])
+
+
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if (ROOT / inner.replace(".", "/")).with_suffix(".py").exists() else node.module
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pytc").rglob("*.py")), ids=module_name)
+def test_imports_point_down(path):
+    floor, room = place(module_name(path))
+    for name in imports(path):
+        if name.split(".")[0] == "configs":
+            pytest.fail(f"{path} imports {name}")
+        if name.split(".")[0] != "pytc":
+            continue
+        other_floor, other_room = place(name)
+        assert other_floor < floor or (other_floor == floor and (other_room == room or floor == 0)), (
+            f"{module_name(path)} (floor {floor}) imports {name} (floor {other_floor})"
+        )
+
+
+def test_every_floor_entry_exists():
+    for name in FLOORS:
+        path = ROOT / name.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "pytc.cli",
+        "pytc.io.volume, pytc.io.skeleton, pytc.io.synthetic, pytc.io.datasets",
+        "pytc.segmentation.connected_components, pytc.segmentation.growing, pytc.segmentation.blockwise",
+        "pytc.metrics.overlap, pytc.metrics.skeleton, pytc.metrics.sweep, pytc.report.evaluate",
+    ],
+)
+def test_light_rooms_load_no_torch(modules):
+    code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_package_and_file_sizes():
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "pytc").rglob("*.py")}
+    assert sum(lines.values()) <= 7000
+    assert not {str(path): n for path, n in lines.items() if n > 400}
