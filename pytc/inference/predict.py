@@ -53,7 +53,7 @@ def predict_volume(
                       voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
         finished = []
         write_json(manifest, {"key": key, "finished": finished})
-    affinities = open_volume(output)
+    affinities = open_volume(output, writable=True)
     for number, box in enumerate(boxes):
         if number not in finished:
             label = f"predicting block {number + 1}/{len(boxes)}"

@@ -14,15 +14,23 @@ NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 
 Triple = tuple[float, float, float]
 
 
-def open_volume(path: str | Path, *, axes: str | None = None, voxel_size: Triple | None = None) -> Volume:
+def open_volume(
+    path: str | Path, *, axes: str | None = None, voxel_size: Triple | None = None, writable: bool = False
+) -> Volume:
     """A stored volume, of which only what is asked for is read.
 
     path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3, N5 or precomputed
     folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside), a TIFF stack, a folder of PNG or TIFF slices,
     or .npy. axes (e.g. "zyx", "xyzc") and voxel_size (nm, spatial axes in stored order) are used instead of what the
-    file says. ValueError if there is no such array, or if what the file says about itself does not fit it.
+    file says. writable: whether more may be written to it, Zarr only. ValueError if there is no such array, or if
+    what the file says about itself does not fit it.
     """
-    return Volume(_open_store(str(path)), axes, voxel_size)
+    store = _open_store(str(path))
+    if writable:
+        if not isinstance(store, stores.ChunkedStore) or not store.driver.startswith("zarr"):
+            raise ValueError(f"expected a Zarr array to write more to, got {path}")
+        store.writable = True
+    return Volume(store, axes, voxel_size)
 
 
 def create_volume(

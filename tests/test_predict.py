@@ -1,0 +1,117 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from reference_inference import blended_logits, chessboard_distance
+
+from pytc.config import InferenceConfig
+from pytc.inference.predict import predict_volume
+from pytc.inference.windows import blending_weights
+from pytc.io.volume import create_volume, open_volume
+
+CPU = torch.device("cpu")
+
+
+def network(x):
+    """Two channels that depend on a voxel's place in its window, so that blending matters."""
+    ramp = torch.arange(x.shape[-1], dtype=torch.float32) / x.shape[-1]
+    return torch.cat([x[:, :1] * 4 - 2 + ramp, x.mean((2, 3, 4), keepdim=True) - x[:, :1]], 1)
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (19, 26, 23), dtype=np.uint8)
+    with create_volume(tmp_path / "image.zarr", pixels.shape, pixels.dtype, voxel_size=(40, 4, 4)) as volume:
+        volume[...] = pixels
+    return open_volume(tmp_path / "image.zarr")
+
+
+def predict(image, output, net=network, key="a", **settings):
+    settings = {"block": (512, 512, 512), "activation_scale": 1.0, **settings}
+    return predict_volume(net, image, output, channels=2, window=(8, 10, 12), config=InferenceConfig(**settings),
+                          device=CPU, attributes={"activation": "sigmoid(1 x)"}, key=key)  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [(4, 5, 6), (1, 3, 8), (7, 7, 7)])
+def test_distance_weights_equal_their_twin(window):
+    np.testing.assert_allclose(blending_weights(window, "distance"), chessboard_distance(window))
+
+
+@pytest.mark.parametrize("kind", ["distance", "gaussian"])
+def test_weights_are_positive_symmetric_and_float32(kind):
+    weights = blending_weights((6, 9, 16), kind)
+    assert weights.min() > 0 and weights.max() == 1 and weights.dtype == np.float32
+    np.testing.assert_allclose(weights, weights[::-1, ::-1, ::-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("blending", ["distance", "gaussian"])
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75])
+@pytest.mark.parametrize("block, batch", [((512, 512, 512), 1), ((7, 11, 9), 3), ((19, 26, 4), 2)])
+def test_prediction_equals_its_twin_whatever_the_blocks(image, tmp_path, blending, overlap, block, batch):
+    made = predict(image, tmp_path / "out.zarr", block=block, overlap=overlap, blending=blending, batch_size=batch)
+    pixels = image[...][None].astype(np.float32) / 255
+    weights = blending_weights((8, 10, 12), blending)
+
+    def predicted(patch):
+        return network(torch.from_numpy(patch[None]))[0].numpy()
+
+    logits = blended_logits(predicted, pixels, 2, (8, 10, 12), overlap, weights)
+    np.testing.assert_allclose(made[...].astype(np.float32), 1 / (1 + np.exp(-logits)), atol=1e-3)
+    assert made.dtype == np.float16 and made.shape == (2, *image.shape)
+
+
+def test_a_volume_smaller_than_the_window_is_padded(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 26, 23), dtype=np.uint8)
+    with create_volume(tmp_path / "image.zarr", pixels.shape, pixels.dtype) as volume:
+        volume[...] = pixels
+    made = predict(open_volume(tmp_path / "image.zarr"), tmp_path / "out.zarr", net=lambda x: torch.cat([x, -x], 1))
+    np.testing.assert_allclose(made[0].astype(np.float32), 1 / (1 + np.exp(-pixels / 255)), atol=1e-3)
+
+
+def test_attributes_travel(image, tmp_path):
+    predict(image, tmp_path / "out.zarr")
+    made = open_volume(tmp_path / "out.zarr")
+    assert made.axes == "czyx" and made.voxel_size == (40, 4, 4) and made.attributes["activation"] == "sigmoid(1 x)"
+
+
+def test_a_killed_prediction_goes_on_where_it_stopped(image, tmp_path):
+    whole = predict(image, tmp_path / "whole.zarr", block=(8, 13, 12))[...]
+    calls = 0
+
+    def dies(x):
+        nonlocal calls
+        calls += 1
+        if calls > 20:
+            raise KeyboardInterrupt
+        return network(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(image, tmp_path / "out.zarr", net=dies, block=(8, 13, 12))
+    finished = json.loads((tmp_path / "out.zarr" / "blocks.json").read_text())["finished"]
+    assert 0 < len(finished) < 12
+
+    def counts(x):
+        nonlocal calls
+        calls += 1
+        return network(x)
+
+    def fresh(net, output, key):
+        nonlocal calls
+        calls = 0
+        result = predict(image, output, net=net, key=key, block=(8, 13, 12))[...]
+        return result, calls
+
+    resumed, after = fresh(counts, tmp_path / "out.zarr", "a")
+    np.testing.assert_array_equal(resumed, whole)
+    _, none = fresh(counts, tmp_path / "out.zarr", "a")
+    replaced, everything = fresh(lambda x: counts(x) + 1, tmp_path / "out.zarr", "b")
+    assert none == 0 < after < everything and (replaced != whole).any()
+
+
+def test_what_is_no_prediction_is_not_replaced(image, tmp_path):
+    (tmp_path / "out.zarr").mkdir()
+    (tmp_path / "out.zarr" / "mine").write_text("precious")
+    with pytest.raises(ValueError, match="remove it or name another"):
+        predict(image, tmp_path / "out.zarr")
+    assert (tmp_path / "out.zarr" / "mine").read_text() == "precious"
