@@ -1,0 +1,379 @@
+"""Synthetic neurites that look like EM: a dense tissue of touching, branching tubes with its labels and skeletons.
+
+Lengths here are in units of the cube root of a voxel's volume, so a neurite has as many voxels at any voxel size;
+with isotropic voxels a unit is a voxel. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from pytc.io.skeleton import Skeleton
+
+MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0
+FAR = 1.5 * MAX_RADIUS  # from any neurite: all the room a walk can ask for
+STEP = 2.0  # between the nodes of a walk
+CELL = 2.0  # of the grid that knows how much room is left
+LONGEST = 120  # nodes of a walk without a branch
+LONG = 48.0  # shorter neurites are left out; their neighbours take the room
+
+CYTOPLASM, MEMBRANE, ORGANELLE = 0.68, 0.50, 0.30  # brightness, and how much darker than it
+
+
+@dataclass(frozen=True)
+class SyntheticVolume:
+    """image (Z, Y, X) uint8, labels (Z, Y, X) uint32 without background, skeletons with the labels as ids."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    skeleton: Skeleton
+    voxel_size: tuple[float, float, float]
+
+
+@dataclass
+class Tree:
+    """A neurite's walk: points (N, 3) in units, the node each one continues (-1: none), and the radius there."""
+
+    points: list[np.ndarray]
+    parents: list[int]
+    radii: list[float]
+
+    @property
+    def length(self) -> float:
+        return STEP * (len(self.points) - 1)
+
+
+def make_neurites(
+    shape: tuple[int, int, int],
+    seed: int,
+    *,
+    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0),
+    noise: float = 0.08,
+    defects: float = 0.0,
+) -> SyntheticVolume:
+    """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
+
+    voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of z-slices whose image is
+    dropped, shifted or blurred. Every node of a skeleton lies on its own label. ValueError for an impossible shape.
+    """
+    if len(shape) != 3 or min(shape) < 16:
+        raise ValueError(f"expected a shape of three axes of at least 16 voxels, got {shape}")
+    if len(voxel_size) != 3 or min(voxel_size) <= 0:
+        raise ValueError(f"expected three positive voxel sizes, got {voxel_size}")
+    if not 0 <= defects <= 1 or noise < 0:
+        raise ValueError(f"expected a share of defects in [0, 1] and noise of at least 0, got {defects} and {noise}")
+    rng = np.random.default_rng(seed)
+    size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
+    trees = grow_trees(np.asarray(shape) * size, rng)
+    labels = fill(tuple(shape), size, trees, rng)
+    image = render(labels, size, trees, rng)
+    image += rng.normal(0, noise, shape).astype(np.float32)
+    damage(image, defects, rng)
+    image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    skeleton = trees_to_skeleton(trees, size, voxel_size)
+    return SyntheticVolume(image, labels, skeleton, tuple(map(float, voxel_size)))
+
+
+# --- walks ------------------------------------------------------------------------------------------------------
+
+
+def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
+    """Neurites one after another wherever there is room, until there is none."""
+    room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)  # distance to the nearest neurite
+    trees = []
+    while (widest := room.max()) >= MIN_RADIUS:
+        radius = min(np.clip(rng.lognormal(np.log(MEAN_RADIUS), 0.3), MIN_RADIUS, MAX_RADIUS), widest)
+        places = np.flatnonzero(room >= radius)
+        seed = np.array(np.unravel_index(rng.choice(places), room.shape))
+        seed = np.minimum((seed + 0.5) * CELL, extent - 1e-3)
+        trees.append(grow_tree(seed, radius, room, extent, rng))
+        stamp_room(room, np.array(trees[-1].points), np.array(trees[-1].radii))
+    long = min(LONG, 0.4 * extent.min())
+    return [tree for tree in trees if tree.length >= long] or [max(trees, key=lambda tree: tree.length)]
+
+
+def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndarray, rng) -> Tree:
+    """A walk both ways from the seed, with branches off it."""
+    tree = Tree([seed], [-1], [radius])
+    ahead = random_direction(rng)
+    for direction in (ahead, -ahead):
+        walk(tree, 0, direction, radius, room, extent, rng)
+    for _ in range(min(5, rng.poisson(tree.length / 80))):
+        start = int(rng.integers(len(tree.points)))
+        thinner = max(MIN_RADIUS, 0.8 * radius)
+        before = len(tree.points)
+        walk(tree, start, random_direction(rng), thinner, room, extent, rng)
+        if len(tree.points) - before < 8:  # a stump, not a branch
+            del tree.points[before:], tree.parents[before:], tree.radii[before:]
+    return tree
+
+
+def walk(tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.ndarray, extent, rng) -> None:
+    """Append nodes to a tree from node `start` on, until the walk leaves the volume or finds no way."""
+    origin = tree.points[start]
+    own = np.array(tree.points)
+    own = own[np.linalg.norm(own - origin, axis=1) > 3 * radius]
+    node, position = start, origin
+    for i in range(LONGEST):
+        directions = direction + 0.22 * rng.normal(size=(16, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        next_points = position + STEP * directions
+        inside = ((next_points >= 0) & (next_points < extent)).all(1)
+        if not inside.all():
+            return
+        free = look_up(room, next_points) >= 0.8 * radius
+        if len(own):
+            free &= np.linalg.norm(next_points[:, None] - own, axis=2).min(1) >= 1.8 * radius
+        if not free.any():
+            return
+        score = np.minimum(look_up(room, position + 4 * STEP * directions) / radius, 1.5) + 0.5 * rng.random(16)
+        best = int(np.argmax(np.where(free, score, -1)))
+        position, direction = next_points[best], directions[best]
+        tree.points.append(position)
+        tree.parents.append(node)
+        tree.radii.append(radius * (1 + 0.15 * np.sin(i / 5)))
+        node = len(tree.points) - 1
+
+
+def random_direction(rng) -> np.ndarray:
+    direction = rng.normal(size=3)
+    return direction / np.linalg.norm(direction)
+
+
+def look_up(room: np.ndarray, points: np.ndarray) -> np.ndarray:
+    cells = np.clip((points / CELL).astype(int), 0, np.array(room.shape) - 1)
+    return room[tuple(cells.T)]
+
+
+@numba.njit(cache=True)
+def stamp_room(room, points, radii):
+    """Lower `room` to the distance to the surface of a neurite, where that is nearer than what was there."""
+    for n in range(len(points)):
+        reach = FAR + radii[n]
+        lo = np.maximum(0, ((points[n] - reach) / CELL).astype(np.int64))
+        for z in range(lo[0], min(room.shape[0], int((points[n, 0] + reach) / CELL) + 1)):
+            dz = (z + 0.5) * CELL - points[n, 0]
+            for y in range(lo[1], min(room.shape[1], int((points[n, 1] + reach) / CELL) + 1)):
+                dy = (y + 0.5) * CELL - points[n, 1]
+                for x in range(lo[2], min(room.shape[2], int((points[n, 2] + reach) / CELL) + 1)):
+                    dx = (x + 0.5) * CELL - points[n, 2]
+                    room[z, y, x] = min(room[z, y, x], np.sqrt(dz * dz + dy * dy + dx * dx) - radii[n])
+
+
+def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) -> Skeleton:
+    """A node where a walk enters a voxel; nm = voxel index times voxel size."""
+    ids, positions, edges = [], [], []
+    for label, tree in enumerate(trees, start=1):
+        voxels = (np.array(tree.points) / size).astype(np.int64)
+        node_of = []
+        for voxel, parent in zip(voxels, tree.parents):
+            if parent >= 0 and (voxel == voxels[parent]).all():
+                node_of.append(node_of[parent])
+                continue
+            if parent >= 0:
+                edges.append((node_of[parent], len(ids)))
+            node_of.append(len(ids))
+            ids.append(label)
+            positions.append(voxel)
+    positions = np.array(positions, np.int64)
+    edges = np.array(edges, np.int64).reshape(-1, 2)
+    return Skeleton(np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges)
+
+
+# --- labels -----------------------------------------------------------------------------------------------------
+
+
+def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
+    """Labels (Z, Y, X) uint32: all neurites grow from their walks at the same speed until they meet."""
+    points, radii, ids = [], [], []
+    for label, tree in enumerate(trees, start=1):
+        ends = np.array(tree.points)
+        starts = ends[np.maximum(tree.parents, 0)]
+        for t in np.arange(0.25, 1.01, 0.25):
+            points.append(starts + t * (ends - starts))
+            radii.append(tree.radii)
+            ids.append(np.full(len(ends), label))
+    warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)])
+    arguments = np.concatenate(points), np.concatenate(radii), np.concatenate(ids)
+    return grow_labels(shape, size, *arguments, warp)
+
+
+@numba.njit(cache=True)
+def grow_labels(shape, size, points, radii, ids, warp):
+    """Each voxel joins the walk whose surface is nearest, in a space bent by `warp`; voxels join in order of that
+    distance and only where a neighbour already has, so every label is connected."""
+    sources = np.full(shape, -1, np.int32)  # the point a voxel belongs to
+    order = 8.0  # distances are sorted into 1 / 8 of a unit
+    head = np.full(int(order * 400), -1, np.int64)
+    following = np.full(shape[0] * shape[1] * shape[2], -1, np.int64)
+    bent = np.empty_like(points)
+    for n in range(len(points)):
+        z, y, x = (points[n] / size).astype(np.int64)
+        bent[n] = points[n] + warp[:, z, y, x]
+        if sources[z, y, x] < 0:
+            sources[z, y, x] = n
+            bucket = int(order * (2 * MAX_RADIUS - radii[n]))
+            flat = (z * shape[1] + y) * shape[2] + x
+            following[flat], head[bucket] = head[bucket], flat
+    steps = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)])
+    for bucket in range(len(head)):
+        while head[bucket] >= 0:
+            flat = head[bucket]
+            head[bucket] = following[flat]
+            z, y, x = flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]
+            for dz, dy, dx in steps:
+                nz, ny, nx = z + dz, y + dy, x + dx
+                if not (0 <= nz < shape[0] and 0 <= ny < shape[1] and 0 <= nx < shape[2]) or sources[nz, ny, nx] >= 0:
+                    continue
+                pz = (nz + 0.5) * size[0] + warp[0, nz, ny, nx]
+                py = (ny + 0.5) * size[1] + warp[1, nz, ny, nx]
+                px = (nx + 0.5) * size[2] + warp[2, nz, ny, nx]
+                nearest, source = np.inf, -1
+                for az, ay, ax in steps:
+                    az, ay, ax = nz + az, ny + ay, nx + ax
+                    if not (0 <= az < shape[0] and 0 <= ay < shape[1] and 0 <= ax < shape[2]):
+                        continue
+                    n = sources[az, ay, ax]
+                    if n >= 0 and n != source:
+                        distance = np.sqrt((pz - bent[n, 0]) ** 2 + (py - bent[n, 1]) ** 2 + (px - bent[n, 2]) ** 2)
+                        if distance - radii[n] < nearest:
+                            nearest, source = distance - radii[n], n
+                sources[nz, ny, nx] = source
+                target = min(len(head) - 1, max(bucket, int(order * (nearest + 2 * MAX_RADIUS))))
+                flat = (nz * shape[1] + ny) * shape[2] + nx
+                following[flat], head[target] = head[target], flat
+    labels = np.empty(shape, np.uint32)
+    for z in range(shape[0]):
+        for y in range(shape[1]):
+            for x in range(shape[2]):
+                labels[z, y, x] = ids[sources[z, y, x]]
+    return labels
+
+
+# --- image ------------------------------------------------------------------------------------------------------
+
+
+def render(labels: np.ndarray, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
+    """Brightness (Z, Y, X) float32 about [0, 1]: cytoplasm, dark membranes of uneven contrast, organelles, texture."""
+    shape = labels.shape
+    image = (CYTOPLASM + 0.03 * rng.normal(size=len(trees) + 1)).astype(np.float32)[labels]
+    image += 0.05 * smooth_noise(shape, 4 / size, rng)
+    texture = rng.normal(size=shape).astype(np.float32)
+    blur(texture, 1.0 / size)
+    image += 0.05 / texture.std() * texture
+    organelles = np.zeros(shape, np.float32)
+    draw_balls(organelles, labels, size, *organelle_balls(trees, rng))
+    blur(organelles, 0.6 / size)
+    image -= ORGANELLE * organelles
+    membrane = draw_membranes(labels, np.minimum(1, 1 / size).astype(np.float32))
+    blur(membrane, 0.8 / size)
+    contrast = np.clip(0.65 + 0.45 * smooth_noise(shape, 6 / size, rng), 0.15, 1)
+    image -= MEMBRANE * np.minimum(1, 1.3 * membrane) * contrast
+    return image
+
+
+@numba.njit(cache=True)
+def draw_membranes(labels, weights):
+    """The largest weight of the axes along which a neighbour has another label."""
+    membrane = np.zeros(labels.shape, np.float32)
+    for z in range(labels.shape[0]):
+        for y in range(labels.shape[1]):
+            for x in range(labels.shape[2]):
+                here = labels[z, y, x]
+                if z and labels[z - 1, y, x] != here:
+                    membrane[z, y, x] = max(membrane[z, y, x], weights[0])
+                    membrane[z - 1, y, x] = max(membrane[z - 1, y, x], weights[0])
+                if y and labels[z, y - 1, x] != here:
+                    membrane[z, y, x] = max(membrane[z, y, x], weights[1])
+                    membrane[z, y - 1, x] = max(membrane[z, y - 1, x], weights[1])
+                if x and labels[z, y, x - 1] != here:
+                    membrane[z, y, x] = max(membrane[z, y, x], weights[2])
+                    membrane[z, y, x - 1] = max(membrane[z, y, x - 1], weights[2])
+    return membrane
+
+
+def organelle_balls(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
+    centres, radii, ids = [], [], []
+    for label, tree in enumerate(trees, start=1):
+        points, thickness = np.array(tree.points), np.array(tree.radii)
+        for _ in range(rng.poisson(tree.length / 120)):
+            start = int(rng.integers(len(points)))
+            chain = points[start : start + int(rng.integers(5, 14))]
+            centres.append(chain + 0.25 * thickness[start] * random_direction(rng))
+            radii.append(np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start]))
+            ids.append(np.full(len(chain), label))
+        for _ in range(rng.poisson(tree.length / 40)):
+            middle, count = int(rng.integers(len(points))), int(rng.integers(4, 16))
+            centres.append(points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3)))
+            radii.append(rng.uniform(1.3, 2.2, count))
+            ids.append(np.full(count, label))
+    if not centres:
+        return np.empty((0, 3)), np.empty(0), np.empty(0, int)
+    return np.concatenate(centres), np.concatenate(radii), np.concatenate(ids)
+
+
+@numba.njit(cache=True)
+def draw_balls(image, labels, size, centres, radii, ids):
+    """Set a ball to 1 wherever it is inside its own label."""
+    for n in range(len(centres)):
+        lo = np.maximum(0, ((centres[n] - radii[n]) / size).astype(np.int64))
+        hi = ((centres[n] + radii[n]) / size).astype(np.int64) + 1
+        for z in range(lo[0], min(image.shape[0], hi[0])):
+            for y in range(lo[1], min(image.shape[1], hi[1])):
+                for x in range(lo[2], min(image.shape[2], hi[2])):
+                    dz = (z + 0.5) * size[0] - centres[n, 0]
+                    dy = (y + 0.5) * size[1] - centres[n, 1]
+                    dx = (x + 0.5) * size[2] - centres[n, 2]
+                    if labels[z, y, x] == ids[n] and dz * dz + dy * dy + dx * dx <= radii[n] ** 2:
+                        image[z, y, x] = 1
+
+
+def damage(image: np.ndarray, share: float, rng) -> None:
+    """Drop, shift or blur a share of the z-slices, in place."""
+    count = round(share * len(image))
+    for i, z in enumerate(rng.permutation(len(image))[:count]):
+        if i % 3 == 0:
+            image[z] = rng.uniform(0, 0.1)
+        elif i % 3 == 1:
+            image[z] = np.roll(image[z], rng.integers(-10, 11, 2), (0, 1))
+        else:
+            blur(image[z : z + 1], np.array([0, 3.0, 3.0]))
+
+
+def smooth_noise(shape: tuple, spacing: np.ndarray, rng) -> np.ndarray:
+    """(Z, Y, X) float32: normal draws every `spacing` voxels, linear in between."""
+    coarse = [int(np.ceil((n - 1) / max(1, s))) + 2 for n, s in zip(shape, spacing)]
+    noise = rng.normal(size=coarse).astype(np.float32)
+    for axis in (2, 1, 0):
+        at = np.arange(shape[axis]) / max(1, spacing[axis])
+        low = at.astype(int)
+        weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
+        noise = noise.take(low, axis) * (1 - weight) + noise.take(low + 1, axis) * weight
+    return noise
+
+
+def blur(image: np.ndarray, sigma: np.ndarray) -> None:
+    """Gaussian blur in place; sigma in voxels along each axis, the border repeated."""
+    for axis in range(3):
+        reach = int(np.ceil(2.5 * sigma[axis]))
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma[axis], 1e-6)) ** 2)
+        if reach:
+            blur_lines(np.moveaxis(image, axis, 0), (kernel / kernel.sum()).astype(np.float32))
+
+
+@numba.njit(cache=True)
+def blur_lines(image, kernel):
+    length, reach = image.shape[0], len(kernel) // 2
+    plane = np.empty((length, image.shape[2]), np.float32)
+    for y in range(image.shape[1]):
+        plane[:] = image[:, y]
+        for z in range(length):
+            image[z, y] = 0
+            for k in range(len(kernel)):
+                source = min(length - 1, max(0, z + k - reach))
+                for x in range(image.shape[2]):
+                    image[z, y, x] += kernel[k] * plane[source, x]
