@@ -10,7 +10,9 @@ BIN := .venv/bin
 .PHONY: demo test clean
 
 demo: .venv/.installed
-	$(BIN)/python -m pytc.demo
+	$(BIN)/python train.py --config configs/demo.py
+	$(BIN)/python infer.py
+	$(BIN)/python evaluate.py --sweep --require 0.8
 
 test: .venv/.installed
 	$(BIN)/ruff check .
