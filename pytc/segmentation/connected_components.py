@@ -40,26 +40,7 @@ def connected_components_3d(
     ranges = ranges_above(threshold, affinities.dtype)
     edges = comparable(affinities[:3])
     labels = np.empty(shape, label_dtype(shape))
-    if labels.size == 0:
-        return labels
-
-    threads = min(threads or numba.config.NUMBA_NUM_THREADS, shape[0])
-    bounds = [shape[0] * i // threads for i in range(threads + 1)]
-    slabs = list(zip(bounds[:-1], bounds[1:]))
-    with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda slab: label_slab(edges, ranges, *slab, mask, labels[slice(*slab)]), slabs))
-        first = np.cumsum([0, *counts])
-        parents = np.arange(first[-1] + 1, dtype=labels.dtype)
-        for i, z in enumerate(bounds[1:-1]):
-            flags = np.empty((1, *shape[1:]), np.uint8)
-            edge_flags(edges, ranges, z - 1, z, mask, flags)
-            join_face(flags[0], labels[z - 1], labels[z], first[i], first[i + 1], parents)
-        sizes = None
-        if min_size > 1:
-            parts = pool.map(lambda slab, n: component_sizes(labels[slice(*slab)].ravel(), n), slabs, counts)
-            sizes = np.concatenate([[0], *(part[1:] for part in parts)])
-        table = final_numbers(parents, sizes, min_size)
-        list(pool.map(lambda slab, n: relabel(labels[slice(*slab)].ravel(), table, n), slabs, first[:-1]))
+    label_planes(edges, ranges, 0, shape[0], labels, mask=mask, min_size=min_size, threads=threads)
     return labels
 
 
@@ -79,15 +60,21 @@ def affinities_to_segmentation(
 def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]] | None) -> np.ndarray:
     """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order; a view where they stand in a row."""
     offsets = SHORT_AND_LONG[:affinities.shape[0]] if offsets is None else offsets
-    offsets = [tuple(int(o) for o in offset) for offset in offsets]
-    if len(offsets) != affinities.shape[0]:
-        raise ValueError(f"expected an affinity channel for each of {len(offsets)} offsets, got {affinities.shape[0]}")
-    missing = [unit for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1)) if unit not in offsets]
-    if missing:
-        raise ValueError(f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}")
-    channels = [offsets.index(unit) for unit in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    channels = unit_channels(affinities.shape[0], offsets)
     first = channels[0]
     return affinities[first:first + 3] if channels == [first, first + 1, first + 2] else affinities[channels]
+
+
+def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int]:
+    """Which channels have the offsets (1, 0, 0), (0, 1, 0), (0, 0, 1); ValueError if one is missing."""
+    offsets = [tuple(int(o) for o in offset) for offset in offsets]
+    if len(offsets) != n_channels:
+        raise ValueError(f"expected an affinity channel for each of {len(offsets)} offsets, got {n_channels}")
+    units = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    missing = [unit for unit in units if unit not in offsets]
+    if missing:
+        raise ValueError(f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}")
+    return [offsets.index(unit) for unit in units]
 
 
 def label_dtype(shape: Sequence[int]) -> type:
@@ -95,11 +82,39 @@ def label_dtype(shape: Sequence[int]) -> type:
     return np.uint32 if np.prod(shape, dtype=object) < 2**32 else np.uint64
 
 
-def label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, labels: np.ndarray) -> int:
-    """Label planes start to stop on their own into `labels` (stop - start, Y, X); returns the number of components.
+def label_planes(
+    edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, *, mask: np.ndarray | None = None,
+    min_size: int = 0, threads: int | None = None,
+) -> int:
+    """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1; returns how many.
 
-    Edges to the planes before and after make a voxel foreground, and are left to `join_face`.
+    edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes before and after
+    make a voxel foreground, and join nothing.
     """
+    if labels.size == 0:
+        return 0
+    threads = min(threads or numba.config.NUMBA_NUM_THREADS, stop - start)
+    bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
+    slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
+    with ThreadPoolExecutor(threads) as pool:
+        counts = list(pool.map(lambda a, b, slab: _label_slab(edges, ranges, a, b, mask, slab),
+                               bounds[:-1], bounds[1:], slabs))
+        first = np.cumsum([0, *counts])
+        parents = np.arange(first[-1] + 1, dtype=labels.dtype)
+        for i, z in enumerate(bounds[1:-1]):
+            flags = np.empty((1, *labels.shape[1:]), np.uint8)
+            edge_flags(edges, ranges, z - 1, z, mask, flags)
+            join_face(flags[0], slabs[i][-1], slabs[i + 1][0], first[i], first[i + 1], parents)
+        sizes = np.zeros(0, np.int64)
+        if min_size > 1:
+            sizes = np.concatenate([[0], *pool.map(component_sizes, slabs, counts)])
+        table = final_numbers(parents, sizes, min_size)
+        list(pool.map(lambda slab, n: relabel(slab.ravel(), table[n:]), slabs, first[:-1]))
+    return int(table.max())
+
+
+def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, labels: np.ndarray) -> int:
+    """The same by one thread, without a size limit."""
     plane = labels[0].size
     step = max(1, FLAG_BYTES // plane)
     flags = np.zeros((step + 1, *labels.shape[1:]), np.uint8)  # plane 0: the one before
@@ -222,25 +237,25 @@ def join_face(flags, before, after, first_before, first_after, parents):
                        parents.dtype.type(first_after + last_after))
 
 
+def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Voxels of each label 1 .. count, int64."""
+    return _count(labels.ravel(), np.zeros(count + 1, np.int64))[1:]
+
+
 @numba.njit(cache=True, nogil=True)
-def component_sizes(labels, count):
-    """Voxels of each label 0 .. count."""
-    sizes = np.zeros(count + 1, np.int64)
+def _count(labels, sizes):
     for label in labels:
         sizes[label] += 1
     return sizes
 
 
-def final_numbers(parents: np.ndarray, sizes: np.ndarray | None, min_size: int) -> np.ndarray:
+@numba.njit(cache=True, nogil=True)
+def final_numbers(parents, sizes, min_size):
     """The final label of each entry: roots numbered 1, 2, ... in order, those of fewer than min_size voxels 0.
 
-    parents and sizes have an entry 0 for the background.
+    parents: entry 0 for the background, none points to a later one; overwritten. sizes: of the same length,
+    overwritten, or empty.
     """
-    return _final_numbers(parents, np.zeros(0, np.int64) if sizes is None else sizes, min_size)
-
-
-@numba.njit(cache=True, nogil=True)
-def _final_numbers(parents, sizes, min_size):
     for i in range(1, len(parents)):
         parents[i] = parents[parents[i]]
         if len(sizes) and parents[i] != i:
@@ -257,11 +272,11 @@ def _final_numbers(parents, sizes, min_size):
 
 
 @numba.njit(cache=True, nogil=True)
-def relabel(labels, table, first):
-    """Replace each label by table[first + label], in place; 0 stays."""
+def relabel(labels, table):
+    """Replace each label by its entry in the table, in place; 0 stays."""
     last = number = labels.dtype.type(0)
     for i in range(len(labels)):
         if labels[i] != last:
             last = labels[i]
-            number = table[first + last] if last > 0 else last
+            number = table[last] if last > 0 else last
         labels[i] = number

@@ -12,8 +12,13 @@ def check_affinities(affinities: np.ndarray) -> None:
     """ValueError unless this is a (C >= 3, Z, Y, X) array of a dtype that affinities come in."""
     if len(affinities.shape) != 4 or affinities.shape[0] < 3:
         raise ValueError(f"expected affinities of shape (3 or more, Z, Y, X), got {tuple(affinities.shape)}")
-    if str(affinities.dtype) not in AFFINITY_DTYPES:
-        raise ValueError(f"expected affinities of dtype {', '.join(AFFINITY_DTYPES)}, got {affinities.dtype}")
+    check_dtype(affinities.dtype)
+
+
+def check_dtype(dtype: np.dtype) -> None:
+    """ValueError unless affinities come in this dtype."""
+    if str(dtype) not in AFFINITY_DTYPES:
+        raise ValueError(f"expected affinities of dtype {', '.join(AFFINITY_DTYPES)}, got {dtype}")
 
 
 def comparable(affinities: np.ndarray) -> np.ndarray:

@@ -1,0 +1,120 @@
+"""Segmentation of volumes larger than memory: slab by slab, and equal to that of the whole, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from pytc.config import SegmentationConfig
+from pytc.io.volume import Volume, create_volume
+from pytc.progress import track
+from pytc.segmentation.connected_components import (
+    component_sizes,
+    connected_components_3d,
+    final_numbers,
+    join_face,
+    label_dtype,
+    label_planes,
+    relabel,
+    unit_channels,
+)
+from pytc.segmentation.edges import check_dtype, comparable, edge_flags, ranges_above
+from pytc.segmentation.growing import grow
+
+ALIGNMENT = 64  # planes: slabs of whole chunks, as create_volume makes them, are read and written fastest
+
+
+def segment_volume(
+    affinities: Volume, output: str | Path, config: SegmentationConfig, *, planes: int | None = None,
+) -> None:
+    """Segment a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64, replacing an older one.
+
+    affinities: with channels, and with the attribute offsets. planes: along the first axis, held in memory at once;
+    by default as many as fit into half of the memory that is free. The result does not depend on it. ValueError if
+    there are no offsets, or config.grow is on and one slab does not hold the volume (growing has no exact form by
+    slabs). The output appears under its name when it is whole.
+    """
+    if affinities.offsets is None or "c" not in affinities.axes:
+        raise ValueError(f"expected affinities with channels and the attribute offsets, got {affinities}")
+    check_dtype(affinities.dtype)
+    channels = unit_channels(affinities.n_channels, affinities.offsets)
+    length = affinities.spatial_shape[0]
+    planes = _fitting_planes(affinities, config.grow) if planes is None else planes
+    if planes < length and config.grow:
+        raise ValueError(f"expected a volume that fits into memory for growing: {planes} of {length} planes do; "
+                         "segment with grow off, or a part of the volume")
+
+    output = Path(output)
+    partial = output.with_name(f"{output.name}.partial.zarr") if output.suffix == ".zarr" else output
+    attributes = {"threshold": config.threshold, "min_size": config.min_size, "grow": config.grow}
+    with create_volume(
+        partial, affinities.spatial_shape, label_dtype(affinities.spatial_shape), axes=affinities.axes.replace("c", ""),
+        voxel_size=affinities.voxel_size, attributes=attributes, overwrite=True,
+    ) as labels:
+        if planes >= length:
+            values = np.empty((3, *affinities.spatial_shape), affinities.dtype)
+            _read_planes(affinities, channels, 0, length, values)
+            segmentation = connected_components_3d(values, config.threshold, min_size=config.min_size)
+            labels[...] = grow(segmentation, values) if config.grow else segmentation
+        else:
+            _segment_slabs(affinities, channels, config, planes, labels)
+    if partial != output:
+        if output.exists():
+            shutil.rmtree(output)
+        os.rename(partial, output)
+
+
+def _fitting_planes(affinities: Volume, growing: bool) -> int:
+    voxel = 3 * affinities.dtype.itemsize + np.dtype(label_dtype(affinities.spatial_shape)).itemsize
+    if growing:
+        voxel += 24  # a copy of the labels, parents, and three edges a voxel at worst
+    plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
+    planes = psutil.virtual_memory().available // 2 // plane
+    return planes if planes < ALIGNMENT else planes - planes % ALIGNMENT
+
+
+def _read_planes(affinities: Volume, channels: list[int], start: int, stop: int, values: np.ndarray) -> None:
+    """Fill values (3, stop - start, Y, X) with planes along the first spatial axis."""
+    for channel, channel_values in zip(channels, values):
+        box = iter((slice(start, stop), slice(None), slice(None)))
+        channel_values[...] = affinities[tuple(channel if axis == "c" else next(box) for axis in affinities.axes)]
+
+
+def _segment_slabs(
+    affinities: Volume, channels: list[int], config: SegmentationConfig, planes: int, labels: Volume
+) -> None:
+    """Label each slab on its own, note which labels meet at the faces between slabs, then write the final numbers."""
+    length, *plane = affinities.spatial_shape
+    slabs = [(start, min(start + planes, length)) for start in range(0, length, planes)]
+    ranges = ranges_above(config.threshold, affinities.dtype)
+    first, sizes = [0], [np.zeros(1, np.int64)]  # numbers of a slab begin at first + 1
+    parents = np.zeros(1, labels.dtype)
+    last_values = last_labels = None  # of the plane before the slab
+    for start, stop in track(slabs, "components", "slabs"):
+        before, after = int(start > 0), int(stop < length)  # planes beyond the slab: the one after is never read
+        values = np.empty((3, before + stop - start + after, *plane), affinities.dtype)
+        inside = slice(before, before + stop - start)
+        _read_planes(affinities, channels, start, stop, values[:, inside])
+        if before:
+            values[:, 0] = last_values
+        slab = np.empty((stop - start, *plane), labels.dtype)
+        count = label_planes(comparable(values), ranges, inside.start, inside.stop, slab)
+        parents = np.append(parents, np.arange(len(parents), len(parents) + count, dtype=parents.dtype))
+        if before:
+            flags = np.empty((1, *plane), np.uint8)
+            edge_flags(comparable(values), ranges, 0, 1, None, flags)
+            join_face(flags[0], last_labels, slab[0], first[-2], first[-1], parents)
+        if config.min_size > 1:
+            sizes.append(component_sizes(slab, count))
+        first.append(first[-1] + count)
+        last_values, last_labels = values[:, inside.stop - 1].copy(), slab[-1].copy()
+        labels[start:stop] = slab
+    numbers = final_numbers(parents, np.concatenate(sizes) if config.min_size > 1 else sizes[0][:0], config.min_size)
+    for (start, stop), n in zip(track(slabs, "numbering", "slabs"), first):
+        slab = labels[start:stop]
+        relabel(slab.ravel(), numbers[n:])
+        labels[start:stop] = slab
