@@ -1,0 +1,178 @@
+"""Damage: what goes wrong with slices and with the grey values of an EM volume. Labels are never touched.
+
+Every function is f(image, labels, rng, *, ...) -> (image, labels): image (B, C, Z, Y, X) float with a grey range of
+[0, 1] (results are not clamped to it), labels (B, Z, Y, X) or None, handed through. Each sample is chosen with
+probability `prob`; one that is not chosen comes back bit for bit, and with none chosen the input itself comes back.
+Slices lie across `axis`: 0, 1 or 2 for z, y or x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from pytc.data.random import SampleRandom
+
+Result = tuple[torch.Tensor, torch.Tensor | None]
+
+
+def drop_slices(image, labels, rng: SampleRandom, *, drop_prob: float, prob: float = 1.0, axis: int = 0) -> Result:
+    """Blank (set to 0) each slice of a chosen sample with probability `drop_prob`."""
+    picked = _pick_slices(image, rng, prob, drop_prob, axis)
+    return _change_slices(image, axis, picked, torch.zeros_like), labels
+
+
+def shift_slices(image, labels, rng: SampleRandom, *, shift_prob: float, max_shift: int, prob: float = 1.0,
+                 axis: int = 0, fill: Literal["border", "wrap"] = "border") -> Result:  # fmt: skip
+    """Move each slice of a chosen sample, with probability `shift_prob`, by up to `max_shift` voxels in plane.
+
+    The shifts along the two in-plane axes are whole numbers, drawn apart. What moves in from outside is the nearest
+    voxel of the slice ("border") or its opposite side ("wrap").
+    """
+    picked = _pick_slices(image, rng, prob, shift_prob, axis)
+    shifts = rng.integers(-max_shift, max_shift + 1, image.shape[2 + axis], 2)[picked].to(image.device)
+
+    def shift(slices: torch.Tensor) -> torch.Tensor:
+        rows, columns = (
+            _shifted_indices(size, shift, fill) for size, shift in zip(slices.shape[-2:], shifts.unbind(1))
+        )
+        number, channel = (torch.arange(n, device=slices.device) for n in slices.shape[:2])
+        return slices[number[:, None, None, None], channel[:, None, None], rows[:, None, :, None],
+                      columns[:, None, None, :]]  # fmt: skip
+
+    return _change_slices(image, axis, picked, shift), labels
+
+
+def missing_section(image, labels, rng: SampleRandom, *, prob: float, longest: int = 3, axis: int = 0) -> Result:
+    """Blank (set to 0) a run of 1 to `longest` neighbouring slices of a chosen sample."""
+    depth = image.shape[2 + axis]
+    chosen = rng.bernoulli(prob)
+    length = rng.integers(1, min(longest, depth) + 1)
+    start = (rng.uniform() * (depth - length + 1)).long()
+    slices = torch.arange(depth)
+    picked = chosen[:, None] & (slices >= start[:, None]) & (slices < (start + length)[:, None])
+    return _change_slices(image, axis, picked, torch.zeros_like), labels
+
+
+def blur_slices(image, labels, rng: SampleRandom, *, blur_prob: float, max_sigma: float, prob: float = 1.0,
+                axis: int = 0) -> Result:  # fmt: skip
+    """Blur each slice of a chosen sample, with probability `blur_prob`, by a Gaussian in plane.
+
+    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels; at the border its weights are renormalised.
+    """
+    picked = _pick_slices(image, rng, prob, blur_prob, axis)
+    sigma = rng.uniform(image.shape[2 + axis], low=max_sigma / 4, high=max_sigma)[picked].to(image)
+
+    def blur(slices: torch.Tensor) -> torch.Tensor:
+        down, across = (_gaussian_matrices(size, sigma)[:, None] for size in slices.shape[-2:])
+        return down @ slices @ across.mT
+
+    return _change_slices(image, axis, picked, blur), labels
+
+
+def slice_contrast(image, labels, rng: SampleRandom, *, contrast_prob: float, scale: float, offset: float,
+                   prob: float = 1.0, axis: int = 0) -> Result:  # fmt: skip
+    """Multiply each slice of a chosen sample, with probability `contrast_prob`, by 1 +- scale, and add +- offset."""
+    picked = _pick_slices(image, rng, prob, contrast_prob, axis)
+    factors = rng.uniform(image.shape[2 + axis], low=1 - scale, high=1 + scale)[picked].to(image)
+    offsets = rng.uniform(image.shape[2 + axis], low=-offset, high=offset)[picked].to(image)
+    return _change_slices(image, axis, picked, lambda s: s * _column(factors, s) + _column(offsets, s)), labels
+
+
+def intensity(image, labels, rng: SampleRandom, *, prob: float, scale: float, offset: float) -> Result:
+    """Multiply a chosen sample by a number in 1 +- scale, and add one in +- offset."""
+    rows = _chosen_rows(rng, prob)
+    factors = rng.uniform(low=1 - scale, high=1 + scale)[rows].to(image)
+    offsets = rng.uniform(low=-offset, high=offset)[rows].to(image)
+    return _change_rows(image, rows, lambda x: x * _column(factors, x) + _column(offsets, x)), labels
+
+
+def gamma(image, labels, rng: SampleRandom, *, prob: float, low: float, high: float) -> Result:
+    """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm; the sign of a value stays."""
+    rows = _chosen_rows(rng, prob)
+    power = (low * (high / low) ** rng.uniform())[rows].to(image)
+    return _change_rows(image, rows, lambda x: (x.abs() ** _column(power, x)).copysign(x)), labels
+
+
+def noise(image, labels, rng: SampleRandom, *, prob: float, max_sigma: float) -> Result:
+    """Add Gaussian noise to a chosen sample, its standard deviation drawn from [0, max_sigma)."""
+    rows = _chosen_rows(rng, prob)
+    sigma = rng.uniform(high=max_sigma)[rows].to(image)
+
+    def add_noise(x: torch.Tensor) -> torch.Tensor:
+        return rng.rows(rows).normal(*x.shape[1:], device=x.device).mul_(_column(sigma, x)).add_(x)
+
+    return _change_rows(image, rows, add_noise), labels
+
+
+def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: int = 3) -> Result:
+    """Set 1 to `most` boxes of a chosen sample to their mean grey value, in each channel.
+
+    An edge of a box is at least 1 voxel and at most a share `size` of the patch along that axis.
+    """
+    rows = _chosen_rows(rng, prob)
+    counts = rng.integers(1, most + 1)
+    edges, places = rng.uniform(most, 3, high=size), rng.uniform(most, 3)
+    if not rows:
+        return image, labels
+    extent = torch.tensor(image.shape[2:])
+    lengths = (edges * extent).long() + 1
+    starts = (places * (extent - lengths + 1)).long()
+    image = image.clone()
+    for row in rows:
+        for start, length in zip(starts[row, : counts[row]].tolist(), lengths[row].tolist()):
+            box = image[(row, slice(None), *(slice(a, a + n) for a, n in zip(start, length)))]
+            box[...] = box.mean((1, 2, 3), keepdim=True)
+    return image, labels
+
+
+def _chosen_rows(rng: SampleRandom, prob: float) -> list[int]:
+    return rng.bernoulli(prob).nonzero().flatten().tolist()
+
+
+def _change_rows(image: torch.Tensor, rows: list[int], change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """The image with `change` made to the samples `rows`."""
+    if not rows:
+        return image
+    if len(rows) == len(image):
+        return change(image)
+    image = image.clone()
+    image[rows] = change(image[rows])
+    return image
+
+
+def _pick_slices(image: torch.Tensor, rng: SampleRandom, prob: float, slice_prob: float, axis: int) -> torch.Tensor:
+    """Which slices of which samples: bool (B, slices)."""
+    return rng.bernoulli(prob)[:, None] & rng.bernoulli(slice_prob, image.shape[2 + axis])
+
+
+def _change_slices(image: torch.Tensor, axis: int, picked: torch.Tensor,
+                   change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:  # fmt: skip
+    """The image with `change`, from (n, C, H, W) to the same, made to the n slices picked (B, slices)."""
+    if not picked.any():
+        return image
+    sample, place = (index.to(image.device) for index in picked.nonzero(as_tuple=True))
+    image = image.clone()
+    slices = image.movedim(2 + axis, 1)
+    slices[sample, place] = change(slices[sample, place])
+    return image
+
+
+def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """One value for each entry of the first axis of `like`, shaped to broadcast."""
+    return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _shifted_indices(size: int, shift: torch.Tensor, fill: str) -> torch.Tensor:
+    """Index (n, size) from which each place of a shifted axis is read."""
+    index = torch.arange(size, device=shift.device) - shift[:, None]
+    return index % size if fill == "wrap" else index.clamp(0, size - 1)
+
+
+def _gaussian_matrices(size: int, sigma: torch.Tensor) -> torch.Tensor:
+    """Matrices (n, size, size) that blur a vector by each sigma (n,)."""
+    place = torch.arange(size, device=sigma.device, dtype=sigma.dtype)
+    weight = torch.exp(-0.5 * ((place[:, None] - place) / sigma[:, None, None]) ** 2)
+    return weight / weight.sum(-1, keepdim=True)

@@ -1,0 +1,79 @@
+"""Several datasets as one, in which sample n is a function of n alone.
+
+Which dataset sample n comes from is fixed by n (and a seed). A dataset whose attribute `endless` is true answers any
+number, and is asked for what its mix says; any other has `len` items and is asked for that number modulo its length.
+A mix of endless datasets is endless too, and then its length only says how many samples make an epoch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import Dataset
+
+from pytc.data.random import SampleRandom, sample_key
+
+
+class WeightedConcatDataset(Dataset):
+    """Draws sample n from a dataset picked at random by weight, by a hash of (seed, n), and asks that for its item n.
+
+    weights: one a dataset, from 0 up, that sum to 1 within 1e-6; length: by default that of all datasets together.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], *, seed: int = 0,
+                 length: int | None = None):  # fmt: skip
+        if len(datasets) == 0 or len(datasets) != len(weights):
+            raise ValueError(f"expected a weight for each of {len(datasets)} datasets, got {len(weights)}")
+        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"expected weights from 0 up that sum to 1, got {tuple(weights)}: sum {sum(weights):.6g}")
+        self.datasets, self.seed = list(datasets), seed
+        self.bounds = list(itertools.accumulate(weights))[:-1]
+        self.length = sum(map(len, datasets)) if length is None else length
+        self.endless = all(map(_is_endless, datasets))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, n: int):
+        _check_index(self, n)
+        key = torch.tensor([sample_key(self.seed, 0, n)])
+        draw = SampleRandom(key, "mixing").uniform().item()
+        return _item(self.datasets[bisect_right(self.bounds, draw)], n)
+
+
+class StratifiedConcatDataset(Dataset):
+    """Takes each dataset in turn: sample n is item n // k of dataset n % k, of k datasets.
+
+    length: by default that of all datasets together; a dataset shorter than its share is gone through again.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
+        if len(datasets) == 0:
+            raise ValueError("expected at least one dataset, got none")
+        self.datasets = list(datasets)
+        self.length = sum(map(len, datasets)) if length is None else length
+        self.endless = all(map(_is_endless, datasets))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, n: int):
+        _check_index(self, n)
+        item, turn = divmod(n, len(self.datasets))
+        return _item(self.datasets[turn], item)
+
+
+def _is_endless(dataset: Dataset) -> bool:
+    return getattr(dataset, "endless", False)  # foreign datasets lack it
+
+
+def _item(dataset: Dataset, n: int):
+    return dataset[n if _is_endless(dataset) else n % len(dataset)]
+
+
+def _check_index(mix: WeightedConcatDataset | StratifiedConcatDataset, n: int) -> None:
+    if n < 0 or (n >= len(mix) and not mix.endless):
+        raise IndexError(f"expected an index below {len(mix)}, got {n}")

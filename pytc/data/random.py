@@ -1,0 +1,104 @@
+"""Random numbers as a function of (key, stream, counter), with no state outside the object that draws.
+
+A sample's key and the name of the augmentation that draws fix every number: it does not matter which other samples
+share the batch, on which device they are, or which other augmentations are switched on. The generator is splitmix64
+(Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) in wrapping int64 arithmetic.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+
+import torch
+
+MASK = (1 << 64) - 1
+GAMMA = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+def sample_key(seed: int, step: int, index: int) -> int:
+    """The key of a sample, as a signed 64-bit integer: a hash of (seed, step, index)."""
+    key = 0
+    for number in (seed, step, index):
+        key = _mix_int((key + number + GAMMA) & MASK)
+    return _signed(key)
+
+
+class SampleRandom:
+    """Draws for a batch, one row a sample: row i depends on keys[i], the stream's name and the calls made so far.
+
+    keys: integer tensor (B,). Draws land on the CPU unless a device is named, so that a decision taken from one never
+    waits for a GPU; the numbers are the same on every device, bit for bit.
+    """
+
+    def __init__(self, keys: torch.Tensor, stream: str):
+        digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
+        self.state = _mix(keys.to("cpu", torch.int64) ^ int.from_bytes(digest, "little", signed=True))
+        self.counter = 0
+
+    def rows(self, rows: list[int]) -> SampleRandom:
+        """The draws to come, of some of the rows only."""
+        part = object.__new__(SampleRandom)
+        part.state, part.counter = self.state[rows], self.counter
+        return part
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, device: str | torch.device = "cpu"):
+        """Uniform in [low, high): float32 (B, *shape), in steps of 2^-24 of the range."""
+        bits = self._bits(math.prod(shape), device)
+        unit = _shift(bits, 40).to(torch.float32) * 2.0**-24
+        return (unit * (high - low) + low).view(-1, *shape)
+
+    def integers(self, low: int, high: int, *shape: int) -> torch.Tensor:
+        """Uniform among low, ..., high - 1: int64 (B, *shape); the range is smaller than 2^31."""
+        bits = self._bits(math.prod(shape), "cpu")
+        return (_shift(_shift(bits, 33) * (high - low), 31) + low).view(-1, *shape)
+
+    def bernoulli(self, probability: float, *shape: int) -> torch.Tensor:
+        """True with the given probability: bool (B, *shape)."""
+        return self.uniform(*shape) < probability
+
+    def normal(self, *shape: int, device: str | torch.device = "cpu") -> torch.Tensor:
+        """Standard normal: float32 (B, *shape), one of 65,536 equally likely quantiles, so at most 4.3 in size."""
+        size = math.prod(shape)
+        bits = self._bits(-(-size // 4), device)
+        quantile = bits.view(torch.int16)[:, :size].to(torch.int32) + 2**15
+        table = _normal_quantiles(torch.device(device))
+        return table.index_select(0, quantile.view(-1)).view(-1, *shape)
+
+    def _bits(self, count: int, device: str | torch.device) -> torch.Tensor:
+        """The next `count` hashes of each row: int64 (B, count)."""
+        counters = torch.arange(self.counter + 1, self.counter + count + 1, device=device)
+        self.counter += count
+        return _mix(self.state.to(device)[:, None] + counters * _signed(GAMMA))
+
+
+def _signed(number: int) -> int:
+    return number - (1 << 64) if number >> 63 else number
+
+
+def _shift(bits: torch.Tensor, places: int) -> torch.Tensor:
+    """Logical shift to the right; torch's own copies the sign."""
+    return (bits >> places) & (MASK >> places)
+
+
+def _mix(bits: torch.Tensor) -> torch.Tensor:
+    """The finaliser of splitmix64."""
+    bits = (bits ^ _shift(bits, 30)) * _signed(MULTIPLIERS[0])
+    bits = (bits ^ _shift(bits, 27)) * _signed(MULTIPLIERS[1])
+    return bits ^ _shift(bits, 31)
+
+
+def _mix_int(number: int) -> int:
+    """The same for a Python integer in [0, 2^64)."""
+    number = ((number ^ (number >> 30)) * MULTIPLIERS[0]) & MASK
+    number = ((number ^ (number >> 27)) * MULTIPLIERS[1]) & MASK
+    return number ^ (number >> 31)
+
+
+@functools.cache
+def _normal_quantiles(device: torch.device) -> torch.Tensor:
+    """Quantiles (i + 1/2) / 65536 of the standard normal, float32 (65536,)."""
+    middles = (torch.arange(2**16, dtype=torch.float64) + 0.5) / 2**16
+    return torch.special.ndtri(middles).to(torch.float32).to(device)
