@@ -48,7 +48,7 @@ def test_a_sample_depends_on_seed_and_number_alone(source):
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_do_not_change_the_samples(source, workers):
     dataset = PatchDataset(source[0], (8, 8, 8), seed=1)
-    loader = iter(DataLoader(dataset, 2, sampler=StepSampler(4, 2), num_workers=workers))
+    loader = iter(DataLoader(dataset, 2, sampler=StepSampler(4, 2), num_workers=workers, multiprocessing_context="spawn"))
     for step in range(4, 8):
         batch = next(loader)
         assert batch["number"].tolist() == [2 * step, 2 * step + 1]

@@ -66,7 +66,7 @@ def test_a_volume_smaller_than_the_window_is_padded(tmp_path):
     with create_volume(tmp_path / "image.zarr", pixels.shape, pixels.dtype) as volume:
         volume[...] = pixels
     made = predict(open_volume(tmp_path / "image.zarr"), tmp_path / "out.zarr", net=lambda x: torch.cat([x, -x], 1))
-    np.testing.assert_allclose(made[0].astype(np.float32), 1 / (1 + np.exp(-pixels / 255)), atol=1e-3)
+    np.testing.assert_allclose(made[0].astype(np.float32), 1 / (1 + np.exp(-(pixels / 255))), atol=1e-3)
 
 
 def test_attributes_travel(image, tmp_path):

@@ -31,6 +31,8 @@ from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Monitor
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 
+START_METHOD = "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
+
 
 def train(config: Config, resume: Path | None = None) -> Path:
     """Train as `config` says, or continue the run in the folder `resume`; returns the folder of the run.
@@ -95,6 +97,7 @@ class Trainer:
     def load(self, dataset, sampler=None) -> DataLoader:
         workers = hardware.choose_workers(self.config.system, self.device, self.ranks.local_world)
         return DataLoader(dataset, self.loop.batch_size, sampler=sampler, num_workers=workers,
+                          multiprocessing_context=START_METHOD if workers else None,
                           pin_memory=self.device.type == "cuda", persistent_workers=workers > 0)  # fmt: skip
 
     def run(self) -> Path:
