@@ -28,33 +28,40 @@ class Sweep:
     best: dict[str, float]  # on equal scores, the first row
 
 
+def score(
+    segmentation, skeletons: SkeletonMetrics | None = None, labels=None, mask=None,
+) -> dict[str, float]:
+    """SKELETON_METRICS of a segmentation where there are skeletons, and OVERLAP_METRICS as dense_NAME with labels.
+
+    segmentation, labels and mask as in `overlap_metrics`.
+    """
+    figures = {} if skeletons is None else skeletons.compute(segmentation)
+    if labels is not None:
+        figures |= {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation, mask).items()}
+    return figures
+
+
 def threshold_sweep(
-    affinities: np.ndarray, skeleton: Skeleton | None = None, labels: np.ndarray | None = None, *,
+    affinities: np.ndarray, skeleton: Skeleton | None = None, labels=None, *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS, metric: str = "nerl", grow: bool = False, min_size: int = 0,
-    offsets: Sequence[Sequence[int]] | None = None,
+    offsets: Sequence[Sequence[int]] | None = None, mask=None,
 ) -> Sweep:
-    """Segment by connected components at each threshold, and score.
+    """Segment by connected components at each threshold, and score as `score` does.
 
     affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as there and in `grow`.
-    With skeletons each row has SKELETON_METRICS; with dense labels (Z, Y, X) it has OVERLAP_METRICS as dense_NAME.
     ValueError if the metric is unknown, or needs what is not given.
     """
-    _check_metric(metric, {"skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
-    skeleton_metrics = SkeletonMetrics(skeleton) if skeleton is not None else None
+    skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
 
-    def score(threshold: float) -> dict[str, float]:
+    def score_at(threshold: float) -> dict[str, float]:
         segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
         if grow:
             segmentation = grow_labels(segmentation, affinities)
-        row = {}
-        if skeleton_metrics is not None:
-            row |= skeleton_metrics.compute(segmentation)
-        if labels is not None:
-            row |= dict(zip(DENSE_METRICS, overlap_metrics(labels, segmentation).values()))
-        return row
+        return score(segmentation, skeletons, labels, mask)
 
-    return _sweep(score, thresholds, metric)
+    return _sweep(score_at, thresholds, metric)
 
 
 def semantic_sweep(

@@ -1,0 +1,45 @@
+"""Records overlap.json and skeleton.json from the reference implementations; not run by the tests.
+
+In an environment with funlib.evaluate built from github.com/funkelab/funlib.evaluate (commit d2852b35), and with
+metrics.py of github.com/StructuralNeurobiologyLab/banis (commit 7e4834c6) and what it imports on the path:
+    PYTHONPATH=tests:FUNLIB:BANIS python tests/golden/record_metrics.py
+"""
+
+import json
+import pickle
+import tempfile
+from pathlib import Path
+
+import networkx
+from funlib.evaluate import rand_voi
+from metrics import compute_metrics
+from reference_segmentation import skeleton_cases, volume_cases
+
+HERE = Path(__file__).parent
+
+
+def record(name, figures):
+    (HERE / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def overlap_figures(truth, segmentation):
+    report = rand_voi(truth, segmentation)
+    return {name: report[name] for name in ("voi_split", "voi_merge", "rand_split", "rand_merge")}
+
+
+def skeleton_figures(ids, positions, nm, edges, segments):
+    graph = networkx.Graph()
+    for node, (i, position) in enumerate(zip(ids, nm)):
+        graph.add_node(node, id=int(i), index_position=(node, 0, 0), nm_position=position)
+    graph.add_edges_from(edges.tolist())
+    with tempfile.NamedTemporaryFile(suffix=".pkl") as file:
+        pickle.dump(graph, file)
+        file.flush()
+        report = compute_metrics(segments[:, None, None], file.name)
+    report.pop("voi_report")
+    return {name: float(value) for name, value in report.items()}
+
+
+if __name__ == "__main__":
+    record("overlap", {name: overlap_figures(*case) for name, *case in volume_cases()})
+    record("skeleton", {name: skeleton_figures(*case) for name, *case in skeleton_cases()})

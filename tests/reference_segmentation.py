@@ -1,0 +1,187 @@
+"""Slow, obvious twins of pytc.segmentation and pytc.metrics, and the volumes that they are compared on."""
+
+import itertools
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+
+STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+
+def true_edges(affinities, threshold, mask=None):
+    """(voxel, next voxel) for every edge, compared in float64."""
+    scale = 255 if affinities.dtype == np.uint8 else 1
+    shape = affinities.shape[1:]
+    for voxel in np.ndindex(shape):
+        for channel, step in enumerate(STEPS):
+            other = tuple(v + s for v, s in zip(voxel, step))
+            inside = all(o < n for o, n in zip(other, shape)) and (mask is None or (mask[voxel] and mask[other]))
+            if inside and float(affinities[(channel, *voxel)]) / scale > threshold:
+                yield voxel, other
+
+
+def slow_components(affinities, threshold, min_size=0, mask=None):
+    """Flood fill from each voxel in raster order."""
+    neighbours = defaultdict(list)
+    for voxel, other in true_edges(affinities, threshold, mask):
+        neighbours[voxel].append(other)
+        neighbours[other].append(voxel)
+    labels = np.zeros(affinities.shape[1:], np.int64)
+    seen, count = set(), 0
+    for voxel in np.ndindex(labels.shape):
+        if voxel in seen or voxel not in neighbours:
+            continue
+        component, queue = {voxel}, [voxel]
+        while queue:
+            for other in neighbours[queue.pop()]:
+                if other not in component:
+                    component.add(other)
+                    queue.append(other)
+        seen |= component
+        if len(component) >= min_size:
+            count += 1
+            for member in component:
+                labels[member] = count
+    return labels
+
+
+def slow_grow(labels, affinities, floor=0.0):
+    """Groups as sets of voxels, joined edge by edge in descending affinity."""
+    values = affinities.astype(np.float64) / (255 if affinities.dtype == np.uint8 else 1)
+    edges = []
+    for voxel in np.ndindex(labels.shape):
+        for channel, step in enumerate(STEPS):
+            other = tuple(v + s for v, s in zip(voxel, step))
+            if all(o < n for o, n in zip(other, labels.shape)) and values[(channel, *voxel)] > floor:
+                edges.append((-values[(channel, *voxel)], voxel, channel, other))
+    group = {voxel: {voxel} for voxel in np.ndindex(labels.shape)}
+    label = {voxel: int(labels[voxel]) for voxel in group}
+    for _, voxel, _, other in sorted(edges):
+        if group[voxel] is group[other] or (label[voxel] and label[other]):
+            continue
+        joined = group[voxel] | group[other]
+        name = label[voxel] or label[other]
+        for member in joined:
+            group[member], label[member] = joined, name
+    return np.array([label[voxel] for voxel in np.ndindex(labels.shape)], labels.dtype).reshape(labels.shape)
+
+
+def slow_overlap(truth, segmentation):
+    """Entropies and pair counts from dictionaries, as the formulas are written."""
+    pairs = Counter((int(a), int(b)) for a, b in zip(truth.flat, segmentation.flat) if a > 0)
+    total = sum(pairs.values())
+    objects, segments = Counter(), Counter()
+    for (a, b), n in pairs.items():
+        objects[a] += n
+        segments[b] += n
+
+    def entropy(counts):
+        return -sum(n / total * math.log2(n / total) for n in counts.values())
+
+    def squares(counts):
+        return sum(n * n for n in counts.values())
+
+    split, merge = entropy(pairs) - entropy(objects), entropy(pairs) - entropy(segments)
+    return {
+        "voi_split": split, "voi_merge": merge, "voi_sum": split + merge,
+        "rand_split": squares(pairs) / squares(objects), "rand_merge": squares(pairs) / squares(segments),
+        "adapted_rand_error": 1 - 2 * squares(pairs) / (squares(objects) + squares(segments)),
+    }
+
+
+def slow_run_length(ids, nm, edges, segments, overlooked=0):
+    """erl in nm, {segment: skeletons} of mergers and {skeleton: split edges}, edge by edge."""
+    ids, segments = [int(i) for i in ids], [int(s) for s in segments]
+    nodes = Counter(zip(ids, segments))
+    held = defaultdict(set)
+    for (skeleton, segment), n in nodes.items():
+        if n > overlooked:
+            held[segment].add(skeleton)
+    mergers = {segment: skeletons for segment, skeletons in held.items() if len(skeletons) > 1}
+    merged = set().union(*mergers.values())
+    total, correct, splits = 0.0, defaultdict(float), defaultdict(list)
+    for u, v in edges:
+        length = math.dist(nm[u], nm[v])
+        total += length
+        if 0 in (segments[u], segments[v]):
+            continue
+        if segments[u] != segments[v]:
+            splits[ids[u]].append((segments[u], segments[v]))
+        elif not (segments[u] in mergers and ids[u] in merged):
+            correct[ids[u], segments[u]] += length
+    return sum(length**2 for length in correct.values()) / total, mergers, splits
+
+
+def random_affinities(rng, shape, dtype=np.float16):
+    """Affinities with many equal values, so that ties and thresholds are met exactly."""
+    values = rng.integers(0, 17, (3, *shape)) / 16
+    return (values * 255).astype(np.uint8) if dtype == np.uint8 else values.astype(dtype)
+
+
+def voronoi(shape, n, seed, voxel_size=(1, 1, 1)):
+    """Labels 1 .. n of the nearest of n random points, distances in nm; the same for a seed on any machine."""
+    points = np.random.Generator(np.random.PCG64(seed)).random((n, 3)) * shape
+    nearest = np.full(shape, np.inf)
+    labels = np.zeros(shape, np.uint64)
+    grid = np.meshgrid(*map(np.arange, shape), indexing="ij", sparse=True)
+    for label, point in enumerate(points, 1):
+        distance = sum(((g - p) * size) ** 2 for g, p, size in zip(grid, point, voxel_size))
+        closer = distance < nearest
+        nearest[closer], labels[closer] = distance[closer], label
+    return labels
+
+
+def volume_cases():
+    """name, truth, segmentation (uint64): what the figures of golden/overlap.json were recorded on."""
+    draw = np.random.Generator(np.random.PCG64(7))
+    shape = (12, 20, 25)
+    yield "noise", (draw.random(shape) * 9).astype(np.uint64), (draw.random(shape) * 30).astype(np.uint64)
+    truth = voronoi((40, 60, 60), 25, 1)
+    yield "perfect", truth, truth * np.uint64(3)
+    yield "all background", truth, np.zeros_like(truth)
+    yield "one segment", truth, np.ones_like(truth)
+    merged = voronoi((40, 60, 60), 60, 2) * (draw.random(truth.shape) > 0.1)
+    yield "isotropic", truth, merged.astype(np.uint64)
+    truth = voronoi((20, 96, 96), 30, 3, (40, 4, 4)) * (draw.random((20, 96, 96)) > 0.05)
+    yield "anisotropic", truth.astype(np.uint64), voronoi((20, 96, 96), 45, 4, (40, 4, 4))
+    large = np.uint64(2**64 - 1)
+    yield "large ids", large - voronoi(shape, 9, 5), large - voronoi(shape, 12, 6)
+
+
+def skeleton_cases():
+    """name, ids, positions, nm, edges, segments at the nodes: what golden/skeleton.json was recorded on."""
+    draw = np.random.Generator(np.random.PCG64(11))
+    shape = np.array((40, 200, 200))
+    positions, ids, edges = [], [], []
+    for skeleton in range(1, 25):  # random walks that branch
+        walk = [draw.random(3) * (shape - 1)]
+        first = len(ids)
+        for node in range(int(20 + draw.random() * 150)):
+            parent = node if draw.random() > 0.05 else int(draw.random() * (node + 1))
+            walk.append(np.clip(walk[parent] + (draw.random(3) - 0.5) * (2, 8, 8), 0, shape - 1))
+            edges.append((first + parent, first + node + 1))
+        positions += walk
+        ids += [skeleton * 1000] * len(walk)
+    positions, ids = np.array(positions).astype(np.int64), np.array(ids, np.uint64)
+    nm = positions * np.array((40.0, 4.0, 4.0))
+    coarse = voronoi(tuple(shape), 40, 12, (40, 4, 4))[tuple(positions.T)]
+    own = ids // np.uint64(1000)
+    some = draw.random(len(ids))
+    segmentations = {
+        "perfect": ids,
+        "background": np.zeros_like(ids),
+        "splits": own * np.uint64(100) + (positions[:, 1] // 40).astype(np.uint64),
+        "mergers": own // np.uint64(3) + np.uint64(1),
+        "small contacts": np.where(some < 0.01, np.roll(ids, 200), np.where(some > 0.97, np.uint64(0), ids)),
+        "regions": coarse,
+        "noise": (some * 50).astype(np.uint64),
+    }
+    for name, segments in segmentations.items():
+        yield name, ids, positions, nm, np.array(edges), segments
+
+
+def small_shapes():
+    """All shapes of 0 to 3 voxels along each axis, and some larger ones."""
+    yield from itertools.product(range(4), repeat=3)
+    yield from ((5, 1, 9), (1, 13, 2), (7, 5, 33), (4, 17, 3))

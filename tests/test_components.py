@@ -1,0 +1,176 @@
+import numpy as np
+import pytest
+import scipy.ndimage
+from reference_segmentation import random_affinities, slow_components, small_shapes
+
+from pytc.config import SHORT_AND_LONG, SegmentationConfig
+from pytc.io.volume import create_volume, open_volume
+from pytc.segmentation import connected_components
+from pytc.segmentation.blockwise import segment_volume
+from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d, label_dtype
+from pytc.segmentation.edges import comparable, ranges_above
+
+DTYPES = (np.float16, np.float32, np.float64, np.uint8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_flood_fill_on_small_shapes(dtype):
+    rng = np.random.default_rng(0)
+    for shape in small_shapes():
+        for threshold in (0.25, 0.5, 0.8):
+            affinities = random_affinities(rng, shape, dtype)
+            expected = slow_components(affinities, threshold)
+            for threads in (1, 2, 3, 50):
+                labels = connected_components_3d(affinities, threshold, threads=threads)
+                assert labels.dtype == np.uint32
+                np.testing.assert_array_equal(labels, expected)
+
+
+def test_min_size_and_mask():
+    rng = np.random.default_rng(1)
+    for shape in [(6, 7, 8), (1, 9, 9), (9, 1, 2), (2, 2, 30)]:
+        affinities = random_affinities(rng, shape)
+        mask = rng.random(shape) > 0.2
+        for min_size in (0, 1, 2, 3, 10, 1000):
+            for threads in (1, 3):
+                np.testing.assert_array_equal(
+                    connected_components_3d(affinities, 0.7, min_size=min_size, mask=mask, threads=threads),
+                    slow_components(affinities, 0.7, min_size, mask))
+
+
+def test_any_memory_order():
+    affinities = random_affinities(np.random.default_rng(2), (6, 7, 8))
+    expected = slow_components(affinities, 0.6)
+    strided = np.zeros((5, 12, 7, 24), np.float16)
+    strided[1:4, ::2, ::-1, ::3] = affinities
+    transposed = np.ascontiguousarray(affinities.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
+    for same in (np.asfortranarray(affinities), transposed, strided[1:4, ::2, ::-1, ::3]):
+        assert not same.flags.c_contiguous
+        np.testing.assert_array_equal(connected_components_3d(same, 0.6, threads=2), expected)
+
+
+@pytest.mark.parametrize("dtype", (np.float16, np.uint8))
+def test_every_value_compares_as_in_float64(dtype):
+    bits = np.arange(65536 if dtype == np.float16 else 256).astype(np.uint16 if dtype == np.float16 else np.uint8)
+    values = bits.view(dtype)
+    exact = values / 255 if dtype == np.uint8 else values.astype(np.float64)
+    finite = exact[np.isfinite(exact)][::97 if dtype == np.float16 else 1]
+    near = [f(t) for t in finite for f in (float, lambda t: np.nextafter(t, 9e9), lambda t: np.nextafter(t, -9e9))]
+    for threshold in (*near, 0.0, -0.0, 1e-9, -1e-9, 1 / 3, 1e5, -1e5):
+        low, high, low2, high2 = ranges_above(threshold, dtype)
+        seen = comparable(values)
+        above = ((seen >= low) & (seen <= high)) | ((seen >= low2) & (seen <= high2))
+        np.testing.assert_array_equal(above, exact > threshold)
+
+
+@pytest.mark.parametrize("dtype", (np.float32, np.float64))
+def test_threshold_between_floats(dtype):
+    value = dtype(0.7)
+    for threshold in (0.7, float(value), np.nextafter(float(value), 0), np.nextafter(float(value), 1)):
+        values = np.array([value, np.nextafter(value, dtype(0)), np.nan, np.inf, -np.inf, -0.0], dtype)
+        low, high, _, _ = ranges_above(threshold, dtype)
+        np.testing.assert_array_equal((values >= low) & (values <= high), values.astype(np.float64) > threshold)
+
+
+def test_large_volume_equals_scipy():
+    """On a plain mask, with edges between all foreground neighbours, components are those of scipy."""
+    rng = np.random.default_rng(3)
+    foreground = scipy.ndimage.gaussian_filter(rng.random((40, 300, 310)), 1) > 0.5
+    affinities = np.zeros((3, *foreground.shape), np.float16)
+    affinities[0, :-1] = foreground[:-1] & foreground[1:]
+    affinities[1, :, :-1] = foreground[:, :-1] & foreground[:, 1:]
+    affinities[2, :, :, :-1] = foreground[:, :, :-1] & foreground[:, :, 1:]
+    labels, count = scipy.ndimage.label(foreground)
+    single = np.flatnonzero(np.bincount(labels.ravel()) == 1)
+    expected = np.zeros(count + 1, int)
+    kept = np.setdiff1d(np.arange(1, count + 1), single)
+    expected[kept] = np.arange(1, len(kept) + 1)
+    for threads in (1, 2, 7):
+        np.testing.assert_array_equal(connected_components_3d(affinities, 0.5, threads=threads), expected[labels])
+
+
+def test_components_that_meet_in_the_last_slab():
+    """Columns that meet only in the last plane, in rows: slabs label them apart, the last one joins them."""
+    affinities = np.zeros((3, 30, 4, 50), np.float16)
+    affinities[0] = 1
+    affinities[2, -1] = 1
+    labels = connected_components_3d(affinities, 0.5, threads=5)
+    np.testing.assert_array_equal(labels, np.broadcast_to(np.arange(1, 5)[None, :, None], labels.shape))
+
+
+def test_unsigned_64_bit_labels(monkeypatch):
+    assert label_dtype((2**16, 2**8, 2**8)) == np.uint64
+    assert label_dtype((2**16, 2**8, 2**8 - 1)) == np.uint32
+    monkeypatch.setattr(connected_components, "label_dtype", lambda shape: np.uint64)
+    affinities = random_affinities(np.random.default_rng(4), (5, 6, 7))
+    labels = connected_components_3d(affinities, 0.7, min_size=3, threads=2)
+    assert labels.dtype == np.uint64
+    np.testing.assert_array_equal(labels, slow_components(affinities, 0.7, 3))
+
+
+def test_unit_offsets_are_found():
+    affinities = random_affinities(np.random.default_rng(5), (4, 5, 6))
+    expected = slow_components(affinities, 0.5)
+    np.testing.assert_array_equal(affinities_to_segmentation(affinities, 0.5), expected)
+    six = np.concatenate([affinities, 1 - affinities])
+    np.testing.assert_array_equal(affinities_to_segmentation(six, 0.5), expected)
+    shuffled = six[[3, 2, 4, 0, 5, 1]]
+    offsets = [SHORT_AND_LONG[c] for c in (3, 2, 4, 0, 5, 1)]
+    np.testing.assert_array_equal(affinities_to_segmentation(shuffled, 0.5, offsets, min_size=0), expected)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda a: connected_components_3d(a[0], 0.5), "shape"),
+    (lambda a: connected_components_3d(a[:2], 0.5), "3 or more"),
+    (lambda a: connected_components_3d(a.astype(np.int32), 0.5), "int32"),
+    (lambda a: connected_components_3d(a, np.nan), "finite"),
+    (lambda a: connected_components_3d(a, 0.5, mask=np.ones((2, 2, 2), bool)), "mask"),
+    (lambda a: affinities_to_segmentation(a, 0.5, SHORT_AND_LONG), "6 offsets, got 3"),
+    (lambda a: affinities_to_segmentation(a, 0.5, [(2, 0, 0), (0, 1, 0), (0, 0, 1)]), r"without \[\(1, 0, 0\)\]"),
+])
+def test_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(np.zeros((3, 4, 4, 4), np.float16))
+
+
+def stored(path, affinities, axes, offsets):
+    array = affinities if axes[0] == "c" else np.moveaxis(affinities, 0, -1)
+    with create_volume(path, array.shape, array.dtype, axes=axes, voxel_size=(30, 8, 8),
+                       attributes={"offsets": offsets}) as volume:
+        volume[...] = array
+    return open_volume(path)
+
+
+@pytest.mark.parametrize("axes", ("czyx", "xyzc"))
+@pytest.mark.parametrize("dtype", (np.float16, np.uint8))
+def test_slabs_equal_the_whole(tmp_path, axes, dtype):
+    affinities = random_affinities(np.random.default_rng(6), (11, 9, 10), dtype)
+    offsets = ((0, 0, 1), (0, 0, 9), (1, 0, 0), (0, 1, 0))
+    volume = stored(tmp_path / "a.zarr", affinities[[2, 0, 0, 1]], axes, offsets)
+    for min_size in (0, 4):
+        expected = slow_components(affinities, 0.7, min_size)
+        for planes in (1, 2, 4, 10, 11, None):
+            segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, min_size), planes=planes)
+            labels = open_volume(tmp_path / "s.zarr")
+            assert labels.axes == axes.replace("c", "") and labels.voxel_size == (30, 8, 8)
+            np.testing.assert_array_equal(labels[...], expected)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "s.zarr"]
+
+
+def test_slabs_of_a_single_file(tmp_path):
+    affinities = random_affinities(np.random.default_rng(7), (5, 6, 7))
+    volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
+    segment_volume(volume, f"{tmp_path}/s.h5:labels", SegmentationConfig(0.7), planes=2)
+    np.testing.assert_array_equal(open_volume(f"{tmp_path}/s.h5:labels")[...], slow_components(affinities, 0.7))
+
+
+def test_slabs_refuse(tmp_path):
+    affinities = random_affinities(np.random.default_rng(8), (5, 6, 7))
+    volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
+    with pytest.raises(ValueError, match="growing"):
+        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True), planes=2)
+    with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
+        bare[...] = affinities
+    with pytest.raises(ValueError, match="offsets"):
+        segment_volume(open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", SegmentationConfig(0.7))
+    assert not (tmp_path / "s.zarr").exists()

@@ -1,0 +1,153 @@
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference_segmentation import skeleton_cases, slow_overlap, slow_run_length
+
+from pytc.io.skeleton import Skeleton
+from pytc.io.volume import create_volume, open_volume
+from pytc.metrics.overlap import overlap_metrics
+from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "skeleton.json").read_text())
+
+CASES = [(name, graph, segments) for name, *graph, segments in skeleton_cases()]
+
+
+def make_skeleton(ids, positions, nm, edges):
+    return Skeleton(np.asarray(ids, np.uint64), np.asarray(positions, np.int64), np.asarray(nm, np.float64),
+                    np.asarray(edges, np.int64).reshape(-1, 2))
+
+
+def two_lines():
+    """Skeletons 4 and 9: five nodes each along x, 10 nm apart, in rows y = 0 and y = 1."""
+    positions = [(0, y, x) for y in range(2) for x in range(5)]
+    edges = [(row + x, row + x + 1) for row in (0, 5) for x in range(4)]
+    return make_skeleton([4] * 5 + [9] * 5, positions, np.array(positions) * 10.0, edges)
+
+
+@pytest.mark.parametrize("name, graph, segments", CASES, ids=[name for name, *_ in CASES])
+def test_equals_reference_implementation(name, graph, segments):
+    figures = SkeletonMetrics(make_skeleton(*graph)).compute_nodes(segments)
+    assert tuple(figures) == SKELETON_METRICS
+    assert set(GOLDEN[name]) == set(figures)
+    assert figures == pytest.approx(GOLDEN[name], rel=1e-5, abs=1e-5)
+
+
+def test_equals_twin_on_random_graphs():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        n = int(rng.integers(2, 80))
+        ids = np.sort(rng.integers(0, 6, n)) * 1000
+        edges = [(a, b) for a, b in rng.integers(0, n, (2 * n, 2)) if a != b and ids[a] == ids[b]]
+        if not edges or not ids.any():
+            continue
+        segments = rng.integers(0, 7, n)
+        nm = rng.random((n, 3)) * 50
+        figures = SkeletonMetrics(make_skeleton(ids, np.zeros((n, 3)), nm, edges)).compute_nodes(segments)
+        erl, mergers, splits = slow_run_length(ids, nm, edges, segments)
+        max_erl, _, _ = slow_run_length(ids, nm, edges, ids)
+        voi = slow_overlap(ids, segments)
+        expected = {"erl": erl, "max_erl": max_erl, "nerl": erl / max_erl,
+                    "voi_sum": voi["voi_sum"], "voi_split": voi["voi_split"], "voi_merge": voi["voi_merge"],
+                    "n_mergers": sum(map(len, mergers.values())),
+                    "n_non0_mergers": sum(len(v) for segment, v in mergers.items() if segment),
+                    "n_splits": sum(map(len, splits.values()))}
+        for name, overlooked in (("nerl_5", 5), ("nerl_20", 20), ("nerl_100", 100), ("nerl_inf", np.inf)):
+            expected[name] = slow_run_length(ids, nm, edges, segments, overlooked)[0] / max_erl
+        assert figures == pytest.approx(expected, abs=1e-12)
+
+
+def test_known_figures():
+    metrics = SkeletonMetrics(two_lines())
+    volume = np.zeros((1, 2, 5), np.int32)
+    volume[0] = [[1, 1, 1, 2, 2], [3, 3, 0, 3, 3]]
+    figures = metrics.compute(volume)
+    assert figures["max_erl"] == 40 and figures["n_mergers"] == 0 and figures["n_splits"] == 1
+    assert figures["erl"] == (20**2 + 10**2 + 20**2) / 80
+    volume[0, 1, 4] = 1
+    merged = metrics.compute(volume)
+    assert merged["n_mergers"] == merged["n_non0_mergers"] == 2
+    assert merged["erl"] == (10**2 + 10**2) / 80  # segment 1 is wrong on both
+    assert merged["nerl_5"] == (20**2 + 10**2 + 10**2) / 80 / 40
+
+
+def test_details():
+    volume = np.array([[[1, 1, 1, 2, 2], [3, 3, 0, 1, 1]]], np.uint8)
+    details = SkeletonMetrics(two_lines()).details(volume)
+    assert details["mergers"] == {1: [4, 9]}
+    assert details["splits"] == {4: [(1, 2)]}
+    assert details["skeletons"] == [
+        {"id": 4, "length": 40.0, "run_length": 10**2 / 40, "segments": 2, "splits": 1, "mergers": 1,
+         "omitted_edges": 0},
+        {"id": 9, "length": 40.0, "run_length": 10**2 / 40, "segments": 2, "splits": 0, "mergers": 1,
+         "omitted_edges": 2},
+    ]
+
+
+def test_details_agree_with_figures():
+    for _, (ids, _, nm, edges), segments in CASES:
+        skeleton = make_skeleton(ids, np.arange(len(ids))[:, None] * (1, 0, 0), nm, edges)
+        metrics = SkeletonMetrics(skeleton)
+        details, figures = metrics.details(segments[:, None, None]), metrics.compute_nodes(segments)
+        rows = details["skeletons"]
+        assert sum(map(len, details["mergers"].values())) == sum(r["mergers"] for r in rows) == figures["n_mergers"]
+        assert sum(map(len, details["splits"].values())) == sum(r["splits"] for r in rows) == figures["n_splits"]
+        total = sum(r["length"] for r in rows)
+        assert sum(r["length"] * r["run_length"] for r in rows) / total == pytest.approx(figures["erl"])
+
+
+def test_a_volume_is_read_where_nodes_are(tmp_path):
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 2**40, (20, 150, 300)).astype(np.uint64)
+    positions = (rng.random((500, 3)) * labels.shape).astype(np.int64)
+    skeleton = make_skeleton(np.ones(500), positions, positions, [(i, i + 1) for i in range(499)])
+    with create_volume(tmp_path / "s.zarr", labels.shape, np.uint64) as volume:
+        volume[...] = labels
+    metrics = SkeletonMetrics(skeleton)
+    np.testing.assert_array_equal(metrics.segments_at_nodes(open_volume(tmp_path / "s.zarr")),
+                                  labels[tuple(positions.T)])
+    assert metrics.compute(open_volume(tmp_path / "s.zarr")) == metrics.compute(labels)
+
+
+@pytest.mark.parametrize("segmentation, message", [
+    (np.zeros((1, 2, 4), np.uint32), r"one at \(0, 0, 4\) and 1 more"),
+    (np.zeros((1, 2, 5)), "float64"),
+    (np.zeros((2, 5), int), "integer segmentation"),
+    (np.full((1, 2, 5), -1), "0 or more"),
+])
+def test_refuses_segmentations(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        SkeletonMetrics(two_lines()).compute(segmentation)
+
+
+def test_refuses_skeletons_without_length_and_segments_that_do_not_fit():
+    with pytest.raises(ValueError, match="edges"):
+        SkeletonMetrics(make_skeleton([1, 1], np.zeros((2, 3)), np.zeros((2, 3)), []))
+    with pytest.raises(ValueError, match="edges"):
+        SkeletonMetrics(make_skeleton([1, 1], np.zeros((2, 3)), np.zeros((2, 3)), [(0, 1)]))
+    with pytest.raises(ValueError, match="10 nodes"):
+        SkeletonMetrics(two_lines()).compute_nodes(np.zeros(9, np.uint64))
+
+
+def test_funlib_backend_counts_the_same():
+    funlib = pytest.importorskip("pytc.metrics.funlib", exc_type=ImportError)
+    for _, graph, segments in CASES:
+        skeleton = make_skeleton(*graph)
+        ours, theirs = SkeletonMetrics(skeleton).compute_nodes(segments), funlib.skeleton_metrics(skeleton, segments)
+        assert set(theirs) == {name for name in SKELETON_METRICS if not name.startswith("nerl_")}
+        assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+    truth, segmentation = np.random.default_rng(2).integers(-1, 5, (2, 9, 9, 9)).clip([[[[-1]]], [[[0]]]])
+    mask = segmentation != 3
+    assert overlap_metrics(truth, segmentation, mask) == pytest.approx(
+        funlib.overlap_metrics(truth, segmentation, mask))
+
+
+def test_funlib_backend_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "funlib", None)
+    monkeypatch.delitem(sys.modules, "pytc.metrics.funlib", raising=False)
+    with pytest.raises(ImportError, match="pip install git"):
+        importlib.import_module("pytc.metrics.funlib")
