@@ -8,6 +8,7 @@ Slices lie across `axis`: 0, 1 or 2 for z, y or x.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -60,16 +61,13 @@ def blur_slices(image, labels, rng: SampleRandom, *, blur_prob: float, max_sigma
                 axis: int = 0) -> Result:  # fmt: skip
     """Blur each slice of a chosen sample, with probability `blur_prob`, by a Gaussian in plane.
 
-    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels; at the border its weights are renormalised.
+    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels. It is cut off at 3 max_sigma, and at the
+    border its weights are renormalised.
     """
     picked = _pick_slices(image, rng, prob, blur_prob, axis)
     sigma = rng.uniform(image.shape[2 + axis], low=max_sigma / 4, high=max_sigma)[picked].to(image)
-
-    def blur(slices: torch.Tensor) -> torch.Tensor:
-        down, across = (_gaussian_matrices(size, sigma)[:, None] for size in slices.shape[-2:])
-        return down @ slices @ across.mT
-
-    return _change_slices(image, axis, picked, blur), labels
+    radius = math.ceil(3 * max_sigma)
+    return _change_slices(image, axis, picked, lambda s: _blur(_blur(s, sigma, radius, 2), sigma, radius, 3)), labels
 
 
 def slice_contrast(image, labels, rng: SampleRandom, *, contrast_prob: float, scale: float, offset: float,
@@ -171,8 +169,16 @@ def _shifted_indices(size: int, shift: torch.Tensor, fill: str) -> torch.Tensor:
     return index % size if fill == "wrap" else index.clamp(0, size - 1)
 
 
-def _gaussian_matrices(size: int, sigma: torch.Tensor) -> torch.Tensor:
-    """Matrices (n, size, size) that blur a vector by each sigma (n,)."""
-    place = torch.arange(size, device=sigma.device, dtype=sigma.dtype)
-    weight = torch.exp(-0.5 * ((place[:, None] - place) / sigma[:, None, None]) ** 2)
-    return weight / weight.sum(-1, keepdim=True)
+def _blur(slices: torch.Tensor, sigma: torch.Tensor, radius: int, dim: int) -> torch.Tensor:
+    """Gaussian blur of slices (n, C, H, W) along `dim`, of each with its own sigma (n,).
+
+    Tap by tap rather than as a matrix product, whose rounding would depend on how many slices there are.
+    """
+    size = slices.shape[dim]
+    total, weights = torch.zeros_like(slices), torch.zeros_like(slices)
+    for step in range(-min(radius, size - 1), min(radius, size - 1) + 1):
+        weight = _column(torch.exp(-0.5 * (step / sigma) ** 2), slices)
+        count, to = size - abs(step), max(0, -step)
+        total.narrow(dim, to, count).add_(slices.narrow(dim, to + step, count) * weight)
+        weights.narrow(dim, to, count).add_(weight)
+    return total / weights

@@ -55,6 +55,7 @@ class ShiftSliced(SliceTransform):
     """
 
     def __init__(self, keys: KeysCollection, prob: float = 0.5, shift_prob: float = 0.05, max_shift: int = 10,
-                 axis: int = 0, fill: Literal["border", "wrap"] = "border", allow_missing_keys: bool = False):  # fmt: skip
+                 axis: int = 0, fill: Literal["border", "wrap"] = "border",
+                 allow_missing_keys: bool = False):  # fmt: skip
         damage = partial(shift_slices, shift_prob=shift_prob, max_shift=max_shift, axis=axis, fill=fill)
         super().__init__(keys, prob, damage, allow_missing_keys)

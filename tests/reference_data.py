@@ -1,0 +1,160 @@
+"""Slow, obvious twins of pytc.data and pytc.losses: plain Python loops, one voxel at a time."""
+
+import hashlib
+import itertools
+import math
+
+import numpy as np
+
+MASK = 2**64 - 1
+
+
+def mix(number):
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & MASK
+    return number ^ (number >> 31)
+
+
+def hashes(key, stream, count, first=1):
+    """splitmix64 from the state mix(key ^ digest of the stream)."""
+    state = mix((key & MASK) ^ int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest(), "little"))
+    return [mix((state + counter * 0x9E3779B97F4A7C15) & MASK) for counter in range(first, first + count)]
+
+
+def voxels(shape):
+    return itertools.product(*map(range, shape))
+
+
+def inside(place, shape):
+    return all(0 <= p < n for p, n in zip(place, shape))
+
+
+def affinities(labels, offsets):
+    affinity, valid = np.zeros((2, len(offsets), *labels.shape), bool)
+    for channel, offset in enumerate(offsets):
+        for v in voxels(labels.shape):
+            w = tuple(a + o for a, o in zip(v, offset))
+            if inside(w, labels.shape):
+                affinity[channel][v] = labels[v] == labels[w] and labels[v] > 0
+                valid[channel][v] = labels[v] != -1 and labels[w] != -1
+    return affinity, valid
+
+
+def erode(labels, width, axis=0):
+    eroded = labels.copy()
+    reach = [range(0, 1) if a == axis else range(-width, width + 1) for a in range(3)]
+    for v in voxels(labels.shape):
+        for step in itertools.product(*reach):
+            w = tuple(a + s for a, s in zip(v, step))
+            if labels[v] > 0 and inside(w, labels.shape) and labels[w] not in (-1, labels[v]):
+                eroded[v] = 0
+    return eroded
+
+
+def boundaries(labels):
+    boundary, valid = np.zeros((2, *labels.shape), bool)
+    for v in voxels(labels.shape):
+        steps = [np.eye(3, dtype=int)[a] * sign for a in range(3) for sign in (-1, 1)]
+        around = [tuple(np.add(v, step)) for step in steps]
+        around = [labels[w] for w in around if inside(w, labels.shape)]
+        boundary[v] = labels[v] != -1 and any(w not in (-1, labels[v]) for w in around)
+        valid[v] = labels[v] != -1 and (boundary[v] or -1 not in around)
+    return boundary, valid
+
+
+def reflected(place, size):
+    """A place on the axis 0 .. size - 1, mirrored at its ends once, then held there."""
+    place = abs(place)
+    place = (size - 1) - abs((size - 1) - place)
+    return min(max(place, 0.0), size - 1.0)
+
+
+def resample(image, labels, source):
+    """image (C, Z, Y, X) trilinear and labels (Z, Y, X) nearest at the places source(v)."""
+    moved, label_moved = np.zeros_like(image), np.full_like(labels, -1)
+    for v in voxels(labels.shape):
+        place = source(v)
+        nearest = tuple(int(np.rint(p)) for p in place)
+        if inside(nearest, labels.shape):
+            label_moved[v] = labels[nearest]
+        place = [reflected(p, n) for p, n in zip(place, labels.shape)]
+        for corner in itertools.product((0, 1), repeat=3):
+            low = [math.floor(p) for p in place]
+            weight = math.prod((p - a) if c else (1 - p + a) for p, a, c in zip(place, low, corner))
+            at = tuple(min(a + c, n - 1) for a, c, n in zip(low, corner, labels.shape))
+            moved[(slice(None), *v)] += weight * image[(slice(None), *at)]
+    return moved, label_moved
+
+
+def shift_plane(plane, rows, columns, fill):
+    moved = np.zeros_like(plane)
+    height, width = plane.shape
+    for y, x in voxels(plane.shape):
+        a, b = y - rows, x - columns
+        if fill == "wrap":
+            moved[y, x] = plane[a % height, b % width]
+        else:
+            moved[y, x] = plane[min(max(a, 0), height - 1), min(max(b, 0), width - 1)]
+    return moved
+
+
+def blur_plane(plane, sigma, radius):
+    blurred = np.zeros_like(plane)
+    for y, x in voxels(plane.shape):
+        weights = np.zeros_like(plane)
+        for a, b in voxels(plane.shape):
+            if max(abs(y - a), abs(x - b)) <= radius:
+                weights[a, b] = math.exp(-((y - a) ** 2 + (x - b) ** 2) / (2 * sigma**2))
+        blurred[y, x] = (weights * plane).sum() / weights.sum()
+    return blurred
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def voxel_bce(x, t):
+    return -math.log(sigmoid(x)) if t else -math.log(1 - sigmoid(x))
+
+
+def voxel_sum(value, logits, target, valid):
+    """Sum and count of value(logit, target) over the valid voxels."""
+    places = [v for v in voxels(logits.shape) if valid[v]]
+    return sum(value(logits[v], target[v]) for v in places), len(places)
+
+
+def balanced_bce(logits, target, valid, cap):
+    total = 0.0
+    for x, t, k in channels(logits, target, valid):
+        positives, negatives = (t[k] == 1).sum(), (t[k] == 0).sum()
+        weight = min(max(negatives / max(positives, 1), 1 / cap), cap)
+        total += sum((weight if b else 1) * voxel_bce(a, b) for a, b in zip(x[k], t[k]))
+    return total, valid.sum()
+
+
+def tversky(logits, target, valid, alpha):
+    total, count = 0.0, 0
+    for x, t, k in channels(logits, target, valid):
+        if k.any():
+            hits = sum(sigmoid(a) * b for a, b in zip(x[k], t[k]))
+            false_positives = sum(sigmoid(a) * (1 - b) for a, b in zip(x[k], t[k]))
+            false_negatives = sum((1 - sigmoid(a)) * b for a, b in zip(x[k], t[k]))
+            total += 1 - (hits + 1) / (hits + alpha * false_positives + (1 - alpha) * false_negatives + 1)
+            count += 1
+    return total, count
+
+
+def cross_entropy(logits, target, valid):
+    total, count = 0.0, 0
+    for b, *v in voxels(valid[:, 0].shape):
+        if valid[(b, 0, *v)]:
+            x = logits[(b, slice(None), *v)]
+            total += math.log(sum(math.exp(a) for a in x)) - x[int(target[(b, 0, *v)])]
+            count += 1
+    return total, count
+
+
+def channels(*arrays):
+    """Each channel of each sample of arrays (B, C, ...)."""
+    for b, c in voxels(arrays[0].shape[:2]):
+        yield tuple(array[b, c] for array in arrays)

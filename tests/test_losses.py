@@ -1,0 +1,225 @@
+"""Losses: equal to their loops, indifferent to how samples are dealt to ranks, and safe with nothing valid."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import reference_data as reference
+import torch
+import torch.nn.functional as F
+
+from pytc.config import LossConfig
+from pytc.losses import (
+    balanced_bce,
+    bce,
+    build_loss,
+    cross_entropy,
+    deep_supervision_loss,
+    dice,
+    focal,
+    mse,
+    tversky,
+)
+
+SHAPE = (2, 3, 3, 4, 2)
+BINARY = {
+    "bce": (bce, partial(reference.voxel_sum, reference.voxel_bce)),
+    "balanced_bce": (balanced_bce, partial(reference.balanced_bce, cap=10.0)),
+    "tightly balanced_bce": (
+        partial(balanced_bce, max_positive_weight=1.5),
+        partial(reference.balanced_bce, cap=1.5),
+    ),
+    "focal": (
+        partial(focal, gamma=1.5),
+        partial(
+            reference.voxel_sum,
+            lambda x, t: (1 - reference.sigmoid(x if t else -x)) ** 1.5 * reference.voxel_bce(x, t),
+        ),
+    ),
+    "mse": (mse, partial(reference.voxel_sum, lambda x, t: (reference.sigmoid(x) - t) ** 2)),
+    "tversky": (partial(tversky, alpha=0.3), partial(reference.tversky, alpha=0.3)),
+    "dice": (dice, partial(reference.tversky, alpha=0.5)),
+}
+ALL = {name: pair[0] for name, pair in BINARY.items()} | {"cross_entropy": cross_entropy}
+
+
+def random_case(shape=SHAPE, seed=0, share=0.7):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(shape, generator=generator)
+    target = (torch.rand(shape, generator=generator) < share).float()
+    valid = torch.rand(shape, generator=generator) < 0.8
+    valid[0, 1] = False  # a channel of which nothing is known
+    target[1, 2], valid[1, 2] = 1.0, True  # one of a single class
+    return logits, target, valid
+
+
+def case_for(name, **options):
+    """The same for a loss by name; cross-entropy takes the number of the true channel."""
+    logits, target, valid = random_case(**options)
+    if name == "cross_entropy":
+        truth = torch.randint(0, 3, target[:, :1].shape, generator=torch.Generator().manual_seed(1))
+        return logits, truth.float(), valid[:, :1]
+    return logits, target, valid
+
+
+def value_and_gradient(loss, logits, target, valid):
+    logits = logits.clone().requires_grad_()
+    total, count = loss(logits, target, valid)
+    total.backward()
+    return total.detach(), count, logits.grad
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_losses_match_the_loop(name):
+    loss, loop = BINARY[name]
+    for seed, share in ((0, 0.7), (1, 0.1)):
+        case = random_case(seed=seed, share=share)
+        total, count = loss(*case)
+        expected_total, expected_count = loop(*(array.double().numpy() for array in case[:2]), case[2].numpy())
+        assert total.item() == pytest.approx(expected_total, rel=1e-5)
+        assert count.item() == expected_count
+
+
+def test_cross_entropy_matches_the_loop_and_is_bce_for_one_channel():
+    case = case_for("cross_entropy")
+    total, count = cross_entropy(*case)
+    expected = reference.cross_entropy(*(array.double().numpy() for array in case[:2]), case[2].numpy())
+    assert total.item() == pytest.approx(expected[0], rel=1e-5) and count.item() == expected[1]
+    one = random_case((2, 3, 3, 4, 2))
+    one = tuple(array[:, :1] for array in one)
+    assert cross_entropy(*one) == bce(*one)
+
+
+def test_balanced_bce_gives_both_classes_the_same_weight():
+    logits, target = torch.zeros(1, 1, 4, 5, 5), torch.zeros(1, 1, 4, 5, 5)
+    target.view(-1)[:20] = 1
+    total, _, gradient = value_and_gradient(balanced_bce, logits, target, torch.ones_like(target, dtype=torch.bool))
+    assert gradient.sum().abs() < 1e-4 and gradient[target == 1].mean() == -2.0
+    assert total.item() == pytest.approx(160 * np.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradient_matches_finite_differences(name):
+    logits, target, valid = case_for(name)
+    _, _, gradient = value_and_gradient(ALL[name], logits, target, valid)
+    step = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5))
+    step /= step.norm()
+    ahead, back = (ALL[name](logits + sign * 0.02 * step, target, valid)[0] for sign in (1, -1))
+    assert (gradient * step).sum().item() == pytest.approx(((ahead - back) / 0.04).item(), rel=0.02, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_not_valid_does_not_count(name):
+    logits, target, valid = case_for(name)
+    total, count, gradient = value_and_gradient(ALL[name], logits, target, valid)
+    unknown = ~valid.expand_as(logits)
+    assert unknown.any() and (gradient[unknown] == 0).all()
+    other = target.masked_fill(~valid, 0) if name == "cross_entropy" else torch.where(valid, target, 1 - target)
+    changed, changed_count = ALL[name](torch.where(unknown, 30.0, logits), other, valid)
+    torch.testing.assert_close(changed, total)
+    assert changed_count == count
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nothing_valid_is_no_loss_and_no_gradient(name):
+    logits, target, valid = case_for(name)
+    logits = logits.requires_grad_()
+    loss, figures = deep_supervision_loss(logits, [(target, torch.zeros_like(valid))], ALL[name])
+    loss.backward()
+    assert loss == 0 and figures["output"] == 0 and (logits.grad == 0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_half_precision_logits_are_computed_in_float32(name):
+    logits, target, valid = case_for(name)
+    for dtype in (torch.bfloat16, torch.float16):
+        low = logits.to(dtype)
+        expected, count = ALL[name](low.float(), target, valid)
+        with torch.autocast("cpu", torch.bfloat16):
+            total, low_count = ALL[name](low, target, valid)
+        assert total.dtype == low_count.dtype == torch.float32
+        assert torch.equal(total, expected) and torch.equal(low_count, count)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_extreme_logits_stay_finite(name):
+    logits, target, valid = case_for(name)
+    total, _, gradient = value_and_gradient(ALL[name], 6e4 * logits.sign(), target, valid)
+    assert torch.isfinite(total) and torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
+    """The mean of the ranks' losses and gradients is that of the whole batch, whatever is masked where."""
+    logits, target, valid = case_for(name)
+    valid[1] = torch.rand(valid[1].shape, generator=torch.Generator().manual_seed(2)) < 0.2
+    config = LossConfig(terms=("bce", "dice"), weights=(1.0, 0.5))
+    for loss in (ALL[name], build_loss(config)) if name != "cross_entropy" else (ALL[name],):
+        whole = logits.clone().requires_grad_()
+        total, _ = deep_supervision_loss(whole, [(target, valid)], loss)
+        total.backward()
+        counts = sum(loss(logits[r : r + 1], target[r : r + 1], valid[r : r + 1])[1] for r in range(2))
+        apart = logits.clone().requires_grad_()
+        parts = [
+            deep_supervision_loss(apart[r : r + 1], [(target[r : r + 1], valid[r : r + 1])], loss,
+                                  reduce_count=lambda count: (counts / 2).view_as(count))[0]  # noqa: B023
+            for r in range(2)
+        ]  # fmt: skip
+        (sum(parts) / 2).backward()
+        torch.testing.assert_close(sum(parts) / 2, total, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(apart.grad, whole.grad, rtol=1e-5, atol=1e-8)
+
+
+def test_built_loss_has_an_entry_for_each_weighted_term():
+    case = random_case()
+    config = LossConfig(terms=("bce", "tversky", "focal", "balanced_bce"), weights=(2.0, 0.5, 1.0, 1.0),
+                        tversky_alpha=0.2, focal_gamma=1.0, max_positive_weight=3.0)  # fmt: skip
+    sums, counts = build_loss(config)(*case)
+    parts = [bce(*case), tversky(*case, alpha=0.2), focal(*case, gamma=1.0), balanced_bce(*case, 3.0)]
+    torch.testing.assert_close(sums, torch.stack([w * p[0] for w, p in zip(config.weights, parts)]))
+    torch.testing.assert_close(counts, torch.stack([part[1] for part in parts]))
+    total, _ = deep_supervision_loss(case[0], [case[1:]], build_loss(config))
+    expected = sum(w * p[0] / p[1] for w, p in zip(config.weights, parts))
+    torch.testing.assert_close(total, expected)
+
+
+def test_each_term_of_the_config_can_be_built():
+    for term in ("bce", "balanced_bce", "dice", "tversky", "focal", "mse", "cross_entropy"):
+        case = case_for(term)
+        sums, counts = build_loss(LossConfig(terms=(term,), focal_gamma=1.5))(*case)
+        torch.testing.assert_close((sums[0], counts[0]), ALL[term](*case))
+
+
+def test_deep_supervision_weighs_the_scales():
+    cases = [random_case((2, 3, n, n, n), seed=n) for n in (8, 4, 2)]
+    outputs = {"ds_1": cases[1][0], "output": cases[0][0], "ds_2": cases[2][0]}  # the order of the dict is no matter
+    targets = [case[1:] for case in cases]
+    each = [total / count for total, count in (bce(*case) for case in cases)]
+    total, figures = deep_supervision_loss(outputs, targets, bce)
+    torch.testing.assert_close(total, each[0] + each[1] / 2 + each[2] / 4)
+    assert list(figures) == ["output", "ds_1", "ds_2"]
+    torch.testing.assert_close(list(figures.values()), each)
+    total, _ = deep_supervision_loss(outputs, targets, bce, weights=(0.0, 1.0, 3.0))
+    torch.testing.assert_close(total, each[1] + 3 * each[2])
+
+
+def test_plain_tensor_is_the_only_scale():
+    logits, target, valid = random_case()
+    total, figures = deep_supervision_loss(logits.requires_grad_(), [(target, valid)], bce)
+    expected = F.binary_cross_entropy_with_logits(logits[valid], target[valid])
+    torch.testing.assert_close(total, expected)
+    assert list(figures) == ["output"] and not figures["output"].requires_grad and total.requires_grad
+
+
+def test_what_does_not_fit_is_refused():
+    logits, target, valid = random_case()
+    with pytest.raises(ValueError, match="logits' shape"):
+        bce(logits, target[:, :1], valid)
+    with pytest.raises(ValueError, match="logits' shape"):
+        cross_entropy(logits, target, valid)
+    with pytest.raises(ValueError, match="2 targets, 1 weights"):
+        deep_supervision_loss(logits, [(target, valid)] * 2, bce)
+    with pytest.raises(ValueError, match="output, ds_1"):
+        deep_supervision_loss({"output": logits, "coarse": logits}, [(target, valid)] * 2, bce)
+    with pytest.raises(ValueError, match="3 weights"):
+        deep_supervision_loss(logits, [(target, valid)], bce, weights=(1.0, 1.0, 1.0))
