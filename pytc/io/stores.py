@@ -42,7 +42,7 @@ class Store:
         return self._handle
 
     def read(self, slices: Slices) -> np.ndarray:
-        return self.handle()[slices]
+        return np.array(self.handle()[slices])  # a copy, where the handle is mapped memory
 
     def write(self, slices: Slices, values: np.ndarray) -> None:
         raise ValueError(f"{self.path} is open for reading; write to a volume from create_volume")
@@ -92,22 +92,18 @@ class Hdf5Store(Store):
         with h5py.File(path, "r") as file:
             names: list[str] = []
             file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
-            name = dataset.strip("/") if dataset else names[0] if len(names) == 1 else None
-            if name not in names:
-                raise ValueError(_choose(path, dataset, names))
-            node = file[name]
+            self.dataset = dataset or (names[0] if len(names) == 1 else None)
+            node = file.get(self.dataset) if self.dataset else None
+            if not isinstance(node, h5py.Dataset):
+                wanted = f"a dataset {dataset!r}" if dataset else "the name of a dataset"
+                there = ", ".join(f"{path}:{name}" for name in sorted(names)) or "none"
+                raise ValueError(f"expected {wanted} in {path}; datasets there: {there}")
             super().__init__(path, node.shape, node.dtype, dict(node.attrs))
-        self.dataset = name
 
     def _open(self) -> Any:
         import h5py
 
         return h5py.File(self.path, "r")[self.dataset]
-
-
-def _choose(path: Path, wanted: str | None, names: list[str]) -> str:
-    there = ", ".join(f"{path}:{name}" for name in sorted(names)) or "none"
-    return f"expected {'the name of an array' if wanted is None else f'{wanted!r}'} in {path}; arrays there: {there}"
 
 
 # --- chunked formats, through tensorstore -----------------------------------------------------------------------
@@ -128,7 +124,8 @@ class ChunkedStore(Store):
 
         spec = {"driver": self.driver, "kvstore": {"driver": "file", "path": f"{self.path}/"}}
         array = tensorstore.open(spec, read=True, write=self.writable).result()
-        return array[tensorstore.d[:].translate_to[0]]  # a precomputed volume may start anywhere
+        array = array[tensorstore.d[:].translate_to[0]]  # a precomputed volume may start anywhere
+        return array[..., 0] if array.rank > len(self.shape) else array
 
     def read(self, slices: Slices) -> np.ndarray:
         return self.handle()[slices].read().result()
@@ -139,58 +136,62 @@ class ChunkedStore(Store):
         self.handle()[slices].write(values).result()
 
 
+def open_chunked(path: Path) -> ChunkedStore:
+    """The array in a folder, or the only one below it."""
+    driver = chunked_driver(path)
+    if driver is None:
+        arrays = list_arrays(path)
+        if len(arrays) != 1:
+            raise ValueError(f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
+                             f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
+        path, driver = arrays[0], chunked_driver(arrays[0])
+    if driver == "zarr":
+        meta = read_json(path / ".zarray")
+        return ChunkedStore(path, driver, meta["shape"], meta["dtype"], read_json(path / ".zattrs"))
+    if driver == "zarr3":
+        meta = read_json(path / "zarr.json")
+        return ChunkedStore(path, driver, meta["shape"], meta["data_type"], meta.get("attributes", {}))
+    if driver == "n5":
+        meta = read_json(path / "attributes.json")
+        return ChunkedStore(path, driver, meta["dimensions"], meta["dataType"], meta)
+    meta = read_json(path / "info")
+    full, channels = meta["scales"][0], meta["num_channels"]  # the first scale is the finest
+    shape, axes = (full["size"], "xyz") if channels == 1 else ([*full["size"], channels], "xyzc")
+    return ChunkedStore(path, driver, shape, meta["data_type"], {"axes": axes, "voxel_size": full["resolution"]})
+
+
 def chunked_driver(path: Path) -> str | None:
-    """The tensorstore driver of the array in a folder, None if there is none."""
+    """The tensorstore driver of the array in a folder, None if the folder is not one."""
     if (path / ".zarray").exists():
         return "zarr"
-    if (path / "zarr.json").exists():
-        return "zarr3" if _json(path / "zarr.json")["node_type"] == "array" else None
-    if (path / "attributes.json").exists():
-        return "n5" if "dimensions" in _json(path / "attributes.json") else None
-    if (path / "info").exists():
-        return "neuroglancer_precomputed" if "scales" in _json(path / "info") else None
+    if read_json(path / "zarr.json").get("node_type") == "array":
+        return "zarr3"
+    if "dimensions" in read_json(path / "attributes.json"):
+        return "n5"
+    if "scales" in read_json(path / "info"):
+        return "neuroglancer_precomputed"
     return None
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {path}, got {error}") from None
-
-
-def open_chunked(path: Path) -> ChunkedStore:
-    """The array in a folder, or the only one below it."""
-    if chunked_driver(path) is None:
-        arrays = list_arrays(path)
-        if len(arrays) != 1:
-            raise ValueError(f"expected an array or a folder of {', '.join(SLICE_SUFFIXES)} slices in {path}; "
-                             f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
-        path = arrays[0]
-    driver = chunked_driver(path)
-    if driver == "zarr":
-        meta, attributes = _json(path / ".zarray"), _json(path / ".zattrs")
-        return ChunkedStore(path, driver, meta["shape"], meta["dtype"], attributes)
-    if driver == "zarr3":
-        meta = _json(path / "zarr.json")
-        return ChunkedStore(path, driver, meta["shape"], meta["data_type"], meta.get("attributes", {}))
-    if driver == "n5":
-        meta = _json(path / "attributes.json")
-        return ChunkedStore(path, driver, meta["dimensions"], meta["dataType"], meta)
-    info = _json(path / "info")
-    attributes = {"axes": "xyzc", "voxel_size": info["scales"][0]["resolution"]}
-    shape = (*info["scales"][0]["size"], info["num_channels"])
-    return ChunkedStore(path, driver, shape, info["data_type"], attributes)
-
-
-def list_arrays(group: Path) -> list[Path]:
-    """The arrays in a folder and in the folders below it."""
+def list_arrays(path: Path) -> list[Path]:
+    """The arrays in a Zarr or N5 group and in the groups below it; none if the folder is not a group."""
+    markers = (".zgroup", "zarr.json", "attributes.json")
+    if path.suffix not in (".zarr", ".n5") and not any((path / marker).exists() for marker in markers):
+        return []
     found = []
-    for root, folders, _ in os.walk(group):
+    for root, folders, _ in os.walk(path):
         if chunked_driver(Path(root)):
             found.append(Path(root))
             folders.clear()
     return sorted(found)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty if there is no such file."""
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {path}, got {error}") from None
 
 
 # --- images -----------------------------------------------------------------------------------------------------
@@ -231,14 +232,12 @@ class TiffStore(Store):
 
     def read(self, slices: Slices) -> np.ndarray:
         if self.mapped:
-            return self.handle()[slices]
+            return super().read(slices)
         pages = self.handle().pages
-        leading = len(self.shape) - len(pages.keyframe.shape)  # axes along which pages are stacked
-        numbers = np.arange(len(pages)).reshape(self.shape[:leading])[slices[:leading]]
-        read = [pages[int(n)].asarray()[slices[leading:]] for n in numbers.flat]
-        if not read:
-            return np.empty((0,), self.dtype)
-        return np.stack(read).reshape(*numbers.shape, *read[0].shape)
+        stacked = len(self.shape) - len(pages.keyframe.shape)  # axes along which pages follow each other
+        numbers = np.arange(len(pages)).reshape(self.shape[:stacked])[slices[:stacked]]
+        read = np.stack([pages[int(n)].asarray()[slices[stacked:]] for n in numbers.flat])
+        return read.reshape(*numbers.shape, *read.shape[1:])
 
 
 class FolderStore(Store):
@@ -253,14 +252,13 @@ class FolderStore(Store):
         return None
 
     def read(self, slices: Slices) -> np.ndarray:
-        out = [self._slice(file)[slices[1:]] for file in self.files[slices[0]]]
-        return np.stack(out) if out else np.empty((0,), self.dtype)
+        return np.stack([self._slice(file)[slices[1:]] for file in self.files[slices[0]]])
 
     def _slice(self, file: Path) -> np.ndarray:
         image = read_slice(file)
         if image.shape != self.shape[1:] or image.dtype != self.dtype:
-            raise ValueError(f"expected a slice of {self.shape[1:]} {self.dtype} in {file}, got {image.shape} "
-                             f"{image.dtype}")
+            raise ValueError(f"expected {self.shape[1:]} {self.dtype} in {file} like in the first slice, "
+                             f"got {image.shape} {image.dtype}")
         return image
 
 

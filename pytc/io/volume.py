@@ -30,7 +30,7 @@ def open_volume(
         if not isinstance(store, stores.ChunkedStore) or not store.driver.startswith("zarr"):
             raise ValueError(f"expected a Zarr array to write more to, got {path}")
         store.writable = True
-    return Volume(store, axes, voxel_size)
+    return Volume(store, str(path), axes, voxel_size)
 
 
 def create_volume(
@@ -53,13 +53,14 @@ def create_volume(
     ValueError if the path exists (unless overwrite), or cannot hold what is asked for.
     """
     axes = axes or {3: "zyx", 4: "czyx"}.get(len(shape))
+    shape = tuple(int(n) for n in shape)
     saved = dict(attributes or {}) | {"axes": axes}
     if voxel_size is not None:
-        saved |= {"voxel_size": [float(v) for v in voxel_size], "unit": "nm"}
-    saved = {key: stores.plain(value) for key, value in saved.items()}
-    _describe(str(path), tuple(shape), saved, axes, voxel_size, {})
-    store = writers.create_store(str(path), tuple(shape), dtype, saved, chunks, overwrite, zarr_format)
-    return Volume(store, axes, voxel_size)
+        saved |= {"voxel_size": voxel_size, "unit": "nm"}
+    saved = stores.plain(saved)
+    _describe(str(path), shape, saved, axes, voxel_size, {})  # refuses what does not fit before anything is written
+    store = writers.create_store(str(path), shape, dtype, saved, chunks, overwrite, zarr_format)
+    return Volume(store, str(path), axes, voxel_size)
 
 
 class Volume:
@@ -69,12 +70,12 @@ class Volume:
     stored with it. offsets: of the affinity channels, or None. Picklable; a reader is safe to use after a fork.
     """
 
-    def __init__(self, store: stores.Store, axes: str | None, voxel_size: Triple | None):
-        self._store = store
-        self.path = str(store.path)
+    def __init__(self, store: stores.Store, path: str, axes: str | None, voxel_size: Triple | None):
+        self._store, self.path = store, path
         self.shape, self.dtype, self.attributes = store.shape, store.dtype, store.attributes
-        described = _describe(self.path, self.shape, self.attributes, axes, voxel_size, store.implied_axes)
-        self.axes, self.voxel_size, self.offsets = described
+        self.axes, self.voxel_size, self.offsets = _describe(
+            path, self.shape, self.attributes, axes, voxel_size, store.implied_axes
+        )
 
     @property
     def spatial_shape(self) -> tuple[int, int, int]:
@@ -87,10 +88,8 @@ class Volume:
     def __getitem__(self, index: Any) -> np.ndarray:
         slices, dropped = self._slices(index)
         shape = tuple(len(range(s.start, s.stop, s.step)) for s in slices)
-        values = np.empty(shape, self.dtype)
-        if values.size:
-            values[...] = self._store.read(slices)
-        return values.squeeze(dropped)
+        values = self._store.read(slices) if 0 not in shape else np.empty(shape)
+        return np.asarray(values, self.dtype).squeeze(dropped)
 
     def __setitem__(self, index: Any, values: Any) -> None:
         slices, dropped = self._slices(index)
@@ -152,60 +151,55 @@ class Volume:
 
 
 def _open_store(path: str) -> stores.Store:
-    file, inside = Path(path), None
-    if not file.exists() and ":" in path:
-        file, inside = Path(path.rpartition(":")[0]), path.rpartition(":")[2]
+    file, inside = writers.split_path(path)
+    if file.is_dir() and inside:
+        file, inside = file / inside, None
     if not file.exists():
-        raise ValueError(f"expected a volume at {path}, but there is no such file or folder")
-    suffix = file.suffix.lower()
+        groups = [p for p in file.parents if p.suffix in (".zarr", ".n5") and p.is_dir()]
+        there = f"; arrays there: {', '.join(map(str, stores.list_arrays(groups[-1])))}" if groups else ""
+        raise ValueError(f"expected a volume at {path}, but there is no such file or folder{there}")
     if file.is_dir():
-        if inside is not None:
-            return stores.open_chunked(_existing(file, inside))
-        slices = [f for f in file.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES]
-        return stores.FolderStore(file, slices) if slices else stores.open_chunked(file)
-    if suffix in writers.HDF5_SUFFIXES:
-        return stores.Hdf5Store(file, inside)
-    if inside is not None:
-        raise ValueError(f"expected FILE:DATASET for HDF5 and Zarr only, got {path}")
-    if suffix in (".tif", ".tiff"):
-        return stores.TiffStore(file)
-    if suffix == ".npy":
-        return stores.NpyStore(file)
+        return _open_folder(file)
+    suffix = file.suffix.lower()
+    try:
+        if suffix in writers.HDF5_SUFFIXES:
+            return stores.Hdf5Store(file, inside)
+        if suffix in writers.TIFF_SUFFIXES:
+            return stores.TiffStore(file)
+        if suffix == ".npy":
+            return stores.NpyStore(file)
+    except OSError as error:
+        raise ValueError(f"expected {suffix} in {path}, got {error}") from error
     raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
 
 
-def _existing(group: Path, inside: str) -> Path:
-    path = group / inside.strip("/")
-    if not path.is_dir():
-        arrays = ", ".join(map(str, stores.list_arrays(group))) or "none"
-        raise ValueError(f"expected {inside!r} in {group}; arrays there: {arrays}")
-    return path
+def _open_folder(folder: Path) -> stores.Store:
+    if stores.chunked_driver(folder) is None:
+        slices = [f for f in folder.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES and f.name[0] != "."]
+        if slices:
+            return stores.FolderStore(folder, slices)
+    return stores.open_chunked(folder)
 
 
 def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None, implied: dict):
     """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes, then its format."""
+    if len(shape) not in (3, 4) or min(shape) < 1:
+        raise ValueError(f"expected three axes, or four with channels, none empty, got shape {shape} in {path}")
     axes = axes or attributes.get("axes") or implied.get(len(shape)) or _channels_first(shape)
-    axes = "".join(axes).lower() if axes else None
-    if len(shape) not in (3, 4):
-        raise ValueError(f"expected a volume of 3 axes, or 4 with channels, got shape {shape} in {path}")
     if axes is None:
         raise ValueError(f"expected axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say")
-    if sorted(axes) != sorted("zyxc"[: len(shape)]):
-        raise ValueError(f"expected axes that are an order of {'zyxc'[: len(shape)]} for shape {shape}, got {axes!r} "
-                         f"for {path}")
+    known = "zyxc"[: len(shape)]
+    if sorted(map(str.lower, filter(lambda axis: isinstance(axis, str), axes))) != sorted(known):
+        raise ValueError(f"expected axes in an order of {known} for shape {shape}, got {axes!r} for {path}")
+    axes = "".join(axes).lower()
     if voxel_size is None:
         voxel_size = _stored_voxel_size(path, attributes)
     if voxel_size is not None:
         voxel_size = tuple(float(v) for v in voxel_size)
-        if len(voxel_size) != 3 or not all(v > 0 for v in voxel_size):
+        if len(voxel_size) != 3 or min(voxel_size) <= 0:
             raise ValueError(f"expected a voxel size of three positive lengths in nm, got {voxel_size} for {path}")
-    offsets = attributes.get("offsets")
-    if offsets is not None:
-        offsets = tuple(tuple(int(o) for o in offset) for offset in offsets)
-        channels = shape[axes.index("c")] if "c" in axes else 1
-        if len(offsets) != channels or any(len(offset) != 3 for offset in offsets):
-            raise ValueError(f"expected a voxel triple for each of {channels} channels, got {offsets} in {path}")
-    return axes, voxel_size, offsets
+    channels = shape[axes.index("c")] if "c" in axes else 1
+    return axes, voxel_size, _stored_offsets(path, attributes, channels)
 
 
 def _channels_first(shape: tuple[int, ...]) -> str | None:
@@ -217,10 +211,20 @@ def _stored_voxel_size(path: str, attributes: dict[str, Any]) -> tuple[float, ..
     stored = [attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None]
     if not stored:
         return None
-    if len(stored) == 2 and list(stored[0]) != list(stored[1]):
-        raise ValueError(f"expected one voxel size, got voxel_size {stored[0]} and resolution {stored[1]} in {path}")
+    if any(not isinstance(lengths, list) or len(lengths) != 3 or lengths != stored[0] for lengths in stored):
+        raise ValueError(f"expected one voxel size of three lengths, got {' and '.join(map(str, stored))} in {path}")
     units = attributes.get("unit") or attributes.get("units") or "nm"
-    units = [units] * len(stored[0]) if isinstance(units, str) else units
-    if len(units) != len(stored[0]) or any(unit not in NANOMETRES for unit in units):
+    units = [units] * 3 if isinstance(units, str) else units
+    if len(units) != 3 or any(unit not in NANOMETRES for unit in units):
         raise ValueError(f"expected units from {', '.join(NANOMETRES)}, got {units} in {path}")
     return tuple(length * NANOMETRES[unit] for length, unit in zip(stored[0], units))
+
+
+def _stored_offsets(path: str, attributes: dict[str, Any], channels: int) -> tuple[tuple[int, ...], ...] | None:
+    offsets = attributes.get("offsets")
+    if offsets is None:
+        return None
+    whole = np.array(offsets)
+    if whole.shape != (channels, 3) or whole.dtype.kind not in "iu":
+        raise ValueError(f"expected three whole voxels for each of {channels} offsets, got {offsets} in {path}")
+    return tuple(map(tuple, whole.tolist()))

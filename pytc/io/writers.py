@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +17,38 @@ import numpy as np
 from pytc.io.stores import ChunkedStore, Slices, Store, chunked_driver, native_dtype
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+TIFF_SUFFIXES = (".tif", ".tiff")
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512 is whole chunks,
 # and one channel a chunk lets a decoder read the three short-range affinities alone.
 CHUNK = 64
 
 
+def split_path(path: str) -> tuple[Path, str | None]:
+    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it, None if nothing is named."""
+    match = re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|zarr|n5)):(.+)", path, re.IGNORECASE)
+    return (Path(match[1]), match[2].strip("/")) if match else (Path(path), None)
+
+
 def create_store(path: str, shape: tuple, dtype: Any, attributes: dict, chunks: tuple | None, overwrite: bool,
                  zarr_format: int) -> Store:
     """The writer for a path, by its suffix."""
-    file, dataset = Path(path), None
-    if file.suffix not in (*HDF5_SUFFIXES, ".zarr", ".tif", ".tiff", ".npy") and ":" in path:
-        file, dataset = Path(path.rpartition(":")[0]), path.rpartition(":")[2].strip("/")
+    file, inside = split_path(path)
     dtype = native_dtype(dtype, file)
     chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(attributes["axes"], shape))
+    if len(chunks) != len(shape) or min(chunks) < 1:
+        raise ValueError(f"expected chunks of {len(shape)} axes for shape {shape}, got {chunks}")
     if any(part.endswith(".zarr") for part in file.parts):
-        return create_zarr(file / (dataset or ""), shape, dtype, attributes, chunks, overwrite, zarr_format)
+        return create_zarr(file / (inside or ""), shape, dtype, attributes, chunks, overwrite, zarr_format)
+    suffix = file.suffix.lower()
+    if suffix not in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy"):
+        raise ValueError(f"expected a path that ends in .zarr, .h5, .tif or .npy, got {path}")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
-    if file.suffix in HDF5_SUFFIXES:
-        return FileWriter(file, shape, dtype, attributes, hdf5_array(dataset or "data", chunks))
-    if file.suffix in (".tif", ".tiff"):
-        return FileWriter(file, shape, dtype, attributes, tiff_array)
-    if file.suffix == ".npy":
-        return FileWriter(file, shape, dtype, attributes, npy_array)
-    raise ValueError(f"expected a path that ends in .zarr, .h5, .tif or .npy, got {path}")
+    if suffix in HDF5_SUFFIXES:
+        create = functools.partial(hdf5_array, dataset=inside or "data", chunks=chunks)
+    else:
+        create = npy_array if suffix == ".npy" else tiff_array
+    return FileWriter(file, shape, dtype, attributes, create)
 
 
 class FileWriter(Store):
@@ -46,8 +57,14 @@ class FileWriter(Store):
     def __init__(self, path: Path, shape: tuple, dtype: np.dtype, attributes: dict, create: Callable):
         super().__init__(path, shape, dtype, attributes)
         self.partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        if self.partial.exists():
+            raise ValueError(f"{path} is being written: {self.partial} exists")
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._array, self._close = create(self.partial, shape, dtype, attributes)
+        try:
+            self._array, self._close = create(self.partial, shape, dtype, attributes)
+        except TypeError as error:
+            self.partial.unlink(missing_ok=True)
+            raise ValueError(f"expected attributes that {path} can hold, got {attributes}: {error}") from error
         self._owner = os.getpid()
 
     def handle(self) -> Any:
@@ -74,28 +91,28 @@ class FileWriter(Store):
         raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
 
 
-def hdf5_array(dataset: str, chunks: tuple[int, ...]) -> Callable:
-    def create(path: Path, shape, dtype, attributes):
-        import h5py
+def hdf5_array(path: Path, shape, dtype, attributes, *, dataset: str, chunks: tuple[int, ...]):
+    import h5py
 
-        file = h5py.File(path, "w")
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(h5py.File(path, "w"))
         array = file.create_dataset(dataset, shape, dtype, chunks=chunks, compression="gzip", compression_opts=1)
         array.attrs.update(attributes)
-        return array, file.close
-
-    return create
+        stack.pop_all()
+    return array, file.close
 
 
 def tiff_array(path: Path, shape, dtype, attributes):
     import tifffile
 
+    if dtype.kind == "b":
+        raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
     array = tifffile.memmap(path, shape=shape, dtype=dtype, photometric="minisblack", metadata=attributes)
     return array, array.flush
 
 
 def npy_array(path: Path, shape, dtype, attributes):
-    lost = set(attributes) - {"axes"}
-    if lost or attributes["axes"] not in ("zyx", "czyx"):
+    if set(attributes) != {"axes"} or attributes["axes"] not in ("zyx", "czyx"):
         raise ValueError(f"a .npy file cannot hold {attributes}; take .zarr or .h5")
     array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
     return array, array.flush
@@ -105,29 +122,31 @@ def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, z
     """A new Zarr array of blosc-compressed chunks (zstd, shuffled), and the groups above it."""
     import tensorstore
 
-    if path.exists():
-        if not overwrite or chunked_driver(path) not in ("zarr", "zarr3"):
-            raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
-        shutil.rmtree(path)
+    if zarr_format not in (2, 3):
+        raise ValueError(f"expected a zarr_format of 2 or 3, got {zarr_format}")
+    if path.exists() and not (overwrite and chunked_driver(path) in ("zarr", "zarr3")):
+        raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
+    groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
+    if arrays := [group for group in groups if chunked_driver(group)]:
+        raise ValueError(f"expected groups above {path}, but {arrays[0]} is an array")
+    shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
+    for group in groups:
+        if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
+            content = {"zarr_format": zarr_format} | ({"node_type": "group"} if zarr_format == 3 else {})
+            (group / {2: ".zgroup", 3: "zarr.json"}[zarr_format]).write_text(json.dumps(content))
     blosc = {"cname": "zstd", "clevel": 5}
     if zarr_format == 2:
         (path / ".zattrs").write_text(json.dumps(attributes, indent=1))  # first: an array never lacks its attributes
-        metadata = {"shape": shape, "chunks": chunks, "dtype": dtype.str, "fill_value": plain_zero(dtype),
+        metadata = {"shape": shape, "chunks": chunks, "dtype": dtype.str, "fill_value": np.zeros((), dtype).item(),
                     "dimension_separator": "/", "compressor": {"id": "blosc", "shuffle": 1, **blosc}}
-    elif zarr_format == 3:
+    else:
         codec = {"name": "blosc", "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc}}
         metadata = {"shape": shape, "data_type": dtype.name, "attributes": attributes, "codecs": [codec],
                     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}}
-    else:
-        raise ValueError(f"expected a zarr_format of 2 or 3, got {zarr_format}")
     driver = {2: "zarr", 3: "zarr3"}[zarr_format]
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": metadata}
     tensorstore.open(spec, create=True).result()
     store = ChunkedStore(path, driver, shape, dtype, attributes)
     store.writable = True
     return store
-
-
-def plain_zero(dtype: np.dtype) -> Any:
-    return dtype.type(0).item()
