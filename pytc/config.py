@@ -139,7 +139,8 @@ class AugmentConfig:
         _require(self.elastic_spacing > 0, "an elastic_spacing of at least 1 voxel", self.elastic_spacing)
         _require(self.missing_section_max > 0, "a missing_section_max of at least 1", self.missing_section_max)
         _require(0 <= self.cutout_size <= 1, "a cutout_size in [0, 1]", self.cutout_size)
-        for name in ("shift_slice_max", "misalign_max", "blur_sigma", "noise_max", "elastic_magnitude"):
+        _require(self.blur_sigma > 0, "a blur_sigma above 0", self.blur_sigma)
+        for name in ("shift_slice_max", "misalign_max", "noise_max", "elastic_magnitude"):
             _require(getattr(self, name) >= 0, f"a {name} of 0 or more", getattr(self, name))
 
 
@@ -414,6 +415,7 @@ class EvaluateConfig:
     image: str | None = None  # Image behind the report's pictures; default: the run's.
     # Voxel size in nm, in stored axis order, where no file says.
     voxel_size: tuple[float, float, float] | None = None
+    offsets: tuple[Triple, ...] | None = None  # Offsets of the affinity channels, where the file does not say.
     output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
     # Instances, or a foreground mask; default: what the run predicts, else instances.
     task: Literal["instance", "semantic"] | None = None
@@ -424,14 +426,15 @@ class EvaluateConfig:
     metric: str | None = None
     min_size: int = 0  # Objects of fewer voxels are removed before scoring.
     grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
-    # Who counts the figures; funlib is the reference implementation, the package funlib.evaluate.
+    # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and compare.
     backend: Literal["pytc", "funlib"] = "pytc"
     attribution: str | None = None  # Where the data comes from and its licence; printed in the report.
 
     def __post_init__(self):
         inputs = (self.affinities, self.segmentation)
         _require(None in inputs, "--affinities or --segmentation, not both", inputs)
-        _require(not (self.sweep and self.segmentation), "--affinities with --sweep", self.segmentation)
+        _require(self.run is None or inputs == (None, None), "--run, or the name of a prediction, not both", inputs)
+        _require(not (self.sweep and self.segmentation), "affinities to sweep, not a segmentation", self.segmentation)
         _require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
         _require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
         _require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)

@@ -1,0 +1,51 @@
+"""The figures once more, by funlib.evaluate, the reference implementation of run lengths and VOI."""
+
+from __future__ import annotations
+
+import networkx
+import numpy as np
+
+from pytc.io.skeleton import Skeleton
+from pytc.metrics.skeleton import SkeletonMetrics
+
+try:
+    from funlib.evaluate import expected_run_length, rand_voi
+except ImportError as error:
+    install = "pip install cython git+https://github.com/funkelab/funlib.evaluate"
+    raise ValueError(f"expected the package funlib.evaluate for --backend funlib; to install it: {install}") from error
+
+TOLERANCE = 1e-5  # relative; larger differences are called out
+
+
+def cross_check(figures: dict[str, float], skeleton: Skeleton | None, labels: np.ndarray | None,
+                segmentation: np.ndarray) -> dict[str, float]:
+    """The reference's figures as funlib_NAME; prints how far off ours are.
+
+    erl and voi_* need skeletons, dense_voi_* and dense_rand_* need labels (Z, Y, X); segmentation (Z, Y, X).
+    """
+    reference = {}
+    if skeleton is not None:
+        segments = SkeletonMetrics(skeleton).segments_at_nodes(segmentation)
+        voi = {key: value for key, value in _overlap(skeleton.ids, segments).items() if key.startswith("voi")}
+        reference |= {"erl": _run_length(skeleton, segments), **voi}
+    if labels is not None:
+        reference |= {f"dense_{key}": value for key, value in _overlap(np.maximum(labels, 0), segmentation).items()}
+    off = {key: abs(figures[key] - value) / max(abs(value), 1) for key, value in reference.items()}
+    worst = max(off, key=off.get)
+    verdict = "agrees with" if off[worst] <= TOLERANCE else "DISAGREES with"
+    print(f"funlib.evaluate {verdict} {len(off)} figures; largest difference {off[worst]:.1e} ({worst})", flush=True)
+    return {f"funlib_{key}": value for key, value in reference.items()}
+
+
+def _run_length(skeleton: Skeleton, segments: np.ndarray) -> float:
+    graph = networkx.Graph()
+    for node, (owner, (z, y, x)) in enumerate(zip(skeleton.ids.tolist(), skeleton.nm.tolist())):
+        graph.add_node(node, id=owner, z=z, y=y, x=x)
+    graph.add_edges_from(skeleton.edges.tolist())
+    table = dict(enumerate(segments.tolist()))
+    return float(expected_run_length(graph, "id", "length", table, skeleton_position_attributes=["z", "y", "x"]))
+
+
+def _overlap(truth: np.ndarray, segmentation: np.ndarray) -> dict[str, float]:
+    scores = rand_voi(*(np.ascontiguousarray(ids, np.uint64) for ids in (truth, segmentation)))
+    return {key: float(scores[key]) for key in ("voi_split", "voi_merge", "rand_split", "rand_merge")}

@@ -1,0 +1,49 @@
+"""The curves of a threshold sweep as a PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.figure import Figure
+
+# A panel shows the figures of one family that the sweep has.
+PANELS = {
+    "Run length": ("nerl", "nerl_5", "nerl_20", "nerl_100"),
+    "Skeleton VOI (bits)": ("voi_sum", "voi_split", "voi_merge"),
+    "Dense VOI (bits)": ("dense_voi_sum", "dense_voi_split", "dense_voi_merge"),
+    "Overlap": ("jaccard", "dice", "precision", "recall"),
+}
+COLOURS = ("#1f5fbf", "#d1495b", "#2a9d8f", "#e9a03b")
+
+
+def draw_sweep(rows: list[dict[str, Any]], metric: str, best: dict[str, Any]) -> bytes:
+    """PNG of each family of figures over the threshold, the best threshold marked in each panel."""
+    panels = {title: [k for k in names if k in best] for title, names in PANELS.items()}
+    panels = {title: names for title, names in panels.items() if names}
+    if not any(metric in names for names in panels.values()):
+        panels[metric] = [metric]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")
+    thresholds = [row["threshold"] for row in rows]
+    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for name, colour in zip(names, COLOURS):
+            chosen = name == metric
+            axes.plot(thresholds, [row[name] for row in rows], marker="o", markersize=4 if chosen else 2.5,
+                      linewidth=2.2 if chosen else 1.2, color=colour, label=name, zorder=3 if chosen else 2)
+            if chosen:
+                axes.plot(best["threshold"], best[name], marker="*", markersize=17, color=colour,
+                          markeredgecolor="white", zorder=5)
+                axes.annotate(f"{best[name]:.3f} at {best['threshold']:.3f}", (best["threshold"], best[name]),
+                              xytext=(0, 12), textcoords="offset points", ha="center", fontweight="bold", color=colour)
+        axes.axvline(best["threshold"], color="#888", linewidth=1, linestyle=":")
+        axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+        axes.set_xlabel("threshold")
+        axes.set_ylim(bottom=0)
+        axes.margins(y=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e7eb")
+        axes.legend(frameon=False, fontsize=8)
+    figure.get_layout_engine().set(wspace=0.05)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

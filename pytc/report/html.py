@@ -1,0 +1,161 @@
+"""The report: one HTML file that carries its pictures, opens anywhere, and needs no script."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from pytc.report.pictures import Picture
+
+# Name, decimals and meaning of each figure; figures that are not here are shown under their key.
+FIGURES = {
+    "nerl": ("NERL", 3, "expected run length as a share of the best possible; 1 is perfect"),
+    "erl": ("ERL, nm", 0, "expected length of skeleton without an error, from a random point on one"),
+    "max_erl": ("Best ERL, nm", 0, "ERL of a perfect segmentation of these skeletons"),
+    "voi_sum": ("VOI", 3, "variation of information over skeleton nodes, bits; 0 is perfect"),
+    "voi_split": ("VOI split", 3, "bits lost because neurons fall apart, over skeleton nodes"),
+    "voi_merge": ("VOI merge", 3, "bits lost because neurons run together, over skeleton nodes"),
+    "n_mergers": ("Mergers", 0, "pieces of skeletons that share a segment with another skeleton, segment 0 included"),
+    "n_non0_mergers": ("Mergers outside 0", 0, "the same without segment 0"),
+    "n_splits": ("Splits", 0, "skeleton edges that lead from one segment into another"),
+    "nerl_5": ("NERL, 5 nodes", 3, "NERL if pieces of at most 5 nodes are overlooked when mergers are sought"),
+    "nerl_20": ("NERL, 20 nodes", 3, "the same for pieces of at most 20 nodes"),
+    "nerl_100": ("NERL, 100 nodes", 3, "the same for pieces of at most 100 nodes"),
+    "nerl_inf": ("NERL, no mergers", 3, "NERL if no merger counted: splits alone"),
+    "dense_voi_sum": ("Dense VOI", 3, "variation of information over labelled voxels, bits; 0 is perfect"),
+    "dense_voi_split": ("Dense VOI split", 3, "bits lost because neurons fall apart, over labelled voxels"),
+    "dense_voi_merge": ("Dense VOI merge", 3, "bits lost because neurons run together, over labelled voxels"),
+    "dense_rand_split": ("Dense Rand split", 3, "share of voxel pairs of one neuron that are in one segment"),
+    "dense_rand_merge": ("Dense Rand merge", 3, "share of voxel pairs of one segment that are in one neuron"),
+    "dense_adapted_rand_error": ("Adapted Rand error", 3, "1 - F-score of the two Rand scores; 0 is perfect"),
+    "jaccard": ("Jaccard", 3, "intersection over union of the foregrounds; 1 is perfect"),
+    "dice": ("Dice", 3, "F-score of the foreground; 1 is perfect"),
+    "precision": ("Precision", 3, "share of the predicted foreground that is right"),
+    "recall": ("Recall", 3, "share of the true foreground that is found"),
+}
+HEADLINES = ("nerl", "voi_sum", "n_mergers", "n_splits", "dense_voi_sum", "dense_adapted_rand_error",
+             "jaccard", "dice", "precision", "recall")
+DETAILS = {  # small print below a headline: text and figure
+    "nerl": (("ERL, nm", "erl"), ("best possible", "max_erl")),
+    "voi_sum": (("split", "voi_split"), ("merge", "voi_merge")),
+    "n_mergers": (("without segment 0", "n_non0_mergers"),),
+    "dense_voi_sum": (("split", "dense_voi_split"), ("merge", "dense_voi_merge")),
+}
+
+STYLE = """
+:root { --ink: #1b2733; --soft: #5c6b7a; --line: #e3e8ee; --blue: #1f5fbf; --wash: #f5f8fc }
+* { box-sizing: border-box }
+body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
+main { max-width: 1160px; margin: 0 auto; padding: 36px 28px 60px }
+h1 { font-size: 26px; margin: 0; letter-spacing: -.01em }
+h2 { font-size: 18px; margin: 44px 0 12px }
+p { margin: 4px 0 12px } .soft, figcaption { color: var(--soft) } small, .soft { font-size: 13px }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 24px 0 }
+.card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: var(--wash) }
+.card.chosen { border-color: var(--blue); box-shadow: inset 0 3px var(--blue) }
+.card b { display: block; font-size: 30px; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums }
+.card span { font-weight: 600; font-size: 13px } .card small { color: var(--soft); display: block }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; width: 100% }
+th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); white-space: nowrap }
+th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; line-height: 1.25 }
+th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere }
+tr.best td { background: #e8f1ff; font-weight: 650 } tr.best td:first-child { box-shadow: inset 3px 0 var(--blue) }
+img { display: block; width: 100%; border-radius: 6px }
+.row { display: grid; gap: 12px; margin-bottom: 16px }
+figure { margin: 0 } figcaption { font-size: 12.5px; padding: 3px 1px }
+.row img { image-rendering: pixelated; background: #eee }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 0 40px }
+i.key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 5px 0 12px }
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; `best` is the index of the highlighted row."""
+
+    title: str
+    note: str
+    header: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+    best: int | None = None
+
+
+def render(title: str, subtitle: str, figures: dict[str, float], chosen: str, *, settings: dict[str, Any],
+           sweep: Table | None, curve: bytes | None, pictures: list[list[Picture]],
+           legend: Iterable[tuple[str, tuple[int, int, int]]], errors: list[Table], attribution: str | None) -> str:
+    """The page; `chosen` is the figure that the threshold was picked by, `legend` says what error colours mean."""
+    parts = [f"<h1>{escape(title)}</h1><p class=soft>{escape(subtitle)}</p>", _cards(figures, chosen)]
+    if sweep and curve:
+        parts.append(_table(sweep, _image(curve, "curves of the sweep")))
+    parts += ["<h2>Slices</h2>", _legend(legend), *map(_row, pictures)]
+    if attribution:
+        parts.append(f"<p class=soft>Data: {escape(attribution)}</p>")
+    if errors:
+        parts.append(f"<div class=two>{''.join(f'<div>{_table(table)}</div>' for table in errors)}</div>")
+    rows = [(name(key), number(key, value), FIGURES.get(key, ("", 0, ""))[2]) for key, value in figures.items()]
+    parts.append(_table(Table("All figures", "", ("figure", "value", "meaning"), rows)))
+    parts.append(_table(Table("Settings", "", ("setting", "value"), list(settings.items()))))
+    body = "\n".join(parts)
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{escape(title)}</title><style>{STYLE}</style><main>\n{body}\n</main></html>\n")
+
+
+def name(key: str) -> str:
+    """What a figure is called, e.g. NERL for nerl."""
+    return FIGURES[key][0] if key in FIGURES else key
+
+
+def number(key: str, value: float) -> str:
+    """A figure with as many decimals as it deserves."""
+    return f"{value:,.{FIGURES[key][1] if key in FIGURES else 3}f}"
+
+
+def _legend(keys: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
+    swatches = "".join(f'<i class=key style="background: rgb{rgb}"></i>{escape(text)}' for text, rgb in keys)
+    if not swatches:
+        return "<p class=soft>Each segment has a colour of its own.</p>"
+    return ("<p class=soft>A segment has the colour of the label that it covers best; a smaller piece of that label "
+            f"has its own. Errors: {swatches}.</p>")
+
+
+def _cards(figures: dict[str, float], chosen: str) -> str:
+    cards = []
+    for key in (key for key in HEADLINES if key in figures):
+        parts = [f"{text} {number(part, figures[part])}" for text, part in DETAILS.get(key, ())]
+        cards.append(f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
+                     f"<span>{name(key)}</span><b>{number(key, figures[key])}</b>"
+                     f"{''.join(f'<small>{escape(part)}</small>' for part in parts)}</div>")
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _table(table: Table, picture: str = "") -> str:
+    """A table under its heading; a picture comes between the two. Columns of numbers are set to the right."""
+    is_text = [any(not _numeric(row[i]) for row in table.rows) for i in range(len(table.header))]
+    kinds = [" class=text" if text else "" for text in is_text]
+    rows = "".join(f"<tr{' class=best' if i == table.best else ''}>{_cells('td', row, kinds)}</tr>"
+                   for i, row in enumerate(table.rows))
+    note = f"<p class=soft>{escape(table.note)}</p>" if table.note else ""
+    return (f"<h2>{escape(table.title)}</h2>{picture}{note}"
+            f'<div class="wide"><table><tr>{_cells("th", table.header, kinds)}</tr>{rows}</table></div>')
+
+
+def _cells(tag: str, values: Iterable[Any], kinds: list[str]) -> str:
+    return "".join(f"<{tag}{kind}>{escape(str(value))}</{tag}>" for value, kind in zip(values, kinds))
+
+
+def _numeric(value: Any) -> bool:
+    return str(value).replace(",", "").replace(".", "").strip("-%").isdigit()
+
+
+def _row(pictures: list[Picture]) -> str:
+    figures = "".join(f"<figure>{_image(p.png, p.caption, f'aspect-ratio: {p.aspect:.4f}')}"
+                      f"<figcaption>{escape(p.caption)}</figcaption></figure>" for p in pictures)
+    return f'<div class="row" style="grid-template-columns: repeat({len(pictures)}, 1fr)">{figures}</div>'
+
+
+def _image(png: bytes, alt: str, style: str = "") -> str:
+    return f'<img alt="{escape(alt)}" style="{style}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -1,0 +1,164 @@
+"""Coloured slices of a result as PNGs. A segment wears the colour of the label it covers best, so that errors show."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from pytc.io.volume import Volume
+from pytc.metrics.overlap import Contingency
+
+MAX_PIXELS = 512  # larger slices are strided
+SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))  # axis a slice is cut across, and where
+RED, BLUE, YELLOW = (235, 40, 70), (40, 120, 255), (255, 200, 0)
+ERROR_COLOURS = np.array([(0, 0, 0), RED, BLUE, YELLOW], np.uint8)  # by the codes of `errors`
+ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])  # a voxel in no segment, often at a membrane, is the lesser error
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, its caption, and its true width over height (voxels may be anisotropic)."""
+
+    caption: str
+    png: bytes
+    aspect: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What there is to see, arrays or volumes of one shape in stored axis order; image and labels may be missing."""
+
+    image: Volume | None
+    labels: np.ndarray | Volume | None
+    segmentation: np.ndarray | Volume
+    axes: str  # stored order of the spatial axes, e.g. zyx
+    voxel_size: tuple[float, float, float]
+
+
+class Instances:
+    """Which label each segment covers best, and which segment each label, with 0 left out."""
+
+    legend = (("in a segment of another label", RED), ("in a smaller piece of its label", BLUE),
+              ("in no segment", YELLOW))
+
+    def __init__(self, table: Contingency):
+        objects = (table.truth != 0) & (table.segmentation != 0)
+        labels, segments = (ids[objects].astype(np.int64) for ids in (table.truth, table.segmentation))
+        self._label_of = _largest(segments, labels, table.count[objects])
+        self._segment_of = _largest(labels, segments, table.count[objects])
+
+    def colours(self, segments: np.ndarray) -> np.ndarray:
+        """Ids for `palette`: that of the label a segment covers best; one of its own for a smaller piece of a label."""
+        label = _look_up(self._label_of, segments)
+        whole = (label > 0) & (_look_up(self._segment_of, label) == segments)
+        return np.where(whole, label, -segments)
+
+    def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """0: right, or not labelled; 1: in a segment of another label; 2: in a smaller piece; 3: in no segment."""
+        merged = _look_up(self._label_of, segments) != labels
+        split = _look_up(self._segment_of, labels) != segments
+        return np.select([labels <= 0, segments == 0, merged, split], [0, 3, 1, 2])
+
+
+class Mask:
+    """The same for a foreground mask."""
+
+    legend = (("wrongly in the mask", RED), ("missing in the mask", YELLOW))
+
+    def colours(self, segments: np.ndarray) -> np.ndarray:
+        return segments
+
+    def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """0: right, or not labelled; 1: wrongly in the mask; 3: missing in it."""
+        return np.select([labels < 0, (segments > 0) & (labels == 0), (segments == 0) & (labels > 0)], [0, 1, 3])
+
+
+def draw(scene: Scene, matching: Instances | Mask | None) -> list[list[Picture]]:
+    """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present."""
+    return [_draw_slice(scene, matching, axis, place) for axis, place in SLICES]
+
+
+def palette(ids: np.ndarray) -> np.ndarray:
+    """A bright colour for each id, black for 0: (...) integers -> (..., 3) uint8; the same on every call."""
+    mixed = ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(29)
+    hue = (mixed % np.uint64(360)).astype(np.float32) / 60
+    value = 0.7 + 0.3 * ((mixed >> np.uint64(12)) % np.uint64(8)).astype(np.float32) / 7
+    saturation = 0.55 + 0.4 * ((mixed >> np.uint64(20)) % np.uint64(8)).astype(np.float32) / 7
+    wave = (hue[..., None] + np.array([5, 3, 1], np.float32)) % 6  # HSV to RGB: one shifted wave a channel
+    rgb = 1 - saturation[..., None] * np.clip(np.minimum(wave, 4 - wave), 0, 1)
+    return np.where(ids[..., None] == 0, 0, 255 * value[..., None] * rgb).astype(np.uint8)
+
+
+def _draw_slice(scene: Scene, matching: Instances | Mask | None, axis: str, place: float) -> list[Picture]:
+    index = int(place * scene.segmentation.shape[scene.axes.index(axis)])
+    segments = _cut(scene.segmentation, scene.axes, axis, index).astype(np.int64)
+    grey = np.full(segments.shape, 255, np.uint8) if scene.image is None else _grey(scene, axis, index)
+    drawn = {} if scene.image is None else {"image": _tint(grey)}
+    if scene.labels is not None:
+        labels = _cut(scene.labels, scene.axes, axis, index).astype(np.int64)
+        drawn["labels"] = _overlay(grey, np.maximum(labels, 0))
+    drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
+    if matching:
+        codes = matching.errors(labels, segments)
+        drawn["errors"] = _tint(grey, ERROR_COLOURS[codes], ERROR_STRENGTH[codes])
+    height, width = (scene.voxel_size[scene.axes.index(a)] for a in "zyx" if a != axis)
+    aspect = segments.shape[1] * width / (segments.shape[0] * height)
+    return [Picture(f"{what}, {axis} = {index}", _png(pixels), aspect) for what, pixels in drawn.items()]
+
+
+def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
+    """The slice across `axis`, rows and columns in the order z, y, x, strided to MAX_PIXELS."""
+    view = volume[tuple(index if a == axis else slice(None) for a in axes)]
+    rows, columns = (a for a in axes if a != axis)
+    view = view if "zyx".index(rows) < "zyx".index(columns) else view.T
+    step = -(-max(view.shape) // MAX_PIXELS)
+    return view[::step, ::step]
+
+
+def _grey(scene: Scene, axis: str, index: int) -> np.ndarray:
+    """The image's slice in 8 bit, stretched between its 1st and 99th percentile; the first channel of several."""
+    start = tuple(index if a == axis else 0 for a in scene.axes)
+    stop = tuple(index + 1 if a == axis else n for a, n in zip(scene.axes, scene.image.spatial_shape))
+    pixels = _cut(scene.image.read(start, stop)[0], scene.axes, axis, 0).astype(np.float32)
+    low, high = np.percentile(pixels, (1, 99))
+    return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+
+
+def _overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Ids in colour over the grey image, their borders stronger."""
+    border = np.zeros(ids.shape, bool)
+    border[:-1] |= ids[:-1] != ids[1:]
+    border[:, :-1] |= ids[:, :-1] != ids[:, 1:]
+    return _tint(grey, palette(ids), (ids != 0) * np.where(border, 0.9, 0.5))
+
+
+def _tint(grey: np.ndarray, colours: np.ndarray | float = 0.0, strength: np.ndarray | float = 0.0) -> np.ndarray:
+    """(H, W, 3) uint8: grey (H, W) mixed with colours (H, W, 3) by a strength (H, W) in [0, 1]."""
+    alpha = np.broadcast_to(strength, grey.shape)[..., None]
+    return (grey[..., None] * (1 - alpha) + np.broadcast_to(colours, (*grey.shape, 3)) * alpha).astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _largest(keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorted distinct keys, and for each the value with the largest count (the smaller value in a tie)."""
+    order = np.lexsort((values, -counts, keys))
+    unique, first = np.unique(keys[order], return_index=True)
+    return unique, values[order][first]
+
+
+def _look_up(table: tuple[np.ndarray, np.ndarray], keys: np.ndarray) -> np.ndarray:
+    """The values of `keys`, 0 for keys that are not in the table."""
+    known, values = table
+    if len(known) == 0:
+        return np.zeros(keys.shape, np.int64)
+    position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[position] == keys, values[position], 0)

@@ -1,0 +1,366 @@
+"""evaluate.py on a volume made by hand: three bars, of which two merge at thresholds below 0.6 and one falls apart
+from 0.7 on, so that a sweep has to find 0.65 and score it as perfect."""
+
+import base64
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pytc.config import SHORT_AND_LONG, EvaluateConfig
+from pytc.io.skeleton import Skeleton, save_skeleton
+from pytc.io.volume import create_volume, open_volume
+from pytc.metrics.overlap import contingency_table, overlap_metrics
+from pytc.metrics.sweep import DEFAULT_THRESHOLDS
+from pytc.report.errors import worst_errors
+from pytc.report.evaluate import evaluate
+from pytc.report.inputs import choose_metric
+from pytc.report.pictures import Instances, Scene, draw, palette
+from pytc.segmentation.connected_components import connected_components_3d
+
+SHAPE = (12, 20, 24)
+VOXEL = (20.0, 10.0, 10.0)
+THRESHOLDS = (0.5, 0.65, 0.8)
+
+
+def bars() -> np.ndarray:
+    """Labels 1 and 2 touch along y; 3 stands apart."""
+    labels = np.zeros(SHAPE, np.uint16)
+    labels[:, 2:6], labels[:, 6:10], labels[:, 14:18] = 1, 2, 3
+    return labels
+
+
+def bar_affinities(labels: np.ndarray) -> np.ndarray:
+    affinities = np.zeros((6, *SHAPE), np.float32)
+    for channel, offset in enumerate(SHORT_AND_LONG[:3]):
+        here = tuple(slice(0, n - o) for n, o in zip(SHAPE, offset))
+        there = tuple(slice(o, None) for o in offset)
+        affinities[channel][here] = 0.9 * ((labels[here] == labels[there]) & (labels[here] > 0))
+    affinities[1, :, 5, 12] = 0.6  # between bars 1 and 2
+    affinities[2, :, 14:18, 11] = 0.7  # within bar 3
+    return affinities
+
+
+def bar_skeleton() -> Skeleton:
+    """A straight line of 24 nodes in each bar."""
+    positions = np.array([(6, y, x) for y in (4, 8, 16) for x in range(24)], np.int64)
+    ids = np.repeat(np.array([1, 2, 3], np.uint64), 24)
+    edges = np.array([(i, i + 1) for i in range(71) if (i + 1) % 24], np.int64)
+    return Skeleton(ids, positions, positions * np.array(VOXEL), edges)
+
+
+def store(path: Path, array: np.ndarray, axes: str = "zyx", **attributes) -> str:
+    with create_volume(path, array.shape, array.dtype, axes=axes, voxel_size=VOXEL, attributes=attributes) as volume:
+        volume[...] = array
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> EvaluateConfig:
+    folder = tmp_path_factory.mktemp("bars")
+    labels = bars()
+    save_skeleton(folder / "skeleton.npz", bar_skeleton())
+    image = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
+    return EvaluateConfig(
+        affinities=store(folder / "affinities.zarr", bar_affinities(labels), "czyx", offsets=SHORT_AND_LONG),
+        labels=store(folder / "labels.zarr", labels),
+        skeleton=str(folder / "skeleton.npz"),
+        image=store(folder / "image.zarr", image),
+        sweep=True, thresholds=THRESHOLDS,
+    )
+
+
+def test_sweep_finds_the_perfect_threshold_and_writes_everything(files, tmp_path):
+    metrics = evaluate(replace(files, output=str(tmp_path), attribution="made by <hand>"))
+    assert metrics["threshold"] == 0.65 and metrics["metric"] == "nerl"
+    perfect = {"nerl": 1, "voi_sum": 0, "n_mergers": 0, "n_splits": 0, "dense_voi_sum": 0}
+    assert {key: metrics[key] for key in perfect} == pytest.approx(perfect, abs=1e-9)
+    assert metrics["merge_tolerance_nodes"] == 0 and metrics["grow"] is False and metrics["min_size"] == 0
+
+    names = {"metrics.json", "sweep.csv", "sweep.png", "report.html", "best_segmentation.zarr"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "sweep.csv").read_text())))
+    assert [float(row["threshold"]) for row in rows] == list(THRESHOLDS)
+    assert [int(row["n_non0_mergers"]) for row in rows] == [2, 0, 0]
+    assert [int(row["n_splits"]) for row in rows] == [0, 0, 1]
+    best = open_volume(tmp_path / "best_segmentation.zarr")
+    assert np.array_equal(best[...], connected_components_3d(bar_affinities(bars()), 0.65))
+    assert best.voxel_size == VOXEL and best.attributes["threshold"] == 0.65
+
+
+def test_report_carries_its_pictures(files, tmp_path):
+    evaluate(replace(files, output=str(tmp_path), attribution="made by <hand>"))
+    page = (tmp_path / "report.html").read_text()
+    assert not re.search(r"(src|href)=(?!\"data:image/png)", page) and "<script" not in page
+    pictures = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    assert pictures[0] == (tmp_path / "sweep.png").read_bytes()
+    sizes = [Image.open(io.BytesIO(png)).size for png in pictures[1:]]
+    assert sizes == 3 * 4 * [(24, 20)] + 4 * [(24, 12)] + 4 * [(20, 12)]  # image, labels, segmentation, errors
+    assert "made by &lt;hand&gt;" in page and "Best by NERL: threshold 0.6500." in page
+
+
+@pytest.mark.parametrize("without, metric", [("skeleton", "dense_voi_sum"), ("labels", "nerl"), ("image", "nerl")])
+def test_any_subset_of_the_truth(files, tmp_path, without, metric):
+    metrics = evaluate(replace(files, output=str(tmp_path), **{without: None}))
+    assert metrics["metric"] == metric and metrics["threshold"] == 0.65
+    assert ("nerl" in metrics) == (without != "skeleton") and ("dense_voi_sum" in metrics) == (without != "labels")
+
+
+def test_segmentation_is_scored_as_it_is_and_clears_an_older_sweep(files, tmp_path):
+    evaluate(replace(files, output=str(tmp_path)))
+    segmentation = connected_components_3d(bar_affinities(bars()), 0.5)
+    path = store(tmp_path / "mine.zarr", segmentation, threshold=0.5)
+    metrics = evaluate(EvaluateConfig(segmentation=path, labels=files.labels, output=str(tmp_path)))
+    expected = {f"dense_{key}": value for key, value in overlap_metrics(bars(), segmentation).items()}
+    assert {key: metrics[key] for key in expected} == expected and metrics["threshold"] == 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "report.html", "mine.zarr"}
+
+
+def test_a_stored_best_segmentation_survives_being_scored(files, tmp_path):
+    evaluate(replace(files, output=str(tmp_path)))
+    best = str(tmp_path / "best_segmentation.zarr")
+    metrics = evaluate(EvaluateConfig(segmentation=best, skeleton=files.skeleton, output=str(tmp_path)))
+    assert metrics["nerl"] == 1 and open_volume(best).shape == SHAPE
+
+
+def test_one_threshold_min_size_and_grow(files, tmp_path):
+    config = replace(files, output=str(tmp_path), sweep=False, thresholds=(0.8,))
+    assert evaluate(config)["n_splits"] == 1
+    assert evaluate(replace(config, min_size=600))["n_splits"] == 0  # the smaller half of bar 3, 12 x 4 x 12 voxels
+    metrics = evaluate(replace(config, min_size=600, grow=True))
+    assert metrics["grow"] is True and metrics["min_size"] == 600
+    assert not (tmp_path / "sweep.csv").exists()
+
+
+def test_mask_hides_labels(files, tmp_path):
+    inside = np.ones(SHAPE, np.uint8)
+    inside[:, :, 12:] = 0
+    wrong = bars()
+    wrong[:, 2:10, 12:] = 9
+    config = EvaluateConfig(segmentation=store(tmp_path / "wrong.zarr", wrong), labels=files.labels,
+                            output=str(tmp_path / "out"))
+    assert evaluate(config)["dense_voi_sum"] > 0.1
+    masked = replace(config, mask=store(tmp_path / "mask.zarr", inside))
+    assert evaluate(masked)["dense_voi_sum"] == pytest.approx(0)
+
+
+def test_stored_axis_order_does_not_change_figures_or_pictures(files, tmp_path):
+    skeleton = bar_skeleton()
+    flipped = Skeleton(skeleton.ids, skeleton.positions[:, ::-1].copy(), skeleton.nm[:, ::-1].copy(), skeleton.edges)
+    save_skeleton(tmp_path / "xyz.npz", flipped)
+
+    def backwards(name, array, axes, **attributes):
+        array = array.transpose(2, 1, 0) if array.ndim == 3 else array.transpose(3, 2, 1, 0)
+        path = tmp_path / f"{name}.zarr"
+        with create_volume(path, array.shape, array.dtype, axes=axes, voxel_size=VOXEL[::-1],
+                           attributes=attributes) as volume:
+            volume[...] = array
+        return str(path)
+
+    affinities = bar_affinities(bars())
+    there = EvaluateConfig(
+        affinities=backwards("affinities", affinities, "xyzc", offsets=[o[::-1] for o in SHORT_AND_LONG]),
+        labels=backwards("labels", bars(), "xyz"), skeleton=str(tmp_path / "xyz.npz"),
+        image=backwards("image", open_volume(files.image)[...], "xyz"), sweep=True, thresholds=THRESHOLDS,
+    )
+    pages, figures = [], []
+    for config in (files, there):
+        metrics = evaluate(replace(config, output=str(tmp_path / "out")))
+        figures.append({key: value for key, value in metrics.items() if isinstance(value, float)})
+        pages.append(re.findall(r"base64,([^\"]+)", (tmp_path / "out/report.html").read_text()))
+    assert figures[0] == pytest.approx(figures[1])
+    assert pages[0] == pages[1]
+
+
+def test_stored_bytes_are_affinities_too(files, tmp_path):
+    affinities = np.round(bar_affinities(bars()) * 255).astype(np.uint8)
+    path = store(tmp_path / "bytes.zarr", affinities, "czyx")
+    metrics = evaluate(replace(files, affinities=path, offsets=SHORT_AND_LONG, output=str(tmp_path / "out")))
+    assert metrics["threshold"] == 0.65 and metrics["nerl"] == 1
+
+
+def test_semantic_mask_and_probability(files, tmp_path):
+    truth = bars() > 0
+    probability = np.where(truth, 0.7, 0.2).astype(np.float16)
+    probability[:, 6:10], probability[:, 18:] = 0.55, 0.6
+    path = store(tmp_path / "probability.zarr", probability[None], "czyx")
+    config = EvaluateConfig(affinities=path, labels=files.labels, output=str(tmp_path / "out"), task="semantic",
+                            sweep=True, thresholds=(0.3, 0.575, 0.65))
+    metrics = evaluate(config)  # 12 true rows, at 0.3 all of them and 2 more; at 0.65 only 8
+    assert metrics["metric"] == "jaccard" and metrics["threshold"] == 0.3
+    figures = {"jaccard": 12 / 14, "dice": 24 / 26, "precision": 12 / 14, "recall": 1}
+    assert {key: metrics[key] for key in figures} == pytest.approx(figures)
+    assert evaluate(replace(config, metric="precision"))["threshold"] == 0.65
+    mask = store(tmp_path / "mask.zarr", (probability > 0.3).astype(np.uint8))
+    scored = evaluate(replace(config, affinities=None, segmentation=mask, sweep=False))
+    assert {key: scored[key] for key in figures} == pytest.approx(figures)
+
+
+@pytest.fixture
+def runs(files, tmp_path, monkeypatch):
+    """Two runs with predictions, the second newer."""
+    monkeypatch.chdir(tmp_path)
+    for age, name in ((10, "old"), (0, "new")):
+        folder = Path("runs", name, "predictions", "bars")
+        folder.mkdir(parents=True)
+        store(folder / "affinities.zarr", bar_affinities(bars()), "czyx", offsets=SHORT_AND_LONG)
+        store(folder / "segmentation.zarr", connected_components_3d(bar_affinities(bars()), 0.8))
+        source = {"image": files.image, "labels": files.labels, "mask": None, "skeleton": files.skeleton,
+                  "voxel_size": VOXEL, "axes": "zyx", "task": "affinity"}
+        (folder / "source.json").write_text(json.dumps(source))
+        time = (folder / "source.json").stat().st_mtime - age
+        os.utime(folder / "source.json", (time, time))
+    return tmp_path
+
+
+def test_without_input_the_newest_results_are_scored(runs, capsys):
+    assert evaluate(EvaluateConfig())["n_splits"] == 1
+    assert "runs/new/predictions/bars/segmentation.zarr" in capsys.readouterr().out
+    assert Path("runs/new/evaluation/bars/report.html").is_file()
+    metrics = evaluate(EvaluateConfig(run="runs/old", sweep=True))
+    assert metrics["threshold"] == pytest.approx(0.6457, abs=1e-4)  # the first default one in [0.6, 0.7)
+    assert metrics["output"] == "runs/old/evaluation/bars"
+
+
+def test_source_beside_a_named_prediction_is_used(runs):
+    metrics = evaluate(EvaluateConfig(affinities="runs/old/predictions/bars/affinities.zarr", thresholds=(0.65,)))
+    assert metrics["nerl"] == 1 and metrics["dense_voi_sum"] == pytest.approx(0)
+
+
+def test_what_the_network_predicts_is_the_task(runs):
+    source = Path("runs/new/predictions/bars/source.json")
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"task": "binary"}))
+    assert evaluate(EvaluateConfig())["task"] == "semantic"
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"task": "boundary"}))
+    with pytest.raises(ValueError, match="affinity or binary, got boundary"):
+        evaluate(EvaluateConfig())
+
+
+def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="predictions"):
+        evaluate(EvaluateConfig())
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"metric": "adapted_rand"}, "did you mean 'dense_adapted_rand_error'"),
+    ({"metric": "nerl", "skeleton": None}, "--skeleton for the metric nerl"),
+    ({"labels": None, "skeleton": None}, "--skeleton or --labels to score against"),
+    ({"labels": "image"}, "three axes and an integer dtype"),
+    ({"labels": "small"}, r"labels of the prediction's shape \(12, 20, 24\), got \(12, 20, 23\)"),
+    ({"labels": "flipped"}, "labels with the prediction's axes czyx, got xzy"),
+    ({"affinities": "nameless"}, "--offsets names them"),
+    ({"affinities": "long"}, r"none for \[\(1, 0, 0\), \(0, 1, 0\), \(0, 0, 1\)\]"),
+    ({"skeleton": "outside"}, r"1 nodes outside, e.g. \(12, 0, 0\)"),
+    ({"task": "semantic"}, "probability map of one channel"),
+    ({"task": "semantic", "labels": None}, "--labels to score against"),
+    ({"affinities": "missing.zarr"}, "no such file"),
+])
+def test_misfits_are_refused(files, tmp_path, change, message):
+    skeleton = bar_skeleton()
+    skeleton.positions[0] = (12, 0, 0)
+    save_skeleton(tmp_path / "outside.npz", skeleton)
+    affinities = bar_affinities(bars())
+    files_made = {
+        "image": lambda: store(tmp_path / "image.zarr", np.zeros(SHAPE, np.float32)),
+        "small": lambda: store(tmp_path / "small.zarr", bars()[..., 1:]),
+        "flipped": lambda: store(tmp_path / "flipped.zarr", bars(), "xzy"),
+        "nameless": lambda: store(tmp_path / "nameless.zarr", affinities, "czyx"),
+        "long": lambda: store(tmp_path / "long.zarr", affinities, "czyx", offsets=[(i, 0, 0) for i in range(2, 8)]),
+        "outside": lambda: str(tmp_path / "outside.npz"),
+    }
+    change = {key: files_made[value]() if value in files_made else value for key, value in change.items()}
+    with pytest.raises(ValueError, match=message):
+        evaluate(replace(files, output=str(tmp_path / "out"), **change))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"affinities": "a", "segmentation": "s"}, "not both"),
+    ({"segmentation": "s", "sweep": True}, "affinities to sweep"),
+    ({"affinities": "a"}, "--sweep, or one --thresholds"),
+    ({"affinities": "a", "run": "r", "sweep": True}, "--run, or the name of a prediction"),
+    ({"thresholds": (0.5, 1.5)}, r"thresholds in \[0, 1\]"),
+    ({"thresholds": ()}, "at least one threshold"),
+])
+def test_impossible_choices_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        EvaluateConfig(**fields)
+
+
+def test_grow_needs_affinities(files, tmp_path):
+    with pytest.raises(ValueError, match="scored as it is"):
+        evaluate(EvaluateConfig(segmentation=files.labels, labels=files.labels, grow=True, output=str(tmp_path)))
+
+
+def test_default_metric_and_thresholds():
+    assert choose_metric(None, "instance", {"labels": 1, "skeleton": 1}) == "nerl"
+    assert choose_metric(None, "instance", {"labels": 1}) == "dense_voi_sum"
+    assert choose_metric(None, "semantic", {"labels": 1}) == "jaccard"
+    with pytest.raises(ValueError, match="expected a metric from erl, .*did you mean 'nerl'"):
+        choose_metric("nerf", "instance", {"skeleton": 1})
+    assert EvaluateConfig().thresholds == DEFAULT_THRESHOLDS
+
+
+def test_no_torch(files, tmp_path):
+    code = ("import sys; from pytc.config import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+            f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
+            f"output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)")
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_missing_reference_is_named_before_any_work(files, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "funlib.evaluate", None)
+    monkeypatch.delitem(sys.modules, "pytc.report.crosscheck", raising=False)
+    with pytest.raises(ValueError, match="pip install .*funlib.evaluate"):
+        evaluate(replace(files, output=str(tmp_path / "out"), backend="funlib"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_reference_agrees(files, tmp_path, capsys):
+    pytest.importorskip("funlib.evaluate")
+    metrics = evaluate(replace(files, output=str(tmp_path), backend="funlib", sweep=False, thresholds=(0.8,)))
+    assert "funlib.evaluate agrees with" in capsys.readouterr().out
+    assert metrics["funlib_erl"] == pytest.approx(metrics["erl"], rel=1e-5)
+
+
+def test_errors_of_merged_split_and_missed_voxels():
+    labels = np.array([[[1, 1, 1, 2, 2, 3, 3, 3, 0, 0]]])
+    segments = np.array([[[7, 7, 8, 0, 9, 9, 9, 9, 9, 0]]])
+    matching = Instances(contingency_table(labels, segments))
+    assert matching.errors(labels, segments).tolist() == [[[0, 0, 2, 3, 1, 0, 0, 0, 0, 0]]]
+    assert matching.colours(segments).tolist() == [[[1, 1, -8, 0, 3, 3, 3, 3, 3, 0]]]
+
+
+def test_pictures_without_truth_and_of_anisotropic_voxels():
+    scene = Scene(None, None, bars(), "zyx", VOXEL)
+    rows = draw(scene, None)
+    assert [[p.caption for p in row] for row in rows[::3]] == [["segmentation, z = 3"], ["segmentation, y = 10"]]
+    assert rows[0][0].aspect == pytest.approx(24 / 20) and rows[3][0].aspect == pytest.approx(24 / (12 * 2))
+
+
+def test_palette_tells_ids_apart():
+    colours = palette(np.arange(-50, 50))
+    assert colours[50].tolist() == [0, 0, 0] and len(np.unique(colours, axis=0)) == 100
+    assert colours.max(1)[np.arange(100) != 50].min() > 150
+
+
+def test_worst_errors_lead_to_the_place():
+    segmentation = connected_components_3d(bar_affinities(bars()), 0.5)
+    mergers, losses = worst_errors(bar_skeleton(), segmentation, "zyx")
+    assert mergers.rows[0][:3] == (1, "1, 2", 24) and len(mergers.rows) == 1
+    assert re.fullmatch(r"6, [48], \d+", mergers.rows[0][3])
+    assert {row[0] for row in losses.rows} == {1, 2}
+    (losses,) = worst_errors(bar_skeleton(), connected_components_3d(bar_affinities(bars()), 0.8), "zyx")
+    assert losses.rows[0][0] == 3 and losses.rows[0][-1] == "6, 16, 11"
+    assert worst_errors(bar_skeleton(), bars(), "zyx") == []
