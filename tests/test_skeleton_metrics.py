@@ -1,6 +1,4 @@
-import importlib
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,6 @@ from reference_segmentation import skeleton_cases, slow_overlap, slow_run_length
 
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import create_volume, open_volume
-from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "skeleton.json").read_text())
@@ -131,23 +128,3 @@ def test_refuses_skeletons_without_length_and_segments_that_do_not_fit():
         SkeletonMetrics(make_skeleton([1, 1], np.zeros((2, 3)), np.zeros((2, 3)), [(0, 1)]))
     with pytest.raises(ValueError, match="10 nodes"):
         SkeletonMetrics(two_lines()).compute_nodes(np.zeros(9, np.uint64))
-
-
-def test_funlib_backend_counts_the_same():
-    funlib = pytest.importorskip("pytc.metrics.funlib", exc_type=ImportError)
-    for _, graph, segments in CASES:
-        skeleton = make_skeleton(*graph)
-        ours, theirs = SkeletonMetrics(skeleton).compute_nodes(segments), funlib.skeleton_metrics(skeleton, segments)
-        assert set(theirs) == {name for name in SKELETON_METRICS if not name.startswith("nerl_")}
-        assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=1e-5, abs=1e-5)
-    truth, segmentation = np.random.default_rng(2).integers(-1, 5, (2, 9, 9, 9)).clip([[[[-1]]], [[[0]]]])
-    mask = segmentation != 3
-    assert overlap_metrics(truth, segmentation, mask) == pytest.approx(
-        funlib.overlap_metrics(truth, segmentation, mask))
-
-
-def test_funlib_backend_says_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "funlib", None)
-    monkeypatch.delitem(sys.modules, "pytc.metrics.funlib", raising=False)
-    with pytest.raises(ImportError, match="pip install git"):
-        importlib.import_module("pytc.metrics.funlib")

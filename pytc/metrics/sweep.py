@@ -12,6 +12,7 @@ from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow as grow_labels
 
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
@@ -28,28 +29,16 @@ class Sweep:
     best: dict[str, float]  # on equal scores, the first row
 
 
-def score(
-    segmentation, skeletons: SkeletonMetrics | None = None, labels=None, mask=None,
-) -> dict[str, float]:
-    """SKELETON_METRICS of a segmentation where there are skeletons, and OVERLAP_METRICS as dense_NAME with labels.
-
-    segmentation, labels and mask as in `overlap_metrics`.
-    """
-    figures = {} if skeletons is None else skeletons.compute(segmentation)
-    if labels is not None:
-        figures |= {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation, mask).items()}
-    return figures
-
-
 def threshold_sweep(
     affinities: np.ndarray, skeleton: Skeleton | None = None, labels=None, *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS, metric: str = "nerl", grow: bool = False, min_size: int = 0,
     offsets: Sequence[Sequence[int]] | None = None, mask=None,
 ) -> Sweep:
-    """Segment by connected components at each threshold, and score as `score` does.
+    """Segment by connected components at each threshold, and score.
 
     affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as there and in `grow`.
-    ValueError if the metric is unknown, or needs what is not given.
+    With a skeleton each row has SKELETON_METRICS; with labels (Z, Y, X), and a mask as in `overlap_metrics`, it has
+    DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
     """
     _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
@@ -59,7 +48,10 @@ def threshold_sweep(
         segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
         if grow:
             segmentation = grow_labels(segmentation, affinities)
-        return score(segmentation, skeletons, labels, mask)
+        figures = {} if skeletons is None else skeletons.compute(segmentation)
+        if labels is not None:
+            figures |= {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation, mask).items()}
+        return figures
 
     return _sweep(score_at, thresholds, metric)
 
@@ -68,9 +60,13 @@ def semantic_sweep(
     prediction: np.ndarray, truth: np.ndarray, *, thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     metric: str = "jaccard",
 ) -> Sweep:
-    """Score the mask prediction > threshold against the true mask, at each threshold, by SEMANTIC_METRICS."""
+    """Score the mask prediction > threshold against the true mask, at each threshold, by SEMANTIC_METRICS.
+
+    prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in `semantic_metrics`.
+    """
     _check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
-    return _sweep(lambda threshold: semantic_metrics(truth, prediction > threshold), thresholds, metric)
+    check_dtype(prediction.dtype)
+    return _sweep(lambda threshold: semantic_metrics(truth, is_above(prediction, threshold)), thresholds, metric)
 
 
 def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:

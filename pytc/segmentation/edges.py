@@ -50,6 +50,13 @@ def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
     return bits, infinity, np.uint16(1), np.uint16(0)
 
 
+def is_above(values: np.ndarray, threshold: float) -> np.ndarray:
+    """value > threshold, compared in float64, as a bool array; uint8 stands for value / 255."""
+    low, high, low2, high2 = ranges_above(threshold, values.dtype)
+    values = comparable(values)
+    return ((values >= low) & (values <= high)) | ((values >= low2) & (values <= high2))
+
+
 def edge_flags(affinities: np.ndarray, ranges: tuple, start: int, stop: int, mask, flags: np.ndarray) -> None:
     """Fill `flags` (stop - start, Y, X) uint8: bits 1, 2, 4 of v tell of an edge to the next voxel along z, y, x.
 
