@@ -92,7 +92,8 @@ def test_semantic_sweep():
     prediction = (truth * 0.4 + rng.random(SHAPE) * 0.6).astype(np.float16)
     sweep = semantic_sweep(prediction, truth, thresholds=(0.1, 0.5, 0.9))
     for row in sweep.rows:
-        assert row == {"threshold": row["threshold"], **semantic_metrics(truth, prediction.astype(float) > row["threshold"])}
+        mask = prediction.astype(np.float64) > row["threshold"]
+        assert row == {"threshold": row["threshold"], **semantic_metrics(truth, mask)}
     assert sweep.best["threshold"] == 0.5 and sweep.metric == "jaccard"
     with pytest.raises(ValueError, match="jaccard, dice, precision, recall"):
         semantic_sweep(prediction, truth, metric="nerl")
