@@ -264,6 +264,7 @@ def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
     ({"skeleton": "outside"}, r"1 nodes outside, e.g. \(12, 0, 0\)"),
     ({"task": "semantic"}, "probability map of one channel"),
     ({"task": "semantic", "labels": None}, "--labels to score against"),
+    ({"task": "semantic", "affinities": "probability", "min_size": 5}, "affinities of instances"),
     ({"affinities": "missing.zarr"}, "no such file"),
 ])
 def test_misfits_are_refused(files, tmp_path, change, message):
@@ -277,6 +278,7 @@ def test_misfits_are_refused(files, tmp_path, change, message):
         "flipped": lambda: store(tmp_path / "flipped.zarr", bars(), "xzy"),
         "nameless": lambda: store(tmp_path / "nameless.zarr", affinities, "czyx"),
         "long": lambda: store(tmp_path / "long.zarr", affinities, "czyx", offsets=[(i, 0, 0) for i in range(2, 8)]),
+        "probability": lambda: store(tmp_path / "probability.zarr", affinities[:1], "czyx"),
         "outside": lambda: str(tmp_path / "outside.npz"),
     }
     change = {key: files_made[value]() if value in files_made else value for key, value in change.items()}

@@ -26,15 +26,14 @@ def draw_sweep(rows: list[dict[str, Any]], metric: str, best: dict[str, Any]) ->
     figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")
     thresholds = [row["threshold"] for row in rows]
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
-        for name, colour in zip(names, COLOURS):
+        for i, (name, colour) in enumerate(zip(names, COLOURS)):
             chosen = name == metric
             axes.plot(thresholds, [row[name] for row in rows], marker="o", markersize=4 if chosen else 2.5,
-                      linewidth=2.2 if chosen else 1.2, color=colour, label=name, zorder=3 if chosen else 2)
+                      linewidth=2.2 if chosen else 1.2, color=colour, label=name, zorder=9 - i)
             if chosen:
                 axes.plot(best["threshold"], best[name], marker="*", markersize=17, color=colour,
-                          markeredgecolor="white", zorder=5)
-                axes.annotate(f"{best[name]:.3f} at {best['threshold']:.3f}", (best["threshold"], best[name]),
-                              xytext=(0, 12), textcoords="offset points", ha="center", fontweight="bold", color=colour)
+                          markeredgecolor="white", zorder=10)
+                axes.set_title(f"{best[name]:.3f} at {best['threshold']:.3f}", fontsize=10, loc="right", color=colour)
         axes.axvline(best["threshold"], color="#888", linewidth=1, linestyle=":")
         axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
         axes.set_xlabel("threshold")

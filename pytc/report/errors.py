@@ -56,7 +56,7 @@ def _losses(skeleton: Skeleton, segments: np.ndarray, details: list[dict[str, An
                          row["segments"], int(row["splits"]), int(row["omitted_edges"]), int(row["mergers"]),
                          "merged" if where is None else ", ".join(map(str, where.tolist()))))
     note = "Skeletons by the run length they lose; the voxel is at a split, or else at an edge outside of any segment."
-    header = ("skeleton", "length, µm", "reached", "segments", "splits", "omitted edges", "mergers", place)
+    header = ("skeleton", "length, µm", "reached", "segments", "splits", "omitted edges", "mergers, 0 included", place)
     return Table("Largest losses", note, header, rows)
 
 

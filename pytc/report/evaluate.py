@@ -65,11 +65,10 @@ def _read_labels(inputs: Inputs) -> np.ndarray | Volume | None:
     if inputs.mask is None and inputs.task == "instance" and not inputs.channels:
         return inputs.labels  # read piece by piece
     labels = inputs.labels[...]
-    masked = np.zeros(labels.shape, bool) if inputs.mask is None else inputs.mask[...] == 0
+    masked = False if inputs.mask is None else inputs.mask[...] == 0
     if inputs.task == "semantic":
         return np.where(masked | (labels < 0), -1, labels > 0).astype(np.int8)
-    labels[masked] = 0
-    return labels
+    return np.where(masked, 0, labels).astype(labels.dtype, copy=False)
 
 
 def _segment(inputs: Inputs, labels: np.ndarray | None, config: EvaluateConfig) -> tuple[Sweep, np.ndarray]:

@@ -30,7 +30,7 @@ FIGURES = {
     "dense_voi_merge": ("Dense VOI merge", 3, "bits lost because neurons run together, over labelled voxels"),
     "dense_rand_split": ("Dense Rand split", 3, "share of voxel pairs of one neuron that are in one segment"),
     "dense_rand_merge": ("Dense Rand merge", 3, "share of voxel pairs of one segment that are in one neuron"),
-    "dense_adapted_rand_error": ("Adapted Rand error", 3, "1 - F-score of the two Rand scores; 0 is perfect"),
+    "dense_adapted_rand_error": ("Rand error", 3, "adapted Rand error: 1 - F-score of the two Rand scores"),
     "jaccard": ("Jaccard", 3, "intersection over union of the foregrounds; 1 is perfect"),
     "dice": ("Dice", 3, "F-score of the foreground; 1 is perfect"),
     "precision": ("Precision", 3, "share of the predicted foreground that is right"),
@@ -39,9 +39,9 @@ FIGURES = {
 HEADLINES = ("nerl", "voi_sum", "n_mergers", "n_splits", "dense_voi_sum", "dense_adapted_rand_error",
              "jaccard", "dice", "precision", "recall")
 DETAILS = {  # small print below a headline: text and figure
-    "nerl": (("ERL, nm", "erl"), ("best possible", "max_erl")),
+    "nerl": (("ERL, nm", "erl"), ("perfect, nm", "max_erl")),
     "voi_sum": (("split", "voi_split"), ("merge", "voi_merge")),
-    "n_mergers": (("without segment 0", "n_non0_mergers"),),
+    "n_mergers": (("excluding 0", "n_non0_mergers"),),
     "dense_voi_sum": (("split", "dense_voi_split"), ("merge", "dense_voi_merge")),
 }
 
@@ -57,18 +57,18 @@ p { margin: 4px 0 12px } .soft, figcaption { color: var(--soft) } small, .soft {
 .card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: var(--wash) }
 .card.chosen { border-color: var(--blue); box-shadow: inset 0 3px var(--blue) }
 .card b { display: block; font-size: 30px; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums }
-.card span { font-weight: 600; font-size: 13px } .card small { color: var(--soft); display: block }
+.card strong { font-weight: 600; font-size: 13px }
+.card small { color: var(--soft); display: flex; justify-content: space-between }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; width: 100% }
 th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); white-space: nowrap }
 th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; line-height: 1.25 }
-th.text, td.text { text-align: left; white-space: normal; overflow-wrap: anywhere }
+th.text, td.text { text-align: left; white-space: normal }
 tr.best td { background: #e8f1ff; font-weight: 650 } tr.best td:first-child { box-shadow: inset 3px 0 var(--blue) }
 img { display: block; width: 100%; border-radius: 6px }
 .row { display: grid; gap: 12px; margin-bottom: 16px }
 figure { margin: 0 } figcaption { font-size: 12.5px; padding: 3px 1px }
 .row img { image-rendering: pixelated; background: #eee }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); gap: 0 40px }
 i.key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 5px 0 12px }
 """
 
@@ -94,10 +94,9 @@ def render(title: str, subtitle: str, figures: dict[str, float], chosen: str, *,
     parts += ["<h2>Slices</h2>", _legend(legend), *map(_row, pictures)]
     if attribution:
         parts.append(f"<p class=soft>Data: {escape(attribution)}</p>")
-    if errors:
-        parts.append(f"<div class=two>{''.join(f'<div>{_table(table)}</div>' for table in errors)}</div>")
-    rows = [(name(key), number(key, value), FIGURES.get(key, ("", 0, ""))[2]) for key, value in figures.items()]
-    parts.append(_table(Table("All figures", "", ("figure", "value", "meaning"), rows)))
+    parts += map(_table, errors)
+    rows = [(key, number(key, value), FIGURES[key][2] if key in FIGURES else "") for key, value in figures.items()]
+    parts.append(_table(Table("All figures", "", ("in metrics.json", "value", "meaning"), rows)))
     parts.append(_table(Table("Settings", "", ("setting", "value"), list(settings.items()))))
     body = "\n".join(parts)
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
@@ -119,16 +118,16 @@ def _legend(keys: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
     if not swatches:
         return "<p class=soft>Each segment has a colour of its own.</p>"
     return ("<p class=soft>A segment has the colour of the label that it covers best; a smaller piece of that label "
-            f"has its own. Errors: {swatches}.</p>")
+            f"has its own.<br>Errors: {swatches}</p>")
 
 
 def _cards(figures: dict[str, float], chosen: str) -> str:
     cards = []
     for key in (key for key in HEADLINES if key in figures):
-        parts = [f"{text} {number(part, figures[part])}" for text, part in DETAILS.get(key, ())]
+        parts = [f"{text} <span>{number(part, figures[part])}</span>" for text, part in DETAILS.get(key, ())]
         cards.append(f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
-                     f"<span>{name(key)}</span><b>{number(key, figures[key])}</b>"
-                     f"{''.join(f'<small>{escape(part)}</small>' for part in parts)}</div>")
+                     f"<strong>{name(key)}</strong><b>{number(key, figures[key])}</b>"
+                     f"{''.join(f'<small>{part}</small>' for part in parts)}</div>")
     return f'<div class="cards">{"".join(cards)}</div>'
 
 

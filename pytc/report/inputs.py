@@ -67,8 +67,10 @@ def gather(config: EvaluateConfig) -> Inputs:
     volumes = {part: _open(part, path, config, source) for part, path in paths.items() if part != "skeleton"}
     _check_volumes(volumes)
     prediction = next(iter(volumes.values()))
-    if "segmentation" in volumes and (config.grow or config.min_size):
-        raise ValueError("expected affinities with --grow or --min-size; a segmentation is scored as it is")
+    if ("segmentation" in volumes or task == "semantic") and (config.grow or config.min_size):
+        raise ValueError("expected affinities of instances with --grow or --min-size; all else is scored as it is")
+    if task == "semantic" and config.backend == "funlib":
+        raise ValueError("expected instances with --backend funlib; it has no semantic figures")
     voxel_size = next((volume.voxel_size for volume in volumes.values() if volume.voxel_size), None)
     return Inputs(
         title=" · ".join((folder.parents[1].name, folder.name)) if folder else Path(prediction.path).name,
@@ -101,7 +103,7 @@ def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
     if name is None:
         return next(metric for metric in ("jaccard", "nerl", "dense_voi_sum") if metric in known)
     if name not in known:
-        near = difflib.get_close_matches(name, known, 1)
+        near = difflib.get_close_matches(name, known, 1) or [metric for metric in known if name in metric]
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"expected a metric from {', '.join(known)}, got {name!r}{hint}")
     return name
