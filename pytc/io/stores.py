@@ -83,6 +83,15 @@ def plain(value: Any) -> Any:
 # --- HDF5 -------------------------------------------------------------------------------------------------------
 
 
+def hdf5_datasets(file: Any) -> list[str]:
+    """The names of all datasets in an open HDF5 file."""
+    import h5py
+
+    names: list[str] = []
+    file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    return sorted(names)
+
+
 class Hdf5Store(Store):
     """A dataset in an HDF5 file; without a name, the only one there is."""
 
@@ -90,13 +99,12 @@ class Hdf5Store(Store):
         import h5py
 
         with h5py.File(path, "r") as file:
-            names: list[str] = []
-            file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+            names = hdf5_datasets(file)
             self.dataset = dataset or (names[0] if len(names) == 1 else None)
             node = file.get(self.dataset) if self.dataset else None
             if not isinstance(node, h5py.Dataset):
                 wanted = f"a dataset {dataset!r}" if dataset else "the name of a dataset"
-                there = ", ".join(f"{path}:{name}" for name in sorted(names)) or "none"
+                there = ", ".join(f"{path}:{name}" for name in names) or "none"
                 raise ValueError(f"expected {wanted} in {path}; datasets there: {there}")
             super().__init__(path, node.shape, node.dtype, dict(node.attrs))
 
@@ -201,7 +209,10 @@ class NpyStore(Store):
     """A .npy file, mapped into memory."""
 
     def __init__(self, path: Path):
-        array = np.load(path, mmap_mode="r")
+        try:
+            array = np.load(path, mmap_mode="r")
+        except ValueError as error:
+            raise ValueError(f"expected a .npy array of numbers at {path}, got {error}") from error
         super().__init__(path, array.shape, array.dtype, {})
 
     def _open(self) -> np.ndarray:
@@ -214,13 +225,17 @@ class TiffStore(Store):
     def __init__(self, path: Path):
         import tifffile
 
-        with tifffile.TiffFile(path) as tif:
+        try:
+            tif = tifffile.TiffFile(path)
+        except tifffile.TiffFileError as error:
+            raise ValueError(f"expected a TIFF file at {path}, got {error}") from error
+        with tif:
             if len(tif.series) != 1:
                 raise ValueError(f"expected one image stack in {path}, got {[s.shape for s in tif.series]}")
             series = tif.series[0]
             attributes = {k: v for k, v in (tif.shaped_metadata or ({},))[0].items() if k != "shape"}
             named = series.axes.lower()
-            if set(named) <= set("zyxc"):
+            if sorted(named) == sorted("zyxc"[: len(named)]):
                 attributes.setdefault("axes", named)
             self.mapped = series.dataoffset is not None
             super().__init__(path, series.shape, series.dtype, attributes)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from pytc.io.rendering import damage, render, smooth_noise
 from pytc.io.skeleton import Skeleton
 
 MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0
@@ -20,7 +21,6 @@ CELL = 2.0  # of the grid that knows how much room is left
 LONGEST = 120  # nodes of a walk without a branch
 LONG = 48.0  # shorter neurites are left out; their neighbours take the room
 
-CYTOPLASM, MEMBRANE, ORGANELLE = 0.68, 0.50, 0.30  # brightness, and how much darker than it
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def make_neurites(
     size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
     trees = grow_trees(np.asarray(shape) * size, rng)
     labels = fill(tuple(shape), size, trees, rng)
-    image = render(labels, size, trees, rng)
+    image = render(labels, size, grow_organelles(trees, rng), rng)
     image += rng.normal(0, noise, shape).astype(np.float32)
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
@@ -163,6 +163,27 @@ def stamp_room(room, points, radii):
                     room[z, y, x] = min(room[z, y, x], np.sqrt(dz * dz + dy * dy + dx * dx) - radii[n])
 
 
+def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
+    centres, radii, ids = [], [], []
+    for label, tree in enumerate(trees, start=1):
+        points, thickness = np.array(tree.points), np.array(tree.radii)
+        for _ in range(rng.poisson(tree.length / 120)):
+            start = int(rng.integers(len(points)))
+            chain = points[start : start + int(rng.integers(5, 14))]
+            centres.append(chain + 0.25 * thickness[start] * random_direction(rng))
+            radii.append(np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start]))
+            ids.append(np.full(len(chain), label))
+        for _ in range(rng.poisson(tree.length / 40)):
+            middle, count = int(rng.integers(len(points))), int(rng.integers(4, 16))
+            centres.append(points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3)))
+            radii.append(rng.uniform(1.3, 2.2, count))
+            ids.append(np.full(count, label))
+    if not centres:
+        return np.empty((0, 3)), np.empty(0), np.empty(0, int)
+    return np.concatenate(centres), np.concatenate(radii), np.concatenate(ids)
+
+
 def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) -> Skeleton:
     """A node where a walk enters a voxel; nm = voxel index times voxel size."""
     ids, positions, edges = [], [], []
@@ -251,129 +272,3 @@ def grow_labels(shape, size, points, radii, ids, warp):
             for x in range(shape[2]):
                 labels[z, y, x] = ids[sources[z, y, x]]
     return labels
-
-
-# --- image ------------------------------------------------------------------------------------------------------
-
-
-def render(labels: np.ndarray, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
-    """Brightness (Z, Y, X) float32 about [0, 1]: cytoplasm, dark membranes of uneven contrast, organelles, texture."""
-    shape = labels.shape
-    image = (CYTOPLASM + 0.03 * rng.normal(size=len(trees) + 1)).astype(np.float32)[labels]
-    image += 0.05 * smooth_noise(shape, 4 / size, rng)
-    texture = rng.normal(size=shape).astype(np.float32)
-    blur(texture, 1.0 / size)
-    image += 0.05 / texture.std() * texture
-    organelles = np.zeros(shape, np.float32)
-    draw_balls(organelles, labels, size, *organelle_balls(trees, rng))
-    blur(organelles, 0.6 / size)
-    image -= ORGANELLE * organelles
-    membrane = draw_membranes(labels, np.minimum(1, 1 / size).astype(np.float32))
-    blur(membrane, 0.8 / size)
-    contrast = np.clip(0.65 + 0.45 * smooth_noise(shape, 6 / size, rng), 0.15, 1)
-    image -= MEMBRANE * np.minimum(1, 1.3 * membrane) * contrast
-    return image
-
-
-@numba.njit(cache=True)
-def draw_membranes(labels, weights):
-    """The largest weight of the axes along which a neighbour has another label."""
-    membrane = np.zeros(labels.shape, np.float32)
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
-                here = labels[z, y, x]
-                if z and labels[z - 1, y, x] != here:
-                    membrane[z, y, x] = max(membrane[z, y, x], weights[0])
-                    membrane[z - 1, y, x] = max(membrane[z - 1, y, x], weights[0])
-                if y and labels[z, y - 1, x] != here:
-                    membrane[z, y, x] = max(membrane[z, y, x], weights[1])
-                    membrane[z, y - 1, x] = max(membrane[z, y - 1, x], weights[1])
-                if x and labels[z, y, x - 1] != here:
-                    membrane[z, y, x] = max(membrane[z, y, x], weights[2])
-                    membrane[z, y, x - 1] = max(membrane[z, y, x - 1], weights[2])
-    return membrane
-
-
-def organelle_balls(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
-    centres, radii, ids = [], [], []
-    for label, tree in enumerate(trees, start=1):
-        points, thickness = np.array(tree.points), np.array(tree.radii)
-        for _ in range(rng.poisson(tree.length / 120)):
-            start = int(rng.integers(len(points)))
-            chain = points[start : start + int(rng.integers(5, 14))]
-            centres.append(chain + 0.25 * thickness[start] * random_direction(rng))
-            radii.append(np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start]))
-            ids.append(np.full(len(chain), label))
-        for _ in range(rng.poisson(tree.length / 40)):
-            middle, count = int(rng.integers(len(points))), int(rng.integers(4, 16))
-            centres.append(points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3)))
-            radii.append(rng.uniform(1.3, 2.2, count))
-            ids.append(np.full(count, label))
-    if not centres:
-        return np.empty((0, 3)), np.empty(0), np.empty(0, int)
-    return np.concatenate(centres), np.concatenate(radii), np.concatenate(ids)
-
-
-@numba.njit(cache=True)
-def draw_balls(image, labels, size, centres, radii, ids):
-    """Set a ball to 1 wherever it is inside its own label."""
-    for n in range(len(centres)):
-        lo = np.maximum(0, ((centres[n] - radii[n]) / size).astype(np.int64))
-        hi = ((centres[n] + radii[n]) / size).astype(np.int64) + 1
-        for z in range(lo[0], min(image.shape[0], hi[0])):
-            for y in range(lo[1], min(image.shape[1], hi[1])):
-                for x in range(lo[2], min(image.shape[2], hi[2])):
-                    dz = (z + 0.5) * size[0] - centres[n, 0]
-                    dy = (y + 0.5) * size[1] - centres[n, 1]
-                    dx = (x + 0.5) * size[2] - centres[n, 2]
-                    if labels[z, y, x] == ids[n] and dz * dz + dy * dy + dx * dx <= radii[n] ** 2:
-                        image[z, y, x] = 1
-
-
-def damage(image: np.ndarray, share: float, rng) -> None:
-    """Drop, shift or blur a share of the z-slices, in place."""
-    count = round(share * len(image))
-    for i, z in enumerate(rng.permutation(len(image))[:count]):
-        if i % 3 == 0:
-            image[z] = rng.uniform(0, 0.1)
-        elif i % 3 == 1:
-            image[z] = np.roll(image[z], rng.integers(-10, 11, 2), (0, 1))
-        else:
-            blur(image[z : z + 1], np.array([0, 3.0, 3.0]))
-
-
-def smooth_noise(shape: tuple, spacing: np.ndarray, rng) -> np.ndarray:
-    """(Z, Y, X) float32: normal draws every `spacing` voxels, linear in between."""
-    coarse = [int(np.ceil((n - 1) / max(1, s))) + 2 for n, s in zip(shape, spacing)]
-    noise = rng.normal(size=coarse).astype(np.float32)
-    for axis in (2, 1, 0):
-        at = np.arange(shape[axis]) / max(1, spacing[axis])
-        low = at.astype(int)
-        weight = (at - low).astype(np.float32).reshape(-1, *(1,) * (2 - axis))
-        noise = noise.take(low, axis) * (1 - weight) + noise.take(low + 1, axis) * weight
-    return noise
-
-
-def blur(image: np.ndarray, sigma: np.ndarray) -> None:
-    """Gaussian blur in place; sigma in voxels along each axis, the border repeated."""
-    for axis in range(3):
-        reach = int(np.ceil(2.5 * sigma[axis]))
-        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma[axis], 1e-6)) ** 2)
-        if reach:
-            blur_lines(np.moveaxis(image, axis, 0), (kernel / kernel.sum()).astype(np.float32))
-
-
-@numba.njit(cache=True)
-def blur_lines(image, kernel):
-    length, reach = image.shape[0], len(kernel) // 2
-    plane = np.empty((length, image.shape[2]), np.float32)
-    for y in range(image.shape[1]):
-        plane[:] = image[:, y]
-        for z in range(length):
-            image[z, y] = 0
-            for k in range(len(kernel)):
-                source = min(length - 1, max(0, z + k - reach))
-                for x in range(image.shape[2]):
-                    image[z, y, x] += kernel[k] * plane[source, x]

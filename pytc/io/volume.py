@@ -95,7 +95,8 @@ class Volume:
         slices, dropped = self._slices(index)
         shape = tuple(len(range(s.start, s.stop, s.step)) for i, s in enumerate(slices) if i not in dropped)
         values = np.asarray(values)
-        if not np.can_cast(values.dtype, self.dtype, "same_kind"):
+        exact_number = values.ndim == 0 and values.astype(self.dtype) == values
+        if not exact_number and not np.can_cast(values.dtype, self.dtype, "same_kind"):
             raise ValueError(f"expected values that fit {self.dtype} of {self.path}, got {values.dtype}")
         if values.ndim and values.shape != shape:
             raise ValueError(f"expected values of shape {shape} for {self.path}, got {values.shape}")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pytc.io.stores import ChunkedStore, Slices, Store, chunked_driver, native_dtype
+from pytc.io.stores import ChunkedStore, Slices, Store, chunked_driver, hdf5_datasets, native_dtype
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -45,7 +45,9 @@ def create_store(path: str, shape: tuple, dtype: Any, attributes: dict, chunks: 
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
     if suffix in HDF5_SUFFIXES:
-        create = functools.partial(hdf5_array, dataset=inside or "data", chunks=chunks)
+        dataset = inside or "data"
+        refuse_other_datasets(file, dataset)
+        create = functools.partial(hdf5_array, dataset=dataset, chunks=chunks)
     else:
         create = npy_array if suffix == ".npy" else tiff_array
     return FileWriter(file, shape, dtype, attributes, create)
@@ -89,6 +91,17 @@ class FileWriter(Store):
 
     def __getstate__(self) -> dict[str, Any]:
         raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
+
+
+def refuse_other_datasets(path: Path, dataset: str) -> None:
+    """ValueError if an HDF5 file holds more than the dataset that is to be overwritten."""
+    import h5py
+
+    if path.exists():
+        with h5py.File(path, "r") as file:
+            names = hdf5_datasets(file)
+        if names != [dataset]:
+            raise ValueError(f"{path} is written whole, but holds more than {dataset}: {', '.join(names)}")
 
 
 def hdf5_array(path: Path, shape, dtype, attributes, *, dataset: str, chunks: tuple[int, ...]):

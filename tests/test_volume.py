@@ -1,0 +1,451 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tensorstore
+import tifffile
+from PIL import Image
+
+from pytc.io import stores
+from pytc.io.volume import create_volume, open_volume
+
+ROOT = Path(__file__).resolve().parent.parent
+FIB25 = Path(os.environ.get("PYTC_FIB25", ROOT.parent / "shared" / "data" / "fib25"))
+WRITTEN = ["v.zarr", "v3.zarr", "store.zarr/group/v", "v.h5", "nested.h5:group/v", "v.tif", "v.npy"]
+AFFINITY_ATTRIBUTES = {"offsets": ((1, 0, 0), (0, 1, 0), (0, 0, 1)), "activation": "sigmoid(0.2 x)"}
+
+
+def pixels(shape, dtype, seed=0):
+    """Random values over the whole range of an integer dtype, so that a lost byte shows."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(dtype)
+    if dtype.kind == "f":
+        return rng.normal(size=shape).astype(dtype)
+    if dtype.kind == "b":
+        return rng.random(shape) < 0.5
+    return np.frombuffer(rng.bytes(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(shape)
+
+
+def written(path, array, **more):
+    if "v3" in str(path):
+        more["zarr_format"] = 3
+    with create_volume(path, array.shape, array.dtype, **more) as volume:
+        volume[...] = array
+    return volume
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32"])
+def test_what_is_written_is_read(tmp_path, name, dtype):
+    array = pixels((5, 9, 70), dtype)
+    if name == "v.tif" and dtype == "bool":
+        with pytest.raises(ValueError, match="cannot hold bool"):
+            written(tmp_path / name, array)
+        return
+    written(tmp_path / name, array)
+    volume = open_volume(tmp_path / name)
+    assert (volume.shape, volume.dtype, volume.axes) == (array.shape, array.dtype, "zyx")
+    read = volume[:]
+    assert read.dtype == array.dtype and read.flags.writeable
+    np.testing.assert_array_equal(read, array)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITTEN if name != "v.npy"])
+@pytest.mark.parametrize("axes", ["czyx", "zyxc", "xyzc"])
+def test_metadata_travels_with_the_array(tmp_path, name, axes):
+    shape = (3, 6, 7, 8) if axes[0] == "c" else (6, 7, 8, 3)
+    made = written(tmp_path / name, pixels(shape, "float16"), axes=axes, voxel_size=(30, 8, 8.5),
+                   attributes=AFFINITY_ATTRIBUTES)
+    volume = open_volume(tmp_path / name)
+    for either in (made, volume):
+        assert (either.axes, either.voxel_size) == (axes, (30.0, 8.0, 8.5))
+        assert either.offsets == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+        assert either.attributes["activation"] == "sigmoid(0.2 x)"
+        assert (either.spatial_shape, either.n_channels) == ((6, 7, 8), 3)
+
+
+@pytest.fixture(scope="module")
+def every_format(tmp_path_factory):
+    """The same array in each format that can be read: path -> array in stored order."""
+    folder = tmp_path_factory.mktemp("formats")
+    array = pixels((12, 20, 70), "uint16")
+    paths = {}
+    for name in WRITTEN:
+        written(folder / name, array)
+        paths[name] = (str(folder / name), array)
+    tifffile.imwrite(folder / "packed.tif", array, compression="zlib", photometric="minisblack")
+    tifffile.imwrite(folder / "big_endian.tif", array, byteorder=">", photometric="minisblack")
+    tifffile.imwrite(folder / "imagej.tif", array, imagej=True)
+    for name in ("packed.tif", "big_endian.tif", "imagej.tif"):
+        paths[name] = (str(folder / name), array)
+    for kind in ("png", "tif"):
+        (folder / kind).mkdir()
+        for z, image in enumerate(array):
+            path = folder / kind / f"slice_z{z}.{kind}"  # z10 sorts before z2 as text
+            Image.fromarray(image).save(path) if kind == "png" else tifffile.imwrite(path, image)
+        paths[kind] = (str(folder / kind), array)
+    n5 = tensorstore.open({"driver": "n5", "kvstore": {"driver": "file", "path": f"{folder}/v.n5/raw/"},
+                           "metadata": {"dimensions": array.shape, "blockSize": [8, 8, 8], "dataType": "uint16"}},
+                          create=True).result()
+    n5[:] = array
+    paths["n5"] = (f"{folder}/v.n5:raw", array)
+    precomputed = tensorstore.open(
+        {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "file", "path": f"{folder}/precomputed/"},
+         "multiscale_metadata": {"data_type": "uint16", "num_channels": 1, "type": "image"},
+         "scale_metadata": {"size": array.shape, "voxel_offset": [5, 6, 7], "resolution": [4, 4, 40],
+                            "chunk_size": [8, 8, 8], "encoding": "raw"}}, create=True).result()
+    precomputed[..., 0] = array
+    paths["precomputed"] = (f"{folder}/precomputed", array)
+    return paths
+
+
+READ = [*WRITTEN, "packed.tif", "big_endian.tif", "imagej.tif", "png", "tif", "n5", "precomputed"]
+INDICES = [np.s_[...], np.s_[3], np.s_[-1, 2], np.s_[2:5, ::3, 60:], np.s_[..., 7], np.s_[4:4],
+           np.s_[-3:, 5:-5, 1:1000], np.s_[1, ..., 2:9:2], np.s_[0, 0, 0], np.s_[9:3]]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_indexing_equals_numpy(every_format, name):
+    path, array = every_format[name]
+    volume = open_volume(path)
+    for index in INDICES:
+        read, wanted = volume[index], array[index]
+        assert read.dtype == wanted.dtype and read.dtype.isnative and read.shape == wanted.shape, index
+        np.testing.assert_array_equal(read, wanted)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_volume_crosses_processes_unopened(every_format, name):
+    path, array = every_format[name]
+    volume = open_volume(path)
+    volume[0]
+    again = pickle.loads(pickle.dumps(volume))
+    assert again._store._handle is None
+    np.testing.assert_array_equal(again[5], array[5])
+
+
+def test_implied_axes_and_voxel_sizes(every_format):
+    assert open_volume(every_format["n5"][0]).axes == "xyz"
+    volume = open_volume(every_format["precomputed"][0])
+    assert (volume.axes, volume.voxel_size) == ("xyz", (4.0, 4.0, 40.0))
+
+
+@pytest.mark.parametrize("name", ["packed.tif", "png"])
+def test_only_the_needed_slices_are_decoded(every_format, name, monkeypatch):
+    path, array = every_format[name]
+    decoded = []
+    whole, asarray = stores.read_slice, tifffile.TiffPage.asarray
+    monkeypatch.setattr(stores, "read_slice", lambda file: decoded.append(file) or whole(file))
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda page: decoded.append(page) or asarray(page))
+    volume = open_volume(path)
+    decoded.clear()
+    np.testing.assert_array_equal(volume.read((4, 1, 2), (7, 5, 9))[0], array[4:7, 1:5, 2:9])
+    assert len(decoded) == 3
+
+
+@pytest.mark.parametrize("axes", ["czyx", "zyxc", "xyzc", "zcyx", "zyx", "xyz"])
+@pytest.mark.parametrize("name", ["v.zarr", "v.h5", "v.tif"])
+def test_read_puts_channels_first_and_keeps_the_spatial_order(tmp_path, name, axes):
+    sizes = {"c": 2, axes.replace("c", "")[0]: 5, axes.replace("c", "")[1]: 6, axes.replace("c", "")[2]: 7}
+    array = pixels([sizes[axis] for axis in axes], "uint8")
+    written(tmp_path / name, array, axes=axes)
+    read = open_volume(tmp_path / name).read((1, 0, 3), (4, 6, 5))
+    channels_first = np.moveaxis(array, axes.index("c"), 0) if "c" in axes else array[None]
+    assert read.flags.c_contiguous
+    np.testing.assert_array_equal(read, channels_first[:, 1:4, 0:6, 3:5])
+
+
+@pytest.mark.parametrize("start, stop", [((0, 0, 0), (5, 6, 8)), ((-1, 0, 0), (2, 2, 2)), ((2, 0, 0), (2, 1, 1)),
+                                         ((0, 0), (1, 1))])
+def test_read_refuses_a_box_outside(tmp_path, start, stop):
+    written(tmp_path / "v.zarr", pixels((5, 6, 7), "uint8"))
+    with pytest.raises(ValueError, match=r"expected a box inside \(5, 6, 7\)"):
+        open_volume(tmp_path / "v.zarr").read(start, stop)
+
+
+@pytest.mark.parametrize("index", [5, (0, 0, 0, 0), (..., 0, ...), np.s_[::-1]])
+def test_indices_that_do_not_fit(tmp_path, index):
+    written(tmp_path / "v.npy", pixels((5, 6, 7), "uint8"))
+    with pytest.raises(ValueError, match="expected"):
+        open_volume(tmp_path / "v.npy")[index]
+
+
+# --- what a file says about itself ---
+
+
+@pytest.mark.parametrize("attributes, shape, axes, voxel_size", [
+    ({}, (4, 5, 6), "zyx", None),
+    ({}, (3, 4, 5, 6), "czyx", None),
+    ({"axes": "xyz"}, (4, 5, 6), "xyz", None),
+    ({"axes": ["X", "Y", "Z", "C"]}, (3, 4, 5, 6), "xyzc", None),
+    ({"resolution": [40, 4, 4]}, (4, 5, 6), "zyx", (40, 4, 4)),
+    ({"voxel_size": [0.04, 0.004, 0.004], "unit": "um"}, (4, 5, 6), "zyx", (40, 4, 4)),
+    ({"resolution": [9.0, 9, 0.02], "units": ["nm", "nanometer", "µm"], "voxel_size": [9, 9, 0.02]}, (4, 5, 6), "zyx",
+     (9, 9, 20)),
+])  # fmt: skip
+def test_attributes_are_understood(tmp_path, attributes, shape, axes, voxel_size):
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_dataset("raw", data=pixels(shape, "uint8")).attrs.update(attributes)
+    volume = open_volume(tmp_path / "v.h5")
+    assert volume.axes == axes
+    assert volume.voxel_size == (pytest.approx(voxel_size) if voxel_size else None)
+
+
+@pytest.mark.parametrize("attributes, shape, message", [
+    ({"axes": "zyx"}, (2, 4, 5, 6), "order of zyxc"),
+    ({"axes": "zyy"}, (4, 5, 6), "order of zyx"),
+    ({"axes": [1, 2, 3]}, (4, 5, 6), "order of zyx"),
+    ({}, (9, 4, 5, 6), "expected axes .* does not say"),
+    ({}, (5, 6), "three axes"),
+    ({}, (0, 5, 6), "none empty"),
+    ({"resolution": [4, 4]}, (4, 5, 6), "one voxel size of three"),
+    ({"resolution": 4.0}, (4, 5, 6), "one voxel size of three"),
+    ({"resolution": [4, 4, 0]}, (4, 5, 6), "positive lengths"),
+    ({"resolution": [4, 4, 4], "voxel_size": [4, 4, 5]}, (4, 5, 6), "one voxel size"),
+    ({"resolution": [4, 4, 4], "unit": "inch"}, (4, 5, 6), "expected units"),
+    ({"resolution": [4, 4, 4], "units": ["nm", "nm"]}, (4, 5, 6), "expected units"),
+    ({"offsets": [[1, 0, 0], [0, 1, 0]]}, (3, 4, 5, 6), "each of 3 offsets"),
+    ({"offsets": [[1, 0, 0, 0]]}, (4, 5, 6), "each of 1 offsets"),
+    ({"offsets": [[0.5, 0, 0]]}, (4, 5, 6), "whole voxels"),
+])  # fmt: skip
+def test_contradictions_are_refused(tmp_path, attributes, shape, message):
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_dataset("raw", data=pixels(shape, "uint8")).attrs.update(attributes)
+    with pytest.raises(ValueError, match=message):
+        open_volume(tmp_path / "v.h5")
+
+
+def test_arguments_come_before_attributes(tmp_path):
+    written(tmp_path / "v.zarr", pixels((4, 5, 6), "uint8"), axes="xyz", voxel_size=(9, 9, 20))
+    volume = open_volume(tmp_path / "v.zarr", axes="zyx", voxel_size=(30, 6, 6))
+    assert (volume.axes, volume.voxel_size, volume.attributes["axes"]) == ("zyx", (30.0, 6.0, 6.0), "xyz")
+    with pytest.raises(ValueError, match="order of zyx"):
+        open_volume(tmp_path / "v.zarr", axes="czyx")
+    with pytest.raises(ValueError, match="three positive lengths"):
+        open_volume(tmp_path / "v.zarr", voxel_size=(30, 6))
+
+
+# --- paths ---
+
+
+def test_wrong_paths_say_what_is_there(tmp_path):
+    array = pixels((4, 5, 6), "uint8")
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["volumes/raw"], file["volumes/labels"] = array, array
+    for name in ("img", "labels/seg"):
+        written(tmp_path / "two.zarr" / name, array)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.h5").write_text("not HDF5")
+    (tmp_path / "text.tif").write_text("not TIFF")
+    (tmp_path / "text.npy").write_text("not npy")
+    cases = {
+        "none.h5:raw": "no such file", "none.zarr": "no such file", "two.h5": "volumes/labels, .*volumes/raw",
+        "two.h5:raw": "a dataset 'raw' .*volumes/labels, .*volumes/raw", "two.h5:volumes": "volumes/labels",
+        "two.zarr": "img, .*labels/seg", "two.zarr/raw": "no such .*img, .*labels/seg",
+        "two.zarr:raw": "no such .*img, .*labels/seg", "empty": "arrays there: none", "text.h5": "expected .h5",
+        "text.tif": "expected a TIFF file", "text.npy": "expected a .npy array",
+    }  # fmt: skip
+    for name, message in cases.items():
+        with pytest.raises(ValueError, match=message):
+            open_volume(tmp_path / name)
+    for name in ("two.h5:volumes/raw", "two.h5:/volumes/raw", "two.zarr:img", "two.zarr/labels", "two.zarr/labels/seg"):
+        np.testing.assert_array_equal(open_volume(tmp_path / name)[:], array)
+
+
+def test_images_that_are_no_volume(tmp_path):
+    tifffile.imwrite(tmp_path / "flat.tif", np.zeros((5, 6), np.uint8))
+    np.save(tmp_path / "complex.npy", np.zeros((2, 3, 4), complex))
+    np.save(tmp_path / "objects.npy", np.array([[[None]]]), allow_pickle=True)
+    for name, message in {"flat.tif": "three axes", "complex.npy": "complex128", "objects.npy": "expected"}.items():
+        with pytest.raises(ValueError, match=message):
+            open_volume(tmp_path / name)
+    (tmp_path / "slices").mkdir()
+    for z, shape in enumerate([(5, 6), (5, 7)]):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "slices" / f"{z}.png")
+    with pytest.raises(ValueError, match=r"expected \(5, 6\) uint8 in .*1.png"):
+        open_volume(tmp_path / "slices")[:]
+    (tmp_path / "colour").mkdir()
+    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "colour" / "0.png")
+    with pytest.raises(ValueError, match="grey"):
+        open_volume(tmp_path / "colour")
+
+
+# --- writing ---
+
+
+@pytest.mark.parametrize("name", ["v.h5", "v.tif", "v.npy"])
+def test_a_single_file_appears_when_it_is_whole(tmp_path, name):
+    array = pixels((4, 5, 6), "uint8")
+    with pytest.raises(RuntimeError), create_volume(tmp_path / name, array.shape, array.dtype) as volume:
+        volume[:2] = array[:2]
+        assert not (tmp_path / name).exists()
+        with pytest.raises(ValueError, match="is being written"):
+            create_volume(tmp_path / name, array.shape, array.dtype)
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="is closed"):
+        volume[0] = 1
+    with pytest.raises(ValueError, match="process that created it"):
+        pickle.dumps(volume)
+    written(tmp_path / name, array)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    with pytest.raises(ValueError, match="open for reading"):
+        open_volume(tmp_path / name)[0] = 1
+
+
+@pytest.mark.parametrize("name", ["v.zarr", "v3.zarr", "v.h5", "v.tif", "v.npy"])
+def test_an_existing_volume_is_refused_unless_overwritten(tmp_path, name):
+    old, new = pixels((9, 9, 9), "uint8"), pixels((4, 5, 6), "uint16")
+    written(tmp_path / name, old)
+    with pytest.raises(ValueError, match="exists"):
+        written(tmp_path / name, new)
+    np.testing.assert_array_equal(open_volume(tmp_path / name)[:], old)
+    written(tmp_path / name, new, overwrite=True)
+    np.testing.assert_array_equal(open_volume(tmp_path / name)[:], new)
+
+
+def test_overwriting_takes_nothing_else_with_it(tmp_path):
+    with h5py.File(tmp_path / "two.h5", "w") as file:
+        file["raw"], file["labels"] = np.zeros((2, 4, 5, 6), np.uint8)
+    with pytest.raises(ValueError, match="more than raw: labels, raw"):
+        create_volume(tmp_path / "two.h5:raw", (4, 5, 6), "uint8", overwrite=True)
+    written(tmp_path / "group.zarr" / "img", pixels((4, 5, 6), "uint8"))
+    (tmp_path / "thesis.zarr").mkdir()
+    for name in ("group.zarr", "thesis.zarr"):
+        with pytest.raises(ValueError, match="exists"):
+            create_volume(tmp_path / name, (4, 5, 6), "uint8", overwrite=True)
+    with pytest.raises(ValueError, match="img is an array"):
+        create_volume(tmp_path / "group.zarr" / "img" / "labels", (4, 5, 6), "uint8")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"path": "v.mrc"}, "ends in .zarr"),
+    ({"shape": (4, 5)}, "three axes"),
+    ({"shape": (0, 4, 5)}, "none empty"),
+    ({"dtype": "complex64"}, "complex64"),
+    ({"axes": "czyx"}, "order of zyx"),
+    ({"voxel_size": (1, 2)}, "three positive"),
+    ({"chunks": (64, 64)}, "chunks of 3 axes"),
+    ({"chunks": (64, 64, 0)}, "chunks of 3 axes"),
+    ({"zarr_format": 4}, "zarr_format of 2 or 3"),
+    ({"attributes": {"offsets": [[1, 0, 0]] * 3}}, "each of 1 offsets"),
+    ({"path": "v.npy", "voxel_size": (1, 2, 3)}, "cannot hold"),
+    ({"path": "v.npy", "axes": "xyz"}, "cannot hold"),
+    ({"path": "v.h5", "attributes": {"nested": {"a": [1]}}}, "attributes that .* can hold"),
+])  # fmt: skip
+def test_impossible_volumes_are_refused_before_anything_is_written(tmp_path, arguments, message):
+    arguments = {"path": "v.zarr", "shape": (4, 5, 6), "dtype": "uint8"} | arguments
+    with pytest.raises(ValueError, match=message):
+        create_volume(tmp_path / arguments.pop("path"), arguments.pop("shape"), arguments.pop("dtype"), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_do_not_fit(tmp_path):
+    volume = create_volume(tmp_path / "v.zarr", (4, 5, 6), "uint8")
+    with pytest.raises(ValueError, match="fit uint8"):
+        volume[:] = np.zeros((4, 5, 6), np.float32)
+    with pytest.raises(ValueError, match=r"shape \(5, 6\)"):
+        volume[0] = np.zeros((1, 6), np.uint8)
+
+
+def test_zarr_layout_is_the_specified_one(tmp_path):
+    shape = (2, 100, 70, 30)
+    made = {"axes": "czyx", "voxel_size": [1.0, 2.0, 3.0], "unit": "nm"}
+    for version in (2, 3):
+        path = tmp_path / f"{version}.zarr:a/b"
+        create_volume(path, shape, "float16", voxel_size=(1.0, 2.0, 3.0), zarr_format=version)
+    assert json.loads((tmp_path / "2.zarr/.zgroup").read_text()) == {"zarr_format": 2}
+    assert json.loads((tmp_path / "2.zarr/a/.zgroup").read_text()) == {"zarr_format": 2}
+    assert json.loads((tmp_path / "2.zarr/a/b/.zattrs").read_text()) == made
+    array = json.loads((tmp_path / "2.zarr/a/b/.zarray").read_text())
+    assert (array["chunks"], array["dtype"], array["fill_value"]) == ([1, 64, 64, 30], "<f2", 0)
+    assert json.loads((tmp_path / "3.zarr/zarr.json").read_text()) == {"zarr_format": 3, "node_type": "group"}
+    array = json.loads((tmp_path / "3.zarr/a/b/zarr.json").read_text())
+    assert (array["data_type"], array["attributes"]) == ("float16", made)
+    assert array["chunk_grid"]["configuration"] == {"chunk_shape": [1, 64, 64, 30]}
+    assert not open_volume(tmp_path / "2.zarr/a/b")[:].any()
+
+
+def test_a_zarr_array_can_be_continued(tmp_path):
+    array = pixels((4, 5, 6), "uint8")
+    written(tmp_path / "v.zarr", array)
+    volume = open_volume(tmp_path / "v.zarr", writable=True)
+    volume[1] = 7
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.zarr")[1], np.full((5, 6), 7))
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.zarr")[2:], array[2:])
+    written(tmp_path / "v.npy", array)
+    with pytest.raises(ValueError, match="Zarr array to write more"):
+        open_volume(tmp_path / "v.npy", writable=True)
+
+
+def fill_block(volume, start, stop, value):
+    volume[start:stop] = value
+
+
+def test_processes_write_chunks_of_one_zarr_array(tmp_path):
+    volume = create_volume(tmp_path / "v.zarr", (64, 20, 20), "uint32", chunks=(8, 8, 8))
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        jobs = [pool.submit(fill_block, volume, z, z + 8, z + 1) for z in range(0, 64, 8)]
+    assert all(job.exception() is None for job in jobs)
+    wanted = np.repeat(np.arange(0, 64, 8) + 1, 8)
+    np.testing.assert_array_equal(volume[:], np.broadcast_to(wanted[:, None, None], (64, 20, 20)))
+
+
+def run_python(code, folder):
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True,
+                          timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+
+
+@pytest.mark.parametrize("name, read_before", [("v.h5", True), ("v.tif", True), ("v.npy", True), ("v.zarr", False)])
+def test_a_forked_worker_reads_through_its_own_handle(tmp_path, name, read_before):
+    written(tmp_path / name, pixels((40, 30, 70), "uint16"))
+    result = run_python(f"""
+        import os
+        import numpy as np
+        from pytc.io.volume import open_volume
+        volume = open_volume("{name}")
+        wanted = np.frombuffer(np.random.default_rng(0).bytes(40 * 30 * 70 * 2), np.uint16).reshape(40, 30, 70)
+        assert not {read_before} or (volume[:5] == wanted[:5]).all()
+        children = []
+        for _ in range(2):
+            child = os.fork()
+            if child == 0:
+                equal = all((volume[z] == wanted[z]).all() for _ in range(5) for z in range(40))
+                os._exit(0 if equal and volume._store._pid == os.getpid() else 1)
+            children.append(child)
+        assert all((volume[z] == wanted[z]).all() for z in range(40))
+        assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
+    """, tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", ["v.h5", "v.tif", "v.npy"])
+def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path, name):
+    result = run_python(f"""
+        import os, signal
+        from pytc.io.volume import create_volume
+        volume = create_volume("{name}", (40, 30, 70), "uint8")
+        volume[:20] = 1
+        os.kill(os.getpid(), signal.SIGKILL)
+    """, tmp_path)  # fmt: skip
+    assert result.returncode == -9
+    assert not (tmp_path / name).exists()
+    written(tmp_path / name, pixels((40, 30, 70), "uint8"))
+
+
+@pytest.mark.skipif(not FIB25.is_dir(), reason="the FIB-25 sample is not there")
+def test_fib25():
+    raw, labels = open_volume(f"{FIB25}/fib25_val.h5:raw"), open_volume(f"{FIB25}/fib25_val.h5:labels")
+    assert (raw.shape, raw.dtype, labels.dtype) == ((60, 250, 250), np.uint8, np.uint16)
+    assert (raw.axes, raw.voxel_size) == ("zyx", (10.0, 10.0, 10.0))
+    with h5py.File(FIB25 / "fib25_val.h5") as file:
+        np.testing.assert_array_equal(labels.read((10, 60, 0), (20, 70, 250))[0], file["labels"][10:20, 60:70])
