@@ -19,7 +19,7 @@ from pytc import __version__, hardware
 from pytc.config import Config
 from pytc.data.patches import StepSampler, train_dataset, val_dataset
 from pytc.data.random import sample_key
-from pytc.data.recipe import augment
+from pytc.data.recipe import augment, section_axis
 from pytc.data.sources import open_source, prepare_volume
 from pytc.data.targets import make_targets
 from pytc.losses import build_loss, deep_supervision_loss
@@ -137,7 +137,7 @@ class Trainer:
         losses = []
         for micro in range(self.optim.accumulate):
             image, labels = self.prepare(next(self.batches), augmented=True)
-            targets = make_targets(labels, self.config.target, scales)
+            targets = self.targets(labels, scales)
             last = micro == self.optim.accumulate - 1
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with self.autocast():
@@ -174,6 +174,9 @@ class Trainer:
             image, labels = augment(image, labels, keys, self.config.augment, self.voxel_size)
         return image, labels
 
+    def targets(self, labels: torch.Tensor, scales) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
+
     def autocast(self):
         dtype = hardware.PRECISIONS[self.precision]
         return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
@@ -185,7 +188,7 @@ class Trainer:
         sums = torch.zeros(2, device=self.device)
         for batch in self.val_batches:
             image, labels = self.prepare(batch, augmented=False)
-            targets = make_targets(labels, self.config.target, self.model.output_scales[:1])
+            targets = self.targets(labels, self.model.output_scales[:1])
             with self.autocast():
                 outputs = model(image)
             total, _ = deep_supervision_loss(outputs, targets, self.loss)
