@@ -233,8 +233,10 @@ def test_without_input_the_newest_results_are_scored(runs, capsys):
 
 
 def test_source_beside_a_named_prediction_is_used(runs):
-    metrics = evaluate(EvaluateConfig(affinities="runs/old/predictions/bars/affinities.zarr", thresholds=(0.65,)))
+    Path("runs/old/predictions/bars").rename("elsewhere")  # as infer.py --output leaves it
+    metrics = evaluate(EvaluateConfig(affinities="elsewhere/affinities.zarr", thresholds=(0.65,)))
     assert metrics["nerl"] == 1 and metrics["dense_voi_sum"] == pytest.approx(0)
+    assert Path("evaluation/report.html").is_file()
 
 
 def test_what_the_network_predicts_is_the_task(runs):
@@ -265,6 +267,7 @@ def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
     ({"task": "semantic"}, "probability map of one channel"),
     ({"task": "semantic", "labels": None}, "--labels to score against"),
     ({"task": "semantic", "affinities": "probability", "min_size": 5}, "affinities of instances"),
+    ({"affinities": "integers"}, "affinities of dtype float16"),
     ({"affinities": "missing.zarr"}, "no such file"),
 ])
 def test_misfits_are_refused(files, tmp_path, change, message):
@@ -279,6 +282,7 @@ def test_misfits_are_refused(files, tmp_path, change, message):
         "nameless": lambda: store(tmp_path / "nameless.zarr", affinities, "czyx"),
         "long": lambda: store(tmp_path / "long.zarr", affinities, "czyx", offsets=[(i, 0, 0) for i in range(2, 8)]),
         "probability": lambda: store(tmp_path / "probability.zarr", affinities[:1], "czyx"),
+        "integers": lambda: store(tmp_path / "integers.zarr", affinities.astype(np.int16), "czyx"),
         "outside": lambda: str(tmp_path / "outside.npz"),
     }
     change = {key: files_made[value]() if value in files_made else value for key, value in change.items()}

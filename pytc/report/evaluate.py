@@ -27,6 +27,7 @@ from pytc.report.inputs import Inputs, gather
 from pytc.report.pictures import Instances, Mask, Scene, draw
 from pytc.runs import replacing
 from pytc.segmentation.connected_components import connected_components_3d
+from pytc.segmentation.edges import is_above
 from pytc.segmentation.growing import grow
 
 BEST = "best_segmentation.zarr"
@@ -74,13 +75,11 @@ def _read_labels(inputs: Inputs) -> np.ndarray | Volume | None:
 def _segment(inputs: Inputs, labels: np.ndarray | None, config: EvaluateConfig) -> tuple[Sweep, np.ndarray]:
     """The scores at each threshold, and the segmentation (Z, Y, X) at the best."""
     values = inputs.read_channels()
-    thresholds = np.array(config.thresholds)  # float64 scalars, against which NumPy compares float16 exactly
-    print(f"segmenting {values.shape[1:]} voxels at {len(thresholds)} thresholds", flush=True)
+    print(f"segmenting {values.shape[1:]} voxels at {len(config.thresholds)} thresholds", flush=True)
     if inputs.task == "semantic":
-        probability = values[0] / 255 if values.dtype == np.uint8 else values[0]
-        sweep = semantic_sweep(probability, labels, thresholds=thresholds, metric=inputs.metric)
-        return sweep, (probability > np.float64(sweep.best["threshold"])).astype(np.uint8)
-    sweep = threshold_sweep(values, inputs.skeleton, labels, thresholds=thresholds, metric=inputs.metric,
+        sweep = semantic_sweep(values[0], labels, thresholds=config.thresholds, metric=inputs.metric)
+        return sweep, is_above(values[0], sweep.best["threshold"]).astype(np.uint8)
+    sweep = threshold_sweep(values, inputs.skeleton, labels, thresholds=config.thresholds, metric=inputs.metric,
                             grow=config.grow, min_size=config.min_size)
     segmentation = connected_components_3d(values, sweep.best["threshold"], min_size=config.min_size)
     return sweep, grow(segmentation, values) if config.grow else segmentation

@@ -17,6 +17,7 @@ from pytc.metrics.semantic import SEMANTIC_METRICS
 from pytc.metrics.skeleton import SKELETON_METRICS
 from pytc.metrics.sweep import DENSE_METRICS
 from pytc.runs import newest_run
+from pytc.segmentation.edges import check_dtype
 
 SOURCES = "predictions/*/source.json"  # written beside a prediction: what was predicted, from what, and the truth
 TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predicts, and how that is scored
@@ -73,7 +74,7 @@ def gather(config: EvaluateConfig) -> Inputs:
         raise ValueError("expected instances with --backend funlib; it has no semantic figures")
     voxel_size = next((volume.voxel_size for volume in volumes.values() if volume.voxel_size), None)
     return Inputs(
-        title=" · ".join((folder.parents[1].name, folder.name)) if folder else Path(prediction.path).name,
+        title=f"{folder.parents[1].name} · {folder.name}" if _in_run(folder) else Path(prediction.path).name,
         task=task,
         metric=metric,
         prediction=prediction,
@@ -122,6 +123,10 @@ def _results_folder(config: EvaluateConfig) -> Path | None:
     return found[-1].parent
 
 
+def _in_run(folder: Path | None) -> bool:
+    return folder is not None and folder.parent.name == "predictions"
+
+
 def _task(source: dict[str, Any]) -> str:
     kind = source.get("task", "affinity")
     if kind not in TASKS:
@@ -168,6 +173,7 @@ def _check_volumes(volumes: dict[str, Volume]) -> None:
 
 def _channels(prediction: Volume, task: str, config: EvaluateConfig) -> tuple[int, ...]:
     """The channels to segment by: those of the three unit offsets, or the only one of a probability map."""
+    check_dtype(prediction.dtype)
     if task == "semantic":
         if prediction.n_channels != 1:
             raise ValueError(f"expected a probability map of one channel, got {prediction.shape} in {prediction.path}")
@@ -196,6 +202,6 @@ def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, predicti
 def _output(config: EvaluateConfig, folder: Path | None) -> Path:
     if config.output:
         return Path(config.output)
-    if folder and folder.parent.name == "predictions":
+    if _in_run(folder):
         return folder.parents[1] / "evaluation" / folder.name
     return Path("evaluation")
