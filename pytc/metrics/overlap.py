@@ -11,7 +11,8 @@ import numpy as np
 from pytc.metrics.hashing import add_pairs, empty_table
 
 OVERLAP_METRICS = ("voi_split", "voi_merge", "voi_sum", "rand_split", "rand_merge", "adapted_rand_error")
-PIECE = 1 << 20  # voxels that are converted to uint64 at once
+SLAB = 64  # planes counted by one thread at a time: whole chunks of a stored volume
+PIECE = 1 << 16  # voxels converted to uint64 at a time: they stay in a core's cache
 
 
 @dataclass(frozen=True)
@@ -37,33 +38,33 @@ def contingency_table(truth, segmentation, mask=None, *, threads: int | None = N
         if other is not None and tuple(other.shape) != tuple(truth.shape):
             raise ValueError(f"expected a {name} of the truth's shape {tuple(truth.shape)}, got {tuple(other.shape)}")
 
-    length = truth.shape[0]
-    step = max(1, PIECE // max(1, int(np.prod(truth.shape[1:]))))
-    threads = threads or numba.config.NUMBA_NUM_THREADS
-
-    def count(part: int) -> tuple[np.ndarray, ...]:
-        state = empty_table()
-        for start in range(part * step, length, threads * step):
-            piece = slice(start, start + step)
-            state = add_pairs(*_pairs(truth[piece], segmentation[piece], None if mask is None else mask[piece]),
-                              np.empty(0, np.int64), *state)
-        return tuple(column[:state[-1]] for column in state[1:4])
-
-    with ThreadPoolExecutor(threads) as pool:
-        columns = [np.concatenate(parts) for parts in zip(*pool.map(count, range(threads)))]
+    slabs = [slice(start, start + SLAB) for start in range(0, max(1, truth.shape[0]), SLAB)]
+    with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
+        parts = pool.map(lambda slab: _count(truth[slab], segmentation[slab], None if mask is None else mask[slab]),
+                         slabs)
+        columns = [np.concatenate(column) for column in zip(*parts)]
     return _sorted_table(*columns)
 
 
-def _pairs(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The labels that count, flat and uint64."""
-    if segmentation.dtype.kind == "i" and segmentation.size and segmentation.min() < 0:
+def _count(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+    """Distinct pairs of labels in arrays of one shape: true label, segment, voxels."""
+    truth, segmentation = truth.reshape(-1), segmentation.reshape(-1)
+    mask = mask if mask is None else mask.reshape(-1)
+    table = empty_table()
+    for start in range(0, len(truth), PIECE):
+        piece = slice(start, start + PIECE)
+        pairs = _labelled(truth[piece], segmentation[piece], mask if mask is None else mask[piece])
+        table = add_pairs(*(labels.astype(np.uint64) for labels in pairs), np.empty(0, np.int64), *table)
+    return tuple(column[:table[-1]] for column in table[1:4])
+
+
+def _labelled(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Without the voxels that do not count."""
+    if segmentation.dtype.kind == "i" and segmentation.min() < 0:
         raise ValueError(f"expected segments of 0 or more, got {segmentation.min()}")
-    if truth.dtype.kind == "i" and truth.size and truth.min() < 0:
-        labelled = truth >= 0
-        mask = labelled if mask is None else labelled & (mask != 0)
-    if mask is not None:
-        truth, segmentation = truth[mask != 0], segmentation[mask != 0]
-    return tuple(np.ascontiguousarray(labels, np.uint64).ravel() for labels in (truth, segmentation))
+    if truth.dtype.kind == "i" and truth.min() < 0:
+        mask = truth >= 0 if mask is None else (truth >= 0) & (mask != 0)
+    return (truth, segmentation) if mask is None else (truth[mask != 0], segmentation[mask != 0])
 
 
 def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
