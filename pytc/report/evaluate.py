@@ -31,6 +31,7 @@ from pytc.segmentation.edges import is_above
 from pytc.segmentation.growing import grow
 
 BEST = "best_segmentation.zarr"
+DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
 SWEEP_COLUMNS = ("nerl", "nerl_5", "voi_sum", "voi_split", "voi_merge", "n_mergers", "n_splits", "dense_voi_sum",
                  "dense_voi_split", "dense_voi_merge", "dense_adapted_rand_error", "jaccard", "dice", "precision",
                  "recall")
@@ -103,10 +104,12 @@ def _settings(inputs: Inputs, config: EvaluateConfig, sweep: Sweep | None) -> di
     """What the figures depend on, flat."""
     settings = {"task": inputs.task, "metric": inputs.metric}
     if sweep:
-        settings |= {"threshold": sweep.best["threshold"], "min_size": config.min_size, "grow": config.grow}
+        settings["threshold"] = sweep.best["threshold"]
+        if inputs.task == "instance":
+            settings |= {"min_size": config.min_size, "grow": config.grow}
     else:
         stored = inputs.prediction.attributes
-        settings |= {key: stored[key] for key in ("threshold", "min_size", "grow") if key in stored}
+        settings |= {key: stored[key] for key in DECODING if key in stored}
     if inputs.skeleton is not None:
         settings["merge_tolerance_nodes"] = 0  # strict: one node on a foreign segment is a merger
     return settings | {"backend": config.backend, **inputs.paths, "output": str(inputs.output)}
@@ -121,6 +124,7 @@ def _report(inputs: Inputs, figures, settings, sweep: Sweep | None, labels, segm
     page = html.render(
         inputs.title, summary(settings), figures, inputs.metric, settings=settings,
         sweep=_sweep_table(sweep) if curve else None, curve=curve, pictures=draw(scene, matching),
+        note=matching.note if matching else "Each segment has a colour of its own.",
         legend=matching.legend if matching else (), errors=errors, attribution=inputs.attribution,
     )
     return page, curve
@@ -139,8 +143,7 @@ def summary(settings: dict[str, Any]) -> str:
 
 
 def _sweep_table(sweep: Sweep) -> html.Table:
-    columns = [key for key in SWEEP_COLUMNS if key in sweep.best]
-    columns += [sweep.metric] if sweep.metric not in columns else []
+    columns = [key for key in sweep.best if key in SWEEP_COLUMNS or key == sweep.metric]
     rows = [(f"{row['threshold']:.4f}", *(html.number(key, row[key]) for key in columns)) for row in sweep.rows]
     best = sweep.rows.index(sweep.best)
     note = f"Best by {html.name(sweep.metric)}: threshold {rows[best][0]}."
@@ -170,7 +173,7 @@ def _write(inputs: Inputs, metrics: dict[str, Any], page: str, sweep: Sweep | No
 
 def _write_segmentation(inputs: Inputs, metrics: dict[str, Any], segmentation: np.ndarray) -> None:
     temporary = inputs.output / f".{os.getpid()}.{BEST}"
-    attributes = {key: metrics[key] for key in ("threshold", "min_size", "grow")}
+    attributes = {key: metrics[key] for key in DECODING if key in metrics}
     with create_volume(temporary, segmentation.shape, segmentation.dtype, axes=inputs.axes,
                        voxel_size=inputs.voxel_size, attributes=attributes) as volume:
         volume[...] = segmentation
@@ -188,7 +191,7 @@ def _csv(sweep: Sweep) -> bytes:
 
 def _print(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], sweep: Sweep | None) -> None:
     """The headline figures of each threshold, or of the segmentation, and where the report is."""
-    columns = [key for key in html.HEADLINES if key in figures]
+    columns = html.headlines(figures, inputs.metric)
     table = rich.table.Table(title=f"{inputs.title}: {summary(settings)}", title_justify="left")
     for key in ("threshold", *columns) if sweep else columns:
         table.add_column(html.name(key), justify="right")

@@ -45,6 +45,7 @@ DETAILS = {  # small print below a headline: text and figure
     "dense_voi_sum": (("split", "dense_voi_split"), ("merge", "dense_voi_merge")),
 }
 
+CURVE_STYLE = "width: auto; max-width: 100%; max-height: 300px"  # one to three panels at the same scale
 STYLE = """
 :root { --ink: #1b2733; --soft: #5c6b7a; --line: #e3e8ee; --blue: #1f5fbf; --wash: #f5f8fc }
 * { box-sizing: border-box }
@@ -66,7 +67,7 @@ th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: 
 th.text, td.text { text-align: left; white-space: normal }
 tr.best td { background: #e8f1ff; font-weight: 650 } tr.best td:first-child { box-shadow: inset 3px 0 var(--blue) }
 img { display: block; width: 100%; border-radius: 6px }
-.row { display: grid; gap: 12px; margin-bottom: 16px }
+.row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin-bottom: 16px }
 figure { margin: 0 } figcaption { font-size: 12.5px; padding: 3px 1px }
 .row img { image-rendering: pixelated; background: #eee }
 i.key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 5px 0 12px }
@@ -86,12 +87,13 @@ class Table:
 
 def render(title: str, subtitle: str, figures: dict[str, float], chosen: str, *, settings: dict[str, Any],
            sweep: Table | None, curve: bytes | None, pictures: list[list[Picture]],
-           legend: Iterable[tuple[str, tuple[int, int, int]]], errors: list[Table], attribution: str | None) -> str:
-    """The page; `chosen` is the figure that the threshold was picked by, `legend` says what error colours mean."""
+           note: str, legend: Iterable[tuple[str, tuple[int, int, int]]], errors: list[Table],
+           attribution: str | None) -> str:
+    """The page; `chosen` is the figure the threshold was picked by, note and legend tell what the colours mean."""
     parts = [f"<h1>{escape(title)}</h1><p class=soft>{escape(subtitle)}</p>", _cards(figures, chosen)]
     if sweep and curve:
-        parts.append(_table(sweep, _image(curve, "curves of the sweep")))
-    parts += ["<h2>Slices</h2>", _legend(legend), *map(_row, pictures)]
+        parts.append(_table(sweep, _image(curve, "curves of the sweep", CURVE_STYLE)))
+    parts += ["<h2>Slices</h2>", _legend(note, legend), *map(_row, pictures)]
     if attribution:
         parts.append(f"<p class=soft>Data: {escape(attribution)}</p>")
     parts += map(_table, errors)
@@ -101,6 +103,11 @@ def render(title: str, subtitle: str, figures: dict[str, float], chosen: str, *,
     body = "\n".join(parts)
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{escape(title)}</title><style>{STYLE}</style><main>\n{body}\n</main></html>\n")
+
+
+def headlines(figures: dict[str, float], chosen: str) -> list[str]:
+    """The figures to show first: those of HEADLINES that there are, and the chosen one."""
+    return [key for key in figures if key == chosen and key not in HEADLINES] + [k for k in HEADLINES if k in figures]
 
 
 def name(key: str) -> str:
@@ -113,17 +120,14 @@ def number(key: str, value: float) -> str:
     return f"{value:,.{FIGURES[key][1] if key in FIGURES else 3}f}"
 
 
-def _legend(keys: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
+def _legend(note: str, keys: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
     swatches = "".join(f'<i class=key style="background: rgb{rgb}"></i>{escape(text)}' for text, rgb in keys)
-    if not swatches:
-        return "<p class=soft>Each segment has a colour of its own.</p>"
-    return ("<p class=soft>A segment has the colour of the label that it covers best; a smaller piece of that label "
-            f"has its own.<br>Errors: {swatches}</p>")
+    return f"<p class=soft>{note}{f'<br>Errors: {swatches}' if swatches else ''}</p>"
 
 
 def _cards(figures: dict[str, float], chosen: str) -> str:
     cards = []
-    for key in (key for key in HEADLINES if key in figures):
+    for key in headlines(figures, chosen):
         parts = [f"{text} <span>{number(part, figures[part])}</span>" for text, part in DETAILS.get(key, ())]
         cards.append(f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
                      f"<strong>{name(key)}</strong><b>{number(key, figures[key])}</b>"
@@ -153,7 +157,7 @@ def _numeric(value: Any) -> bool:
 def _row(pictures: list[Picture]) -> str:
     figures = "".join(f"<figure>{_image(p.png, p.caption, f'aspect-ratio: {p.aspect:.4f}')}"
                       f"<figcaption>{escape(p.caption)}</figcaption></figure>" for p in pictures)
-    return f'<div class="row" style="grid-template-columns: repeat({len(pictures)}, 1fr)">{figures}</div>'
+    return f'<div class="row">{figures}</div>'
 
 
 def _image(png: bytes, alt: str, style: str = "") -> str:

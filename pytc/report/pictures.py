@@ -41,6 +41,7 @@ class Scene:
 class Instances:
     """Which label each segment covers best, and which segment each label, with 0 left out."""
 
+    note = "A segment has the colour of the label that it covers best; a smaller piece of that label has its own."
     legend = (("in a segment of another label", RED), ("in a smaller piece of its label", BLUE),
               ("in no segment", YELLOW))
 
@@ -66,6 +67,7 @@ class Instances:
 class Mask:
     """The same for a foreground mask."""
 
+    note = ""
     legend = (("wrongly in the mask", RED), ("missing in the mask", YELLOW))
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
