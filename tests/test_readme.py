@@ -1,0 +1,99 @@
+"""Every command and every example of the README runs, in order, on small data under the names it uses."""
+
+import json
+import pickle
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import networkx
+import numpy as np
+import pytest
+
+from pytc.io.synthetic import make_neurites
+from pytc.io.volume import create_volume, open_volume
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SMALL = """--system.no-cpu-variant --model.architecture mednext_custom --model.base-channels 4 --model.grn
+    --model.expansion 1 1 1 1 1 1 1 1 1 --model.block-counts 1 1 1 1 1 1 1 1 1 --data.patch-size 32 32 32
+    --data.synthetic.shape 48 48 48 --data.val-samples 1 --loop.max-steps 2 --loop.val-every 2 --loop.batch-size 1
+    --system.workers 0 --system.threads 1""".split()
+
+
+def commands():
+    """The indented command lines of the README, without comments, continued lines joined."""
+    text = "\n".join(line for line in README.splitlines() if line.startswith("    ")).replace("\\\n", " ")
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    return [line for line in lines if line.startswith(("torchrun", "python"))]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A clone's scripts and configs, beside the files that the README names."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in ("train.py", "infer.py", "evaluate.py", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    cube, other = (make_neurites((48, 48, 48), seed) for seed in (5, 6))
+    with h5py.File(folder / "cube.h5", "w") as file:
+        for name, array in (("raw", cube.image), ("labels", cube.labels)):
+            file[name] = array
+            file[name].attrs.update({"axes": "zyx", "resolution": [10.0, 10.0, 10.0]})
+    for path, array in (("other.zarr/raw", other.image), ("other.zarr/labels", other.labels)):
+        with create_volume(folder / path, array.shape, array.dtype, voxel_size=(10, 10, 10)) as volume:
+            volume[...] = array
+    graph, skeleton = networkx.Graph(), other.skeleton
+    for node, (key, at, nm) in enumerate(zip(skeleton.ids, skeleton.positions, skeleton.nm)):
+        graph.add_node(node, id=int(key), index_position=tuple(map(int, at)), nm_position=tuple(map(float, nm)))
+    graph.add_edges_from(skeleton.edges.tolist())
+    (folder / "other.pkl").write_bytes(pickle.dumps(graph))
+    return folder
+
+
+def run(command, folder):
+    program, *arguments = shlex.split(command)
+    if program == "torchrun":
+        free_port = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        arguments = ["-m", "torch.distributed.run", *free_port, *arguments]
+    if "--config" in arguments:
+        arguments += SMALL
+    elif "--resume" in arguments:
+        arguments += ["--loop.max-steps", "3"]
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_the_three_lines_are_there():
+    assert commands()[:3] == ["torchrun train.py --config configs/mednext.py", "python infer.py",
+                              "python evaluate.py --sweep"]  # fmt: skip
+
+
+def test_every_command_runs(workplace):
+    said = [run(command, workplace) for command in commands()]
+    assert "trained: runs/mednext" in said[0] and "run: runs/mednext" in said[1]
+    evaluation = next((workplace / "runs" / "mednext" / "evaluation").glob("*/metrics.json"))
+    assert {"nerl", "voi_sum", "dense_voi_sum", "threshold"} <= set(json.loads(evaluation.read_text()))
+    results = workplace / "results"
+    affinities, segmentation = open_volume(results / "affinities.zarr"), open_volume(results / "segmentation.zarr")
+    assert affinities.shape == (6, 48, 48, 48) and affinities.dtype == np.float16 and len(affinities.offsets) == 6
+    assert segmentation.shape == (48, 48, 48) and segmentation.attributes["threshold"] == 0.7
+    written = {path.name for path in (workplace / "scores").iterdir()}
+    assert {"metrics.json", "sweep.csv", "sweep.png", "report.html"} <= written
+
+
+def test_the_python_example_runs(workplace):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    other = make_neurites((48, 48, 48), 6)
+    names = {"affinities": np.random.default_rng(0).random((6, 48, 48, 48), np.float32), "skeleton": other.skeleton}
+    exec(example, names)
+    assert names["labels"].shape == (48, 48, 48) and 0 <= names["scores"]["nerl"] <= 1
+    assert names["model"].info()["parameters"] > 1e7
+
+
+def test_every_preset_is_described():
+    presets = {path.name for path in (ROOT / "configs").glob("*.py")}
+    assert presets <= set(re.findall(r"`(\w+\.py)`", README))
