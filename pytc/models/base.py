@@ -1,0 +1,85 @@
+"""What every network has in common: checked input, channels-last layout, one output or one a scale."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pytc.config import ModelConfig
+
+Scale = tuple[int, ...]
+
+
+class ConnectomicsModel(nn.Module):
+    """Base of all networks; a subclass computes its outputs in `predict`.
+
+    `output_scales` holds the stride of each training output along each axis, finest first: ((1, 1, 1),) for a network
+    with one output, ((1, 1, 1), (2, 2, 2), ...) under deep supervision. It is never empty, and the heads of the coarser
+    scales exist only under deep supervision, so that no parameter goes unused.
+    """
+
+    supports_deep_supervision = False
+
+    def __init__(self, config: ModelConfig, scales: tuple[Scale, ...], size_multiple: Scale):
+        """`scales`: all the network can predict at, finest first; `size_multiple`: the stride of its coarsest level."""
+        super().__init__()
+        if config.deep_supervision and not self.supports_deep_supervision:
+            raise ValueError(f"expected deep_supervision off for {config.architecture}, which has one output, got on")
+        self.config = config
+        self.output_scales = scales if config.deep_supervision else scales[:1]
+        self.size_multiple = size_multiple
+        self.memory_format = torch.channels_last if len(size_multiple) == 2 else torch.channels_last_3d
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        """Logits of an image, at full resolution; in training under deep supervision one tensor a scale.
+
+        x: (B, in_channels, Z, Y, X) float. Returns (B, out_channels, Z, Y, X), or in training under deep supervision
+        {"output": the same, "ds_1": (B, out_channels, Z / s, ...), ...} with s the scales of `output_scales`.
+        ValueError for an image that the network cannot take.
+        """
+        if x.ndim != 2 + len(self.size_multiple) or x.shape[1] != self.config.in_channels:
+            axes = "Z, Y, X" if len(self.size_multiple) == 3 else "Y, X"
+            raise ValueError(f"expected an image (B, {self.config.in_channels}, {axes}), got {tuple(x.shape)}")
+        self.require_size(tuple(x.shape[2:]))
+        outputs = self.predict(x.contiguous(memory_format=self.memory_format))
+        if len(outputs) == 1:
+            return outputs[0]
+        return {"output": outputs[0]} | {f"ds_{scale}": output for scale, output in enumerate(outputs) if scale}
+
+    def predict(self, x: Tensor) -> list[Tensor]:
+        """Logits at full resolution, then, where `supervised`, those of the other scales of `output_scales`."""
+        raise NotImplementedError
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the outputs of all scales are wanted now."""
+        return self.training and self.config.deep_supervision
+
+    def require_size(self, size: tuple[int, ...]) -> None:
+        """ValueError that names the nearest valid size, if the network cannot take an image of this size in voxels."""
+        valid = self.nearest_valid_size(size)
+        if size != valid:
+            raise ValueError(f"expected an image size that {self.config.architecture} can take, such as {valid}, "
+                             f"got {size}; sizes are multiples of {self.size_multiple}")
+
+    def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Multiples of the coarsest stride, with two voxels or more at that level: one alone has no variance."""
+        steps = [max(1, round(n / multiple)) for n, multiple in zip(size, self.size_multiple, strict=True)]
+        if math.prod(steps) == 1:
+            steps[-1] = 2
+        return tuple(step * multiple for step, multiple in zip(steps, self.size_multiple))
+
+    def info(self) -> dict[str, Any]:
+        """What the network is, in plain types: its name, channels, scales and number of parameters."""
+        return {
+            "name": self.config.architecture,
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "in_channels": self.config.in_channels,
+            "out_channels": self.config.out_channels,
+            "deep_supervision": self.config.deep_supervision,
+            "output_scales": self.output_scales,
+            "size_multiple": self.size_multiple,
+        }

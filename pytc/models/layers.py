@@ -1,0 +1,34 @@
+"""Normalisations that keep, and are fast in, channels-last layout; parameter names are those of PyTorch's layers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class InstanceNorm(nn.Module):
+    """Normalise each channel of each sample over space, then scale and shift: `nn.GroupNorm(channels, channels)`.
+
+    x: (B, C, ...) -> the same. Computed as the batch normalisation of single samples, whose kernels know channels-last:
+    there PyTorch's group normalisation is slow in its backward pass, and its instance normalisation drops the layout
+    (benchmarks/layout.py).
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        samples = [F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
+                   for sample in x.split(1)]
+        return samples[0] if len(samples) == 1 else torch.cat(samples)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Normalise the channels of each voxel, then scale and shift. x: (B, C, ...) -> the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)

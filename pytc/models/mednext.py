@@ -1,0 +1,167 @@
+"""MedNeXt: a U-Net of large-kernel depthwise convolutions (Roy et al. 2023, arXiv:2303.09975).
+
+Equal to the official network (MIC-DKFZ/MedNeXt, mednextv1) in outputs and in the names, shapes and order of its
+parameters, so that official weights fit; only `dummy_tensor`, which the official network holds for an old checkpointing
+bug and never uses, is absent here: drop that key before loading an official state dict.
+Two details are easily missed. The resampling blocks take the expansion ratio of the level they lead to. And `down_0`
+has no global response normalisation, whatever `grn` says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from pytc.config import ModelConfig
+from pytc.models.base import ConnectomicsModel
+from pytc.models.layers import ChannelNorm, InstanceNorm
+from pytc.models.registry import register_architecture
+
+LEVELS = 4
+# Expansion ratios and block counts of the published sizes: 4 stages down, bottleneck, 4 stages up.
+SIZES = {
+    "S": ((2,) * 9, (2,) * 9),
+    "B": ((2, 3, 4, 4, 4, 4, 4, 3, 2), (2,) * 9),
+    "M": ((2, 3, 4, 4, 4, 4, 4, 3, 2), (3, 4, 4, 4, 4, 4, 4, 4, 3)),
+    "L": ((3, 4, 8, 8, 8, 8, 8, 4, 3), (3, 4, 8, 8, 8, 8, 8, 4, 3)),
+}
+CUSTOM_FIELDS = (
+    "base_channels", "expansion", "block_counts", "do_res", "do_res_up_down", "norm", "grn", "spatial_dims",
+)
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM = {"group": InstanceNorm, "layer": ChannelNorm}
+
+
+@register_architecture("mednext")
+def build_mednext(config: ModelConfig) -> ConnectomicsModel:
+    """A published size; ValueError if a field of mednext_custom is set, which would have no effect."""
+    default = ModelConfig()
+    for name in CUSTOM_FIELDS:
+        if getattr(config, name) != getattr(default, name):
+            raise ValueError(f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
+                             f"got {getattr(config, name)!r}")
+    expansion, block_counts = SIZES[config.mednext_size]
+    return MedNeXt(replace(config, expansion=expansion, block_counts=block_counts))
+
+
+@register_architecture("mednext_custom")
+def build_mednext_custom(config: ModelConfig) -> ConnectomicsModel:
+    """Every choice free: channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D."""
+    return MedNeXt(config)
+
+
+class MedNeXtBlock(nn.Module):
+    """Depthwise convolution, norm, expansion, GELU, compression, around which runs a residual connection.
+
+    (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), halved ("down") or doubled ("up").
+    """
+
+    def __init__(self, config: ModelConfig, inputs: int, outputs: int, expansion: int, resample: str = "same",
+                 grn: bool = False):
+        super().__init__()
+        dims, hidden = config.spatial_dims, expansion * inputs
+        convolution = CONVOLUTION[dims]
+        spatial = TRANSPOSED[dims] if resample == "up" else convolution
+        stride = 1 if resample == "same" else 2
+        self.conv1 = spatial(inputs, inputs, config.kernel_size, stride, config.kernel_size // 2, groups=inputs)
+        self.norm = NORM[config.norm](inputs)
+        self.conv2 = convolution(inputs, hidden, 1)
+        self.conv3 = convolution(hidden, outputs, 1)
+        if grn:
+            self.grn_beta = nn.Parameter(torch.zeros(1, hidden, *[1] * dims))
+            self.grn_gamma = nn.Parameter(torch.zeros(1, hidden, *[1] * dims))
+        if resample != "same" and config.do_res_up_down:
+            self.res_conv = spatial(inputs, outputs, 1, stride)
+        self.resample, self.grn = resample, grn
+        self.residual = config.do_res if resample == "same" else config.do_res_up_down
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.gelu(self.conv2(self.norm(self.conv1(x))))
+        if self.grn:
+            h = self.response_norm(h)
+        h = self.conv3(h)
+        if self.residual:
+            h = h + (x if self.resample == "same" else self.res_conv(x))
+        if self.resample == "up":  # a transposed convolution of stride 2 yields 2 n - 1 voxels
+            h = F.pad(h, (1, 0) * (x.ndim - 2))
+        return h
+
+    def response_norm(self, h: Tensor) -> Tensor:
+        """Global response normalisation (Woo et al. 2023, arXiv:2301.00808)."""
+        energy = torch.linalg.vector_norm(h, dim=tuple(range(2, h.ndim)), keepdim=True)
+        response = energy / (energy.mean(dim=1, keepdim=True) + 1e-6)
+        return self.grn_gamma * (h * response) + self.grn_beta + h
+
+
+class Head(nn.Module):
+    """Features to logits: (B, inputs, ...) -> (B, outputs, ...)."""
+
+    def __init__(self, config: ModelConfig, inputs: int):
+        super().__init__()
+        self.conv_out = TRANSPOSED[config.spatial_dims](inputs, config.out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(x)
+
+
+class MedNeXt(ConnectomicsModel):
+    """Five scales, the channels doubled at each; deep supervision predicts at all of them."""
+
+    supports_deep_supervision = True
+
+    def __init__(self, config: ModelConfig):
+        scales = tuple((2**level,) * config.spatial_dims for level in range(LEVELS + 1))
+        super().__init__(config, scales, scales[-1])
+        channels = [config.base_channels * 2**level for level in range(LEVELS + 1)]
+        ratios = config.expansion
+
+        def stage(index: int, width: int) -> nn.Sequential:
+            return nn.Sequential(*[MedNeXtBlock(config, width, width, ratios[index], grn=config.grn)
+                                   for _ in range(config.block_counts[index])])
+
+        self.stem = CONVOLUTION[config.spatial_dims](config.in_channels, config.base_channels, 1)
+        for level in range(LEVELS):
+            narrow, wide = channels[level : level + 2]
+            down = MedNeXtBlock(config, narrow, wide, ratios[level + 1], "down", grn=config.grn and level > 0)
+            self.add_module(f"enc_block_{level}", stage(level, narrow))
+            self.add_module(f"down_{level}", down)
+        self.bottleneck = stage(LEVELS, channels[LEVELS])
+        for level in reversed(range(LEVELS)):
+            narrow, wide = channels[level : level + 2]
+            index = 2 * LEVELS - level
+            self.add_module(f"up_{level}", MedNeXtBlock(config, wide, narrow, ratios[index], "up", grn=config.grn))
+            self.add_module(f"dec_block_{level}", stage(index, narrow))
+        for level in range(len(self.output_scales)):
+            self.add_module(f"out_{level}", Head(config, channels[level]))
+
+    def predict(self, x: Tensor) -> list[Tensor]:
+        # A convolution of so few input channels forgets the layout.
+        x = self.stem(x).contiguous(memory_format=self.memory_format)
+        skips, outputs = [], []
+        for level in range(LEVELS):
+            x = self.run(f"enc_block_{level}", x)
+            skips.append(x)
+            x = self.run(f"down_{level}", x)
+        x = self.run("bottleneck", x)
+        for level in reversed(range(LEVELS)):
+            if self.supervised:
+                outputs.append(self.run(f"out_{level + 1}", x))
+            x = skips.pop() + self.run(f"up_{level}", x)
+            x = self.run(f"dec_block_{level}", x)
+        outputs.append(self.run("out_0", x))
+        return outputs[::-1]
+
+    def run(self, name: str, x: Tensor) -> Tensor:
+        """The named stage, block by block, each recomputed in the backward pass if so configured."""
+        stage = self.get_submodule(name)
+        for block in stage if isinstance(stage, nn.Sequential) else [stage]:
+            if self.config.checkpoint_style == "outside_block" and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x)
+        return x

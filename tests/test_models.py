@@ -1,0 +1,233 @@
+"""Every network: shapes, scales, layout, errors; MedNeXt against the official one (golden/make_mednext.py)."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from reference_models import fill_parameters, hash_parameters, make_image, summarise
+from torch import nn
+
+from pytc.config import ModelConfig, from_plain
+from pytc.models import build_model, registry
+from pytc.models.layers import ChannelNorm, InstanceNorm
+
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
+SMALL = ModelConfig("mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9)
+# One small network of each kind, and an image size that it takes.
+NETWORKS = {
+    "mednext_custom": (SMALL, (16, 32, 16)),
+    "mednext": (ModelConfig(out_channels=3), (32, 16, 16)),
+    "unet": (ModelConfig("unet", out_channels=3, features=(4, 6, 8), strides=((1, 2, 2), (2, 3, 2))), (6, 12, 8)),
+    "monai_basic_unet3d": (ModelConfig("monai_basic_unet3d", out_channels=3, features=(4, 4, 6, 8, 8)), (16, 32, 16)),
+    "monai_unet": (ModelConfig("monai_unet", out_channels=3, features=(4, 6), strides=((1, 2, 2),)), (3, 12, 8)),
+    "monai_unetr": (ModelConfig("monai_unetr", out_channels=3, feature_size=4, image_size=(16, 16, 32)), (16, 16, 32)),
+    "monai_swin_unetr": (ModelConfig("monai_swin_unetr", out_channels=3, feature_size=12), (64, 32, 32)),
+}
+SUPERVISED = ("mednext_custom", "mednext", "unet")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """More threads only wait for each other on images this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    return NETWORKS[request.param]
+
+
+def outputs_of(model, x):
+    outputs = model(x)
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_mednext_equals_the_official_network(case):
+    golden = GOLDEN[case]
+    config = from_plain(ModelConfig, golden["config"])
+    with torch.device("cpu" if "outputs" in golden else "meta"):
+        model = build_model(config)
+    assert hash_parameters(model) == golden["hash"]
+    assert model.info()["parameters"] == golden["parameters"]
+    if "outputs" not in golden:
+        return
+    fill_parameters(model)
+    outputs = outputs_of(model, make_image(tuple(golden["input"])))
+    for output, expected in zip(outputs, golden["outputs"], strict=True):
+        figures = summarise(output)
+        assert figures.pop("shape") == expected["shape"]
+        for name, figure in figures.items():
+            assert figure == pytest.approx(expected[name], rel=1e-4, abs=1e-4 * expected["std"])
+    sum(output.square().mean() for output in outputs).backward()
+    for name, norm in golden["gradients"].items():
+        assert model.get_parameter(name).grad.norm().item() == pytest.approx(norm, rel=1e-3)
+
+
+def test_mednext_names_its_parameters_as_the_official_network():
+    with torch.device("meta"):
+        names = set(build_model(ModelConfig(deep_supervision=True)).state_dict())
+        single = set(build_model(ModelConfig()).state_dict())
+    assert {"stem.weight", "enc_block_0.0.conv1.weight", "down_3.res_conv.bias", "bottleneck.1.norm.weight",
+            "up_3.conv2.weight", "dec_block_0.1.conv3.bias", "out_4.conv_out.weight"} <= names
+    assert names - single == {f"out_{i}.conv_out.{kind}" for i in range(1, 5) for kind in ("weight", "bias")}
+
+
+def test_checkpointing_changes_nothing_but_memory():
+    x = make_image((1, 1, 32, 16, 16))
+    gradients = []
+    for style in ("none", "outside_block"):
+        model = build_model(replace(SMALL, deep_supervision=True, checkpoint_style=style))
+        fill_parameters(model)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+            outputs = outputs_of(model, x)
+        sum(output.square().mean() for output in outputs).backward()
+        gradients.append(([p.grad for p in model.parameters()], sum(saved)))
+    (plain, stored), (recomputed, less) = gradients
+    assert all(map(torch.equal, plain, recomputed))
+    assert less < stored / 3
+
+
+def test_two_dimensional_layer_norm_treats_each_pixel_alone():
+    # The official network cannot do this: its 2-D layer norm mixes up channels and samples.
+    model = build_model(replace(SMALL, spatial_dims=2, norm="layer"))
+    assert model(torch.rand(2, 1, 32, 16)).shape == (2, 3, 32, 16)
+
+
+@pytest.mark.parametrize("channels", (1, 2))
+def test_every_network_runs_forward_and_backward(network, channels):
+    config, size = network
+    model = build_model(replace(config, in_channels=channels))
+    output = model(make_image((1, channels, *size)))
+    assert isinstance(output, torch.Tensor) and output.shape == (1, 3, *size)
+    assert model.output_scales == ((1, 1, 1),)
+    output.square().mean().backward()
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not unused
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", SUPERVISED)
+def test_deep_supervision_gives_a_dict_in_training_and_uses_every_head(name):
+    config, size = NETWORKS[name]
+    model = build_model(replace(config, deep_supervision=True))
+    x = make_image((2, 1, *size))
+    outputs = model(x)
+    assert list(outputs) == ["output", *[f"ds_{i}" for i in range(1, len(model.output_scales))]]
+    assert len(outputs) == {"unet": 2}.get(name, 5)
+    for output, scale in zip(outputs.values(), model.output_scales, strict=True):
+        assert output.shape == (2, 3, *[n // s for n, s in zip(size, scale)])
+    sum(output.square().mean() for output in outputs.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch.testing.assert_close(model.eval()(x), outputs["output"])
+
+
+def test_unet_scales_follow_its_strides():
+    config, _ = NETWORKS["unet"]
+    model = build_model(replace(config, deep_supervision=True))
+    assert model.output_scales == ((1, 1, 1), (1, 2, 2))
+    assert model.size_multiple == (2, 6, 4)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in SUPERVISED])
+def test_deep_supervision_is_refused_where_there_is_one_output(name):
+    with pytest.raises(ValueError, match=f"deep_supervision off for {name}"):
+        build_model(replace(NETWORKS[name][0], deep_supervision=True))
+
+
+def test_own_networks_stay_in_channels_last_layout():
+    # With one thread or one small image, PyTorch takes convolutions of its own on a CPU, which know no layouts.
+    torch.set_num_threads(2)
+    for name in ("mednext_custom", "unet"):
+        config, size = NETWORKS[name]
+        model = build_model(replace(config, features=(4, 6, 8)))
+        kernels = [p for p in model.parameters() if p.ndim == 5]
+        assert all(p.is_contiguous(memory_format=torch.channels_last_3d) for p in kernels)
+        strays = []
+
+        def check(module, inputs, output, strays=strays):
+            if not output.is_contiguous(memory_format=torch.channels_last_3d):
+                strays.append(module)
+
+        for module_name, module in model.named_modules():
+            if not list(module.children()) and module_name != "stem":  # MedNeXt's stem is laid out anew
+                module.register_forward_hook(check)
+        model(make_image((2, 1, *size)))
+        assert not strays
+
+
+class PermutedLayerNorm(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+@pytest.mark.parametrize("ours, reference", [
+    (InstanceNorm(4), nn.GroupNorm(4, 4)),
+    (InstanceNorm(4, affine=False), nn.InstanceNorm3d(4)),
+    (ChannelNorm(4), PermutedLayerNorm(4)),
+])
+def test_norms_equal_those_of_pytorch_and_keep_the_layout(ours, reference):
+    results = []
+    for norm in (ours, reference):
+        fill_parameters(norm)
+        x = (make_image((3, 4, 5, 6, 7)) * 3 + 2).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        y = norm(x)
+        y.backward(make_image(tuple(x.shape)).flip(0))
+        results.append((y, x.grad, *[p.grad for p in norm.parameters()]))
+    for mine, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    assert results[0][0].is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("size, nearest", [((48, 40, 70), (48, 32, 64)), ((20, 3, 25), (16, 16, 32)),
+                                           ((16, 16, 16), (16, 16, 32))])
+def test_a_size_that_does_not_fit_is_refused_with_the_nearest_that_does(size, nearest):
+    model = build_model(SMALL)
+    assert model.nearest_valid_size(size) == nearest
+    with pytest.raises(ValueError, match=rf"such as \({', '.join(map(str, nearest))}\), got"):
+        model(torch.zeros(1, 1, *size))
+    model.require_size(nearest)
+
+
+def test_unetr_takes_its_image_size_alone():
+    model = build_model(NETWORKS["monai_unetr"][0])
+    with pytest.raises(ValueError, match=r"such as \(16, 16, 32\), got \(32, 32, 32\)"):
+        model(torch.zeros(1, 1, 32, 32, 32))
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 16, 16, 32), (16, 16, 32), (1, 1, 16, 32)])
+def test_an_image_of_other_channels_or_dimensions_is_refused(shape):
+    with pytest.raises(ValueError, match=r"expected an image \(B, 1, Z, Y, X\), got"):
+        build_model(SMALL)(torch.zeros(shape))
+
+
+def test_mednext_refuses_fields_that_would_have_no_effect():
+    with pytest.raises(ValueError, match="base_channels unset for mednext.*mednext_custom.*got 16"):
+        build_model(ModelConfig(base_channels=16))
+
+
+def test_basic_unet_refuses_other_levels():
+    with pytest.raises(ValueError, match="five features and no strides"):
+        build_model(ModelConfig("monai_basic_unet3d", features=(4, 8)))
+
+
+def test_registry():
+    assert registry.list_architectures() == sorted(NETWORKS)
+    assert registry.is_architecture_available("unet") and not registry.is_architecture_available("mednxt")
+    with pytest.raises(ValueError, match="no architecture 'mednxt'; did you mean 'mednext'"):
+        build_model(ModelConfig("mednxt"))
+    with pytest.raises(ValueError, match="new architecture name, got 'unet'"):
+        registry.register_architecture("unet")(lambda config: None)
+
+
+def test_info_describes_the_network():
+    info = build_model(replace(SMALL, in_channels=2, deep_supervision=True)).info()
+    assert info["name"] == "mednext_custom" and info["in_channels"] == 2 and info["out_channels"] == 3
+    assert info["output_scales"][-1] == (16, 16, 16) and info["size_multiple"] == (16, 16, 16)
+    assert json.loads(json.dumps(info))["parameters"] > 0
