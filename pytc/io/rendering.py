@@ -83,22 +83,11 @@ def smooth_noise(shape: tuple, spacing: np.ndarray, rng) -> np.ndarray:
 
 def blur(image: np.ndarray, sigma: np.ndarray) -> None:
     """Gaussian blur in place; sigma in voxels along each axis, the border repeated."""
-    for axis in range(3):
+    for axis in np.flatnonzero(sigma):
         reach = int(np.ceil(2.5 * sigma[axis]))
-        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / max(sigma[axis], 1e-6)) ** 2)
-        if reach:
-            blur_lines(np.moveaxis(image, axis, 0), (kernel / kernel.sum()).astype(np.float32))
-
-
-@numba.njit(cache=True)
-def blur_lines(image, kernel):
-    length, reach = image.shape[0], len(kernel) // 2
-    plane = np.empty((length, image.shape[2]), np.float32)
-    for y in range(image.shape[1]):
-        plane[:] = image[:, y]
-        for z in range(length):
-            image[z, y] = 0
-            for k in range(len(kernel)):
-                source = min(length - 1, max(0, z + k - reach))
-                for x in range(image.shape[2]):
-                    image[z, y, x] += kernel[k] * plane[source, x]
+        kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma[axis]) ** 2).astype(np.float32)
+        lines = np.moveaxis(image, axis, 0)
+        padded = np.concatenate([lines[:1].repeat(reach, 0), lines, lines[-1:].repeat(reach, 0)])
+        lines[...] = 0
+        for start, weight in enumerate(kernel / kernel.sum()):
+            lines += weight * padded[start : start + len(lines)]

@@ -17,7 +17,7 @@ from pytc.io.skeleton import Skeleton
 MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0
 FAR = 1.5 * MAX_RADIUS  # from any neurite: all the room a walk can ask for
 STEP = 2.0  # between the nodes of a walk
-CELL = 2.0  # of the grid that knows how much room is left
+CELL = 3.0  # of the grid that knows how much room is left
 LONGEST = 120  # nodes of a walk without a branch
 LONG = 48.0  # shorter neurites are left out; their neighbours take the room
 
@@ -85,7 +85,7 @@ def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)  # distance to the nearest neurite
     trees = []
     while (widest := room.max()) >= MIN_RADIUS:
-        radius = min(np.clip(rng.lognormal(np.log(MEAN_RADIUS), 0.3), MIN_RADIUS, MAX_RADIUS), widest)
+        radius = min(np.clip(rng.lognormal(np.log(MEAN_RADIUS), 0.3), MIN_RADIUS, MAX_RADIUS), float(widest))
         places = np.flatnonzero(room >= radius)
         seed = np.array(np.unravel_index(rng.choice(places), room.shape))
         seed = np.minimum((seed + 0.5) * CELL, extent - 1e-3)
@@ -217,7 +217,7 @@ def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
             points.append(starts + t * (ends - starts))
             radii.append(tree.radii)
             ids.append(np.full(len(ends), label))
-    warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)])
+    warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)], axis=-1)
     arguments = np.concatenate(points), np.concatenate(radii), np.concatenate(ids)
     return grow_labels(shape, size, *arguments, warp)
 
@@ -233,7 +233,7 @@ def grow_labels(shape, size, points, radii, ids, warp):
     bent = np.empty_like(points)
     for n in range(len(points)):
         z, y, x = (points[n] / size).astype(np.int64)
-        bent[n] = points[n] + warp[:, z, y, x]
+        bent[n] = points[n] + warp[z, y, x]
         if sources[z, y, x] < 0:
             sources[z, y, x] = n
             bucket = int(order * (2 * MAX_RADIUS - radii[n]))
@@ -249,9 +249,9 @@ def grow_labels(shape, size, points, radii, ids, warp):
                 nz, ny, nx = z + dz, y + dy, x + dx
                 if not (0 <= nz < shape[0] and 0 <= ny < shape[1] and 0 <= nx < shape[2]) or sources[nz, ny, nx] >= 0:
                     continue
-                pz = (nz + 0.5) * size[0] + warp[0, nz, ny, nx]
-                py = (ny + 0.5) * size[1] + warp[1, nz, ny, nx]
-                px = (nx + 0.5) * size[2] + warp[2, nz, ny, nx]
+                pz = (nz + 0.5) * size[0] + warp[nz, ny, nx, 0]
+                py = (ny + 0.5) * size[1] + warp[nz, ny, nx, 1]
+                px = (nx + 0.5) * size[2] + warp[nz, ny, nx, 2]
                 nearest, source = np.inf, -1
                 for az, ay, ax in steps:
                     az, ay, ax = nz + az, ny + ay, nx + ax

@@ -1,0 +1,129 @@
+"""Public data sets: where they are, what is in which file, and the VolumeConfig that reads it.
+
+    python -m pytc.io.datasets snemi3d          downloads, unpacks and prints the fields of each volume
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pytc.config import VolumeConfig
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A download: volumes maps a split to its image and labels, as FILE or FILE:DATASET inside the download."""
+
+    url: str
+    known_hash: str
+    voxel_size: tuple[float, float, float]
+    volumes: dict[str, tuple[str, str | None]]
+
+
+def _cremi(sample: str, sha256: str) -> Dataset:
+    file = f"sample_{sample}_20160501.hdf"
+    parts = {"train": (f"{file}:volumes/raw", f"{file}:volumes/labels/neuron_ids")}
+    return Dataset(f"https://cremi.org/static/data/{file}", f"sha256:{sha256}", (40, 4, 4), parts)
+
+
+DATASETS = {
+    # Kasthuri et al. 2015, CC BY 4.0; mouse cortex. The labels of the test volume were never published.
+    "snemi3d": Dataset(
+        "https://zenodo.org/records/7142003/files/snemi.zip",
+        "md5:3d25a7025f66698f33c7850ace885939",
+        (30, 6, 6),
+        {"train": ("train-input.tif", "train-labels.tif"), "test": ("test-input.tif", None)},
+    ),
+    # The CREMI challenge 2016; adult fly brain.
+    "cremi_a": _cremi("A", "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d"),
+    "cremi_b": _cremi("B", "887e85521e00deead18c94a21ad71f278d88a5214c7edeed943130a1f4bb48b8"),
+    "cremi_c": _cremi("C", "2874496f224d222ebc29d0e4753e8c458093e1d37bc53acd1b69b19ed1ae7052"),
+    # Lucchi et al. 2012, labelled again by Casser et al. 2020; mitochondria of mouse hippocampus.
+    "lucchi++": Dataset(
+        "https://huggingface.co/pytc/tutorial/resolve/main/mito_lucchi%2B%2B/lucchi%2B%2B.zip",
+        "sha256:d6c29c25db29780f068b40edf27918ad4af8a1ce7d699f043ed91c6b012a0637",
+        (5, 5, 5),
+        {split: (f"{split}_im.h5", f"{split}_mito.h5") for split in ("train", "test")},
+    ),
+}
+NISB_SETTINGS = ("base", "train_100", "slice_perturbed", "pos_guidance", "neg_guidance", "no_touch_thick",
+                 "touching_thin", "liconn", "multichannel")  # fmt: skip
+
+
+def fetch(name: str, folder: str | Path = "data") -> dict[str, VolumeConfig]:
+    """A data set's volumes by split, downloaded into folder/name the first time and checked against its hash.
+
+    ValueError for an unknown name or a download without the files it should hold; ImportError without pooch.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"expected a data set from {', '.join(DATASETS)}, got {name!r}")
+    try:
+        import pooch
+    except ImportError:
+        raise ImportError("downloading data sets needs the extra `data`: pip install 'pytc[data]'") from None
+    dataset, folder = DATASETS[name], Path(folder) / name
+    zipped = dataset.url.endswith(".zip")
+    pooch.retrieve(
+        dataset.url,
+        dataset.known_hash,
+        fname=dataset.url.rpartition("/")[2],
+        path=folder,
+        processor=pooch.Unzip(extract_dir="unpacked") if zipped else None,
+    )
+    return {split: _volume(name, split, folder) for split in dataset.volumes}
+
+
+def _volume(name: str, split: str, folder: Path) -> VolumeConfig:
+    dataset = DATASETS[name]
+    image, labels = (_find(folder, part) if part else None for part in dataset.volumes[split])
+    return VolumeConfig(image=image, labels=labels, axes="zyx", voxel_size=dataset.voxel_size, name=f"{name}_{split}")
+
+
+def _find(folder: Path, part: str) -> str:
+    """The path of FILE or FILE:DATASET, wherever below the folder an archive has put it."""
+    file, colon, inside = part.partition(":")
+    found = sorted(folder.rglob(file))
+    if len(found) != 1:
+        raise ValueError(f"expected one {file} below {folder}, got {', '.join(map(str, found)) or 'none'}")
+    return f"{found[0]}{colon}{inside}"
+
+
+def nisb(folder: str | Path, setting: str, split: Literal["train", "val", "test"], seed: int) -> VolumeConfig:
+    """A cube of NISB in the layout it is published in: FOLDER/SETTING/SPLIT/seedN/data.zarr and skeleton.pkl.
+
+    Axes x, y, z, then channels; 9 x 9 x 20 nm, liconn 9 x 9 x 12 nm. It is not downloaded: a setting is hundreds of
+    GiB, in the public bucket `nisb` at s3.nexus.mpcdf.mpg.de. ValueError if the cube is not there.
+    """
+    if setting not in NISB_SETTINGS:
+        raise ValueError(f"expected an NISB setting from {', '.join(NISB_SETTINGS)}, got {setting!r}")
+    cube = Path(folder) / setting / split / f"seed{seed}"
+    if not (cube / "data.zarr").is_dir():
+        raise ValueError(f"expected an NISB cube at {cube}, but there is no data.zarr")
+    return VolumeConfig(
+        image=f"{cube}/data.zarr/img",
+        labels=f"{cube}/data.zarr/seg",
+        skeleton=f"{cube}/skeleton.pkl",
+        axes="xyzc",
+        voxel_size=(9, 9, 12) if setting == "liconn" else (9, 9, 20),
+        name=f"nisb_{setting}_{split}_{seed}",
+    )
+
+
+def main(name: str, /, folder: str = "data") -> None:
+    """Download a public data set and print how to name its volumes in a config.
+
+    Args:
+        name: snemi3d, cremi_a, cremi_b, cremi_c or lucchi++.
+        folder: Where to put it.
+    """
+    for volume in fetch(name, folder).values():
+        fields = {key: value for key, value in asdict(volume).items() if value is not None}
+        print("VolumeConfig(" + ", ".join(f"{key}={value!r}" for key, value in fields.items()) + ")")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)

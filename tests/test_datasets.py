@@ -1,0 +1,120 @@
+import io
+import pickle
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import h5py
+import networkx
+import numpy as np
+import pytest
+import tifffile
+
+from pytc.io import datasets
+from pytc.io.skeleton import load_skeleton
+from pytc.io.volume import create_volume, open_volume
+
+VOXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+
+
+def hdf5(path, **arrays):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def snemi_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("image/train-input.tif", "image/test-input.tif", "seg/train-labels.tif"):
+            content = io.BytesIO()
+            tifffile.imwrite(content, VOXELS, photometric="minisblack")
+            archive.writestr(name, content.getvalue())
+
+
+def lucchi_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("train_im.h5", "train_mito.h5", "test_im.h5", "test_mito.h5"):
+            content = io.BytesIO()
+            hdf5(content, main=VOXELS)
+            archive.writestr(name, content.getvalue())
+
+
+def cremi_file(path):
+    hdf5(path, **{"volumes/raw": VOXELS, "volumes/labels/neuron_ids": VOXELS.astype(np.uint64),
+                  "volumes/labels/clefts": VOXELS})  # fmt: skip
+
+
+@pytest.fixture
+def downloads(monkeypatch):
+    """A stand-in for pooch that makes each file instead of downloading it, once; the calls it got."""
+    calls = []
+
+    def retrieve(url, known_hash, *, fname, path, processor):
+        calls.append((url, known_hash))
+        path.mkdir(parents=True, exist_ok=True)
+        make = {"snemi.zip": snemi_zip, "lucchi%2B%2B.zip": lucchi_zip}.get(fname, cremi_file)
+        make(path / fname)
+        if processor:
+            with zipfile.ZipFile(path / fname) as archive:
+                archive.extractall(path / processor)
+
+    stand_in = types.SimpleNamespace(retrieve=retrieve, Unzip=lambda extract_dir: extract_dir)
+    monkeypatch.setitem(sys.modules, "pooch", stand_in)
+    return calls
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_each_volume_of_a_data_set_opens(tmp_path, downloads, name):
+    dataset = datasets.DATASETS[name]
+    volumes = datasets.fetch(name, tmp_path)
+    assert downloads == [(dataset.url, dataset.known_hash)]
+    assert volumes.keys() == dataset.volumes.keys() and "train" in volumes
+    for split, config in volumes.items():
+        image = open_volume(config.image, axes=config.axes, voxel_size=config.voxel_size)
+        assert (image.shape, image.voxel_size) == (VOXELS.shape, dataset.voxel_size)
+        assert config.name == f"{name}_{split}"
+        assert (config.labels is None) == (name == "snemi3d" and split == "test")
+        if config.labels:
+            np.testing.assert_array_equal(open_volume(config.labels)[:], VOXELS)
+
+
+def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
+    with pytest.raises(ValueError, match="expected a data set from snemi3d, .*, got 'snemi'"):
+        datasets.fetch("snemi", tmp_path)
+    (tmp_path / "cremi_a" / "old").mkdir(parents=True)
+    (tmp_path / "cremi_a" / "old" / "sample_A_20160501.hdf").write_text("")
+    with pytest.raises(ValueError, match="expected one sample_A_20160501.hdf below"):
+        datasets.fetch("cremi_a", tmp_path)
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"pip install 'pytc\[data\]'"):
+        datasets.fetch("snemi3d", tmp_path)
+
+
+def test_main_prints_configs_that_can_be_pasted(tmp_path, downloads, capsys):
+    datasets.main("lucchi++", str(tmp_path))
+    from pytc.config import VolumeConfig
+
+    printed = [eval(line, {"VolumeConfig": VolumeConfig}) for line in capsys.readouterr().out.splitlines()]
+    assert [Path(volume.image).name for volume in printed] == ["train_im.h5", "test_im.h5"]
+    assert open_volume(printed[0].image).shape == VOXELS.shape
+
+
+def test_nisb(tmp_path):
+    cube = tmp_path / "base" / "val" / "seed100"
+    image = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4, 1)
+    with create_volume(cube / "data.zarr" / "img", image.shape, "uint8", axes="xyzc") as volume:
+        volume[:] = image
+    with create_volume(cube / "data.zarr" / "seg", image.shape[:3], "uint16", axes="xyz") as volume:
+        volume[:] = image[..., 0]
+    graph = networkx.Graph()
+    graph.add_node(0, id=7, index_position=(5, 4, 3), nm_position=(45, 36, 60))
+    (cube / "skeleton.pkl").write_bytes(pickle.dumps(graph))
+    config = datasets.nisb(tmp_path, "base", "val", 100)
+    volume = open_volume(config.image, axes=config.axes, voxel_size=config.voxel_size)
+    assert (volume.spatial_shape, volume.voxel_size, volume.n_channels) == ((6, 5, 4), (9.0, 9.0, 20.0), 1)
+    labels, skeleton = open_volume(config.labels, axes="xyz"), load_skeleton(config.skeleton)
+    assert labels[tuple(skeleton.positions[0])] == image[5, 4, 3, 0]
+    for arguments, message in [(("bas", "val", 100), "NISB setting"), (("base", "val", 1), "no data.zarr")]:
+        with pytest.raises(ValueError, match=message):
+            datasets.nisb(tmp_path, *arguments)
