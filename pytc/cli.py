@@ -14,7 +14,8 @@ from typing import Annotated
 import tyro
 
 from pytc import config as config_module
-from pytc.config import Config, EvaluateConfig, InferConfig, suggest
+from pytc.commands import EvaluateConfig, InferConfig
+from pytc.config import Config, suggest
 from pytc.runs import load_config, newest_run
 
 

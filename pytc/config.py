@@ -7,7 +7,6 @@ A config that exists is valid: impossible values are refused when it is built. S
 from __future__ import annotations
 
 import difflib
-import math
 import types
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -17,7 +16,8 @@ Triple = tuple[int, int, int]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
 
 
-def _require(condition: bool, expected: str, got: Any) -> None:
+def require(condition: bool, expected: str, got: Any) -> None:
+    """ValueError with what was expected and what was got, unless the condition holds."""
     if not condition:
         raise ValueError(f"expected {expected}, got {got!r}")
 
@@ -25,7 +25,7 @@ def _require(condition: bool, expected: str, got: Any) -> None:
 def _require_probabilities(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(0 <= value <= 1, f"{name} to be a probability in [0, 1]", value)
+        require(0 <= value <= 1, f"{name} to be a probability in [0, 1]", value)
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,13 @@ class VolumeConfig:
     # Voxel size in nm, in stored axis order, where the file does not say.
     voxel_size: tuple[float, float, float] | None = None
     name: str | None = None  # Name of the folder for results; by default derived from the image's path.
+    attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
 
     def __post_init__(self):
-        _require(self.weight > 0, "a positive volume weight", self.weight)
+        require(self.weight > 0, "a positive volume weight", self.weight)
         if self.image.startswith("synthetic"):
             seed = self.image.removeprefix("synthetic:")
-            _require(seed.isdigit(), "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
+            require(seed.isdigit(), "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ class SyntheticConfig:
     defects: float = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
     def __post_init__(self):
-        _require(min(self.shape) >= 16, "a synthetic shape of at least 16 voxels along each axis", self.shape)
-        _require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
+        require(min(self.shape) >= 16, "a synthetic shape of at least 16 voxels along each axis", self.shape)
+        require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
         _require_probabilities(self, "defects")
 
 
@@ -83,11 +84,11 @@ class DataConfig:
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
 
     def __post_init__(self):
-        _require(len(self.train) > 0, "at least one training volume", self.train)
-        _require(min(self.patch_size) > 0, "a positive patch size", self.patch_size)
-        _require(self.max_tries > 0, "at least one try a patch", self.max_tries)
+        require(len(self.train) > 0, "at least one training volume", self.train)
+        require(min(self.patch_size) > 0, "a positive patch size", self.patch_size)
+        require(self.max_tries > 0, "at least one try a patch", self.max_tries)
         weights = [volume.weight for volume in self.train]
-        _require(abs(sum(weights) - 1) < 1e-6, "training volumes whose weights sum to 1", weights)
+        require(abs(sum(weights) - 1) < 1e-6, "training volumes whose weights sum to 1", weights)
         _require_probabilities(self, "min_labelled")
 
 
@@ -134,14 +135,14 @@ class AugmentConfig:
 
     def __post_init__(self):
         _require_probabilities(self, *(f.name for f in fields(self) if f.name.endswith("_prob")))
-        _require(0 < self.gamma_range[0] <= self.gamma_range[1], "0 < smallest gamma <= largest", self.gamma_range)
-        _require(0 <= self.affine_scale < 1, "an affine_scale in [0, 1)", self.affine_scale)
-        _require(self.elastic_spacing > 0, "an elastic_spacing of at least 1 voxel", self.elastic_spacing)
-        _require(self.missing_section_max > 0, "a missing_section_max of at least 1", self.missing_section_max)
-        _require(0 <= self.cutout_size <= 1, "a cutout_size in [0, 1]", self.cutout_size)
-        _require(self.blur_sigma > 0, "a blur_sigma above 0", self.blur_sigma)
+        require(0 < self.gamma_range[0] <= self.gamma_range[1], "0 < smallest gamma <= largest", self.gamma_range)
+        require(0 <= self.affine_scale < 1, "an affine_scale in [0, 1)", self.affine_scale)
+        require(self.elastic_spacing > 0, "an elastic_spacing of at least 1 voxel", self.elastic_spacing)
+        require(self.missing_section_max > 0, "a missing_section_max of at least 1", self.missing_section_max)
+        require(0 <= self.cutout_size <= 1, "a cutout_size in [0, 1]", self.cutout_size)
+        require(self.blur_sigma > 0, "a blur_sigma above 0", self.blur_sigma)
         for name in ("shift_slice_max", "misalign_max", "noise_max", "elastic_magnitude"):
-            _require(getattr(self, name) >= 0, f"a {name} of 0 or more", getattr(self, name))
+            require(getattr(self, name) >= 0, f"a {name} of 0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -158,9 +159,9 @@ class TargetConfig:
 
     def __post_init__(self):
         for offset in self.offsets:
-            _require(min(offset) >= 0 and max(offset) > 0, "affinity offsets that are positive along an axis", offset)
-        _require(len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets)
-        _require(self.erosion >= 0, "an erosion of 0 or more voxels", self.erosion)
+            require(min(offset) >= 0 and max(offset) > 0, "affinity offsets that are positive along an axis", offset)
+        require(len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets)
+        require(self.erosion >= 0, "an erosion of 0 or more voxels", self.erosion)
 
     @property
     def channels(self) -> int:
@@ -200,18 +201,18 @@ class ModelConfig:
     dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
-        _require(self.in_channels > 0, "at least one input channel", self.in_channels)
-        _require(self.out_channels > 0, "at least one output channel", self.out_channels)
-        _require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
-        _require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
-        _require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
-        _require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
-        _require(len(self.features) > 1 and min(self.features) > 0, "positive features of at least two levels",
+        require(self.in_channels > 0, "at least one input channel", self.in_channels)
+        require(self.out_channels > 0, "at least one output channel", self.out_channels)
+        require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
+        require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
+        require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
+        require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
+        require(len(self.features) > 1 and min(self.features) > 0, "positive features of at least two levels",
                  self.features)
         if self.strides is not None:
             steps = len(self.features) - 1
-            _require(len(self.strides) == steps, f"{steps} strides for {steps + 1} levels of features", self.strides)
-            _require(min(map(min, self.strides)) > 0, "positive strides", self.strides)
+            require(len(self.strides) == steps, f"{steps} strides for {steps + 1} levels of features", self.strides)
+            require(min(map(min, self.strides)) > 0, "positive strides", self.strides)
 
 
 @dataclass(frozen=True)
@@ -229,8 +230,8 @@ class LossConfig:
     def __post_init__(self):
         known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
         for term in self.terms:
-            _require(term in known, f"loss terms from {', '.join(known)}", term)
-        _require(len(self.terms) == len(self.weights) > 0, "a weight for each loss term", (self.terms, self.weights))
+            require(term in known, f"loss terms from {', '.join(known)}", term)
+        require(len(self.terms) == len(self.weights) > 0, "a weight for each loss term", (self.terms, self.weights))
 
 
 @dataclass(frozen=True)
@@ -248,11 +249,11 @@ class OptimConfig:
     accumulate: int = 1  # Batches whose gradients are summed before a step.
 
     def __post_init__(self):
-        _require(self.learning_rate > 0, "a positive learning rate", self.learning_rate)
-        _require(self.warmup_steps >= 0, "0 or more warm-up steps", self.warmup_steps)
-        _require(self.accumulate >= 1, "at least one batch a step", self.accumulate)
-        _require(0 <= self.ema_decay < 1, "an ema_decay in [0, 1)", self.ema_decay)
-        _require(self.clip_norm >= 0, "a clip norm of 0 or more", self.clip_norm)
+        require(self.learning_rate > 0, "a positive learning rate", self.learning_rate)
+        require(self.warmup_steps >= 0, "0 or more warm-up steps", self.warmup_steps)
+        require(self.accumulate >= 1, "at least one batch a step", self.accumulate)
+        require(0 <= self.ema_decay < 1, "an ema_decay in [0, 1)", self.ema_decay)
+        require(self.clip_norm >= 0, "a clip norm of 0 or more", self.clip_norm)
 
 
 @dataclass(frozen=True)
@@ -274,9 +275,9 @@ class LoopConfig:
 
     def __post_init__(self):
         for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every"):
-            _require(getattr(self, name) > 0, f"a positive {name}", getattr(self, name))
-        _require(self.keep_checkpoints >= 1, "at least one kept checkpoint", self.keep_checkpoints)
-        _require(self.epochs is None or self.epochs > 0, "a positive number of epochs", self.epochs)
+            require(getattr(self, name) > 0, f"a positive {name}", getattr(self, name))
+        require(self.keep_checkpoints >= 1, "at least one kept checkpoint", self.keep_checkpoints)
+        require(self.epochs is None or self.epochs > 0, "a positive number of epochs", self.epochs)
 
 
 @dataclass(frozen=True)
@@ -291,8 +292,8 @@ class SystemConfig:
     cpu_variant: bool = True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
 
     def __post_init__(self):
-        _require(self.workers is None or self.workers >= 0, "0 or more workers", self.workers)
-        _require(self.threads is None or self.threads >= 1, "at least one thread", self.threads)
+        require(self.workers is None or self.workers >= 0, "0 or more workers", self.workers)
+        require(self.threads is None or self.threads >= 1, "at least one thread", self.threads)
 
 
 @dataclass(frozen=True)
@@ -309,9 +310,9 @@ class InferenceConfig:
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
 
     def __post_init__(self):
-        _require(0 <= self.overlap < 1, "an overlap in [0, 1)", self.overlap)
-        _require(self.activation_scale > 0, "a positive activation scale", self.activation_scale)
-        _require(self.batch_size > 0, "a positive batch size", self.batch_size)
+        require(0 <= self.overlap < 1, "an overlap in [0, 1)", self.overlap)
+        require(self.activation_scale > 0, "a positive activation scale", self.activation_scale)
+        require(self.batch_size > 0, "a positive batch size", self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -323,8 +324,8 @@ class SegmentationConfig:
     grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
 
     def __post_init__(self):
-        _require(0 <= self.threshold <= 1, "a threshold in [0, 1]", self.threshold)
-        _require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)
+        require(0 <= self.threshold <= 1, "a threshold in [0, 1]", self.threshold)
+        require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)
 
 
 @dataclass(frozen=True)
@@ -345,11 +346,11 @@ class Config:
 
     def __post_init__(self):
         expected = self.target.channels
-        _require(self.model.out_channels == expected, f"model.out_channels {expected} for this target",
+        require(self.model.out_channels == expected, f"model.out_channels {expected} for this target",
                  self.model.out_channels)
         if self.target.kind == "affinity":
             for offset in self.target.offsets:
-                _require(all(o < p for o, p in zip(offset, self.data.patch_size)),
+                require(all(o < p for o, p in zip(offset, self.data.patch_size)),
                          f"offsets smaller than the patch {self.data.patch_size}", offset)
 
 
@@ -382,61 +383,3 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(repr, known))}"
-
-
-@dataclass(frozen=True)
-class InferConfig:
-    """What infer.py predicts with which weights, and how it segments; by default as the run's config says."""
-
-    run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
-    input: str | None = None  # Image to predict; by default every validation volume of the run.
-    output: str | None = None  # Folder for affinities.zarr and segmentation.zarr; by default below the run.
-    labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
-    skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
-    axes: str | None = None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
-    # Voxel size of the input in nm, in stored axis order, where the file does not say.
-    voxel_size: tuple[float, float, float] | None = None
-    inference: InferenceConfig = InferenceConfig()
-    segmentation: SegmentationConfig = SegmentationConfig()
-    system: SystemConfig = SystemConfig()
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """What evaluate.py scores, and against what; with nothing named, the newest results below runs/."""
-
-    run: str | None = None  # Folder of the run whose newest predictions are scored; by default the newest run.
-    # Affinities to segment, one channel an offset; for a semantic task a probability map of one channel.
-    affinities: str | None = None
-    segmentation: str | None = None  # Segmentation to score as it is.
-    labels: str | None = None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
-    mask: str | None = None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
-    skeleton: str | None = None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
-    image: str | None = None  # Image behind the report's pictures; default: the run's.
-    # Voxel size in nm, in stored axis order, where no file says.
-    voxel_size: tuple[float, float, float] | None = None
-    offsets: tuple[Triple, ...] | None = None  # Offsets of the affinity channels, where the file does not say.
-    output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
-    # Instances, or a foreground mask; default: what the run predicts, else instances.
-    task: Literal["instance", "semantic"] | None = None
-    sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
-    # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
-    thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
-    # Figure that picks the threshold; default: nerl with skeletons, dense_voi_sum with labels alone, or jaccard.
-    metric: str | None = None
-    min_size: int = 0  # Objects of fewer voxels are removed before scoring.
-    grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
-    # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and compare.
-    backend: Literal["pytc", "funlib"] = "pytc"
-    attribution: str | None = None  # Where the data comes from and its licence; printed in the report.
-
-    def __post_init__(self):
-        inputs = (self.affinities, self.segmentation)
-        _require(None in inputs, "--affinities or --segmentation, not both", inputs)
-        _require(self.run is None or inputs == (None, None), "--run, or the name of a prediction, not both", inputs)
-        _require(not (self.sweep and self.segmentation), "affinities to sweep, not a segmentation", self.segmentation)
-        _require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
-        _require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
-        _require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)
-        if self.affinities and not self.sweep:
-            _require(len(self.thresholds) == 1, "--sweep, or one --thresholds", self.thresholds)

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from pytc.cli import load_config_file
+from pytc.commands import EvaluateConfig, InferConfig
 from pytc.config import (
     AugmentConfig,
     Config,
     DataConfig,
-    EvaluateConfig,
-    InferConfig,
     ModelConfig,
     TargetConfig,
     VolumeConfig,
@@ -86,8 +85,8 @@ def _leaves(cls):
 @pytest.mark.parametrize("cls", [Config, InferConfig, EvaluateConfig, VolumeConfig])
 def test_every_field_has_help(cls):
     """A comment behind the field or on the line above it."""
-    lines = (ROOT / "pytc" / "config.py").read_text().splitlines()
     for owner, name in _leaves(cls):
+        lines = Path(sys.modules[owner.__module__].__file__).read_text().splitlines()
         start = lines.index(next(line for line in lines if line.startswith(f"class {owner.__name__}")))
         at = next(i for i in range(start, len(lines)) if lines[i].startswith(f"    {name}: "))
         assert "  # " in lines[at] or lines[at - 1].startswith("    # "), f"{owner.__name__}.{name}"

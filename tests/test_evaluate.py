@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pytc.config import SHORT_AND_LONG, EvaluateConfig
+from pytc.commands import EvaluateConfig
+from pytc.config import SHORT_AND_LONG
 from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
@@ -319,7 +320,7 @@ def test_default_metric_and_thresholds():
 
 
 def test_no_torch(files, tmp_path):
-    code = ("import sys; from pytc.config import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+    code = ("import sys; from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
             f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
             f"output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -370,3 +371,14 @@ def test_worst_errors_lead_to_the_place():
     (losses,) = worst_errors(bar_skeleton(), connected_components_3d(bar_affinities(bars()), 0.8), "zyx")
     assert losses.rows[0][0] == 3 and losses.rows[0][-1] == "6, 16, 11"
     assert worst_errors(bar_skeleton(), bars(), "zyx") == []
+
+
+def test_require_fails_where_the_metric_is_worse(files, tmp_path):
+    config = EvaluateConfig(segmentation=files.labels, labels=files.labels, output=str(tmp_path / "out"))
+    evaluate(replace(config, metric="dense_rand_split", require=0.99))
+    evaluate(replace(config, metric="dense_voi_sum", require=0.01))
+    with pytest.raises(ValueError, match="expected dense_rand_split of at least 1.5, got 1.0000"):
+        evaluate(replace(config, metric="dense_rand_split", require=1.5))
+    with pytest.raises(ValueError, match="expected dense_voi_sum of at most -1, got "):
+        evaluate(replace(config, metric="dense_voi_sum", require=-1.0))
+    assert (tmp_path / "out" / "metrics.json").exists()

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = {
     "pytc": 0,
     "pytc.config": 0,
+    "pytc.commands": 0,
     "pytc.geometry": 0,
     "pytc.runs": 1,
     "pytc.progress": 1,

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from pytc import hardware
-from pytc.config import Config, InferConfig, SyntheticConfig, VolumeConfig
+from pytc.commands import InferConfig
+from pytc.config import Config, SyntheticConfig, VolumeConfig
 from pytc.data.sources import Source, open_source, prepare_volume, volume_name
 from pytc.geometry import blocks
 from pytc.inference.predict import predict_volume
@@ -43,8 +44,9 @@ def infer(config: InferConfig) -> list[Path]:
     for volume, source in zip(volumes, sources):
         folder = Path(config.output) if config.output else Path(config.run) / "predictions" / volume_name(volume)
         folder.mkdir(parents=True, exist_ok=True)
-        named = {key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes")}
+        named = {key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")}
         named |= {"voxel_size": source.image.voxel_size, "task": trained.target.kind}
+        named |= {"min_size": config.segmentation.min_size, "grow": config.segmentation.grow}
         write_json(folder / "source.json", named)
         affinities = _predict(config, trained, model, device, source, folder / "affinities.zarr", _hash(checkpoint))
         if trained.target.kind == "affinity":

@@ -11,6 +11,7 @@ from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
+from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
 from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow as grow_labels
@@ -83,6 +84,12 @@ def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]])
 def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:
     if len(thresholds) == 0:
         raise ValueError("expected at least one threshold, got none")
-    rows = [{"threshold": float(threshold), **score(threshold)} for threshold in thresholds]
-    sign = -1 if metric.removeprefix("dense_") in LOWER_IS_BETTER else 1
+    shown = track(thresholds, "scored", "thresholds")
+    rows = [{"threshold": float(threshold), **score(threshold)} for threshold in shown]
+    sign = -1 if is_error(metric) else 1
     return Sweep(rows, metric, max(rows, key=lambda row: sign * row[metric]))
+
+
+def is_error(metric: str) -> bool:
+    """Whether less of a metric is better."""
+    return metric.removeprefix("dense_") in LOWER_IS_BETTER

@@ -14,12 +14,12 @@ import numpy as np
 import rich
 import rich.table
 
-from pytc.config import EvaluateConfig
+from pytc.commands import EvaluateConfig
 from pytc.io.volume import Volume, create_volume
 from pytc.metrics.overlap import contingency_table, metrics_of_table
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.metrics.sweep import Sweep, semantic_sweep, threshold_sweep
+from pytc.metrics.sweep import Sweep, is_error, semantic_sweep, threshold_sweep
 from pytc.report import html
 from pytc.report.curves import draw_sweep
 from pytc.report.errors import worst_errors
@@ -41,7 +41,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """Score a prediction, write figures and report into the output folder, and return what metrics.json holds.
 
     Affinities are segmented at each threshold, and the segmentation that is best by the metric is scored, drawn and
-    stored; a segmentation is scored as it is. ValueError, before any work, where inputs lack or do not fit.
+    stored; a segmentation is scored as it is. ValueError, before any work, where inputs lack or do not fit, and after
+    it where the metric is worse than config.require.
     """
     if config.backend == "funlib":
         from pytc.report.crosscheck import cross_check  # optional: fails here, before any work, where it is missing
@@ -57,6 +58,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     page, curve = _report(inputs, figures, settings, sweep, labels, segmentation, matching)
     _write(inputs, figures | settings, page, sweep, curve, segmentation)
     _print(inputs, figures, settings, sweep)
+    _require(inputs.metric, figures[inputs.metric], config.require)
     return figures | settings
 
 
@@ -81,9 +83,9 @@ def _segment(inputs: Inputs, labels: np.ndarray | None, config: EvaluateConfig) 
         sweep = semantic_sweep(values[0], labels, thresholds=config.thresholds, metric=inputs.metric)
         return sweep, is_above(values[0], sweep.best["threshold"]).astype(np.uint8)
     sweep = threshold_sweep(values, inputs.skeleton, labels, thresholds=config.thresholds, metric=inputs.metric,
-                            grow=config.grow, min_size=config.min_size)
-    segmentation = connected_components_3d(values, sweep.best["threshold"], min_size=config.min_size)
-    return sweep, grow(segmentation, values) if config.grow else segmentation
+                            grow=inputs.grow, min_size=inputs.min_size)
+    segmentation = connected_components_3d(values, sweep.best["threshold"], min_size=inputs.min_size)
+    return sweep, grow(segmentation, values) if inputs.grow else segmentation
 
 
 def _score(inputs: Inputs, labels, segmentation) -> tuple[dict[str, float], Instances | Mask | None]:
@@ -106,7 +108,7 @@ def _settings(inputs: Inputs, config: EvaluateConfig, sweep: Sweep | None) -> di
     if sweep:
         settings["threshold"] = sweep.best["threshold"]
         if inputs.task == "instance":
-            settings |= {"min_size": config.min_size, "grow": config.grow}
+            settings |= {"min_size": inputs.min_size, "grow": inputs.grow}
     else:
         stored = inputs.prediction.attributes
         settings |= {key: stored[key] for key in DECODING if key in stored}
@@ -201,3 +203,9 @@ def _print(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
         table.add_row(*threshold, *(html.number(key, row[key]) for key in columns), style=style)
     rich.print(table)
     print(f"report: {inputs.output / 'report.html'}", flush=True)
+
+
+def _require(metric: str, value: float, bound: float | None) -> None:
+    side = "most" if is_error(metric) else "least"
+    if bound is not None and (value > bound if is_error(metric) else value < bound):
+        raise ValueError(f"expected {metric} of at {side} {bound:g}, got {value:.4f}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pytc.config import EvaluateConfig
+from pytc.commands import EvaluateConfig
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.semantic import SEMANTIC_METRICS
@@ -31,6 +31,8 @@ class Inputs:
     title: str
     task: str  # instance or semantic
     metric: str  # the figure that picks the threshold
+    min_size: int  # of the objects that affinities are segmented into
+    grow: bool
     prediction: Volume
     channels: tuple[int, ...]  # of the prediction, to segment by; none where it is a segmentation already
     labels: Volume | None
@@ -77,6 +79,8 @@ def gather(config: EvaluateConfig) -> Inputs:
         title=f"{folder.parents[1].name} · {folder.name}" if _in_run(folder) else Path(prediction.path).name,
         task=task,
         metric=metric,
+        min_size=source.get("min_size", 0) if config.min_size is None else config.min_size,
+        grow=source.get("grow", False) if config.grow is None else config.grow,
         prediction=prediction,
         channels=_channels(prediction, task, config) if "affinities" in volumes else (),
         labels=volumes.get("labels"),

@@ -1,0 +1,70 @@
+"""What infer.py and evaluate.py are told; a field's comment is its help on the command line."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from pytc.config import InferenceConfig, SegmentationConfig, SystemConfig, Triple, require
+
+
+@dataclass(frozen=True)
+class InferConfig:
+    """What infer.py predicts with which weights, and how it segments; by default as the run's config says."""
+
+    run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
+    input: str | None = None  # Image to predict; by default every validation volume of the run.
+    output: str | None = None  # Folder for affinities.zarr and segmentation.zarr; by default below the run.
+    labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
+    skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
+    axes: str | None = None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
+    # Voxel size of the input in nm, in stored axis order, where the file does not say.
+    voxel_size: tuple[float, float, float] | None = None
+    inference: InferenceConfig = InferenceConfig()
+    segmentation: SegmentationConfig = SegmentationConfig()
+    system: SystemConfig = SystemConfig()
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What evaluate.py scores, and against what; with nothing named, the newest results below runs/."""
+
+    run: str | None = None  # Folder of the run whose newest predictions are scored; by default the newest run.
+    # Affinities to segment, one channel an offset; for a semantic task a probability map of one channel.
+    affinities: str | None = None
+    segmentation: str | None = None  # Segmentation to score as it is.
+    labels: str | None = None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
+    mask: str | None = None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
+    skeleton: str | None = None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
+    image: str | None = None  # Image behind the report's pictures; default: the run's.
+    # Voxel size in nm, in stored axis order, where no file says.
+    voxel_size: tuple[float, float, float] | None = None
+    offsets: tuple[Triple, ...] | None = None  # Offsets of the affinity channels, where the file does not say.
+    output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
+    # Instances, or a foreground mask; default: what the run predicts, else instances.
+    task: Literal["instance", "semantic"] | None = None
+    sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
+    # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
+    thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
+    # Figure that picks the threshold; default: nerl with skeletons, dense_voi_sum with labels alone, or jaccard.
+    metric: str | None = None
+    min_size: int | None = None  # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
+    # Let voxels that are left join the object they are most strongly tied to; default: as in infer.py, or False.
+    grow: bool | None = None
+    # Fail unless the best value of the metric is at least this (at most, where less is better).
+    require: float | None = None
+    # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and compare.
+    backend: Literal["pytc", "funlib"] = "pytc"
+    attribution: str | None = None  # Where the data comes from and its licence; printed in the report.
+
+    def __post_init__(self):
+        inputs = (self.affinities, self.segmentation)
+        require(None in inputs, "--affinities or --segmentation, not both", inputs)
+        require(self.run is None or inputs == (None, None), "--run, or the name of a prediction, not both", inputs)
+        require(not (self.sweep and self.segmentation), "affinities to sweep, not a segmentation", self.segmentation)
+        require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
+        require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
+        require((self.min_size or 0) >= 0, "a min_size of 0 or more voxels", self.min_size)
+        if self.affinities and not self.sweep:
+            require(len(self.thresholds) == 1, "--sweep, or one --thresholds", self.thresholds)
