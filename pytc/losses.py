@@ -1,8 +1,8 @@
 """Masked losses as sums and counts, so that they can be normalised over every rank of a run.
 
 Each loss is f(logits, target, valid) -> (sum, count): logits (B, C, Z, Y, X) of any float dtype, computed in float32;
-target of the same shape, 0 or 1; valid, bool, of the same shape, where the target is known. The loss proper is
-sum / count, with the counts of all ranks added up; with nothing valid, sum, gradient and count are 0.
+target of the same shape, 0 or 1 of any dtype; valid, bool, of the same shape, says where the target is known. The
+loss proper is sum / count, over the counts of all ranks; with nothing valid, sum, gradient and count are 0.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ def test_a_quarter_turn_by_affine_is_rot90():
 def test_elastic_field_has_the_stated_size_and_is_smooth():
     shape = (40, 50, 60)
     knots = warp.draw_elastic(SampleRandom(keys(30), "a"), 1.0, shape, 12, 2.0, (2.0, 1.0, 1.0))
-    fields = torch.stack([warp._spline_field(field, shape) for field in knots])
+    fields = torch.stack([warp._spline_field(field, shape)(slice(None)) for field in knots])
     spread = fields.pow(2).mean((0, 2, 3, 4)).sqrt()
     torch.testing.assert_close(spread, torch.tensor([1.0, 2.0, 2.0]), rtol=0.1, atol=0)
     ends = fields[..., 0, 0, 0].pow(2).mean(0).sqrt()  # as much at the corners as inside
@@ -285,7 +285,7 @@ def test_affine_and_elastic_together_are_one_resampling():
     both = warp.deform(image, labels, matrices, knots)[0][0]
     affine = warp.deform(image, labels, matrices, [None])[0][0]
     inner = ((affine > 2) & (affine < 9)).all(0)
-    field = warp._spline_field(knots[0], (12, 12, 12))
+    field = warp._spline_field(knots[0], (12, 12, 12))(slice(None))
     torch.testing.assert_close((both - affine)[:, inner], field[:, inner], rtol=0, atol=1e-4)
 
 
@@ -429,6 +429,19 @@ def test_recipe_of_a_sample_hangs_on_its_key_alone():
         assert torch.equal(apart[1], together[1][rows])
     other = augment(image, labels, keys(8, step=1), STRONG, ISOTROPIC)
     assert not torch.equal(other[1], together[1])
+
+
+def test_recipe_is_the_same_for_any_number_of_threads():
+    image, labels = random_batch(4, 1, (48, 48, 48))
+    config = replace(STRONG, cutout_prob=1.0, cutout_size=1.0)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(augment(image, labels, keys(4), config, ISOTROPIC))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
 
 
 def test_recipe_adds_one_augmentation_without_changing_another():

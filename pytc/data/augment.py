@@ -36,9 +36,8 @@ def shift_slices(image, labels, rng: SampleRandom, *, shift_prob: float, max_shi
     shifts = rng.integers(-max_shift, max_shift + 1, image.shape[2 + axis], 2)[picked].to(image.device)
 
     def shift(slices: torch.Tensor) -> torch.Tensor:
-        rows, columns = (
-            _shifted_indices(size, shift, fill) for size, shift in zip(slices.shape[-2:], shifts.unbind(1))
-        )
+        sizes_and_distances = zip(slices.shape[-2:], shifts.unbind(1))
+        rows, columns = (_shifted_indices(size, distance, fill) for size, distance in sizes_and_distances)
         number, channel = (torch.arange(n, device=slices.device) for n in slices.shape[:2])
         return slices[number[:, None, None, None], channel[:, None, None], rows[:, None, :, None],
                       columns[:, None, None, :]]  # fmt: skip
@@ -76,7 +75,7 @@ def slice_contrast(image, labels, rng: SampleRandom, *, contrast_prob: float, sc
     picked = _pick_slices(image, rng, prob, contrast_prob, axis)
     factors = rng.uniform(image.shape[2 + axis], low=1 - scale, high=1 + scale)[picked].to(image)
     offsets = rng.uniform(image.shape[2 + axis], low=-offset, high=offset)[picked].to(image)
-    return _change_slices(image, axis, picked, lambda s: s * _column(factors, s) + _column(offsets, s)), labels
+    return _change_slices(image, axis, picked, lambda s: (s * _column(factors, s)).add_(_column(offsets, s))), labels
 
 
 def intensity(image, labels, rng: SampleRandom, *, prob: float, scale: float, offset: float) -> Result:
@@ -84,7 +83,7 @@ def intensity(image, labels, rng: SampleRandom, *, prob: float, scale: float, of
     rows = _chosen_rows(rng, prob)
     factors = rng.uniform(low=1 - scale, high=1 + scale)[rows].to(image)
     offsets = rng.uniform(low=-offset, high=offset)[rows].to(image)
-    return _change_rows(image, rows, lambda x: x * _column(factors, x) + _column(offsets, x)), labels
+    return _change_rows(image, rows, lambda x: (x * _column(factors, x)).add_(_column(offsets, x))), labels
 
 
 def gamma(image, labels, rng: SampleRandom, *, prob: float, low: float, high: float) -> Result:
@@ -122,7 +121,8 @@ def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: 
     for row in rows:
         for start, length in zip(starts[row, : counts[row]].tolist(), lengths[row].tolist()):
             box = image[(row, slice(None), *(slice(a, a + n) for a, n in zip(start, length)))]
-            box[...] = box.mean((1, 2, 3), keepdim=True)
+            mean = box.mean((1, 2, 3), keepdim=True, dtype=torch.float64)  # float32 sums depend on the threads
+            box.copy_(mean)
     return image, labels
 
 
@@ -163,9 +163,9 @@ def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def _shifted_indices(size: int, shift: torch.Tensor, fill: str) -> torch.Tensor:
-    """Index (n, size) from which each place of a shifted axis is read."""
-    index = torch.arange(size, device=shift.device) - shift[:, None]
+def _shifted_indices(size: int, distance: torch.Tensor, fill: str) -> torch.Tensor:
+    """Index (n, size) from which each place of an axis shifted by each distance (n,) is read."""
+    index = torch.arange(size, device=distance.device) - distance[:, None]
     return index % size if fill == "wrap" else index.clamp(0, size - 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 
 from pytc.config import AugmentConfig
@@ -10,6 +12,7 @@ from pytc.data import warp
 from pytc.data.random import SampleRandom
 
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def section_axis(voxel_size: tuple[float, float, float]) -> int:
     """The axis across which sections were cut: the one of the largest voxels, the first if several have it."""
@@ -31,13 +34,14 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
     def rng(stream: str) -> SampleRandom:
         return SampleRandom(keys, stream)
 
-    batch = image, labels
-    batch = warp.permute_axes(*batch, rng("permute_axes"), prob=c.permute_prob, voxel_size=voxel_size)
-    batch = warp.rot90(*batch, rng("rot90"), prob=c.rot90_prob, voxel_size=voxel_size, axis=axis)
-    image, labels = warp.flip(*batch, rng("flip"), prob=c.flip_prob)
+    shape = image.shape[2:]
+    permutations = warp.draw_permutations(rng("permute_axes"), c.permute_prob, shape, voxel_size)
+    turns = warp.draw_turns(rng("rot90"), c.rot90_prob, shape, voxel_size, axis)
+    flips = warp.draw_flips(rng("flip"), c.flip_prob)
+    orientations = [reduce(warp.followed_by, of_sample) for of_sample in zip(permutations, turns, flips)]
+    image, labels = warp.reorient(image, labels, orientations)
     image = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
-    shape = tuple(image.shape[2:])
     matrices = warp.draw_affine(rng("affine"), c.affine_prob, c.affine_scale, c.affine_shear, c.affine_rotation,
                                 voxel_size)  # fmt: skip
     knots = warp.draw_elastic(rng("elastic"), c.elastic_prob, shape, c.elastic_spacing, c.elastic_magnitude, voxel_size)

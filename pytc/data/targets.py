@@ -15,7 +15,7 @@ FACES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 def make_targets(labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...],
                  axis: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
-    """(target float32, valid bool), both (B, C, Z / sz, Y / sy, X / sx) rounded up, for each scale (sz, sy, sx).
+    """(target, valid), both bool (B, C, Z / sz, Y / sy, X / sx) rounded up, for each scale (sz, sy, sx).
 
     Labels are eroded first, in the plane of the sections that lie across `axis`. With scale_by "stride", a scale's
     target is made from every s-th label, with offsets divided by the stride, rounded half up, to at least 1 where
@@ -24,12 +24,11 @@ def make_targets(labels: torch.Tensor, config: TargetConfig, scales: tuple[Tripl
     labels = erode(labels, config.erosion, axis)
     if config.scale_by == "nearest":
         target, valid = _target(labels, config, config.offsets)
-        return [(_strided(target, scale).float(), _strided(valid, scale)) for scale in scales]
+        return [(_strided(target, scale), _strided(valid, scale)) for scale in scales]
     targets = []
     for scale in scales:
         offsets = tuple(scaled_offset(offset, scale) for offset in config.offsets)
-        target, valid = _target(_strided(labels, scale), config, offsets)
-        targets.append((target.float(), valid))
+        targets.append(_target(_strided(labels, scale), config, offsets))
     return targets
 
 

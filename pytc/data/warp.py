@@ -2,12 +2,16 @@
 
 Every augmentation is f(image, labels, rng, *, ...) -> (image, labels) as in augment.py. Labels are taken from the
 nearest voxel, so they stay whole; what comes from outside the patch is reflected in the image and unlabelled (-1).
-Voxel sizes only matter by their ratios.
+Of a voxel size only the ratios matter.
+
+What is drawn (draw_*) is apart from what is done with it (`reorient`, `deform`), so that a recipe moves the voxels
+once for all the permutations, turns and flips, and once for the affine map and the elastic field.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,40 +21,28 @@ from pytc.data.random import SampleRandom
 UNLABELLED = -1
 ISOTROPIC = (1.0, 1.0, 1.0)
 PLANES = ((1, 2), (0, 2), (0, 1))
+SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay in its cache
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 Size = tuple[float, float, float]
+# (axes, mirrored): axis i of the result is axis axes[i] of the source, backwards if mirrored[i].
+Orientation = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
+UPRIGHT: Orientation = ((0, 1, 2), (False, False, False))
 
 
 def permute_axes(image, labels, rng: SampleRandom, *, prob: float, voxel_size: Size = ISOTROPIC) -> Result:
     """Reorder at random the axes of a chosen sample that have the same voxel size and extent."""
-    kinds = list(zip(voxel_size, image.shape[2:]))
-    chosen, values = rng.bernoulli(prob).tolist(), rng.uniform(3).tolist()
-    orders = []
-    for value in values:
-        order = [0, 1, 2]
-        for kind in set(kinds):
-            alike = [axis for axis in range(3) if kinds[axis] == kind]
-            for axis, source in zip(alike, sorted(alike, key=value.__getitem__)):
-                order[axis] = source
-        orders.append(order)
-    return _rearrange(image, labels, chosen, lambda x, row: x.permute(0, *(1 + axis for axis in orders[row])))
+    return reorient(image, labels, draw_permutations(rng, prob, image.shape[2:], voxel_size))
 
 
 def rot90(image, labels, rng: SampleRandom, *, prob: float, voxel_size: Size = ISOTROPIC, axis: int = 0) -> Result:
     """Turn a chosen sample about `axis` by 90, 180 or 270 degrees; by 180 where the plane's axes are not alike."""
-    plane = PLANES[axis]
-    alike = len({(voxel_size[a], image.shape[2 + a]) for a in plane}) == 1
-    chosen, turns = rng.bernoulli(prob).tolist(), rng.integers(1, 4).tolist()
-    dims = [1 + a for a in plane]
-    return _rearrange(image, labels, chosen, lambda x, row: x.rot90(turns[row] if alike else 2, dims))
+    return reorient(image, labels, draw_turns(rng, prob, image.shape[2:], voxel_size, axis))
 
 
 def flip(image, labels, rng: SampleRandom, *, prob: float) -> Result:
     """Mirror each axis of a sample with probability `prob`."""
-    flips = rng.bernoulli(prob, 3)
-    dims = [(1 + row.nonzero().flatten()).tolist() for row in flips]
-    return _rearrange(image, labels, flips.any(1).tolist(), lambda x, row: x.flip(dims[row]))
+    return reorient(image, labels, draw_flips(rng, prob))
 
 
 def affine(image, labels, rng: SampleRandom, *, prob: float, scale: float, shear: float, rotation: float,
@@ -62,7 +54,7 @@ def affine(image, labels, rng: SampleRandom, *, prob: float, scale: float, shear
 def elastic(image, labels, rng: SampleRandom, *, prob: float, spacing: float, magnitude: float,
             voxel_size: Size = ISOTROPIC) -> Result:  # fmt: skip
     """Displace the voxels of a chosen sample smoothly; strengths as in `draw_elastic`."""
-    knots = draw_elastic(rng, prob, tuple(image.shape[2:]), spacing, magnitude, voxel_size)
+    knots = draw_elastic(rng, prob, image.shape[2:], spacing, magnitude, voxel_size)
     return deform(image, labels, [None] * len(image), knots)
 
 
@@ -83,41 +75,77 @@ def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float,
         return image, labels
     image, labels = image.clone(), None if labels is None else labels.clone()
     for row in rows:
-        section = slice(first[row], first[row] + 1 if alone[row] else depth)
-        part = image[row].movedim(1 + axis, 1)[:, section]
-        label_part = None if labels is None else labels[row].movedim(axis, 0)[section]
+        sections = slice(first[row], first[row] + 1 if alone[row] else depth)
+        part = image[row].movedim(1 + axis, 1)[:, sections]
+        label_part = None if labels is None else labels[row].movedim(axis, 0)[sections]
         angle, shift = (angles[row], (0.0, 0.0)) if turned[row] else (0.0, shifts[row])
-        source = _affine_places(part.shape[1:], _rotation((1, 2), angle), (0.0, *shift), image.device)
-        moved, label_moved = _resample(part, label_part, source)
-        part.copy_(moved)
-        if labels is not None:
-            label_part.copy_(label_moved)
+        _resample(part, label_part, _affine_places(part.shape[1:], _rotation((1, 2), angle), image.device, shift))
     return image, labels
+
+
+def draw_permutations(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size) -> list[Orientation]:
+    """For each chosen sample a random order of the axes that have the same voxel size and extent."""
+    kinds = list(zip(voxel_size, shape))
+    orientations = []
+    for is_chosen, value in zip(rng.bernoulli(prob).tolist(), rng.uniform(3).tolist()):
+        axes = [0, 1, 2]
+        for kind in set(kinds) if is_chosen else ():
+            alike = [axis for axis in range(3) if kinds[axis] == kind]
+            for axis, source in zip(alike, sorted(alike, key=value.__getitem__)):
+                axes[axis] = source
+        orientations.append((tuple(axes), UPRIGHT[1]))
+    return orientations
+
+
+def draw_turns(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size,
+               axis: int) -> list[Orientation]:  # fmt: skip
+    """For each chosen sample 1 to 3 quarter turns about `axis`, or 2 if the axes of its plane are not alike."""
+    plane = PLANES[axis]
+    alike = len({(voxel_size[a], shape[a]) for a in plane}) == 1
+    swapped = list(range(3))
+    swapped[plane[0]], swapped[plane[1]] = plane[1], plane[0]
+    quarter = tuple(swapped), tuple(a == plane[0] for a in range(3))
+    orientations = []
+    for is_chosen, turns in zip(rng.bernoulli(prob).tolist(), rng.integers(1, 4).tolist()):
+        orientation = UPRIGHT
+        for _ in range((turns if alike else 2) if is_chosen else 0):
+            orientation = followed_by(orientation, quarter)
+        orientations.append(orientation)
+    return orientations
+
+
+def draw_flips(rng: SampleRandom, prob: float) -> list[Orientation]:
+    """For each sample the axes to mirror, each with probability `prob`."""
+    return [(UPRIGHT[0], tuple(row)) for row in rng.bernoulli(prob, 3).tolist()]
+
+
+def followed_by(first: Orientation, second: Orientation) -> Orientation:
+    """The orientation that comes of one after another."""
+    axes = tuple(first[0][a] for a in second[0])
+    return axes, tuple(first[1][a] != mirrored for a, mirrored in zip(*second))
 
 
 def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rotation: float,
                 voxel_size: Size) -> list[torch.Tensor | None]:  # fmt: skip
-    """A matrix (3, 3) for each chosen sample, from the offset of an output voxel to that of its source, both from the
-    centre; None for the others.
+    """For each chosen sample the matrix (3, 3) from an output voxel to its source, both as offsets from the centre.
 
     Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit triangular matrices, so
     that no map is singular. Rotations are up to `rotation` degrees in each plane of equal voxel sizes. Scale, shear
-    and rotation act on lengths in nm, not on voxels.
+    and rotation act on lengths in nm, not on voxels. None for a sample that is not chosen.
     """
     chosen = rng.bernoulli(prob).tolist()
     scales = rng.uniform(3, low=1 - scale, high=1 + scale).double()
     shears = rng.uniform(2, 3, low=-shear, high=shear).double()
-    angles = torch.deg2rad(rng.uniform(3, low=-rotation, high=rotation).double()).tolist()
+    angles = torch.deg2rad(rng.uniform(3, low=-rotation, high=rotation)).tolist()
     nm = torch.tensor(voxel_size, dtype=torch.float64)
-    upper, lower = torch.triu_indices(3, 3, 1), torch.tril_indices(3, 3, -1)
     matrices: list[torch.Tensor | None] = []
     for row, is_chosen in enumerate(chosen):
         if not is_chosen:
             matrices.append(None)
             continue
-        shear_up, shear_down = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
-        shear_up[*upper], shear_down[*lower] = shears[row]
-        matrix = shear_down @ shear_up @ torch.diag(scales[row])
+        up, down = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+        up[*torch.triu_indices(3, 3, 1)], down[*torch.tril_indices(3, 3, -1)] = shears[row]
+        matrix = down @ up @ torch.diag(scales[row])
         for plane, angle in zip(PLANES, angles[row]):
             if voxel_size[plane[0]] == voxel_size[plane[1]]:
                 matrix = _rotation(plane, angle) @ matrix
@@ -125,12 +153,13 @@ def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rota
     return matrices
 
 
-def draw_elastic(rng: SampleRandom, prob: float, shape: tuple[int, int, int], spacing: float, magnitude: float,
+def draw_elastic(rng: SampleRandom, prob: float, shape: tuple[int, ...], spacing: float, magnitude: float,
                  voxel_size: Size) -> list[torch.Tensor | None]:  # fmt: skip
-    """The knots (3, kz, ky, kx) of a cubic B-spline field of displacements for each chosen sample; None for the others.
+    """For each chosen sample the knots (3, kz, ky, kx) of a cubic B-spline field of displacements in voxels.
 
     Knots are at most `spacing` voxels apart, and along each axis the displacement's standard deviation is `magnitude`
-    voxels; both are in voxels of the finest axis, so that the field is isotropic in nm.
+    voxels; both are in voxels of the finest axis, so that the field is isotropic in nm. None for a sample that is not
+    chosen.
     """
     chosen = rng.bernoulli(prob).tolist()
     ratios = [size / min(voxel_size) for size in voxel_size]
@@ -138,6 +167,23 @@ def draw_elastic(rng: SampleRandom, prob: float, shape: tuple[int, int, int], sp
     knots = rng.normal(3, *(span + 3 for span in spans))
     knots = knots * (magnitude / torch.tensor(ratios, dtype=torch.float32)).view(3, 1, 1, 1)
     return [knots[row] if is_chosen else None for row, is_chosen in enumerate(chosen)]
+
+
+def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: list[Orientation]) -> Result:
+    """Give each sample its orientation; image of any dtype."""
+    if all(orientation == UPRIGHT for orientation in orientations):
+        return image, labels
+
+    def reoriented(batch: torch.Tensor) -> torch.Tensor:
+        result = torch.empty_like(batch)
+        for sample, source, (axes, mirrored) in zip(result, batch, orientations):
+            extra = source.ndim - 3
+            source = source.permute(*range(extra), *(extra + a for a in axes))
+            dims = [extra + i for i in range(3) if mirrored[i]]
+            sample.copy_(source.flip(dims) if dims else source)
+        return result
+
+    return reoriented(image), None if labels is None else reoriented(labels)
 
 
 def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torch.Tensor | None],
@@ -149,32 +195,18 @@ def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torc
     rows = [row for row in range(len(image)) if matrices[row] is not None or knots[row] is not None]
     if not rows:
         return image, labels
+    shape = image.shape[2:]
     image, labels = image.clone(), None if labels is None else labels.clone()
     for row in rows:
         matrix = torch.eye(3) if matrices[row] is None else matrices[row]
-        source = _affine_places(image.shape[2:], matrix, (0.0, 0.0, 0.0), image.device)
+        places = _affine_places(shape, matrix, image.device)
         if knots[row] is not None:
-            field = _spline_field(knots[row].to(image.device), image.shape[2:])
-            source = [places.add_(displacement) for places, displacement in zip(source, field)]
-        image[row], label = _resample(image[row], None if labels is None else labels[row], source)
-        if labels is not None:
-            labels[row] = label
+            places = _displaced(places, _spline_field(knots[row].to(image.device), shape))
+        _resample(image[row], None if labels is None else labels[row], places)
     return image, labels
 
 
-def _rearrange(image, labels, chosen: list[bool], turn) -> Result:
-    """Apply turn(sample, row) to the chosen samples; it may permute and mirror the last three axes."""
-    if not any(chosen):
-        return image, labels
-
-    def rearrange(batch: torch.Tensor) -> torch.Tensor:
-        result = torch.empty_like(batch)
-        for row, is_chosen in enumerate(chosen):
-            sample = batch[row].view(-1, *batch.shape[-3:])
-            result[row] = (turn(sample, row) if is_chosen else sample).view(batch.shape[1:])
-        return result
-
-    return rearrange(image), None if labels is None else rearrange(labels)
+Places = Callable[[slice], list[torch.Tensor]]  # where the voxels of some z-slices are read: z, y, x in voxels
 
 
 def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
@@ -186,42 +218,88 @@ def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
     return matrix
 
 
-def _affine_places(shape: tuple[int, ...], matrix: torch.Tensor, shift: tuple[float, ...],
-                   device: torch.device) -> list[torch.Tensor]:  # fmt: skip
-    """Where each voxel v is read: matrix (v - centre) + centre - shift; one (Z, Y, X) tensor of voxels an axis."""
+def _affine_places(shape: tuple[int, ...], matrix: torch.Tensor, device: torch.device,
+                   shift: tuple[float, float] = (0.0, 0.0)) -> Places:  # fmt: skip
+    """Voxel v is read at matrix (v - centre) + centre - shift, with a shift along y and x."""
     centres = [(n - 1) / 2 for n in shape]
     z, y, x = (torch.arange(n, device=device, dtype=torch.float32) - c for n, c in zip(shape, centres))
-    return [
-        (a * z + (centre - move))[:, None, None] + ((b * y)[:, None] + c * x)
-        for (a, b, c), centre, move in zip(matrix.tolist(), centres, shift)
-    ]
+    by_z, in_plane = [], []
+    for (a, b, c), centre, move in zip(matrix.tolist(), centres, (0.0, *shift)):
+        by_z.append((a * z + (centre - move))[:, None, None])
+        in_plane.append((b * y)[:, None] + c * x)
+    return lambda slab: [along[slab] + across for along, across in zip(by_z, in_plane)]
 
 
-def _spline_field(knots: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The field (3, Z, Y, X) of a cubic B-spline, scaled so that it varies as much as its knots do, everywhere."""
-    for axis, size in enumerate(shape, start=1):
-        count = knots.shape[axis]
-        place = torch.arange(size, device=knots.device) * ((count - 3) / max(size - 1, 1)) + 1
-        distance = (place[:, None] - torch.arange(count, device=knots.device)).abs()
-        near, far = 2 / 3 - distance**2 + distance**3 / 2, (2 - distance).clamp(min=0) ** 3 / 6
-        weights = F.normalize(torch.where(distance < 1, near, far), dim=1)
-        knots = torch.tensordot(weights, knots, ([1], [axis])).movedim(0, axis)
-    return knots
+def _displaced(places: Places, field: Callable[[slice], torch.Tensor]) -> Places:
+    return lambda slab: [place.add_(displacement) for place, displacement in zip(places(slab), field(slab))]
 
 
-def _resample(image: torch.Tensor, labels: torch.Tensor | None, source: list[torch.Tensor]) -> Result:
-    """Image (C, Z, Y, X) by trilinear interpolation and labels (Z, Y, X) by the nearest voxel, at given places."""
+def _spline_field(knots: torch.Tensor, shape: tuple[int, ...]) -> Callable[[slice], torch.Tensor]:
+    """The field (3, z, Y, X) of a cubic B-spline on some z-slices; it varies as much as the knots do, everywhere."""
+    (first, weights), *in_plane = (_spline_taps(n, k, knots.device) for n, k in zip(shape, knots.shape[1:]))
+    for axis, taps in enumerate(in_plane, start=2):
+        knots = _spline(knots, axis, *taps)
+    return lambda slab: _spline(knots, 1, first[slab], weights[slab])
+
+
+def _spline_taps(size: int, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each of `size` voxels the first of its four knots among `count`, and their weights (size, 4), of norm 1."""
+    place = torch.arange(size, device=device) * ((count - 3) / max(size - 1, 1))
+    first = place.floor().clamp(max=count - 4)
+    t = place - first
+    s = 1 - t
+    weights = torch.stack((s**3 / 6, 2 / 3 - t**2 + t**3 / 2, 2 / 3 - s**2 + s**3 / 2, t**3 / 6), 1)
+    return first.long(), F.normalize(weights, dim=1)
+
+
+def _spline(knots: torch.Tensor, axis: int, first: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Knots along `axis` combined tap by tap: the rounding of a matrix product depends on threads and alignment."""
+    weights = weights.view(-1, 4, *(1,) * (knots.ndim - 1 - axis))
+    return sum(knots.index_select(axis, first + tap) * weights[:, tap] for tap in range(4))
+
+
+def _resample(image: torch.Tensor, labels: torch.Tensor | None, places: Places) -> None:
+    """Replace image (C, Z, Y, X), trilinear, and labels (Z, Y, X), nearest, by what is at the given places."""
+    depth, *plane = image.shape[1:]
+    step = max(1, SLAB // math.prod(plane)) if image.device.type == "cpu" else depth
+    source = image.clone(memory_format=torch.contiguous_format)
+    label_source = None if labels is None else F.pad(labels, (1,) * 6, value=UNLABELLED)  # a rim for what is outside
+    for first in range(0, depth, step):
+        slab = slice(first, first + step)
+        at = places(slab)
+        if labels is not None:
+            labels[slab] = _nearest(label_source, at)
+        image[:, slab] = _trilinear(source, at)
+
+
+def _nearest(padded: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
+    """Labels of a volume with a rim of one voxel, nearest to places counted without it."""
+    index = torch.zeros((), dtype=torch.int32, device=padded.device)
+    for place, size in zip(at, padded.shape):
+        index = index * size + place.round().clamp_(-1, size - 2).to(torch.int32).add_(1)
+    return padded.view(-1).index_select(0, index.view(-1)).view(index.shape)
+
+
+def _trilinear(image: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
+    """Values of a contiguous (C, Z, Y, X) at places, which are overwritten; reflected once at a face, then held there.
+
+    Whole places give the voxel itself. Two to three times faster than grid_sample on a CPU, and as exact anywhere.
+    """
     shape = image.shape[1:]
-    moved = None
-    if labels is not None:
-        padded = F.pad(labels, (1,) * 6, value=UNLABELLED)  # what lies outside is read from the rim
-        index = None
-        for places, size in zip(source, shape):
-            nearest = places.round().clamp_(-1, size).to(torch.int32).add_(1)
-            index = nearest if index is None else index.mul_(size + 2).add_(nearest)
-        moved = padded.view(-1).index_select(0, index.view(-1)).view(labels.shape)
-    for places, size in zip(source, shape):  # reflect, and scale to the [-1, 1] of grid_sample
-        places.abs_().sub_(size - 1).abs_().mul_(-2 / max(size - 1, 1)).add_(1)
-    grid = torch.stack(source[::-1], -1)
-    image = F.grid_sample(image[None], grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
-    return image, moved
+    index = torch.zeros((), dtype=torch.int32, device=image.device)
+    for place, size in zip(at, shape):
+        torch.minimum(place.abs_(), 2 * (size - 1) - place, out=place).clamp_(min=0)
+        low = place.floor().clamp_(max=max(size - 2, 0))
+        place.sub_(low)
+        index = index * size + low.to(torch.int32)
+    index = index.view(-1)
+    strides = [math.prod(shape[axis + 1 :]) if shape[axis] > 1 else 0 for axis in range(3)]
+
+    def between(channel: torch.Tensor, axis: int) -> torch.Tensor:
+        """Values interpolated along the axes from `axis` on, of a channel that starts at the first corner."""
+        if axis == 3:
+            return channel.index_select(0, index).view(at[0].shape)
+        low, high = between(channel, axis + 1), between(channel[strides[axis] :], axis + 1)
+        return high.sub_(low).mul_(at[axis]).add_(low)
+
+    return torch.stack([between(channel, 0) for channel in image.view(len(image), -1)])
