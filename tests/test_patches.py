@@ -45,10 +45,11 @@ def test_a_sample_depends_on_seed_and_number_alone(source):
     assert len({one[n]["image"].tobytes() for n in range(20)}) > 15
 
 
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [2])
 def test_workers_do_not_change_the_samples(source, workers):
     dataset = PatchDataset(source[0], (8, 8, 8), seed=1)
-    loader = iter(DataLoader(dataset, 2, sampler=StepSampler(4, 2), num_workers=workers, multiprocessing_context="spawn"))
+    sampler = StepSampler(4, 2)
+    loader = iter(DataLoader(dataset, 2, sampler=sampler, num_workers=workers, multiprocessing_context="spawn"))
     for step in range(4, 8):
         batch = next(loader)
         assert batch["number"].tolist() == [2 * step, 2 * step + 1]

@@ -24,6 +24,8 @@ class PatchDataset(Dataset):
     positions do not give one, the best of them is taken, and ValueError raised if that has none at all.
     """
 
+    endless = True  # any sample number is valid, however many the length says make an epoch
+
     def __init__(self, source: Source, patch_size: tuple[int, int, int], *, seed: int, stream: int = 0,
                  min_labelled: float = 0.0, max_tries: int = 20):  # fmt: skip
         if source.labels is None:

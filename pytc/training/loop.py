@@ -167,12 +167,11 @@ class Trainer:
         """A batch on the device: image (B, C, Z, Y, X) float32 in [0, 1], labels (B, Z, Y, X) int32."""
         image = batch["image"].to(self.device, non_blocking=True)
         labels = batch["labels"].to(self.device, non_blocking=True)
-        image = image.float() / 255 if image.dtype == torch.uint8 else image
-        if augmented:
-            numbers = (divmod(n, self.global_batch) for n in batch["number"].tolist())
-            keys = torch.tensor([sample_key(self.loop.seed, step, index) for step, index in numbers])
-            image, labels = augment(image, labels, keys, self.config.augment, self.voxel_size)
-        return image, labels
+        if not augmented:
+            return image.float() / 255 if image.dtype == torch.uint8 else image, labels
+        numbers = (divmod(n, self.global_batch) for n in batch["number"].tolist())
+        keys = torch.tensor([sample_key(self.loop.seed, step, index) for step, index in numbers])
+        return augment(image, labels, keys, self.config.augment, self.voxel_size)
 
     def targets(self, labels: torch.Tensor, scales) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
