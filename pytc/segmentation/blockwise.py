@@ -73,7 +73,7 @@ def _fitting_planes(affinities: Volume, growing: bool) -> int:
     if growing:
         voxel += 24  # a copy of the labels, parents, and three edges a voxel at worst
     plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
-    planes = psutil.virtual_memory().available // 2 // plane
+    planes = max(1, psutil.virtual_memory().available // 2 // plane)
     return planes if planes < ALIGNMENT else planes - planes % ALIGNMENT
 
 

@@ -7,6 +7,7 @@ always the earlier voxel, so the numbering follows the raster order whatever the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -79,7 +80,7 @@ def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int
 
 def label_dtype(shape: Sequence[int]) -> type:
     """The smallest of uint32 and uint64 that can number every voxel."""
-    return np.uint32 if np.prod(shape, dtype=object) < 2**32 else np.uint64
+    return np.uint32 if math.prod(shape) < 2**32 else np.uint64
 
 
 def label_planes(
@@ -91,6 +92,7 @@ def label_planes(
     edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes before and after
     make a voxel foreground, and join nothing.
     """
+    assert labels.flags.c_contiguous
     if labels.size == 0:
         return 0
     threads = min(threads or numba.config.NUMBA_NUM_THREADS, stop - start)
@@ -229,12 +231,12 @@ def join_face(flags, before, after, first_before, first_after, parents):
     before, after (Y, X): labels on either side, numbered within their slabs from first_before + 1, first_after + 1.
     """
     for y in range(flags.shape[0]):
-        last_before = last_after = 0
+        joined = (np.int64(0), np.int64(0))
         for x in range(flags.shape[1]):
-            if flags[y, x] & 1 and (before[y, x] != last_before or after[y, x] != last_after):
-                last_before, last_after = before[y, x], after[y, x]
-                _unite(parents[1:], parents.dtype.type(first_before + last_before),
-                       parents.dtype.type(first_after + last_after))
+            pair = (first_before + np.int64(before[y, x]), first_after + np.int64(after[y, x]))
+            if flags[y, x] & 1 and pair != joined:
+                joined = pair
+                _unite(parents[1:], parents.dtype.type(pair[0]), parents.dtype.type(pair[1]))
 
 
 def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:

@@ -28,10 +28,10 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
     keys, low, high = _ascending_keys(affinities[:3], floor)
     grown = np.array(labels, order="C")
-    places = np.zeros(max(high - low, 0) + 2, np.int64)
-    _count_edges(keys, grown, low, high, places)
-    edges = np.empty(places.sum(), label_dtype((3, *shape)))
-    places = np.append(places[::-1].cumsum()[::-1], 0)[1:]  # where the edges of each key begin, largest key first
+    counts = np.zeros(max(high - low + 1, 0), np.int64)
+    _count_edges(keys, grown, low, high, counts)
+    places = counts[::-1].cumsum()[::-1] - counts  # where the edges of each key begin, largest key first
+    edges = np.empty(counts.sum(), label_dtype((3, *shape)))
     _place_edges(keys, grown, low, high, places, edges)
     _join(grown, edges, np.arange(1, grown.size + 1, dtype=label_dtype(shape)))
     return grown
