@@ -124,6 +124,7 @@ def test_defects_damage_a_share_of_the_slices_and_leave_the_labels():
 @pytest.mark.parametrize("arguments, message", [
     ({"shape": (64, 64)}, "three axes"), ({"shape": (64, 64, 15)}, "at least 16 voxels"),
     ({"voxel_size": (10, 10, 0)}, "positive voxel sizes"), ({"voxel_size": (10, 10)}, "three positive"),
+    ({"voxel_size": (100, 4, 4)}, "12 times as long"),
     ({"defects": 1.5}, "share of defects"), ({"noise": -0.1}, "noise of at least 0"),
 ])  # fmt: skip
 def test_impossible_volumes_are_refused(arguments, message):

@@ -261,6 +261,15 @@ def test_wrong_paths_say_what_is_there(tmp_path):
         np.testing.assert_array_equal(open_volume(tmp_path / name)[:], array)
 
 
+def test_a_compression_that_cannot_be_decoded_is_refused_at_once(every_format, monkeypatch):
+    def refuse(page):
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", refuse)
+    with pytest.raises(ValueError, match="decode in .*packed.tif, got .*imagecodecs"):
+        open_volume(every_format["packed.tif"][0])
+
+
 def test_images_that_are_no_volume(tmp_path):
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((5, 6), np.uint8))
     np.save(tmp_path / "complex.npy", np.zeros((2, 3, 4), complex))
@@ -333,14 +342,18 @@ def test_overwriting_takes_nothing_else_with_it(tmp_path):
     ({"shape": (0, 4, 5)}, "none empty"),
     ({"dtype": "complex64"}, "complex64"),
     ({"axes": "czyx"}, "order of zyx"),
-    ({"voxel_size": (1, 2)}, "three positive"),
+    ({"voxel_size": (1, 2)}, "one voxel size of three"),
+    ({"voxel_size": (1, 2, 0)}, "three positive"),
     ({"chunks": (64, 64)}, "chunks of 3 axes"),
     ({"chunks": (64, 64, 0)}, "chunks of 3 axes"),
     ({"zarr_format": 4}, "zarr_format of 2 or 3"),
     ({"attributes": {"offsets": [[1, 0, 0]] * 3}}, "each of 1 offsets"),
+    ({"attributes": {"axes": "zyxc"}}, "order of zyx"),
+    ({"attributes": {"resolution": [1, 2, 3]}, "voxel_size": (1, 2, 4)}, "one voxel size"),
     ({"path": "v.npy", "voxel_size": (1, 2, 3)}, "cannot hold"),
     ({"path": "v.npy", "axes": "xyz"}, "cannot hold"),
-    ({"path": "v.h5", "attributes": {"nested": {"a": [1]}}}, "attributes that .* can hold"),
+    ({"path": "v.h5", "attributes": {"nested": {"a": [1]}}}, "cannot create .* 'nested'"),
+    ({"path": "v.h5", "chunks": (64, 64, 64)}, "cannot create"),
 ])  # fmt: skip
 def test_impossible_volumes_are_refused_before_anything_is_written(tmp_path, arguments, message):
     arguments = {"path": "v.zarr", "shape": (4, 5, 6), "dtype": "uint8"} | arguments
@@ -349,10 +362,18 @@ def test_impossible_volumes_are_refused_before_anything_is_written(tmp_path, arg
     assert list(tmp_path.iterdir()) == []
 
 
+def test_attributes_of_a_volume_make_another_like_it(tmp_path):
+    first = create_volume(tmp_path / "a.zarr", (4, 5, 6), "uint8", axes="xyz", voxel_size=(9, 9, 20))
+    second = create_volume(tmp_path / "b.zarr", (4, 5, 6), "uint8", attributes=first.attributes)
+    assert (second.axes, second.voxel_size) == ("xyz", (9.0, 9.0, 20.0))
+
+
 def test_values_that_do_not_fit(tmp_path):
     volume = create_volume(tmp_path / "v.zarr", (4, 5, 6), "uint8")
     with pytest.raises(ValueError, match="fit uint8"):
         volume[:] = np.zeros((4, 5, 6), np.float32)
+    with pytest.raises(ValueError, match="fit uint8"):
+        volume[:] = 256
     with pytest.raises(ValueError, match=r"shape \(5, 6\)"):
         volume[0] = np.zeros((1, 6), np.uint8)
 

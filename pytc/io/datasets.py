@@ -19,32 +19,33 @@ class Dataset:
     url: str
     known_hash: str
     voxel_size: tuple[float, float, float]
+    attribution: str
     volumes: dict[str, tuple[str, str | None]]
 
 
 def _cremi(sample: str, sha256: str) -> Dataset:
     file = f"sample_{sample}_20160501.hdf"
     parts = {"train": (f"{file}:volumes/raw", f"{file}:volumes/labels/neuron_ids")}
-    return Dataset(f"https://cremi.org/static/data/{file}", f"sha256:{sha256}", (40, 4, 4), parts)
+    url = f"https://cremi.org/static/data/{file}"
+    return Dataset(url, f"sha256:{sha256}", (40, 4, 4), f"CREMI 2016, sample {sample}, adult fly brain", parts)
 
 
 DATASETS = {
-    # Kasthuri et al. 2015, CC BY 4.0; mouse cortex. The labels of the test volume were never published.
     "snemi3d": Dataset(
         "https://zenodo.org/records/7142003/files/snemi.zip",
         "md5:3d25a7025f66698f33c7850ace885939",
         (30, 6, 6),
-        {"train": ("train-input.tif", "train-labels.tif"), "test": ("test-input.tif", None)},
+        "SNEMI3D, mouse cortex, Kasthuri et al. 2015, CC BY 4.0",
+        {"train": ("train-input.tif", "train-labels.tif"), "test": ("test-input.tif", None)},  # its labels are secret
     ),
-    # The CREMI challenge 2016; adult fly brain.
     "cremi_a": _cremi("A", "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d"),
     "cremi_b": _cremi("B", "887e85521e00deead18c94a21ad71f278d88a5214c7edeed943130a1f4bb48b8"),
     "cremi_c": _cremi("C", "2874496f224d222ebc29d0e4753e8c458093e1d37bc53acd1b69b19ed1ae7052"),
-    # Lucchi et al. 2012, labelled again by Casser et al. 2020; mitochondria of mouse hippocampus.
     "lucchi++": Dataset(
         "https://huggingface.co/pytc/tutorial/resolve/main/mito_lucchi%2B%2B/lucchi%2B%2B.zip",
         "sha256:d6c29c25db29780f068b40edf27918ad4af8a1ce7d699f043ed91c6b012a0637",
         (5, 5, 5),
+        "Lucchi++, mitochondria of mouse hippocampus, Lucchi et al. 2012, labelled again by Casser et al. 2020",
         {split: (f"{split}_im.h5", f"{split}_mito.h5") for split in ("train", "test")},
     ),
 }
@@ -78,7 +79,8 @@ def fetch(name: str, folder: str | Path = "data") -> dict[str, VolumeConfig]:
 def _volume(name: str, split: str, folder: Path) -> VolumeConfig:
     dataset = DATASETS[name]
     image, labels = (_find(folder, part) if part else None for part in dataset.volumes[split])
-    return VolumeConfig(image=image, labels=labels, axes="zyx", voxel_size=dataset.voxel_size, name=f"{name}_{split}")
+    return VolumeConfig(image=image, labels=labels, axes="zyx", voxel_size=dataset.voxel_size, name=f"{name}_{split}",
+                        attribution=dataset.attribution)  # fmt: skip
 
 
 def _find(folder: Path, part: str) -> str:
@@ -108,6 +110,7 @@ def nisb(folder: str | Path, setting: str, split: Literal["train", "val", "test"
         axes="xyzc",
         voxel_size=(9, 9, 12) if setting == "liconn" else (9, 9, 20),
         name=f"nisb_{setting}_{split}_{seed}",
+        attribution="NISB, the neuron instance segmentation benchmark, doi.org/10.17617/1.r2mm-1h33",
     )
 
 

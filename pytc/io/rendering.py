@@ -16,7 +16,7 @@ def render(labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.rand
     shape = labels.shape
     image = (CYTOPLASM + 0.03 * rng.normal(size=labels.max() + 1)).astype(np.float32)[labels]
     image += 0.05 * smooth_noise(shape, 4 / size, rng)
-    texture = rng.normal(size=shape).astype(np.float32)
+    texture = rng.standard_normal(shape, np.float32)
     blur(texture, 1.0 / size)
     image += 0.05 / texture.std() * texture
     dark = np.zeros(shape, np.float32)

@@ -125,7 +125,7 @@ class ChunkedStore(Store):
         self.driver = driver
         self.writable = False
         if driver == "n5":
-            self.implied_axes = {3: "xyz"}
+            self.implied_axes = {3: "xyz", 4: "xyzc"}
 
     def _open(self) -> Any:
         import tensorstore
@@ -239,6 +239,11 @@ class TiffStore(Store):
                 attributes.setdefault("axes", named)
             self.mapped = series.dataoffset is not None
             super().__init__(path, series.shape, series.dtype, attributes)
+            if not self.mapped:
+                try:
+                    series.keyframe.asarray()
+                except ValueError as error:
+                    raise ValueError(f"expected pages that tifffile can decode in {path}, got {error}") from error
 
     def _open(self) -> Any:
         import tifffile

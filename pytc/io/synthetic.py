@@ -67,10 +67,12 @@ def make_neurites(
         raise ValueError(f"expected a share of defects in [0, 1] and noise of at least 0, got {defects} and {noise}")
     rng = np.random.default_rng(seed)
     size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
+    if max(size) > MIN_RADIUS + 1:
+        raise ValueError(f"expected voxels at most 12 times as long as wide, or neurites share them, got {voxel_size}")
     trees = grow_trees(np.asarray(shape) * size, rng)
     labels = fill(tuple(shape), size, trees, rng)
     image = render(labels, size, grow_organelles(trees, rng), rng)
-    image += rng.normal(0, noise, shape).astype(np.float32)
+    image += noise * rng.standard_normal(shape, np.float32)
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     skeleton = trees_to_skeleton(trees, size, voxel_size)

@@ -48,19 +48,21 @@ def create_volume(
     """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until written.
 
     A single file appears under its name when the volume is closed, or the `with` block is left, without an error. A
-    Zarr array exists at once; processes may write to it together if none shares a chunk with another. chunks: by
-    default one channel of 64 voxels along each axis. attributes: anything JSON can say, e.g. offsets, activation.
-    ValueError if the path exists (unless overwrite), or cannot hold what is asked for.
+    Zarr array exists at once; processes may write to it together if none shares a chunk with another. axes: by
+    default zyx, or czyx. chunks: by default one channel of 64 voxels along each axis. attributes: anything JSON can
+    say, e.g. offsets, activation; .npy holds none. ValueError if the path exists (unless overwrite), or cannot hold
+    what is asked for.
     """
-    axes = axes or {3: "zyx", 4: "czyx"}.get(len(shape))
     shape = tuple(int(n) for n in shape)
-    saved = dict(attributes or {}) | {"axes": axes}
+    saved = {"axes": {3: "zyx", 4: "czyx"}.get(len(shape))} | (attributes or {})
+    if axes is not None:
+        saved["axes"] = axes
     if voxel_size is not None:
         saved |= {"voxel_size": voxel_size, "unit": "nm"}
     saved = stores.plain(saved)
-    _describe(str(path), shape, saved, axes, voxel_size, {})  # refuses what does not fit before anything is written
+    _describe(str(path), shape, saved, None, None, {})  # what a reader would refuse is not written
     store = writers.create_store(str(path), shape, dtype, saved, chunks, overwrite, zarr_format)
-    return Volume(store, str(path), axes, voxel_size)
+    return Volume(store, str(path), None, None)
 
 
 class Volume:
@@ -189,10 +191,10 @@ def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel
     axes = axes or attributes.get("axes") or implied.get(len(shape)) or _channels_first(shape)
     if axes is None:
         raise ValueError(f"expected axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say")
-    known = "zyxc"[: len(shape)]
-    if sorted(map(str.lower, filter(lambda axis: isinstance(axis, str), axes))) != sorted(known):
+    known, names = "zyxc"[: len(shape)], [axis.lower() for axis in axes if isinstance(axis, str)]
+    if sorted(names) != sorted(known):
         raise ValueError(f"expected axes in an order of {known} for shape {shape}, got {axes!r} for {path}")
-    axes = "".join(axes).lower()
+    axes = "".join(names)
     if voxel_size is None:
         voxel_size = _stored_voxel_size(path, attributes)
     if voxel_size is not None:

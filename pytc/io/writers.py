@@ -64,9 +64,9 @@ class FileWriter(Store):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._array, self._close = create(self.partial, shape, dtype, attributes)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             self.partial.unlink(missing_ok=True)
-            raise ValueError(f"expected attributes that {path} can hold, got {attributes}: {error}") from error
+            raise ValueError(f"cannot create {path} with attributes {attributes}: {error}") from error
         self._owner = os.getpid()
 
     def handle(self) -> Any:
@@ -126,7 +126,7 @@ def tiff_array(path: Path, shape, dtype, attributes):
 
 def npy_array(path: Path, shape, dtype, attributes):
     if set(attributes) != {"axes"} or attributes["axes"] not in ("zyx", "czyx"):
-        raise ValueError(f"a .npy file cannot hold {attributes}; take .zarr or .h5")
+        raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
     array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
     return array, array.flush
 
