@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -5,7 +7,7 @@ from reference_segmentation import random_affinities, slow_components, small_sha
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
-from pytc.segmentation import connected_components
+from pytc.segmentation import blockwise, connected_components
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d, label_dtype
 from pytc.segmentation.edges import is_above
@@ -160,6 +162,19 @@ def test_slabs_of_a_single_file(tmp_path):
     np.testing.assert_array_equal(open_volume(f"{tmp_path}/s.h5:labels")[...], slow_components(affinities, 0.7))
 
 
+def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
+    affinities = random_affinities(np.random.default_rng(9), (70, 2, 3))
+    volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
+    for free_planes, expected in ((1000, 1000), (70, 70), (69, 64), (20, 20), (0.5, 1)):
+        free = types.SimpleNamespace(available=2 * 6 * (3 * 2 + 4) * free_planes)
+        monkeypatch.setattr(blockwise.psutil, "virtual_memory", lambda free=free: free)
+        assert blockwise._fitting_planes(volume, growing=False) == expected
+        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
+        np.testing.assert_array_equal(open_volume(tmp_path / "s.zarr")[...], slow_components(affinities, 0.7))
+    with pytest.raises(ValueError, match="1 of 70 planes"):
+        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True))
+
+
 def test_slabs_refuse(tmp_path):
     affinities = random_affinities(np.random.default_rng(8), (5, 6, 7))
     volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
@@ -170,3 +185,8 @@ def test_slabs_refuse(tmp_path):
     with pytest.raises(ValueError, match="offsets"):
         segment_volume(open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", SegmentationConfig(0.7))
     assert not (tmp_path / "s.zarr").exists()
+    (tmp_path / "group.zarr" / "raw").mkdir(parents=True)
+    with pytest.raises(ValueError, match="not a Zarr array"):
+        segment_volume(volume, tmp_path / "group.zarr", SegmentationConfig(0.7))
+    segment_volume(volume, tmp_path / "group.zarr" / "labels", SegmentationConfig(0.7), planes=2)
+    assert sorted(p.name for p in (tmp_path / "group.zarr").iterdir() if p.is_dir()) == ["labels", "raw"]

@@ -10,6 +10,7 @@ import numpy as np
 import psutil
 
 from pytc.config import SegmentationConfig
+from pytc.io.stores import chunked_driver
 from pytc.io.volume import Volume, create_volume
 from pytc.progress import track
 from pytc.segmentation.connected_components import (
@@ -49,7 +50,11 @@ def segment_volume(
                          "segment with grow off, or a part of the volume")
 
     output = Path(output)
-    partial = output.with_name(f"{output.name}.partial.zarr") if output.suffix == ".zarr" else output
+    partial = output  # single files appear when they are whole; a Zarr array does by its new name
+    if any(part.endswith(".zarr") for part in output.parts):
+        partial = output.with_name(f"{output.name}.partial.zarr")
+        if output.exists() and chunked_driver(output) not in ("zarr", "zarr3"):
+            raise ValueError(f"{output} exists, and is not a Zarr array that could be replaced")
     attributes = {"threshold": config.threshold, "min_size": config.min_size, "grow": config.grow}
     with create_volume(
         partial, affinities.spatial_shape, label_dtype(affinities.spatial_shape), axes=affinities.axes.replace("c", ""),
@@ -74,7 +79,7 @@ def _fitting_planes(affinities: Volume, growing: bool) -> int:
         voxel += 24  # a copy of the labels, parents, and three edges a voxel at worst
     plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
-    return planes if planes < ALIGNMENT else planes - planes % ALIGNMENT
+    return planes if planes >= affinities.spatial_shape[0] or planes < ALIGNMENT else planes - planes % ALIGNMENT
 
 
 def _read_planes(affinities: Volume, channels: list[int], start: int, stop: int, values: np.ndarray) -> None:
