@@ -1,6 +1,6 @@
 """Make mednext.json from the official MedNeXt (MIC-DKFZ/MedNeXt, Apache 2.0, commit 0b78ed8), which must be importable.
 
-    PYTHONPATH=MedNeXt:tests python tests/golden/make_mednext.py
+    PYTHONPATH=MedNeXt:tests python tests/golden/record_mednext.py
 """
 
 import json
