@@ -12,14 +12,16 @@ from pytc.config import (
     SegmentationConfig,
     SyntheticConfig,
     SystemConfig,
+    TargetConfig,
 )
 
 config = Config(
     name="demo",
     data=DataConfig(synthetic=SyntheticConfig(shape=(128, 128, 128)), patch_size=(64, 64, 64), val_samples=4),
     augment=AugmentConfig(permute_prob=1.0, rot90_prob=0.0, flip_prob=0.5, intensity_prob=0.5, noise_prob=0.3),
+    target=TargetConfig(erosion=1),
     model=ModelConfig(architecture="unet", features=(16, 32, 64), out_channels=6),
-    loss=LossConfig(terms=("bce",), weights=(1.0,)),
+    loss=LossConfig(terms=("balanced_bce",), weights=(1.0,)),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98),
     loop=LoopConfig(max_steps=400, batch_size=1, val_every=100, checkpoint_every=100, log_every=20, images_every=100),
     system=SystemConfig(cpu_variant=False),

@@ -15,6 +15,7 @@ from pytc.commands import InferConfig
 from pytc.config import Config, SyntheticConfig, VolumeConfig
 from pytc.data.sources import Source, open_source, prepare_volume, volume_name
 from pytc.geometry import blocks
+from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.volume import Volume, create_volume
 from pytc.models.checkpoint import load_model
@@ -80,6 +81,8 @@ def _predict(config: InferConfig, trained: Config, model, device, source: Source
     attributes = {"activation": f"sigmoid({scale:g} x)", "channels": trained.target.kind}
     if trained.target.kind == "affinity":
         attributes["offsets"] = trained.target.offsets
+    if settings.flips:
+        network = flip_averaged(network, attributes.get("offsets", ((0, 0, 0),) * trained.model.out_channels))
     window = settings.window or trained.data.patch_size
     key = _key(weights, asdict(settings), window, precision, _identity(source.image))
     return predict_volume(network, source.image, output, channels=trained.model.out_channels, window=window,

@@ -1,0 +1,46 @@
+"""Test-time augmentation by mirroring: the mean over all eight orientations of a window, edge by edge.
+
+An affinity is stored at one end of its edge. Mirrored along the edge's axis, the network stores it at the other end, so
+the prediction moves back by the offset; without that the average would be off by a voxel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import torch
+
+Triple = tuple[int, int, int]
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
+    """A network whose probabilities are the mean of those of `network` over all mirrorings of its input.
+
+    Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each of the N channels, (0, 0, 0) for a channel
+    that is no affinity. An edge counts in those mirrorings that map it onto an edge of the same channel in the window.
+    """
+
+    def averaged(x: torch.Tensor) -> torch.Tensor:
+        total = count = None
+        for flips in product((False, True), repeat=3):
+            dims = [2 + axis for axis, flipped in enumerate(flips) if flipped]
+            probability = torch.sigmoid(network(x.flip(dims)).float()).flip(dims)
+            if total is None:
+                total = torch.zeros_like(probability)
+                count = probability.new_zeros(1, *probability.shape[1:])
+            for channel, offset in enumerate(offsets):
+                mirrored = tuple(-o if flipped else o for o, flipped in zip(offset, flips))
+                if mirrored == offset:
+                    to = start = (slice(None),) * 3
+                elif mirrored == tuple(-o for o in offset):
+                    to = tuple(slice(0, max(0, n - o)) for n, o in zip(probability.shape[2:], offset))
+                    start = tuple(slice(o, None) for o in offset)
+                else:
+                    continue
+                total[(slice(None), channel, *to)] += probability[(slice(None), channel, *start)]
+                count[(0, channel, *to)] += 1
+        return torch.logit(total / count, eps=1e-7)
+
+    return averaged
