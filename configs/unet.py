@@ -11,6 +11,5 @@ config = replace(
         mednext.model,
         architecture="monai_basic_unet3d",
         deep_supervision=False,
-        features=(32, 32, 64, 128, 256, 32),
     ),
 )

@@ -305,7 +305,7 @@ class InferenceConfig:
     # Weight of a window's voxels: distance to its border, or a Gaussian about its centre.
     blending: Literal["distance", "gaussian"] = "distance"
     flips: bool = False  # Average over the eight mirrorings of each window: eight times the work, better affinities.
-    batch_size: int = 1  # Windows predicted at once.
+    batch_size: int = 2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
     block: Triple = (512, 512, 512)  # Voxels of a block: predicted, written and marked as finished in one piece.
     activation_scale: float = 0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating at 1.
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.

@@ -6,36 +6,23 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
 
-from pytc.config import Config, SystemConfig
+from pytc.config import Config, ModelConfig, SystemConfig
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def cpu_count() -> int:
-    """CPU cores that this process may use: affinity and cgroup quota, at least 1."""
+def cpu_count(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU cores that this process may use: affinity and cgroup quota (v2 or v1), at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_value("cpu.max", "cpu/cpu.cfs_quota_us")
-    if quota and quota[0] not in ("max", "-1"):
-        period = quota[1] if len(quota) > 1 else _cgroup_value("", "cpu/cpu.cfs_period_us")[0]
-        cores = min(cores, max(1, int(quota[0]) // int(period)))
-    return cores
-
-
-def memory_bytes() -> int:
-    """Memory in bytes that this process may use: the machine's or its cgroup's."""
-    limit = _cgroup_value("memory.max", "memory/memory.limit_in_bytes")
-    total = psutil.virtual_memory().total
-    return min(total, int(limit[0])) if limit and limit[0] != "max" else total
-
-
-def _cgroup_value(v2: str, v1: str, root: Path = Path("/sys/fs/cgroup")) -> list[str] | None:
-    for name in filter(None, (v2, v1)):
-        if (root / name).is_file():
-            return (root / name).read_text().split()
-    return None
+    files = [cgroup / "cpu.max"]
+    if not files[0].is_file():
+        files = [cgroup / "cpu" / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
+    if not all(file.is_file() for file in files):
+        return cores
+    quota, period = " ".join(file.read_text() for file in files).split()
+    return cores if quota in ("max", "-1") else min(cores, max(1, int(quota) // int(period)))
 
 
 def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
@@ -47,13 +34,17 @@ def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def choose_precision(system: SystemConfig, device: torch.device) -> str:
-    """fp32, bf16 or fp16: bf16 where the hardware multiplies it, on a GPU without it fp16, on a CPU without it fp32."""
+def choose_precision(system: SystemConfig, device: torch.device, model: ModelConfig) -> str:
+    """fp32, bf16 or fp16, as asked for, or what is fast: on a GPU bf16, or fp16 on one that lacks it (before Ampere).
+
+    On a CPU bf16 where it has the instructions and the network is made of dense convolutions: the gradients of
+    depthwise ones, as in MedNeXt, are four times slower in bf16 there (benchmarks/layout.py).
+    """
     if system.precision != "auto":
         return system.precision
-    if device.type == "cpu":
-        return "bf16" if cpu_multiplies_bf16() else "fp32"
-    return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    return "bf16" if cpu_multiplies_bf16() and not model.architecture.startswith("mednext") else "fp32"
 
 
 def cpu_multiplies_bf16() -> bool:

@@ -266,3 +266,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished):
     with pytest.raises(RuntimeError, match="the loss is"):
         train(config)
     assert os.path.exists(finished.parent / "diverged" / "config.json")
+
+
+def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
+    """Slices of one voxel's thickness, a foreground mask, two volumes in turn; inferred and scored as semantic."""
+    from pytc.commands import EvaluateConfig, InferConfig
+    from pytc.inference.pipeline import infer
+    from pytc.report.evaluate import evaluate
+
+    config = tiny(max_steps=2)
+    volumes = (VolumeConfig(image="synthetic:0", weight=0.5), VolumeConfig(image="synthetic:1", weight=0.5))
+    config = replace(
+        config,
+        name="flat",
+        data=replace(config.data, train=volumes, mixing="stratified", patch_size=(1, 48, 48)),
+        target=TargetConfig(kind="binary"),
+        model=replace(config.model, spatial_dims=2, out_channels=1),
+    )
+    run = train(config)
+    (folder,) = infer(InferConfig(run=str(run), system=config.system))
+    assert {path.name for path in folder.iterdir()} == {"affinities.zarr", "segmentation.zarr", "source.json"}
+    scores = evaluate(EvaluateConfig(run=str(run), sweep=True))
+    assert scores["task"] == "semantic" and 0 <= scores["jaccard"] <= 1

@@ -34,6 +34,7 @@ def infer(config: InferConfig) -> list[Path]:
     checkpoint = _checkpoint(Path(config.run), config.inference.checkpoint)
     model, trained, step = load_model(checkpoint, device)
     print(f"checkpoint: {checkpoint}, step {step}", flush=True)
+    model.require_size(config.inference.window or trained.data.patch_size)
     volumes = [prepare_volume(volume, trained.data.synthetic) for volume in _volumes(config, trained)]
     sources = [open_source(volume, SyntheticConfig()) for volume in volumes]
     for source in sources:
@@ -70,7 +71,7 @@ def threshold_volume(probability: Volume, output: Path, threshold: float) -> Non
 
 
 def _predict(config: InferConfig, trained: Config, model, device, source: Source, output: Path, weights: str) -> Volume:
-    precision = hardware.choose_precision(config.system, device)
+    precision = hardware.choose_precision(config.system, device, trained.model)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, hardware.PRECISIONS[precision], enabled=precision != "fp32"):

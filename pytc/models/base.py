@@ -29,6 +29,7 @@ class ConnectomicsModel(nn.Module):
         if config.deep_supervision and not self.supports_deep_supervision:
             raise ValueError(f"expected deep_supervision off for {config.architecture}, which has one output, got on")
         self.config = config
+        scales = tuple((1,) * (3 - len(scale)) + scale for scale in scales)
         self.output_scales = scales if config.deep_supervision else scales[:1]
         self.size_multiple = size_multiple
         self.memory_format = torch.channels_last if len(size_multiple) == 2 else torch.channels_last_3d
@@ -36,10 +37,16 @@ class ConnectomicsModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits of an image, at full resolution; in training under deep supervision one tensor a scale.
 
-        x: (B, in_channels, Z, Y, X) float. Returns (B, out_channels, Z, Y, X), or in training under deep supervision
-        {"output": the same, "ds_1": (B, out_channels, Z / s, ...), ...} with s the scales of `output_scales`.
-        ValueError for an image that the network cannot take.
+        x: (B, in_channels, Z, Y, X) float; a 2-D network takes Z = 1, or (B, in_channels, Y, X). Returns
+        (B, out_channels, Z, Y, X), or in training under deep supervision {"output": the same, "ds_1":
+        (B, out_channels, Z / s, ...), ...} with s the scales of `output_scales`. ValueError for an image that the
+        network cannot take.
         """
+        if x.ndim == 5 and len(self.size_multiple) == 2:
+            self.require_size(tuple(x.shape[2:]))
+            outputs = self(x.squeeze(2))
+            flat = isinstance(outputs, Tensor)
+            return outputs.unsqueeze(2) if flat else {name: y.unsqueeze(2) for name, y in outputs.items()}
         if x.ndim != 2 + len(self.size_multiple) or x.shape[1] != self.config.in_channels:
             axes = "Z, Y, X" if len(self.size_multiple) == 3 else "Y, X"
             raise ValueError(f"expected an image (B, {self.config.in_channels}, {axes}), got {tuple(x.shape)}")
@@ -60,7 +67,10 @@ class ConnectomicsModel(nn.Module):
 
     def require_size(self, size: tuple[int, ...]) -> None:
         """ValueError that names the nearest valid size, if the network cannot take an image of this size in voxels."""
-        valid = self.nearest_valid_size(size)
+        if len(size) == 3 and len(self.size_multiple) == 2:
+            valid = (1, *self.nearest_valid_size(size[1:]))
+        else:
+            valid = self.nearest_valid_size(size)
         if size != valid:
             raise ValueError(f"expected an image size that {self.config.architecture} can take, such as {valid}, "
                              f"got {size}; sizes are multiples of {self.size_multiple}")

@@ -68,9 +68,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
             self.model = build_model(config.model).to(device)
+        self.model.require_size(config.data.patch_size)
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optim, device)
-        self.precision = hardware.choose_precision(config.system, device)
+        self.precision = hardware.choose_precision(config.system, device, config.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.loss = build_loss(config.loss)
         self.first_step, scores = self.restore(resume) if resume else (0, {})
