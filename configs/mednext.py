@@ -24,5 +24,5 @@ config = replace(
     optim=replace(banis_plus.optim, warmup_steps=1000),
     loop=replace(banis_plus.loop, max_steps=100_000),
     system=SystemConfig(precision="auto"),
-    segmentation=replace(banis_plus.segmentation, grow=True),
+    segmentation=replace(banis_plus.segmentation, min_size=100, grow=True),
 )
