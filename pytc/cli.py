@@ -43,13 +43,15 @@ def train(arguments: list[str] | None = None) -> None:
         config = tyro.cli(TrainCommand, args=rest, default=command, prog="train.py").settings
 
         from pytc import hardware
+        from pytc.training.distributed import read_environment
         from pytc.training.loop import train
 
+        say = print if read_environment().is_main else lambda line, **_: None
         if resume is None and config.system.cpu_variant and hardware.choose_device(config.system).type == "cpu":
             config = hardware.cpu_variant(config)
-            print("no GPU here: training a small variant of this recipe, made for a CPU "
-                  "(--system.no-cpu-variant trains the full recipe)", flush=True)  # fmt: skip
-        print(f"trained: {train(config, resume)}")
+            say("no GPU here: training a small variant of this recipe, made for a CPU "
+                "(--system.no-cpu-variant trains the full recipe)", flush=True)  # fmt: skip
+        say(f"trained: {train(config, resume)}")
 
 
 def infer(arguments: list[str] | None = None) -> None:

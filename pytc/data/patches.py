@@ -125,8 +125,8 @@ def train_dataset(config: Config) -> Dataset:
     return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
 
 
-def val_dataset(config: Config) -> Dataset:
-    """Fixed crops of the validation volumes that have labels, each volume in turn; they do not depend on the step."""
+def val_dataset(config: Config) -> Dataset | None:
+    """Fixed crops of the validation volumes that have labels, each volume in turn; None if none has."""
     data = config.data
     sources = [open_source(volume, data.synthetic) for volume in data.val]
     parts = [

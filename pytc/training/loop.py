@@ -83,7 +83,7 @@ class Trainer:
                                                            ranks.rank, ranks.world)))  # fmt: skip
         validation = val_dataset(config)
         mine = range(ranks.rank, config.data.val_samples, ranks.world)
-        self.val_batches = self.load(Subset(validation, mine)) if validation else None
+        self.val_batches = self.load(Subset(validation, mine)) if validation is not None else None
 
     def restore(self, resume: Path) -> tuple[int, dict[int, float]]:
         """Take up the state of the last checkpoint; returns its step and the scores of the kept checkpoints."""
@@ -118,7 +118,7 @@ class Trainer:
             if done % self.loop.images_every == 0:
                 monitor.panel(done, *example)
             validated = {}
-            if self.val_batches and (done % self.loop.val_every == 0 or last):
+            if self.val_batches is not None and (done % self.loop.val_every == 0 or last):
                 validated = self.validate()
                 monitor.record(done, validated)
                 monitor.say(f"step {done}: " + "  ".join(f"{name} {value:.4f}" for name, value in validated.items()))
