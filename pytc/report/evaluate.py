@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import shutil
 from pathlib import Path
@@ -22,19 +20,15 @@ from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.sweep import Sweep, is_error, semantic_sweep, threshold_sweep
 from pytc.report import html
 from pytc.report.curves import draw_sweep
-from pytc.report.errors import worst_errors
+from pytc.report.errors import worst_skeletons
 from pytc.report.inputs import Inputs, gather
 from pytc.report.pictures import Instances, Mask, Scene, draw
-from pytc.runs import replacing
+from pytc.runs import replacing, write_json
 from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.edges import is_above
 from pytc.segmentation.growing import grow
 
-BEST = "best_segmentation.zarr"
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
-SWEEP_COLUMNS = ("nerl", "nerl_5", "voi_sum", "voi_split", "voi_merge", "n_mergers", "n_splits", "dense_voi_sum",
-                 "dense_voi_split", "dense_voi_merge", "dense_adapted_rand_error", "jaccard", "dice", "precision",
-                 "recall")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -55,10 +49,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.backend == "funlib":
         figures |= cross_check(figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...])
     settings = _settings(inputs, config, sweep)
-    page, curve = _report(inputs, figures, settings, sweep, labels, segmentation, matching)
-    _write(inputs, figures | settings, page, sweep, curve, segmentation)
-    _print(inputs, figures, settings, sweep)
-    _require(inputs.metric, figures[inputs.metric], config.require)
+    table = _table(figures, inputs.metric, sweep)
+    _write(inputs, figures, settings, sweep, table, labels, segmentation, matching)
+    _print(f"{inputs.title}: {summary(settings)}", table, inputs.output)
+    sign, side = (-1, "most") if is_error(inputs.metric) else (1, "least")
+    if config.require is not None and sign * figures[inputs.metric] < sign * config.require:
+        raise ValueError(f"expected {inputs.metric} of at {side} {config.require:g}, got {figures[inputs.metric]:.4f}")
     return figures | settings
 
 
@@ -117,21 +113,6 @@ def _settings(inputs: Inputs, config: EvaluateConfig, sweep: Sweep | None) -> di
     return settings | {"backend": config.backend, **inputs.paths, "output": str(inputs.output)}
 
 
-def _report(inputs: Inputs, figures, settings, sweep: Sweep | None, labels, segmentation, matching):
-    """The page, and the sweep's curves as a PNG if there is a sweep of several thresholds."""
-    voxel_size = inputs.voxel_size or (1.0, 1.0, 1.0)
-    scene = Scene(inputs.image, labels, segmentation, inputs.axes, voxel_size)
-    curve = draw_sweep(sweep.rows, sweep.metric, sweep.best) if sweep and len(sweep.rows) > 1 else None
-    errors = worst_errors(inputs.skeleton, segmentation, inputs.axes) if inputs.skeleton is not None else []
-    page = html.render(
-        inputs.title, summary(settings), figures, inputs.metric, settings=settings,
-        sweep=_sweep_table(sweep) if curve else None, curve=curve, pictures=draw(scene, matching),
-        note=matching.note if matching else "Each segment has a colour of its own.",
-        legend=matching.legend if matching else (), errors=errors, attribution=inputs.attribution,
-    )
-    return page, curve
-
-
 def summary(settings: dict[str, Any]) -> str:
     """The settings that belong beside every figure, in words."""
     words = [{"instance": "neurons", "semantic": "foreground mask"}[settings["task"]]]
@@ -144,68 +125,69 @@ def summary(settings: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _sweep_table(sweep: Sweep) -> html.Table:
-    columns = [key for key in sweep.best if key in SWEEP_COLUMNS or key == sweep.metric]
-    rows = [(f"{row['threshold']:.4f}", *(html.number(key, row[key]) for key in columns)) for row in sweep.rows]
-    best = sweep.rows.index(sweep.best)
-    note = f"Best by {html.name(sweep.metric)}: threshold {rows[best][0]}."
-    thresholds = [row["threshold"] for row in sweep.rows]
-    if sweep.best["threshold"] in (min(thresholds), max(thresholds)):
+def _table(figures: dict[str, float], metric: str, sweep: Sweep | None) -> html.Table:
+    """The headline figures at each threshold, or of the segmentation."""
+    columns = html.headlines(figures, metric)
+    if sweep is None:
+        return html.Table("Figures", "", tuple(map(html.name, columns)), [_row(figures, columns)])
+    columns = ["threshold", *columns]
+    best, thresholds = sweep.best["threshold"], [row["threshold"] for row in sweep.rows]
+    note = f"Best by {html.name(metric)}: threshold {best:.4f}."
+    if best in (min(thresholds), max(thresholds)):
         note += " It lies at an end of the sweep: thresholds beyond it may be better."
-    return html.Table("Threshold sweep", note, ("threshold", *map(html.name, columns)), rows, best)
+    rows = [_row(row, columns) for row in sweep.rows]
+    return html.Table("Threshold sweep", note, tuple(map(html.name, columns)), rows, sweep.rows.index(sweep.best))
 
 
-def _write(inputs: Inputs, metrics: dict[str, Any], page: str, sweep: Sweep | None, curve, segmentation) -> None:
+def _row(figures: dict[str, float], columns: list[str]) -> tuple[str, ...]:
+    return tuple(html.number(key, figures[key]) for key in columns)
+
+
+def _write(inputs: Inputs, figures, settings, sweep: Sweep | None, table: html.Table, labels, segmentation, matching):
     """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
-    output = inputs.output
-    output.mkdir(parents=True, exist_ok=True)
-    if isinstance(segmentation, np.ndarray):
-        _write_segmentation(inputs, metrics, segmentation)
-    elif Path(inputs.prediction.path).resolve() != (output / BEST).resolve():
-        shutil.rmtree(output / BEST, ignore_errors=True)
-    files = {"sweep.csv": _csv(sweep) if curve else None, "sweep.png": curve, "report.html": page.encode(),
-             "metrics.json": (json.dumps(metrics, indent=1) + "\n").encode()}
-    for name, content in files.items():
-        if content is None:
-            (output / name).unlink(missing_ok=True)
-            continue
-        with replacing(output / name) as temporary:
-            temporary.write_bytes(content)
+    scene = Scene(inputs.image, labels, segmentation, inputs.axes, inputs.voxel_size or (1.0, 1.0, 1.0))
+    curve = draw_sweep(sweep.rows, sweep.metric, sweep.best) if sweep and len(sweep.rows) > 1 else None
+    page = html.render(
+        inputs.title, summary(settings), figures, inputs.metric, settings=settings, sweep=table, curve=curve,
+        pictures=draw(scene, matching), note=matching.note if matching else "Each segment has a colour of its own.",
+        legend=matching.legend if matching else (), attribution=inputs.attribution,
+        errors=worst_skeletons(inputs.skeleton, segmentation, inputs.axes) if inputs.skeleton is not None else None,
+    )
+    inputs.output.mkdir(parents=True, exist_ok=True)
+    best = inputs.output / "best_segmentation.zarr"
+    if sweep:
+        _write_segmentation(best, inputs, settings, segmentation)
+    elif Path(inputs.prediction.path).resolve() != best.resolve():
+        shutil.rmtree(best, ignore_errors=True)
+    for stale in ("sweep.csv", "sweep.png", "metrics.json"):
+        (inputs.output / stale).unlink(missing_ok=True)
+    if curve:
+        with replacing(inputs.output / "sweep.csv") as temporary, open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(sweep.best))
+            writer.writeheader()
+            writer.writerows(sweep.rows)
+        with replacing(inputs.output / "sweep.png") as temporary:
+            temporary.write_bytes(curve)
+    with replacing(inputs.output / "report.html") as temporary:
+        temporary.write_text(page)
+    write_json(inputs.output / "metrics.json", figures | settings)
 
 
-def _write_segmentation(inputs: Inputs, metrics: dict[str, Any], segmentation: np.ndarray) -> None:
-    temporary = inputs.output / f".{os.getpid()}.{BEST}"
-    attributes = {key: metrics[key] for key in DECODING if key in metrics}
+def _write_segmentation(path: Path, inputs: Inputs, settings: dict[str, Any], segmentation: np.ndarray) -> None:
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    attributes = {key: settings[key] for key in DECODING if key in settings}
     with create_volume(temporary, segmentation.shape, segmentation.dtype, axes=inputs.axes,
                        voxel_size=inputs.voxel_size, attributes=attributes) as volume:
         volume[...] = segmentation
-    shutil.rmtree(inputs.output / BEST, ignore_errors=True)
-    temporary.rename(inputs.output / BEST)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.rename(path)
 
 
-def _csv(sweep: Sweep) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(sweep.best))
-    writer.writeheader()
-    writer.writerows(sweep.rows)
-    return text.getvalue().encode()
-
-
-def _print(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], sweep: Sweep | None) -> None:
-    """The headline figures of each threshold, or of the segmentation, and where the report is."""
-    columns = html.headlines(figures, inputs.metric)
-    table = rich.table.Table(title=f"{inputs.title}: {summary(settings)}", title_justify="left")
-    for key in ("threshold", *columns) if sweep else columns:
-        table.add_column(html.name(key), justify="right")
-    for row in sweep.rows if sweep else [figures]:
-        threshold = [f"{row['threshold']:.4f}"] if sweep else []
-        style = "bold green" if sweep and row is sweep.best else None
-        table.add_row(*threshold, *(html.number(key, row[key]) for key in columns), style=style)
-    rich.print(table)
-    print(f"report: {inputs.output / 'report.html'}", flush=True)
-
-
-def _require(metric: str, value: float, bound: float | None) -> None:
-    side = "most" if is_error(metric) else "least"
-    if bound is not None and (value > bound if is_error(metric) else value < bound):
-        raise ValueError(f"expected {metric} of at {side} {bound:g}, got {value:.4f}")
+def _print(title: str, table: html.Table, output: Path) -> None:
+    shown = rich.table.Table(title=title, title_justify="left")
+    for header in table.header:
+        shown.add_column(header, justify="right")
+    for i, row in enumerate(table.rows):
+        shown.add_row(*row, style="bold green" if i == table.best else None)
+    rich.print(shown)
+    print(f"report: {output / 'report.html'}", flush=True)

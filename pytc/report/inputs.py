@@ -17,11 +17,11 @@ from pytc.metrics.semantic import SEMANTIC_METRICS
 from pytc.metrics.skeleton import SKELETON_METRICS
 from pytc.metrics.sweep import DENSE_METRICS
 from pytc.runs import newest_run
+from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import check_dtype
 
 SOURCES = "predictions/*/source.json"  # written beside a prediction: what was predicted, from what, and the truth
 TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predicts, and how that is scored
-UNIT_OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,12 @@ class Inputs:
 def gather(config: EvaluateConfig) -> Inputs:
     """Open what a config names or implies; ValueError, before any work, where something lacks or does not fit."""
     folder = _results_folder(config)
+    run = folder.parents[1] if folder and folder.parent.name == "predictions" else None
     source = json.loads((folder / "source.json").read_text()) if folder else {}
-    task = config.task or _task(source)
+    kind = source.get("task", "affinity")
+    if not config.task and kind not in TASKS:
+        raise ValueError(f"expected predictions of {' or '.join(TASKS)}, got {kind}; --task says how to score them")
+    task = config.task or TASKS[kind]
     paths = _paths(config, folder, source, task)
     metric = choose_metric(config.metric, task, paths)
     volumes = {part: _open(part, path, config, source) for part, path in paths.items() if part != "skeleton"}
@@ -76,7 +80,7 @@ def gather(config: EvaluateConfig) -> Inputs:
         raise ValueError("expected instances with --backend funlib; it has no semantic figures")
     voxel_size = next((volume.voxel_size for volume in volumes.values() if volume.voxel_size), None)
     return Inputs(
-        title=f"{folder.parents[1].name} · {folder.name}" if _in_run(folder) else Path(prediction.path).name,
+        title=f"{run.name} · {folder.name}" if run else Path(prediction.path).name,
         task=task,
         metric=metric,
         min_size=source.get("min_size", 0) if config.min_size is None else config.min_size,
@@ -89,7 +93,7 @@ def gather(config: EvaluateConfig) -> Inputs:
         image=volumes.get("image"),
         voxel_size=voxel_size,
         attribution=config.attribution or source.get("attribution"),
-        output=_output(config, folder),
+        output=Path(config.output or (run / "evaluation" / folder.name if run else "evaluation")),
         paths=paths,
     )
 
@@ -97,8 +101,7 @@ def gather(config: EvaluateConfig) -> Inputs:
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
     """The metric of that name, or the default for what is in `truth` (skeleton, labels); ValueError if it has none."""
     families = {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS}
-    if task == "semantic":
-        families = {"labels": SEMANTIC_METRICS}
+    families = {"labels": SEMANTIC_METRICS} if task == "semantic" else families
     for part, metrics in families.items():
         if name in metrics and part not in truth:
             raise ValueError(f"expected --{part} for the metric {name}, got none")
@@ -127,25 +130,13 @@ def _results_folder(config: EvaluateConfig) -> Path | None:
     return found[-1].parent
 
 
-def _in_run(folder: Path | None) -> bool:
-    return folder is not None and folder.parent.name == "predictions"
-
-
-def _task(source: dict[str, Any]) -> str:
-    kind = source.get("task", "affinity")
-    if kind not in TASKS:
-        raise ValueError(f"expected predictions of {' or '.join(TASKS)}, got {kind}; --task says how to score them")
-    return TASKS[kind]
-
-
 def _paths(config: EvaluateConfig, folder: Path | None, source: dict[str, Any], task: str) -> dict[str, str]:
     """The prediction first, then what is known to be true, then the image."""
     decode = config.affinities or (not config.segmentation and (config.sweep or len(config.thresholds) == 1))
     what = "affinities" if decode else "segmentation"
     paths = {what: getattr(config, what) or str(folder / f"{what}.zarr")}
-    truth = ("labels", "mask") if task == "semantic" else ("labels", "mask", "skeleton")
-    paths |= {part: getattr(config, part) or source.get(part) for part in (*truth, "image")}
-    paths = {part: path for part, path in paths.items() if path}
+    rest = ("labels", "mask", "image") if task == "semantic" else ("labels", "mask", "skeleton", "image")
+    paths |= {part: getattr(config, part) or source.get(part) for part in rest}
     return {part: path for part, path in paths.items() if path}
 
 
@@ -186,11 +177,7 @@ def _channels(prediction: Volume, task: str, config: EvaluateConfig) -> tuple[in
     if offsets is None or len(offsets) != prediction.n_channels:
         raise ValueError(f"expected an offset for each of {prediction.n_channels} channels of {prediction.path}, got "
                          f"{offsets}; --offsets names them where the file does not")
-    missing = [unit for unit in UNIT_OFFSETS if unit not in offsets]
-    if missing:
-        raise ValueError(f"expected affinities with the offsets {UNIT_OFFSETS}, got none for {missing} in "
-                         f"{prediction.path}")
-    return tuple(offsets.index(unit) for unit in UNIT_OFFSETS)
+    return tuple(unit_channels(prediction.n_channels, offsets))
 
 
 def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, prediction: Volume) -> Skeleton:
@@ -201,11 +188,3 @@ def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, predicti
         raise ValueError(f"expected skeletons inside the prediction's shape {prediction.spatial_shape}, got "
                          f"{outside.sum()} nodes outside, e.g. {example}, in {path}")
     return skeleton
-
-
-def _output(config: EvaluateConfig, folder: Path | None) -> Path:
-    if config.output:
-        return Path(config.output)
-    if _in_run(folder):
-        return folder.parents[1] / "evaluation" / folder.name
-    return Path("evaluation")
