@@ -1,4 +1,5 @@
 import io
+import runpy
 import sys
 import types
 import zipfile
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from pytc.config import VolumeConfig
 from pytc.io import datasets
 from pytc.io.volume import open_volume
 
@@ -88,10 +90,9 @@ def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
         datasets.fetch("snemi3d", tmp_path)
 
 
-def test_main_prints_configs_that_can_be_pasted(tmp_path, downloads, capsys):
-    datasets.main("lucchi++", str(tmp_path))
-    from pytc.config import VolumeConfig
-
+def test_volumes_are_printed_as_configs_that_can_be_pasted(tmp_path, downloads, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["datasets", "lucchi++", "--folder", str(tmp_path)])
+    runpy.run_path(datasets.__file__, run_name="__main__")
     printed = [eval(line, {"VolumeConfig": VolumeConfig}) for line in capsys.readouterr().out.splitlines()]
     assert [Path(volume.image).name for volume in printed] == ["train_im.h5", "test_im.h5"]
     assert open_volume(printed[0].image).shape == VOXELS.shape

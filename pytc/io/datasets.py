@@ -52,7 +52,7 @@ DATASETS = {
 }
 
 
-def fetch(name: str, folder: str | Path = "data") -> dict[str, VolumeConfig]:
+def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
     """A data set's volumes by split, downloaded into folder/name the first time and checked against its hash.
 
     ValueError for an unknown name or a download without the files it should hold; ImportError without pooch.
@@ -82,18 +82,8 @@ def _find(folder: Path, part: str) -> str:
     return f"{found[0]}{colon}{inside}"
 
 
-def main(name: str, /, folder: str = "data") -> None:
-    """Download a public data set and print how to name its volumes in a config.
-
-    Args:
-        name: snemi3d, cremi_a, cremi_b, cremi_c or lucchi++.
-        folder: Where to put it.
-    """
-    for volume in fetch(name, folder).values():
-        print(volume)
-
-
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main)
+    for volume in tyro.cli(fetch).values():
+        print(volume)

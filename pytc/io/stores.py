@@ -74,9 +74,6 @@ def plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
 
 
-# --- HDF5 -------------------------------------------------------------------------------------------------------
-
-
 def hdf5_datasets(file: h5py.File) -> list[str]:
     names: list[str] = []
     file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
@@ -99,9 +96,6 @@ class Hdf5Store(Store):
 
     def _open(self) -> h5py.Dataset:
         return h5py.File(self.path, "r")[self.dataset]
-
-
-# --- chunked formats, through tensorstore -----------------------------------------------------------------------
 
 
 class ChunkedStore(Store):
@@ -174,9 +168,6 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"expected JSON in {path}, got {error}") from None
-
-
-# --- images -----------------------------------------------------------------------------------------------------
 
 
 class NpyStore(Store):

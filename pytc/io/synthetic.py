@@ -78,9 +78,6 @@ def make_neurites(
     return SyntheticVolume(image, labels, skeleton, tuple(map(float, voxel_size)))
 
 
-# --- walks ------------------------------------------------------------------------------------------------------
-
-
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     """Neurites one after another wherever there is room, until there is none."""
     room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)  # distance to the nearest neurite
@@ -162,7 +159,7 @@ def stamp_room(room, points, radii):
 
 def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
-    centres, radii, ids = [], [], []
+    centres, radii, ids = [np.empty((0, 3))], [np.empty(0)], [np.empty(0, int)]
     for label, tree in enumerate(trees, start=1):
         points, thickness = np.array(tree.points), np.array(tree.radii)
         for _ in range(rng.poisson(tree.length / 120)):
@@ -176,8 +173,6 @@ def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.
             centres.append(points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3)))
             radii.append(rng.uniform(1.3, 2.2, count))
             ids.append(np.full(count, label))
-    if not centres:
-        return np.empty((0, 3)), np.empty(0), np.empty(0, int)
     return np.concatenate(centres), np.concatenate(radii), np.concatenate(ids)
 
 
@@ -199,9 +194,6 @@ def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) ->
     positions = np.array(positions, np.int64)
     edges = np.array(edges, np.int64).reshape(-1, 2)
     return Skeleton(np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges)
-
-
-# --- labels -----------------------------------------------------------------------------------------------------
 
 
 def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:

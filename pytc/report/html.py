@@ -52,8 +52,7 @@ p { margin: 4px 0 12px } p, figcaption, th { color: var(--soft); font-size: 13px
 .card b { display: block; font-size: 30px; line-height: 1.2 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; width: 100% }
-th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line) }
-th.text, td.text { text-align: left }
+th, td { text-align: left; padding: 5px 8px; border-bottom: 1px solid var(--line) }
 tr.best td { background: #e8f1ff; font-weight: 650 }
 img { display: block; max-width: 100%; max-height: 300px }
 .row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin-bottom: 16px }
@@ -118,21 +117,16 @@ def _cards(figures: dict[str, float], chosen: str) -> str:
 
 
 def _table(table: Table, picture: str = "") -> str:
-    """A table under its heading; a picture comes between the two. Columns of numbers are set to the right."""
-    kinds = ["" if all(map(_numeric, column)) else " class=text" for column in zip(*table.rows)]
-    rows = "".join(f"<tr{' class=best' if i == table.best else ''}>{_cells('td', row, kinds)}</tr>"
+    """A table under its heading; a picture comes between the two."""
+    rows = "".join(f"<tr{' class=best' if i == table.best else ''}>{_cells('td', row)}</tr>"
                    for i, row in enumerate(table.rows))
     note = f"<p>{escape(table.note)}</p>" if table.note else ""
     return (f"<h2>{escape(table.title)}</h2>{picture}{note}"
-            f'<div class="wide"><table><tr>{_cells("th", table.header, kinds)}</tr>{rows}</table></div>')
+            f'<div class="wide"><table><tr>{_cells("th", table.header)}</tr>{rows}</table></div>')
 
 
-def _cells(tag: str, values: Iterable[Any], kinds: list[str]) -> str:
-    return "".join(f"<{tag}{kind}>{escape(str(value))}</{tag}>" for value, kind in zip(values, kinds))
-
-
-def _numeric(value: Any) -> bool:
-    return str(value).replace(",", "").replace(".", "").strip("-%").isdigit()
+def _cells(tag: str, values: Iterable[Any]) -> str:
+    return "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values)
 
 
 def _row(pictures: list[Picture]) -> str:
