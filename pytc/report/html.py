@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -69,34 +69,18 @@ class Table:
     title: str
     note: str
     header: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    rows: Collection[tuple[Any, ...]]
     best: int | None = None
 
 
-def render(title: str, subtitle: str, figures: dict[str, float], chosen: str, *, settings: dict[str, Any],
-           sweep: Table | None, curve: bytes | None, pictures: list[list[Picture]],
-           note: str, legend: Iterable[tuple[str, tuple[int, int, int]]], errors: Table | None,
-           attribution: str | None) -> str:
-    """The page; `chosen` is the figure the threshold was picked by, note and legend tell what the colours mean."""
-    parts = [f"<h1>{escape(title)}</h1><p>{escape(subtitle)}</p>", _cards(figures, chosen)]
-    if sweep and curve:
-        parts.append(_table(sweep, _image(curve, "curves of the sweep")))
-    swatches = "".join(f'<i class=key style="background: rgb{rgb}"></i>{escape(text)}' for text, rgb in legend)
-    parts += ["<h2>Slices</h2>", f"<p>{note}{f'<br>Errors: {swatches}' if swatches else ''}</p>", *map(_row, pictures)]
-    if attribution:
-        parts.append(f"<p>Data: {escape(attribution)}</p>")
-    if errors and errors.rows:
-        parts.append(_table(errors))
-    rows = [(key, number(key, value), FIGURES[key][2] if key in FIGURES else "") for key, value in figures.items()]
-    parts.append(_table(Table("All figures", "", ("in metrics.json", "value", "meaning"), rows)))
-    parts.append(_table(Table("Settings", "", ("setting", "value"), list(settings.items()))))
-    body = "\n".join(parts)
+def page(title: str, subtitle: str, parts: list[str]) -> str:
+    body = "\n".join((f"<h1>{escape(title)}</h1><p>{escape(subtitle)}</p>", *parts))
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{escape(title)}</title><style>{STYLE}</style><main>\n{body}\n</main></html>\n")
 
 
 def headlines(figures: dict[str, float], chosen: str) -> list[str]:
-    """The figures to show first: those of HEADLINES that there are, and the chosen one."""
+    """The figures to show first: the chosen one, and those of HEADLINES that there are."""
     return [key for key in dict.fromkeys((chosen, *HEADLINES)) if key in figures]
 
 
@@ -110,29 +94,40 @@ def number(key: str, value: float) -> str:
     return f"{value:,.{FIGURES[key][1] if key in FIGURES else 3}f}"
 
 
-def _cards(figures: dict[str, float], chosen: str) -> str:
-    cards = [f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
+def cards(figures: dict[str, float], chosen: str) -> str:
+    """The headlines; `chosen` is the figure that the threshold was picked by."""
+    shown = [f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
              f"{name(key)}<b>{number(key, figures[key])}</b></div>" for key in headlines(figures, chosen)]
-    return f'<div class="cards">{"".join(cards)}</div>'
+    return f'<div class="cards">{"".join(shown)}</div>'
 
 
-def _table(table: Table, picture: str = "") -> str:
-    """A table under its heading; a picture comes between the two."""
-    rows = "".join(f"<tr{' class=best' if i == table.best else ''}>{_cells('td', row)}</tr>"
-                   for i, row in enumerate(table.rows))
-    note = f"<p>{escape(table.note)}</p>" if table.note else ""
-    return (f"<h2>{escape(table.title)}</h2>{picture}{note}"
-            f'<div class="wide"><table><tr>{_cells("th", table.header)}</tr>{rows}</table></div>')
+def all_figures(figures: dict[str, float]) -> str:
+    rows = [(key, number(key, value), FIGURES[key][2] if key in FIGURES else "") for key, value in figures.items()]
+    return table(Table("All figures", "", ("in metrics.json", "value", "meaning"), rows))
+
+
+def table(content: Table, picture: bytes | None = None) -> str:
+    """A table under its heading; a PNG comes between the two."""
+    rows = [f"<tr{' class=best' if i == content.best else ''}>{_cells('td', row)}</tr>"
+            for i, row in enumerate(content.rows)]
+    shown = _image(picture, "curves of the sweep") if picture else ""
+    return (f"<h2>{escape(content.title)}</h2>{shown}<p>{escape(content.note)}</p>"
+            f'<div class="wide"><table><tr>{_cells("th", content.header)}</tr>{"".join(rows)}</table></div>')
+
+
+def slices(pictures: list[list[Picture]], note: str, legend: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
+    """Rows of pictures; note and legend (text, RGB) tell what the colours mean."""
+    swatches = "".join(f'<i class=key style="background: rgb{rgb}"></i>{escape(text)}' for text, rgb in legend)
+    rows = []
+    for row in pictures:
+        figures = [f"<figure>{_image(picture.png, picture.caption, f'aspect-ratio: {picture.aspect:.4f}')}"
+                   f"<figcaption>{escape(picture.caption)}</figcaption></figure>" for picture in row]
+        rows.append(f'<div class="row">{"".join(figures)}</div>')
+    return f"<h2>Slices</h2><p>{note}{f'<br>Errors: {swatches}' if swatches else ''}</p>" + "\n".join(rows)
 
 
 def _cells(tag: str, values: Iterable[Any]) -> str:
     return "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values)
-
-
-def _row(pictures: list[Picture]) -> str:
-    figures = "".join(f"<figure>{_image(p.png, p.caption, f'aspect-ratio: {p.aspect:.4f}')}"
-                      f"<figcaption>{escape(p.caption)}</figcaption></figure>" for p in pictures)
-    return f'<div class="row">{figures}</div>'
 
 
 def _image(png: bytes, alt: str, style: str = "") -> str:

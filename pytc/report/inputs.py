@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,14 @@ TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predict
 class Inputs:
     """A prediction, and what is known to be true: opened, and of one shape."""
 
+    config: EvaluateConfig  # without defaults: only what no file says is None
     title: str
-    task: str  # instance or semantic
-    metric: str  # the figure that picks the threshold
-    min_size: int  # of the objects that affinities are segmented into
-    grow: bool
     prediction: Volume
     channels: tuple[int, ...]  # of the prediction, to segment by; none where it is a segmentation already
     labels: Volume | None
     mask: Volume | None
     skeleton: Skeleton | None
     image: Volume | None
-    voxel_size: tuple[float, float, float] | None
-    attribution: str | None
-    output: Path
     paths: dict[str, str]  # what was opened
 
     @property
@@ -79,21 +73,23 @@ def gather(config: EvaluateConfig) -> Inputs:
     if task == "semantic" and config.backend == "funlib":
         raise ValueError("expected instances with --backend funlib; it has no semantic figures")
     voxel_size = next((volume.voxel_size for volume in volumes.values() if volume.voxel_size), None)
-    return Inputs(
-        title=f"{run.name} · {folder.name}" if run else Path(prediction.path).name,
-        task=task,
-        metric=metric,
+    channels = _channels(prediction, task, config) if "affinities" in volumes else ()
+    config = replace(
+        config, task=task, metric=metric, voxel_size=voxel_size,
         min_size=source.get("min_size", 0) if config.min_size is None else config.min_size,
         grow=source.get("grow", False) if config.grow is None else config.grow,
+        attribution=config.attribution or source.get("attribution"),
+        output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
+    )
+    return Inputs(
+        config=config,
+        title=f"{run.name} · {folder.name}" if run else Path(prediction.path).name,
         prediction=prediction,
-        channels=_channels(prediction, task, config) if "affinities" in volumes else (),
+        channels=channels,
         labels=volumes.get("labels"),
         mask=volumes.get("mask"),
         skeleton=_skeleton(paths["skeleton"], voxel_size, prediction) if "skeleton" in paths else None,
         image=volumes.get("image"),
-        voxel_size=voxel_size,
-        attribution=config.attribution or source.get("attribution"),
-        output=Path(config.output or (run / "evaluation" / folder.name if run else "evaluation")),
         paths=paths,
     )
 
