@@ -189,11 +189,7 @@ class TiffStore(Store):
     """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are decoded."""
 
     def __init__(self, path: Path):
-        try:
-            tif = tifffile.TiffFile(path)
-        except tifffile.TiffFileError as error:
-            raise ValueError(f"expected a TIFF file at {path}, got {error}") from error
-        with tif:
+        with tifffile.TiffFile(path) as tif:
             if len(tif.series) != 1:
                 raise ValueError(f"expected one image stack in {path}, got {[s.shape for s in tif.series]}")
             series = tif.series[0]

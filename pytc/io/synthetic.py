@@ -46,12 +46,8 @@ class Tree:
 
 
 def make_neurites(
-    shape: tuple[int, int, int],
-    seed: int,
-    *,
-    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0),
-    noise: float = 0.08,
-    defects: float = 0.0,
+    shape: tuple[int, int, int], seed: int, *, voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0),
+    noise: float = 0.08, defects: float = 0.0,
 ) -> SyntheticVolume:
     """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
 

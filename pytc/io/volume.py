@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from pytc.io import stores, writers
 
@@ -34,15 +35,8 @@ def open_volume(
 
 
 def create_volume(
-    path: str | Path,
-    shape: tuple[int, ...],
-    dtype: Any,
-    *,
-    axes: str | None = None,
-    voxel_size: Triple | None = None,
-    chunks: tuple[int, ...] | None = None,
-    attributes: dict[str, Any] | None = None,
-    overwrite: bool = False,
+    path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None, voxel_size: Triple | None = None,
+    chunks: tuple[int, ...] | None = None, attributes: dict[str, Any] | None = None, overwrite: bool = False,
     zarr_format: int = 2,
 ) -> Volume:
     """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until written.
@@ -86,14 +80,12 @@ class Volume:
         return self.shape[self.axes.index("c")] if "c" in self.axes else 1
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        slices, dropped = self._slices(index)
-        shape = tuple(len(range(s.start, s.stop, s.step)) for s in slices)
-        values = self._store.read(slices) if 0 not in shape else np.empty(shape)
-        return np.asarray(values, self.dtype).squeeze(dropped)
+        slices, _, shape = self._slices(index)
+        values = np.empty(shape) if 0 in shape else self._store.read(slices)
+        return np.asarray(values, self.dtype).reshape(shape)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        slices, dropped = self._slices(index)
-        shape = tuple(len(range(s.start, s.stop, s.step)) for i, s in enumerate(slices) if i not in dropped)
+        slices, dropped, shape = self._slices(index)
         values = np.asarray(values)
         exact_number = values.ndim == 0 and values.astype(self.dtype) == values
         if not exact_number and not np.can_cast(values.dtype, self.dtype, "same_kind"):
@@ -105,10 +97,8 @@ class Volume:
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
-        inside = len(start) == len(stop) == 3 and all(
-            0 <= a < b <= n for a, b, n in zip(start, stop, self.spatial_shape)
-        )
-        if not inside:
+        bounds = zip(start, stop, self.spatial_shape)
+        if not (len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)):
             raise ValueError(f"expected a box inside {self.spatial_shape} of {self.path}, got {start} to {stop}")
         spatial = iter(zip(start, stop))
         values = self[tuple(slice(None) if axis == "c" else slice(*next(spatial)) for axis in self.axes)]
@@ -128,8 +118,8 @@ class Volume:
     def __repr__(self) -> str:
         return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
 
-    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step, and the axes indexed by an integer."""
+    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]:
+        """An index as one slice an axis with known start, stop and step; axes without a slice; the result's shape."""
         index = index if isinstance(index, tuple) else (index,)
         at = index.index(Ellipsis) if Ellipsis in index else len(index)
         after = index[at + 1 :]
@@ -148,7 +138,8 @@ class Volume:
             if item.step < 1:
                 raise ValueError(f"expected slices with a positive step, got {item}")
             slices.append(slice(item.start, max(item.start, item.stop), item.step))
-        return tuple(slices), tuple(dropped)
+        shape = (len(range(s.start, s.stop, s.step)) for axis, s in enumerate(slices) if axis not in dropped)
+        return tuple(slices), tuple(dropped), tuple(shape)
 
 
 def _open_store(path: str) -> stores.Store:
@@ -169,7 +160,7 @@ def _open_store(path: str) -> stores.Store:
             return stores.TiffStore(file)
         if suffix == ".npy":
             return stores.NpyStore(file)
-    except OSError as error:
+    except (OSError, tifffile.TiffFileError) as error:
         raise ValueError(f"expected {suffix} in {path}, got {error}") from error
     raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
 
