@@ -1,19 +1,18 @@
 import io
-import pickle
+import runpy
 import sys
 import types
 import zipfile
 from pathlib import Path
 
 import h5py
-import networkx
 import numpy as np
 import pytest
 import tifffile
 
+from pytc.config import VolumeConfig
 from pytc.io import datasets
-from pytc.io.skeleton import load_skeleton
-from pytc.io.volume import create_volume, open_volume
+from pytc.io.volume import open_volume
 
 VOXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 
@@ -91,30 +90,9 @@ def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
         datasets.fetch("snemi3d", tmp_path)
 
 
-def test_main_prints_configs_that_can_be_pasted(tmp_path, downloads, capsys):
-    datasets.main("lucchi++", str(tmp_path))
-    from pytc.config import VolumeConfig
-
+def test_volumes_are_printed_as_configs_that_can_be_pasted(tmp_path, downloads, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["datasets", "lucchi++", "--folder", str(tmp_path)])
+    runpy.run_path(datasets.__file__, run_name="__main__")
     printed = [eval(line, {"VolumeConfig": VolumeConfig}) for line in capsys.readouterr().out.splitlines()]
     assert [Path(volume.image).name for volume in printed] == ["train_im.h5", "test_im.h5"]
     assert open_volume(printed[0].image).shape == VOXELS.shape
-
-
-def test_nisb(tmp_path):
-    cube = tmp_path / "base" / "val" / "seed100"
-    image = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4, 1)
-    with create_volume(cube / "data.zarr" / "img", image.shape, "uint8", axes="xyzc") as volume:
-        volume[:] = image
-    with create_volume(cube / "data.zarr" / "seg", image.shape[:3], "uint16", axes="xyz") as volume:
-        volume[:] = image[..., 0]
-    graph = networkx.Graph()
-    graph.add_node(0, id=7, index_position=(5, 4, 3), nm_position=(45, 36, 60))
-    (cube / "skeleton.pkl").write_bytes(pickle.dumps(graph))
-    config = datasets.nisb(tmp_path, "base", "val", 100)
-    volume = open_volume(config.image, axes=config.axes, voxel_size=config.voxel_size)
-    assert (volume.spatial_shape, volume.voxel_size, volume.n_channels) == ((6, 5, 4), (9.0, 9.0, 20.0), 1)
-    labels, skeleton = open_volume(config.labels, axes="xyz"), load_skeleton(config.skeleton)
-    assert labels[tuple(skeleton.positions[0])] == image[5, 4, 3, 0]
-    for arguments, message in [(("bas", "val", 100), "NISB setting"), (("base", "val", 1), "no data.zarr")]:
-        with pytest.raises(ValueError, match=message):
-            datasets.nisb(tmp_path, *arguments)

@@ -22,7 +22,7 @@ from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS
-from pytc.report.errors import worst_errors
+from pytc.report.errors import worst_skeletons
 from pytc.report.evaluate import evaluate
 from pytc.report.inputs import choose_metric
 from pytc.report.pictures import Instances, Scene, draw, palette
@@ -263,7 +263,7 @@ def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
     ({"labels": "small"}, r"labels of the prediction's shape \(12, 20, 24\), got \(12, 20, 23\)"),
     ({"labels": "flipped"}, "labels with the prediction's axes czyx, got xzy"),
     ({"affinities": "nameless"}, "--offsets names them"),
-    ({"affinities": "long"}, r"none for \[\(1, 0, 0\), \(0, 1, 0\), \(0, 0, 1\)\]"),
+    ({"affinities": "long"}, r"without \[\(1, 0, 0\), \(0, 1, 0\), \(0, 0, 1\)\]"),
     ({"skeleton": "outside"}, r"1 nodes outside, e.g. \(12, 0, 0\)"),
     ({"task": "semantic"}, "probability map of one channel"),
     ({"task": "semantic", "labels": None}, "--labels to score against"),
@@ -362,15 +362,13 @@ def test_palette_tells_ids_apart():
     assert colours.max(1)[np.arange(100) != 50].min() > 150
 
 
-def test_worst_errors_lead_to_the_place():
-    segmentation = connected_components_3d(bar_affinities(bars()), 0.5)
-    mergers, losses = worst_errors(bar_skeleton(), segmentation, "zyx")
-    assert mergers.rows[0][:3] == (1, "1, 2", 24) and len(mergers.rows) == 1
-    assert re.fullmatch(r"6, [48], \d+", mergers.rows[0][3])
-    assert {row[0] for row in losses.rows} == {1, 2}
-    (losses,) = worst_errors(bar_skeleton(), connected_components_3d(bar_affinities(bars()), 0.8), "zyx")
-    assert losses.rows[0][0] == 3 and losses.rows[0][-1] == "6, 16, 11"
-    assert worst_errors(bar_skeleton(), bars(), "zyx") == []
+def test_worst_skeletons_lead_to_the_place():
+    merged = worst_skeletons(bar_skeleton(), connected_components_3d(bar_affinities(bars()), 0.5), "zyx")
+    assert [(row[0], row[2], row[-2], row[-1]) for row in merged.rows] == [(1, "0%", "2", "anywhere"),
+                                                                           (2, "0%", "1", "anywhere")]
+    split = worst_skeletons(bar_skeleton(), connected_components_3d(bar_affinities(bars()), 0.8), "zyx")
+    assert [(row[0], row[3], row[-2], row[-1]) for row in split.rows] == [(3, 1, "none", "6, 16, 11")]
+    assert worst_skeletons(bar_skeleton(), bars(), "zyx").rows == []
 
 
 def test_require_fails_where_the_metric_is_worse(files, tmp_path):

@@ -161,8 +161,8 @@ def test_two_trees_in_one_swc_are_two_skeletons(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("1 0 0 0 0 1\n", "7 numbers in line 1"),
-    ("1 0 0 0 zero 1 -1\n", "7 numbers in line 1"),
+    ("1 0 0 0 0 1\n", "7 numbers in each line of .*a.swc, got invalid column index 6 at row 1"),
+    ("1 0 0 0 zero 1 -1\n", "7 numbers in each line of .*a.swc, got could not convert string 'zero'"),
     ("1 0 0 0 0 1 -1\n1 0 0 0 1 1 -1\n", "each sample number once"),
     ("1 0 0 0 0 1 5\n", "expected sample 5"),
 ])  # fmt: skip

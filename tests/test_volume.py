@@ -252,7 +252,7 @@ def test_wrong_paths_say_what_is_there(tmp_path):
         "two.h5:raw": "a dataset 'raw' .*volumes/labels, .*volumes/raw", "two.h5:volumes": "volumes/labels",
         "two.zarr": "img, .*labels/seg", "two.zarr/raw": "no such .*img, .*labels/seg",
         "two.zarr:raw": "no such .*img, .*labels/seg", "empty": "arrays there: none", "text.h5": "expected .h5",
-        "text.tif": "expected a TIFF file", "text.npy": "expected a .npy array",
+        "text.tif": "expected .tif in .*text.tif, got not a TIFF file", "text.npy": "expected a .npy array",
     }  # fmt: skip
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):

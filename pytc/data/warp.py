@@ -100,18 +100,13 @@ def draw_permutations(rng: SampleRandom, prob: float, shape: tuple[int, ...], vo
 def draw_turns(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size,
                axis: int) -> list[Orientation]:  # fmt: skip
     """For each chosen sample 1 to 3 quarter turns about `axis`, or 2 if the axes of its plane are not alike."""
-    plane = PLANES[axis]
-    alike = len({(voxel_size[a], shape[a]) for a in plane}) == 1
-    swapped = list(range(3))
-    swapped[plane[0]], swapped[plane[1]] = plane[1], plane[0]
-    quarter = tuple(swapped), tuple(a == plane[0] for a in range(3))
-    orientations = []
-    for is_chosen, turns in zip(rng.bernoulli(prob).tolist(), rng.integers(1, 4).tolist()):
-        orientation = UPRIGHT
-        for _ in range((turns if alike else 2) if is_chosen else 0):
-            orientation = followed_by(orientation, quarter)
-        orientations.append(orientation)
-    return orientations
+    a, b = PLANES[axis]
+    alike = (voxel_size[a], shape[a]) == (voxel_size[b], shape[b])
+    quarter = tuple({a: b, b: a}.get(i, i) for i in range(3)), tuple(i == a for i in range(3))
+    half = followed_by(quarter, quarter)
+    orientations = [UPRIGHT, quarter, half, followed_by(half, quarter)]
+    drawn = zip(rng.bernoulli(prob).tolist(), rng.integers(1, 4).tolist())
+    return [orientations[(turns if alike else 2) if is_chosen else 0] for is_chosen, turns in drawn]
 
 
 def draw_flips(rng: SampleRandom, prob: float) -> list[Orientation]:
@@ -138,18 +133,15 @@ def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rota
     shears = rng.uniform(2, 3, low=-shear, high=shear).double()
     angles = torch.deg2rad(rng.uniform(3, low=-rotation, high=rotation)).tolist()
     nm = torch.tensor(voxel_size, dtype=torch.float64)
-    matrices: list[torch.Tensor | None] = []
-    for row, is_chosen in enumerate(chosen):
-        if not is_chosen:
-            matrices.append(None)
-            continue
+    matrices: list[torch.Tensor | None] = [None] * len(chosen)
+    for row in (row for row, is_chosen in enumerate(chosen) if is_chosen):
         up, down = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
         up[*torch.triu_indices(3, 3, 1)], down[*torch.tril_indices(3, 3, -1)] = shears[row]
         matrix = down @ up @ torch.diag(scales[row])
         for plane, angle in zip(PLANES, angles[row]):
             if voxel_size[plane[0]] == voxel_size[plane[1]]:
                 matrix = _rotation(plane, angle) @ matrix
-        matrices.append(matrix * nm / nm[:, None])
+        matrices[row] = matrix * nm / nm[:, None]
     return matrices
 
 
@@ -195,13 +187,12 @@ def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torc
     rows = [row for row in range(len(image)) if matrices[row] is not None or knots[row] is not None]
     if not rows:
         return image, labels
-    shape = image.shape[2:]
     image, labels = image.clone(), None if labels is None else labels.clone()
     for row in rows:
         matrix = torch.eye(3) if matrices[row] is None else matrices[row]
-        places = _affine_places(shape, matrix, image.device)
+        places = _affine_places(image.shape[2:], matrix, image.device)
         if knots[row] is not None:
-            places = _displaced(places, _spline_field(knots[row].to(image.device), shape))
+            places = _displaced(places, _spline_field(knots[row].to(image.device), image.shape[2:]))
         _resample(image[row], None if labels is None else labels[row], places)
     return image, labels
 

@@ -1,13 +1,14 @@
 """Public data sets: where they are, what is in which file, and the VolumeConfig that reads it.
 
     python -m pytc.io.datasets snemi3d          downloads, unpacks and prints the fields of each volume
+
+A cube of the NISB benchmark opens as it is published: data.zarr/img (axes xyzc), data.zarr/seg, skeleton.pkl.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pytc.config import VolumeConfig
 
@@ -49,11 +50,9 @@ DATASETS = {
         {split: (f"{split}_im.h5", f"{split}_mito.h5") for split in ("train", "test")},
     ),
 }
-NISB_SETTINGS = ("base", "train_100", "slice_perturbed", "pos_guidance", "neg_guidance", "no_touch_thick",
-                 "touching_thin", "liconn", "multichannel")  # fmt: skip
 
 
-def fetch(name: str, folder: str | Path = "data") -> dict[str, VolumeConfig]:
+def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
     """A data set's volumes by split, downloaded into folder/name the first time and checked against its hash.
 
     ValueError for an unknown name or a download without the files it should hold; ImportError without pooch.
@@ -65,22 +64,13 @@ def fetch(name: str, folder: str | Path = "data") -> dict[str, VolumeConfig]:
     except ImportError:
         raise ImportError("downloading data sets needs the extra `data`: pip install 'pytc[data]'") from None
     dataset, folder = DATASETS[name], Path(folder) / name
-    zipped = dataset.url.endswith(".zip")
-    pooch.retrieve(
-        dataset.url,
-        dataset.known_hash,
-        fname=dataset.url.rpartition("/")[2],
-        path=folder,
-        processor=pooch.Unzip(extract_dir="unpacked") if zipped else None,
-    )
-    return {split: _volume(name, split, folder) for split in dataset.volumes}
-
-
-def _volume(name: str, split: str, folder: Path) -> VolumeConfig:
-    dataset = DATASETS[name]
-    image, labels = (_find(folder, part) if part else None for part in dataset.volumes[split])
-    return VolumeConfig(image=image, labels=labels, axes="zyx", voxel_size=dataset.voxel_size, name=f"{name}_{split}",
-                        attribution=dataset.attribution)  # fmt: skip
+    unzip = pooch.Unzip(extract_dir="unpacked") if dataset.url.endswith(".zip") else None
+    pooch.retrieve(dataset.url, dataset.known_hash, fname=Path(dataset.url).name, path=folder, processor=unzip)
+    return {
+        split: VolumeConfig(image=_find(folder, image), labels=labels and _find(folder, labels), axes="zyx",
+                            voxel_size=dataset.voxel_size, name=f"{name}_{split}", attribution=dataset.attribution)
+        for split, (image, labels) in dataset.volumes.items()
+    }
 
 
 def _find(folder: Path, part: str) -> str:
@@ -92,41 +82,8 @@ def _find(folder: Path, part: str) -> str:
     return f"{found[0]}{colon}{inside}"
 
 
-def nisb(folder: str | Path, setting: str, split: Literal["train", "val", "test"], seed: int) -> VolumeConfig:
-    """A cube of NISB in the layout it is published in: FOLDER/SETTING/SPLIT/seedN/data.zarr and skeleton.pkl.
-
-    Axes x, y, z, then channels; 9 x 9 x 20 nm, liconn 9 x 9 x 12 nm. It is not downloaded: a setting is hundreds of
-    GiB, in the public bucket `nisb` at s3.nexus.mpcdf.mpg.de. ValueError if the cube is not there.
-    """
-    if setting not in NISB_SETTINGS:
-        raise ValueError(f"expected an NISB setting from {', '.join(NISB_SETTINGS)}, got {setting!r}")
-    cube = Path(folder) / setting / split / f"seed{seed}"
-    if not (cube / "data.zarr").is_dir():
-        raise ValueError(f"expected an NISB cube at {cube}, but there is no data.zarr")
-    return VolumeConfig(
-        image=f"{cube}/data.zarr/img",
-        labels=f"{cube}/data.zarr/seg",
-        skeleton=f"{cube}/skeleton.pkl",
-        axes="xyzc",
-        voxel_size=(9, 9, 12) if setting == "liconn" else (9, 9, 20),
-        name=f"nisb_{setting}_{split}_{seed}",
-        attribution="NISB, the neuron instance segmentation benchmark, doi.org/10.17617/1.r2mm-1h33",
-    )
-
-
-def main(name: str, /, folder: str = "data") -> None:
-    """Download a public data set and print how to name its volumes in a config.
-
-    Args:
-        name: snemi3d, cremi_a, cremi_b, cremi_c or lucchi++.
-        folder: Where to put it.
-    """
-    for volume in fetch(name, folder).values():
-        fields = {key: value for key, value in asdict(volume).items() if value is not None}
-        print("VolumeConfig(" + ", ".join(f"{key}={value!r}" for key, value in fields.items()) + ")")
-
-
 if __name__ == "__main__":
     import tyro
 
-    tyro.cli(main)
+    for volume in tyro.cli(fetch).values():
+        print(volume)

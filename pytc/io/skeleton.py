@@ -13,15 +13,10 @@ import numpy as np
 # What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it runs foreign code.
 GRAPH_MODULES = {f"networkx.classes.{name}" for name in ("graph", "digraph", "multigraph", "coreviews", "reportviews")}
 ALLOWED_GLOBALS = {
-    ("builtins", name) for name in ("dict", "list", "tuple", "set", "frozenset", "bytearray")
-} | {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("_codecs", "encode"),  # how protocol 2 spells bytes
-} | {
-    (f"numpy.{core}.{module}", name)
-    for core in ("core", "_core")
-    for module, name in (("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"))
+    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),  # the last is how protocol 2 spells bytes
+    *(("builtins", name) for name in ("dict", "list", "tuple", "set", "frozenset", "bytearray")),
+    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 
 
@@ -138,8 +133,7 @@ def _from_graph(graph: Any, path: Path, voxel_size: tuple[float, float, float] |
         return array
 
     positions = attribute("index_position", np.int64, (3,))
-    first = next(iter(graph.nodes(data=True)), (None, {"nm_position": None}))[1]
-    if "nm_position" in first:
+    if len(positions) == 0 or any("nm_position" in values for _, values in graph.nodes(data=True)):
         nm = attribute("nm_position", np.float64, (3,))
     elif voxel_size is not None:
         nm = positions * np.asarray(voxel_size, np.float64)
@@ -157,37 +151,24 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
         raise ValueError(f"expected axes that are an order of zyx, got {axes!r}")
     nm, forest = [], networkx.Graph()
     for file in files:
-        rows = _read_swc(file)
-        number = {int(row[0]): len(nm) + i for i, row in enumerate(rows)}
-        if len(number) != len(rows):
-            raise ValueError(f"expected each sample number once in {file}, got {len(rows)} rows, {len(number)} numbers")
-        for row in rows:
-            node, parent = number[int(row[0])], int(row[6])
-            forest.add_node(node)
+        try:  # sample, type, x, y, z, radius, parent (Cannon et al. 1998)
+            rows = np.loadtxt(file, usecols=range(7), ndmin=2)
+        except ValueError as error:
+            raise ValueError(f"expected 7 numbers in each line of {file}, got {error}") from error
+        samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
+        node = {sample: len(nm) + i for i, sample in enumerate(samples)}
+        if len(node) != len(rows):
+            raise ValueError(f"expected each sample number once in {file}, got {len(rows)} rows, {len(node)} numbers")
+        forest.add_nodes_from(node.values())
+        for sample, parent in zip(samples, parents):
+            if parent >= 0 and parent not in node:
+                raise ValueError(f"expected sample {parent} in {file}, the parent of {sample}, got none")
             if parent >= 0:
-                if parent not in number:
-                    raise ValueError(f"expected sample {parent} in {file}, the parent of {int(row[0])}, got none")
-                forest.add_edge(node, number[parent])
-        nm.extend([row[2 + "xyz".index(axis)] for axis in axes] for row in rows)
+                forest.add_edge(node[sample], node[parent])
+        nm.extend(rows[:, [2 + "xyz".index(axis) for axis in axes]])
     ids = np.zeros(len(nm), np.uint64)
     for i, tree in enumerate(networkx.connected_components(forest), start=1):
         ids[list(tree)] = i
     nm = np.array(nm, np.float64).reshape(-1, 3)
     positions = np.rint(nm / voxel_size).astype(np.int64)
     return Skeleton(ids, positions, nm, np.array(list(forest.edges), np.int64).reshape(-1, 2))
-
-
-def _read_swc(file: Path) -> list[list[float]]:
-    """Rows of sample, type, x, y, z, radius, parent (Cannon et al. 1998)."""
-    rows = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
-        words = line.partition("#")[0].split()
-        if not words:
-            continue
-        try:
-            rows.append([float(word) for word in words])
-        except ValueError:
-            rows.append([])
-        if len(rows[-1]) != 7:
-            raise ValueError(f"expected 7 numbers in line {number} of {file}, got {line!r}")
-    return rows

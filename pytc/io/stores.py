@@ -13,27 +13,25 @@ import re
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import tifffile
+from PIL import Image
 
 SLICE_SUFFIXES = (".png", ".tif", ".tiff")
 Slices = tuple[slice, ...]
+Image.MAX_IMAGE_PIXELS = None  # slices of EM are larger than what Pillow takes for an attack
 
 
 class Store:
-    """An array on disk: `shape`, `dtype`, `attributes`, and the axes the format implies if the file names none."""
-
-    implied_axes: dict[int, str] = {3: "zyx"}
+    """An array on disk: `shape`, `dtype` and `attributes`; `_open` gives what `read` slices, once a process."""
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any, attributes: dict[str, Any]):
         self.path = path
         self.shape = tuple(int(n) for n in shape)
         self.dtype = native_dtype(dtype, path)
-        self.attributes = {key: plain(value) for key, value in attributes.items()}
+        self.attributes = plain(attributes)
         self._handle, self._pid = None, None
-
-    def _open(self) -> Any:
-        """What `read` slices, opened for this process."""
-        raise NotImplementedError
 
     def handle(self) -> Any:
         if self._pid != os.getpid():
@@ -67,26 +65,16 @@ def native_dtype(dtype: Any, path: Path) -> np.dtype:
 
 def plain(value: Any) -> Any:
     """An attribute as JSON has it: numbers, strings, lists, dicts."""
-    if isinstance(value, np.ndarray):
-        return [plain(v) for v in value.tolist()]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
-    return value
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return value.decode() if isinstance(value, bytes) else value
 
 
-# --- HDF5 -------------------------------------------------------------------------------------------------------
-
-
-def hdf5_datasets(file: Any) -> list[str]:
-    """The names of all datasets in an open HDF5 file."""
-    import h5py
-
+def hdf5_datasets(file: h5py.File) -> list[str]:
     names: list[str] = []
     file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
     return sorted(names)
@@ -96,8 +84,6 @@ class Hdf5Store(Store):
     """A dataset in an HDF5 file; without a name, the only one there is."""
 
     def __init__(self, path: Path, dataset: str | None):
-        import h5py
-
         with h5py.File(path, "r") as file:
             names = hdf5_datasets(file)
             self.dataset = dataset or (names[0] if len(names) == 1 else None)
@@ -108,24 +94,17 @@ class Hdf5Store(Store):
                 raise ValueError(f"expected {wanted} in {path}; datasets there: {there}")
             super().__init__(path, node.shape, node.dtype, dict(node.attrs))
 
-    def _open(self) -> Any:
-        import h5py
-
+    def _open(self) -> h5py.Dataset:
         return h5py.File(self.path, "r")[self.dataset]
-
-
-# --- chunked formats, through tensorstore -----------------------------------------------------------------------
 
 
 class ChunkedStore(Store):
     """A Zarr 2 or 3, N5 or precomputed array in a folder."""
 
-    def __init__(self, path: Path, driver: str, shape: Any, dtype: Any, attributes: dict[str, Any]):
-        super().__init__(path, shape, dtype, attributes)
-        self.driver = driver
-        self.writable = False
-        if driver == "n5":
-            self.implied_axes = {3: "xyz", 4: "xyzc"}
+    def __init__(self, path: Path, writable: bool = False):
+        self.driver, *described = chunked_array(path)
+        self.writable = writable
+        super().__init__(path, *described)
 
     def _open(self) -> Any:
         import tensorstore
@@ -144,41 +123,30 @@ class ChunkedStore(Store):
         self.handle()[slices].write(values).result()
 
 
-def open_chunked(path: Path) -> ChunkedStore:
-    """The array in a folder, or the only one below it."""
-    driver = chunked_driver(path)
-    if driver is None:
-        arrays = list_arrays(path)
-        if len(arrays) != 1:
-            raise ValueError(f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
-                             f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
-        path, driver = arrays[0], chunked_driver(arrays[0])
-    if driver == "zarr":
-        meta = read_json(path / ".zarray")
-        return ChunkedStore(path, driver, meta["shape"], meta["dtype"], read_json(path / ".zattrs"))
-    if driver == "zarr3":
-        meta = read_json(path / "zarr.json")
-        return ChunkedStore(path, driver, meta["shape"], meta["data_type"], meta.get("attributes", {}))
-    if driver == "n5":
-        meta = read_json(path / "attributes.json")
-        return ChunkedStore(path, driver, meta["dimensions"], meta["dataType"], meta)
+def chunked_array(path: Path) -> tuple[str, list[int], str, dict[str, Any]] | None:
+    """tensorstore's driver, shape, dtype and attributes of the array in a folder; None if the folder is not one."""
+    if meta := read_json(path / ".zarray"):
+        return "zarr", meta["shape"], meta["dtype"], read_json(path / ".zattrs")
+    meta = read_json(path / "zarr.json")
+    if meta.get("node_type") == "array":
+        return "zarr3", meta["shape"], meta["data_type"], meta.get("attributes", {})
+    meta = read_json(path / "attributes.json")
+    if "dimensions" in meta:
+        axes = "xyzc"[: len(meta["dimensions"])]
+        return "n5", meta["dimensions"], meta["dataType"], {"axes": axes} | meta
     meta = read_json(path / "info")
-    full, channels = meta["scales"][0], meta["num_channels"]  # the first scale is the finest
-    shape, axes = (full["size"], "xyz") if channels == 1 else ([*full["size"], channels], "xyzc")
-    return ChunkedStore(path, driver, shape, meta["data_type"], {"axes": axes, "voxel_size": full["resolution"]})
+    if "scales" in meta:
+        full, channels = meta["scales"][0], meta["num_channels"]  # the first scale is the finest
+        shape, axes = (full["size"], "xyz") if channels == 1 else ([*full["size"], channels], "xyzc")
+        attributes = {"axes": axes, "voxel_size": full["resolution"]}
+        return "neuroglancer_precomputed", shape, meta["data_type"], attributes
+    return None
 
 
 def chunked_driver(path: Path) -> str | None:
     """The tensorstore driver of the array in a folder, None if the folder is not one."""
-    if (path / ".zarray").exists():
-        return "zarr"
-    if read_json(path / "zarr.json").get("node_type") == "array":
-        return "zarr3"
-    if "dimensions" in read_json(path / "attributes.json"):
-        return "n5"
-    if "scales" in read_json(path / "info"):
-        return "neuroglancer_precomputed"
-    return None
+    found = chunked_array(path)
+    return found and found[0]
 
 
 def list_arrays(path: Path) -> list[Path]:
@@ -202,15 +170,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"expected JSON in {path}, got {error}") from None
 
 
-# --- images -----------------------------------------------------------------------------------------------------
-
-
 class NpyStore(Store):
     """A .npy file, mapped into memory."""
 
     def __init__(self, path: Path):
+        self.path = path
         try:
-            array = np.load(path, mmap_mode="r")
+            array = self._open()
         except ValueError as error:
             raise ValueError(f"expected a .npy array of numbers at {path}, got {error}") from error
         super().__init__(path, array.shape, array.dtype, {})
@@ -223,13 +189,7 @@ class TiffStore(Store):
     """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are decoded."""
 
     def __init__(self, path: Path):
-        import tifffile
-
-        try:
-            tif = tifffile.TiffFile(path)
-        except tifffile.TiffFileError as error:
-            raise ValueError(f"expected a TIFF file at {path}, got {error}") from error
-        with tif:
+        with tifffile.TiffFile(path) as tif:
             if len(tif.series) != 1:
                 raise ValueError(f"expected one image stack in {path}, got {[s.shape for s in tif.series]}")
             series = tif.series[0]
@@ -237,17 +197,15 @@ class TiffStore(Store):
             named = series.axes.lower()
             if sorted(named) == sorted("zyxc"[: len(named)]):
                 attributes.setdefault("axes", named)
-            self.mapped = series.dataoffset is not None
             super().__init__(path, series.shape, series.dtype, attributes)
-            if not self.mapped:
-                try:
+            self.mapped = series.dataoffset is not None
+            try:
+                if not self.mapped:
                     series.keyframe.asarray()
-                except ValueError as error:
-                    raise ValueError(f"expected pages that tifffile can decode in {path}, got {error}") from error
+            except ValueError as error:
+                raise ValueError(f"expected pages that tifffile can decode in {path}, got {error}") from error
 
     def _open(self) -> Any:
-        import tifffile
-
         return tifffile.memmap(self.path, mode="r") if self.mapped else tifffile.TiffFile(self.path).series[0]
 
     def read(self, slices: Slices) -> np.ndarray:
@@ -268,32 +226,20 @@ class FolderStore(Store):
         first = read_slice(self.files[0])
         super().__init__(path, (len(files), *first.shape), first.dtype, {})
 
-    def _open(self) -> None:
-        return None
-
     def read(self, slices: Slices) -> np.ndarray:
-        return np.stack([self._slice(file)[slices[1:]] for file in self.files[slices[0]]])
-
-    def _slice(self, file: Path) -> np.ndarray:
-        image = read_slice(file)
-        if image.shape != self.shape[1:] or image.dtype != self.dtype:
-            raise ValueError(f"expected {self.shape[1:]} {self.dtype} in {file} like in the first slice, "
-                             f"got {image.shape} {image.dtype}")
-        return image
+        images = []
+        for file in self.files[slices[0]]:
+            image = read_slice(file)
+            if image.shape != self.shape[1:] or image.dtype != self.dtype:
+                raise ValueError(f"expected {self.shape[1:]} {self.dtype} in {file} like in the first slice, "
+                                 f"got {image.shape} {image.dtype}")
+            images.append(image[slices[1:]])
+        return np.stack(images)
 
 
 def read_slice(path: Path) -> np.ndarray:
     """A grey image (Y, X)."""
-    if path.suffix.lower() == ".png":
-        from PIL import Image
-
-        Image.MAX_IMAGE_PIXELS = None  # slices of EM are larger than what Pillow takes for an attack
-        with Image.open(path) as image:
-            array = np.asarray(image)
-    else:
-        import tifffile
-
-        array = tifffile.imread(path)
+    array = np.asarray(Image.open(path)) if path.suffix.lower() == ".png" else tifffile.imread(path)
     if array.ndim != 2:
         raise ValueError(f"expected a grey image (y, x) in {path}, got shape {array.shape}")
     return array

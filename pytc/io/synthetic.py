@@ -22,7 +22,6 @@ LONGEST = 120  # nodes of a walk without a branch
 LONG = 48.0  # shorter neurites are left out; their neighbours take the room
 
 
-
 @dataclass(frozen=True)
 class SyntheticVolume:
     """image (Z, Y, X) uint8, labels (Z, Y, X) uint32 without background, skeletons with the labels as ids."""
@@ -47,12 +46,8 @@ class Tree:
 
 
 def make_neurites(
-    shape: tuple[int, int, int],
-    seed: int,
-    *,
-    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0),
-    noise: float = 0.08,
-    defects: float = 0.0,
+    shape: tuple[int, int, int], seed: int, *, voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0),
+    noise: float = 0.08, defects: float = 0.0,
 ) -> SyntheticVolume:
     """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
 
@@ -79,9 +74,6 @@ def make_neurites(
     return SyntheticVolume(image, labels, skeleton, tuple(map(float, voxel_size)))
 
 
-# --- walks ------------------------------------------------------------------------------------------------------
-
-
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     """Neurites one after another wherever there is room, until there is none."""
     room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)  # distance to the nearest neurite
@@ -101,13 +93,12 @@ def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndar
     """A walk both ways from the seed, with branches off it."""
     tree = Tree([seed], [-1], [radius])
     ahead = random_direction(rng)
-    for direction in (ahead, -ahead):
-        walk(tree, 0, direction, radius, room, extent, rng)
+    walk(tree, 0, ahead, radius, room, extent, rng)
+    walk(tree, 0, -ahead, radius, room, extent, rng)
     for _ in range(min(5, rng.poisson(tree.length / 80))):
         start = int(rng.integers(len(tree.points)))
-        thinner = max(MIN_RADIUS, 0.8 * radius)
         before = len(tree.points)
-        walk(tree, start, random_direction(rng), thinner, room, extent, rng)
+        walk(tree, start, random_direction(rng), max(MIN_RADIUS, 0.8 * radius), room, extent, rng)
         if len(tree.points) - before < 8:  # a stump, not a branch
             del tree.points[before:], tree.parents[before:], tree.radii[before:]
     return tree
@@ -115,16 +106,13 @@ def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndar
 
 def walk(tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.ndarray, extent, rng) -> None:
     """Append nodes to a tree from node `start` on, until the walk leaves the volume or finds no way."""
-    origin = tree.points[start]
-    own = np.array(tree.points)
-    own = own[np.linalg.norm(own - origin, axis=1) > 3 * radius]
-    node, position = start, origin
+    node, position, own = start, tree.points[start], np.array(tree.points)
+    own = own[np.linalg.norm(own - position, axis=1) > 3 * radius]
     for i in range(LONGEST):
         directions = direction + 0.22 * rng.normal(size=(16, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         next_points = position + STEP * directions
-        inside = ((next_points >= 0) & (next_points < extent)).all(1)
-        if not inside.all():
+        if (next_points < 0).any() or (next_points >= extent).any():
             return
         free = look_up(room, next_points) >= 0.8 * radius
         if len(own):
@@ -167,7 +155,7 @@ def stamp_room(room, points, radii):
 
 def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
-    centres, radii, ids = [], [], []
+    centres, radii, ids = [np.empty((0, 3))], [np.empty(0)], [np.empty(0, int)]
     for label, tree in enumerate(trees, start=1):
         points, thickness = np.array(tree.points), np.array(tree.radii)
         for _ in range(rng.poisson(tree.length / 120)):
@@ -181,8 +169,6 @@ def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.
             centres.append(points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3)))
             radii.append(rng.uniform(1.3, 2.2, count))
             ids.append(np.full(count, label))
-    if not centres:
-        return np.empty((0, 3)), np.empty(0), np.empty(0, int)
     return np.concatenate(centres), np.concatenate(radii), np.concatenate(ids)
 
 
@@ -206,9 +192,6 @@ def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) ->
     return Skeleton(np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges)
 
 
-# --- labels -----------------------------------------------------------------------------------------------------
-
-
 def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
     """Labels (Z, Y, X) uint32: all neurites grow from their walks at the same speed until they meet."""
     points, radii, ids = [], [], []
@@ -218,59 +201,55 @@ def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
         for t in np.arange(0.25, 1.01, 0.25):
             points.append(starts + t * (ends - starts))
             radii.append(tree.radii)
-            ids.append(np.full(len(ends), label))
+            ids.append(np.full(len(ends), label, np.uint32))
     warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)], axis=-1)
-    arguments = np.concatenate(points), np.concatenate(radii), np.concatenate(ids)
-    return grow_labels(shape, size, *arguments, warp)
+    return np.concatenate(ids).take(grow_points(shape, size, np.concatenate(points), np.concatenate(radii), warp))
 
 
 @numba.njit(cache=True)
-def grow_labels(shape, size, points, radii, ids, warp):
-    """Each voxel joins the walk whose surface is nearest, in a space bent by `warp`; voxels join in order of that
-    distance and only where a neighbour already has, so every label is connected."""
-    sources = np.full(shape, -1, np.int32)  # the point a voxel belongs to
-    order = 8.0  # distances are sorted into 1 / 8 of a unit
-    head = np.full(int(order * 400), -1, np.int64)
-    following = np.full(shape[0] * shape[1] * shape[2], -1, np.int64)
+def grow_points(shape, size, points, radii, warp):
+    """The point each voxel belongs to: that whose ball has the nearest surface, in a space bent by `warp`.
+
+    Voxels join in order of that distance and only where a neighbour already has, so every label is connected. They
+    are counted in a volume with a rim of one voxel, which is never FREE.
+    """
+    FREE, RIM, PER_UNIT = -1, -2, 8.0  # distances are sorted into 1 / 8 of a unit
+    padded = np.full((shape[0] + 2, shape[1] + 2, shape[2] + 2), RIM, np.int32)
+    padded[1:-1, 1:-1, 1:-1] = FREE
+    sources = padded.reshape(-1)
+    row, plane = shape[2] + 2, (shape[1] + 2) * (shape[2] + 2)
+    head = np.full(int(PER_UNIT * 400), -1, np.int64)  # the voxels at each distance, as linked lists
+    following = np.full(padded.size, -1, np.int64)
     bent = np.empty_like(points)
     for n in range(len(points)):
         z, y, x = (points[n] / size).astype(np.int64)
         bent[n] = points[n] + warp[z, y, x]
-        if sources[z, y, x] < 0:
-            sources[z, y, x] = n
-            bucket = int(order * (2 * MAX_RADIUS - radii[n]))
-            flat = (z * shape[1] + y) * shape[2] + x
-            following[flat], head[bucket] = head[bucket], flat
-    steps = np.array([(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)])
+        voxel = (z + 1) * plane + (y + 1) * row + x + 1
+        if sources[voxel] == FREE:
+            sources[voxel] = n
+            bucket = int(PER_UNIT * (2 * MAX_RADIUS - radii[n]))
+            following[voxel], head[bucket] = head[bucket], voxel
+    steps = np.array([plane, -plane, row, -row, 1, -1])
     for bucket in range(len(head)):
         while head[bucket] >= 0:
-            flat = head[bucket]
-            head[bucket] = following[flat]
-            z, y, x = flat // (shape[1] * shape[2]), flat // shape[2] % shape[1], flat % shape[2]
-            for dz, dy, dx in steps:
-                nz, ny, nx = z + dz, y + dy, x + dx
-                if not (0 <= nz < shape[0] and 0 <= ny < shape[1] and 0 <= nx < shape[2]) or sources[nz, ny, nx] >= 0:
+            taken = head[bucket]
+            head[bucket] = following[taken]
+            for step in steps:
+                voxel = taken + step
+                if sources[voxel] != FREE:
                     continue
-                pz = (nz + 0.5) * size[0] + warp[nz, ny, nx, 0]
-                py = (ny + 0.5) * size[1] + warp[nz, ny, nx, 1]
-                px = (nx + 0.5) * size[2] + warp[nz, ny, nx, 2]
+                z, y, x = voxel // plane - 1, voxel // row % (shape[1] + 2) - 1, voxel % row - 1
+                pz = (z + 0.5) * size[0] + warp[z, y, x, 0]
+                py = (y + 0.5) * size[1] + warp[z, y, x, 1]
+                px = (x + 0.5) * size[2] + warp[z, y, x, 2]
                 nearest, source = np.inf, -1
-                for az, ay, ax in steps:
-                    az, ay, ax = nz + az, ny + ay, nx + ax
-                    if not (0 <= az < shape[0] and 0 <= ay < shape[1] and 0 <= ax < shape[2]):
-                        continue
-                    n = sources[az, ay, ax]
+                for back in steps:
+                    n = sources[voxel + back]
                     if n >= 0 and n != source:
                         distance = np.sqrt((pz - bent[n, 0]) ** 2 + (py - bent[n, 1]) ** 2 + (px - bent[n, 2]) ** 2)
                         if distance - radii[n] < nearest:
                             nearest, source = distance - radii[n], n
-                sources[nz, ny, nx] = source
-                target = min(len(head) - 1, max(bucket, int(order * (nearest + 2 * MAX_RADIUS))))
-                flat = (nz * shape[1] + ny) * shape[2] + nx
-                following[flat], head[target] = head[target], flat
-    labels = np.empty(shape, np.uint32)
-    for z in range(shape[0]):
-        for y in range(shape[1]):
-            for x in range(shape[2]):
-                labels[z, y, x] = ids[sources[z, y, x]]
-    return labels
+                sources[voxel] = source
+                target = min(len(head) - 1, max(bucket, int(PER_UNIT * (nearest + 2 * MAX_RADIUS))))
+                following[voxel], head[target] = head[target], voxel
+    return padded[1:-1, 1:-1, 1:-1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 
 from pytc.io import stores, writers
 
@@ -34,15 +35,8 @@ def open_volume(
 
 
 def create_volume(
-    path: str | Path,
-    shape: tuple[int, ...],
-    dtype: Any,
-    *,
-    axes: str | None = None,
-    voxel_size: Triple | None = None,
-    chunks: tuple[int, ...] | None = None,
-    attributes: dict[str, Any] | None = None,
-    overwrite: bool = False,
+    path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None, voxel_size: Triple | None = None,
+    chunks: tuple[int, ...] | None = None, attributes: dict[str, Any] | None = None, overwrite: bool = False,
     zarr_format: int = 2,
 ) -> Volume:
     """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until written.
@@ -60,7 +54,7 @@ def create_volume(
     if voxel_size is not None:
         saved |= {"voxel_size": voxel_size, "unit": "nm"}
     saved = stores.plain(saved)
-    _describe(str(path), shape, saved, None, None, {})  # what a reader would refuse is not written
+    _describe(str(path), shape, saved, None, None)  # what a reader would refuse is not written
     store = writers.create_store(str(path), shape, dtype, saved, chunks, overwrite, zarr_format)
     return Volume(store, str(path), None, None)
 
@@ -75,9 +69,7 @@ class Volume:
     def __init__(self, store: stores.Store, path: str, axes: str | None, voxel_size: Triple | None):
         self._store, self.path = store, path
         self.shape, self.dtype, self.attributes = store.shape, store.dtype, store.attributes
-        self.axes, self.voxel_size, self.offsets = _describe(
-            path, self.shape, self.attributes, axes, voxel_size, store.implied_axes
-        )
+        self.axes, self.voxel_size, self.offsets = _describe(path, self.shape, self.attributes, axes, voxel_size)
 
     @property
     def spatial_shape(self) -> tuple[int, int, int]:
@@ -88,14 +80,12 @@ class Volume:
         return self.shape[self.axes.index("c")] if "c" in self.axes else 1
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        slices, dropped = self._slices(index)
-        shape = tuple(len(range(s.start, s.stop, s.step)) for s in slices)
-        values = self._store.read(slices) if 0 not in shape else np.empty(shape)
-        return np.asarray(values, self.dtype).squeeze(dropped)
+        slices, _, shape = self._slices(index)
+        values = np.empty(shape) if 0 in shape else self._store.read(slices)
+        return np.asarray(values, self.dtype).reshape(shape)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        slices, dropped = self._slices(index)
-        shape = tuple(len(range(s.start, s.stop, s.step)) for i, s in enumerate(slices) if i not in dropped)
+        slices, dropped, shape = self._slices(index)
         values = np.asarray(values)
         exact_number = values.ndim == 0 and values.astype(self.dtype) == values
         if not exact_number and not np.can_cast(values.dtype, self.dtype, "same_kind"):
@@ -107,10 +97,8 @@ class Volume:
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
-        inside = len(start) == len(stop) == 3 and all(
-            0 <= a < b <= n for a, b, n in zip(start, stop, self.spatial_shape)
-        )
-        if not inside:
+        bounds = zip(start, stop, self.spatial_shape)
+        if not (len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)):
             raise ValueError(f"expected a box inside {self.spatial_shape} of {self.path}, got {start} to {stop}")
         spatial = iter(zip(start, stop))
         values = self[tuple(slice(None) if axis == "c" else slice(*next(spatial)) for axis in self.axes)]
@@ -130,16 +118,16 @@ class Volume:
     def __repr__(self) -> str:
         return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
 
-    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step, and the axes indexed by an integer."""
+    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]:
+        """An index as one slice an axis with known start, stop and step; axes without a slice; the result's shape."""
         index = index if isinstance(index, tuple) else (index,)
-        if index.count(Ellipsis) > 1 or len(index) - index.count(Ellipsis) > len(self.shape):
-            raise ValueError(f"expected at most {len(self.shape)} indices for {self.path}, got {index}")
         at = index.index(Ellipsis) if Ellipsis in index else len(index)
-        missing = len(self.shape) - (len(index) - index.count(Ellipsis))
-        index = index[:at] + (slice(None),) * missing + index[at + 1 :]
+        after = index[at + 1 :]
+        full = index[:at] + (slice(None),) * (len(self.shape) - at - len(after)) + after
+        if len(full) > len(self.shape) or Ellipsis in after:
+            raise ValueError(f"expected at most {len(self.shape)} indices for {self.path}, got {index}")
         slices, dropped = [], []
-        for axis, (item, length) in enumerate(zip(index, self.shape)):
+        for axis, (item, length) in enumerate(zip(full, self.shape)):
             if not isinstance(item, slice):
                 number = operator.index(item)
                 if not -length <= number < length:
@@ -150,7 +138,8 @@ class Volume:
             if item.step < 1:
                 raise ValueError(f"expected slices with a positive step, got {item}")
             slices.append(slice(item.start, max(item.start, item.stop), item.step))
-        return tuple(slices), tuple(dropped)
+        shape = (len(range(s.start, s.stop, s.step)) for axis, s in enumerate(slices) if axis not in dropped)
+        return tuple(slices), tuple(dropped), tuple(shape)
 
 
 def _open_store(path: str) -> stores.Store:
@@ -171,26 +160,35 @@ def _open_store(path: str) -> stores.Store:
             return stores.TiffStore(file)
         if suffix == ".npy":
             return stores.NpyStore(file)
-    except OSError as error:
+    except (OSError, tifffile.TiffFileError) as error:
         raise ValueError(f"expected {suffix} in {path}, got {error}") from error
     raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
 
 
 def _open_folder(folder: Path) -> stores.Store:
-    if stores.chunked_driver(folder) is None:
-        slices = [f for f in folder.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES and f.name[0] != "."]
-        if slices:
-            return stores.FolderStore(folder, slices)
-    return stores.open_chunked(folder)
+    if stores.chunked_driver(folder):
+        return stores.ChunkedStore(folder)
+    slices = [f for f in folder.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES and f.name[0] != "."]
+    if slices:
+        return stores.FolderStore(folder, slices)
+    arrays = stores.list_arrays(folder)
+    if len(arrays) != 1:
+        raise ValueError(f"expected an array, or slices as {', '.join(stores.SLICE_SUFFIXES)}, in {folder}; "
+                         f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
+    return stores.ChunkedStore(arrays[0])
 
 
-def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None, implied: dict):
-    """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes, then its format."""
+def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None):
+    """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes.
+
+    Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.
+    """
     if len(shape) not in (3, 4) or min(shape) < 1:
         raise ValueError(f"expected three axes, or four with channels, none empty, got shape {shape} in {path}")
-    axes = axes or attributes.get("axes") or implied.get(len(shape)) or _channels_first(shape)
-    if axes is None:
+    axes = axes or attributes.get("axes")
+    if not axes and len(shape) == 4 and shape[0] >= min(shape[1:]):
         raise ValueError(f"expected axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say")
+    axes = axes or ("zyx" if len(shape) == 3 else "czyx")
     known, names = "zyxc"[: len(shape)], [axis.lower() for axis in axes if isinstance(axis, str)]
     if sorted(names) != sorted(known):
         raise ValueError(f"expected axes in an order of {known} for shape {shape}, got {axes!r} for {path}")
@@ -203,11 +201,6 @@ def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel
             raise ValueError(f"expected a voxel size of three positive lengths in nm, got {voxel_size} for {path}")
     channels = shape[axes.index("c")] if "c" in axes else 1
     return axes, voxel_size, _stored_offsets(path, attributes, channels)
-
-
-def _channels_first(shape: tuple[int, ...]) -> str | None:
-    """czyx for four axes of which the first is clearly the shortest; nothing is guessed otherwise."""
-    return "czyx" if len(shape) == 4 and shape[0] < min(shape[1:]) else None
 
 
 def _stored_voxel_size(path: str, attributes: dict[str, Any]) -> tuple[float, ...] | None:

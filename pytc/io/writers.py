@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
+import tifffile
 
 from pytc.io.stores import ChunkedStore, Slices, Store, chunked_driver, hdf5_datasets, native_dtype
 
@@ -39,50 +38,70 @@ def create_store(path: str, shape: tuple, dtype: Any, attributes: dict, chunks: 
         raise ValueError(f"expected chunks of {len(shape)} axes for shape {shape}, got {chunks}")
     if any(part.endswith(".zarr") for part in file.parts):
         return create_zarr(file / (inside or ""), shape, dtype, attributes, chunks, overwrite, zarr_format)
-    suffix = file.suffix.lower()
-    if suffix not in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy"):
+    if file.suffix.lower() not in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy"):
         raise ValueError(f"expected a path that ends in .zarr, .h5, .tif or .npy, got {path}")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
-    if suffix in HDF5_SUFFIXES:
-        dataset = inside or "data"
-        refuse_other_datasets(file, dataset)
-        create = functools.partial(hdf5_array, dataset=dataset, chunks=chunks)
-    else:
-        create = npy_array if suffix == ".npy" else tiff_array
-    return FileWriter(file, shape, dtype, attributes, create)
+    return FileWriter(file, inside or "data", shape, dtype, attributes, chunks)
 
 
 class FileWriter(Store):
     """A single file, written under a temporary name by the process that created it."""
 
-    def __init__(self, path: Path, shape: tuple, dtype: np.dtype, attributes: dict, create: Callable):
+    def __init__(self, path: Path, dataset: str, shape: tuple, dtype: np.dtype, attributes: dict, chunks: tuple):
         super().__init__(path, shape, dtype, attributes)
-        self.partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        self._pid = os.getpid()
+        self.partial = path.with_name(f"{path.name}.{self._pid}.partial")
         if self.partial.exists():
             raise ValueError(f"{path} is being written: {self.partial} exists")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._array, self._close = create(self.partial, shape, dtype, attributes)
+            if path.suffix.lower() in HDF5_SUFFIXES:
+                self._create_hdf5(dataset, chunks)
+            else:
+                self._handle = self._create_npy() if path.suffix.lower() == ".npy" else self._create_tiff()
+                self._close = self._handle.flush
         except (TypeError, ValueError) as error:
             self.partial.unlink(missing_ok=True)
             raise ValueError(f"cannot create {path} with attributes {attributes}: {error}") from error
-        self._owner = os.getpid()
+
+    def _create_hdf5(self, dataset: str, chunks: tuple[int, ...]) -> None:
+        if self.path.exists():
+            with h5py.File(self.path, "r") as file:
+                names = hdf5_datasets(file)
+            if names != [dataset]:
+                raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
+        file = h5py.File(self.partial, "w")
+        self._handle = file.create_dataset(dataset, self.shape, self.dtype, chunks=chunks, compression="gzip",
+                                          compression_opts=1)
+        self._handle.attrs.update(self.attributes)
+        self._close = file.close
+
+    def _create_tiff(self) -> np.memmap:
+        if self.dtype.kind == "b":
+            raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
+        return tifffile.memmap(self.partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
+                               metadata=self.attributes)
+
+    def _create_npy(self) -> np.memmap:
+        if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
+            raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
+        return np.lib.format.open_memmap(self.partial, mode="w+", shape=self.shape, dtype=self.dtype)
 
     def handle(self) -> Any:
-        if self._owner != os.getpid():
+        if self._pid != os.getpid():
             raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
-        if self._array is None:
+        if self._handle is None:
             raise ValueError(f"{self.path} is closed; open it with open_volume")
-        return self._array
+        return self._handle
 
     def write(self, slices: Slices, values: np.ndarray) -> None:
         self.handle()[slices] = values
 
     def finish(self, success: bool) -> None:
-        if self._array is None:
+        if self._handle is None:
             return
-        self._array = None
+        self._handle = None
         self._close()
         if success:
             os.replace(self.partial, self.path)
@@ -91,44 +110,6 @@ class FileWriter(Store):
 
     def __getstate__(self) -> dict[str, Any]:
         raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
-
-
-def refuse_other_datasets(path: Path, dataset: str) -> None:
-    """ValueError if an HDF5 file holds more than the dataset that is to be overwritten."""
-    import h5py
-
-    if path.exists():
-        with h5py.File(path, "r") as file:
-            names = hdf5_datasets(file)
-        if names != [dataset]:
-            raise ValueError(f"{path} is written whole, but holds more than {dataset}: {', '.join(names)}")
-
-
-def hdf5_array(path: Path, shape, dtype, attributes, *, dataset: str, chunks: tuple[int, ...]):
-    import h5py
-
-    with contextlib.ExitStack() as stack:
-        file = stack.enter_context(h5py.File(path, "w"))
-        array = file.create_dataset(dataset, shape, dtype, chunks=chunks, compression="gzip", compression_opts=1)
-        array.attrs.update(attributes)
-        stack.pop_all()
-    return array, file.close
-
-
-def tiff_array(path: Path, shape, dtype, attributes):
-    import tifffile
-
-    if dtype.kind == "b":
-        raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
-    array = tifffile.memmap(path, shape=shape, dtype=dtype, photometric="minisblack", metadata=attributes)
-    return array, array.flush
-
-
-def npy_array(path: Path, shape, dtype, attributes):
-    if set(attributes) != {"axes"} or attributes["axes"] not in ("zyx", "czyx"):
-        raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
-    array = np.lib.format.open_memmap(path, mode="w+", shape=shape, dtype=dtype)
-    return array, array.flush
 
 
 def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, zarr_format: int) -> ChunkedStore:
@@ -144,22 +125,20 @@ def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, z
         raise ValueError(f"expected groups above {path}, but {arrays[0]} is an array")
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    for group in groups:
-        if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
-            content = {"zarr_format": zarr_format} | ({"node_type": "group"} if zarr_format == 3 else {})
-            (group / {2: ".zgroup", 3: "zarr.json"}[zarr_format]).write_text(json.dumps(content))
     blosc = {"cname": "zstd", "clevel": 5}
     if zarr_format == 2:
+        driver, marker, group_content = "zarr", ".zgroup", {"zarr_format": 2}
         (path / ".zattrs").write_text(json.dumps(attributes, indent=1))  # first: an array never lacks its attributes
         metadata = {"shape": shape, "chunks": chunks, "dtype": dtype.str, "fill_value": np.zeros((), dtype).item(),
                     "dimension_separator": "/", "compressor": {"id": "blosc", "shuffle": 1, **blosc}}
     else:
+        driver, marker, group_content = "zarr3", "zarr.json", {"zarr_format": 3, "node_type": "group"}
         codec = {"name": "blosc", "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc}}
         metadata = {"shape": shape, "data_type": dtype.name, "attributes": attributes, "codecs": [codec],
                     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}}
-    driver = {2: "zarr", 3: "zarr3"}[zarr_format]
+    for group in groups:
+        if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
+            (group / marker).write_text(json.dumps(group_content))
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": metadata}
     tensorstore.open(spec, create=True).result()
-    store = ChunkedStore(path, driver, shape, dtype, attributes)
-    store.writable = True
-    return store
+    return ChunkedStore(path, writable=True)

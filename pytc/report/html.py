@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -12,6 +12,7 @@ from pytc.report.pictures import Picture
 
 # Name, decimals and meaning of each figure; figures that are not here are shown under their key.
 FIGURES = {
+    "threshold": ("Threshold", 4, "affinities above it connect"),
     "nerl": ("NERL", 3, "expected run length as a share of the best possible; 1 is perfect"),
     "erl": ("ERL, nm", 0, "expected length of skeleton without an error, from a random point on one"),
     "max_erl": ("Best ERL, nm", 0, "ERL of a perfect segmentation of these skeletons"),
@@ -38,38 +39,25 @@ FIGURES = {
 }
 HEADLINES = ("nerl", "voi_sum", "n_mergers", "n_splits", "dense_voi_sum", "dense_adapted_rand_error",
              "jaccard", "dice", "precision", "recall")
-DETAILS = {  # small print below a headline: text and figure
-    "nerl": (("ERL, nm", "erl"), ("perfect, nm", "max_erl")),
-    "voi_sum": (("split", "voi_split"), ("merge", "voi_merge")),
-    "n_mergers": (("excluding 0", "n_non0_mergers"),),
-    "dense_voi_sum": (("split", "dense_voi_split"), ("merge", "dense_voi_merge")),
-}
-
-CURVE_STYLE = "width: auto; max-width: 100%; max-height: 300px"  # one to three panels at the same scale
 STYLE = """
-:root { --ink: #1b2733; --soft: #5c6b7a; --line: #e3e8ee; --blue: #1f5fbf; --wash: #f5f8fc }
+:root { --soft: #5c6b7a; --line: #e3e8ee; --blue: #1f5fbf }
 * { box-sizing: border-box }
-body { margin: 0; background: #fff; color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
+body { margin: 0; color: #1b2733; font: 15px/1.5 system-ui, "Segoe UI", "DejaVu Sans", sans-serif }
 main { max-width: 1160px; margin: 0 auto; padding: 36px 28px 60px }
-h1 { font-size: 26px; margin: 0; letter-spacing: -.01em }
-h2 { font-size: 18px; margin: 44px 0 12px }
-p { margin: 4px 0 12px } .soft, figcaption { color: var(--soft) } small, .soft { font-size: 13px }
+h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 44px 0 12px }
+p { margin: 4px 0 12px } p, figcaption, th { color: var(--soft); font-size: 13px }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 24px 0 }
-.card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: var(--wash) }
+.card { border: 1px solid var(--line); border-radius: 10px; padding: 14px 16px; background: #f5f8fc; font-size: 13px }
 .card.chosen { border-color: var(--blue); box-shadow: inset 0 3px var(--blue) }
-.card b { display: block; font-size: 30px; line-height: 1.2; font-weight: 650; font-variant-numeric: tabular-nums }
-.card strong { font-weight: 600; font-size: 13px }
-.card small { color: var(--soft); display: flex; justify-content: space-between }
+.card b { display: block; font-size: 30px; line-height: 1.2 }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; width: 100% }
-th, td { text-align: right; padding: 5px 8px; border-bottom: 1px solid var(--line); white-space: nowrap }
-th { color: var(--soft); font-weight: 600; white-space: normal; vertical-align: bottom; line-height: 1.25 }
-th.text, td.text { text-align: left; white-space: normal }
-tr.best td { background: #e8f1ff; font-weight: 650 } tr.best td:first-child { box-shadow: inset 3px 0 var(--blue) }
-img { display: block; width: 100%; border-radius: 6px }
+th, td { text-align: left; padding: 5px 8px; border-bottom: 1px solid var(--line) }
+tr.best td { background: #e8f1ff; font-weight: 650 }
+img { display: block; max-width: 100%; max-height: 300px }
 .row { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin-bottom: 16px }
-figure { margin: 0 } figcaption { font-size: 12.5px; padding: 3px 1px }
-.row img { image-rendering: pixelated; background: #eee }
+figure { margin: 0 }
+figure img { width: 100%; max-height: none; border-radius: 6px; image-rendering: pixelated }
 i.key { display: inline-block; width: 11px; height: 11px; border-radius: 3px; margin: 0 5px 0 12px }
 """
 
@@ -81,33 +69,19 @@ class Table:
     title: str
     note: str
     header: tuple[str, ...]
-    rows: list[tuple[Any, ...]]
+    rows: Collection[tuple[Any, ...]]
     best: int | None = None
 
 
-def render(title: str, subtitle: str, figures: dict[str, float], chosen: str, *, settings: dict[str, Any],
-           sweep: Table | None, curve: bytes | None, pictures: list[list[Picture]],
-           note: str, legend: Iterable[tuple[str, tuple[int, int, int]]], errors: list[Table],
-           attribution: str | None) -> str:
-    """The page; `chosen` is the figure the threshold was picked by, note and legend tell what the colours mean."""
-    parts = [f"<h1>{escape(title)}</h1><p class=soft>{escape(subtitle)}</p>", _cards(figures, chosen)]
-    if sweep and curve:
-        parts.append(_table(sweep, _image(curve, "curves of the sweep", CURVE_STYLE)))
-    parts += ["<h2>Slices</h2>", _legend(note, legend), *map(_row, pictures)]
-    if attribution:
-        parts.append(f"<p class=soft>Data: {escape(attribution)}</p>")
-    parts += map(_table, errors)
-    rows = [(key, number(key, value), FIGURES[key][2] if key in FIGURES else "") for key, value in figures.items()]
-    parts.append(_table(Table("All figures", "", ("in metrics.json", "value", "meaning"), rows)))
-    parts.append(_table(Table("Settings", "", ("setting", "value"), list(settings.items()))))
-    body = "\n".join(parts)
+def page(title: str, subtitle: str, parts: list[str]) -> str:
+    body = "\n".join((f"<h1>{escape(title)}</h1><p>{escape(subtitle)}</p>", *parts))
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f"<title>{escape(title)}</title><style>{STYLE}</style><main>\n{body}\n</main></html>\n")
 
 
 def headlines(figures: dict[str, float], chosen: str) -> list[str]:
-    """The figures to show first: those of HEADLINES that there are, and the chosen one."""
-    return [key for key in figures if key == chosen and key not in HEADLINES] + [k for k in HEADLINES if k in figures]
+    """The figures to show first: the chosen one, and those of HEADLINES that there are."""
+    return [key for key in dict.fromkeys((chosen, *HEADLINES)) if key in figures]
 
 
 def name(key: str) -> str:
@@ -120,44 +94,40 @@ def number(key: str, value: float) -> str:
     return f"{value:,.{FIGURES[key][1] if key in FIGURES else 3}f}"
 
 
-def _legend(note: str, keys: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
-    swatches = "".join(f'<i class=key style="background: rgb{rgb}"></i>{escape(text)}' for text, rgb in keys)
-    return f"<p class=soft>{note}{f'<br>Errors: {swatches}' if swatches else ''}</p>"
+def cards(figures: dict[str, float], chosen: str) -> str:
+    """The headlines; `chosen` is the figure that the threshold was picked by."""
+    shown = [f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
+             f"{name(key)}<b>{number(key, figures[key])}</b></div>" for key in headlines(figures, chosen)]
+    return f'<div class="cards">{"".join(shown)}</div>'
 
 
-def _cards(figures: dict[str, float], chosen: str) -> str:
-    cards = []
-    for key in headlines(figures, chosen):
-        parts = [f"{text} <span>{number(part, figures[part])}</span>" for text, part in DETAILS.get(key, ())]
-        cards.append(f'<div class="card{" chosen" if key == chosen else ""}" title="{escape(FIGURES[key][2])}">'
-                     f"<strong>{name(key)}</strong><b>{number(key, figures[key])}</b>"
-                     f"{''.join(f'<small>{part}</small>' for part in parts)}</div>")
-    return f'<div class="cards">{"".join(cards)}</div>'
+def all_figures(figures: dict[str, float]) -> str:
+    rows = [(key, number(key, value), FIGURES[key][2] if key in FIGURES else "") for key, value in figures.items()]
+    return table(Table("All figures", "", ("in metrics.json", "value", "meaning"), rows))
 
 
-def _table(table: Table, picture: str = "") -> str:
-    """A table under its heading; a picture comes between the two. Columns of numbers are set to the right."""
-    is_text = [any(not _numeric(row[i]) for row in table.rows) for i in range(len(table.header))]
-    kinds = [" class=text" if text else "" for text in is_text]
-    rows = "".join(f"<tr{' class=best' if i == table.best else ''}>{_cells('td', row, kinds)}</tr>"
-                   for i, row in enumerate(table.rows))
-    note = f"<p class=soft>{escape(table.note)}</p>" if table.note else ""
-    return (f"<h2>{escape(table.title)}</h2>{picture}{note}"
-            f'<div class="wide"><table><tr>{_cells("th", table.header, kinds)}</tr>{rows}</table></div>')
+def table(content: Table, picture: bytes | None = None) -> str:
+    """A table under its heading; a PNG comes between the two."""
+    rows = [f"<tr{' class=best' if i == content.best else ''}>{_cells('td', row)}</tr>"
+            for i, row in enumerate(content.rows)]
+    shown = _image(picture, "curves of the sweep") if picture else ""
+    return (f"<h2>{escape(content.title)}</h2>{shown}<p>{escape(content.note)}</p>"
+            f'<div class="wide"><table><tr>{_cells("th", content.header)}</tr>{"".join(rows)}</table></div>')
 
 
-def _cells(tag: str, values: Iterable[Any], kinds: list[str]) -> str:
-    return "".join(f"<{tag}{kind}>{escape(str(value))}</{tag}>" for value, kind in zip(values, kinds))
+def slices(pictures: list[list[Picture]], note: str, legend: Iterable[tuple[str, tuple[int, int, int]]]) -> str:
+    """Rows of pictures; note and legend (text, RGB) tell what the colours mean."""
+    swatches = "".join(f'<i class=key style="background: rgb{rgb}"></i>{escape(text)}' for text, rgb in legend)
+    rows = []
+    for row in pictures:
+        figures = [f"<figure>{_image(picture.png, picture.caption, f'aspect-ratio: {picture.aspect:.4f}')}"
+                   f"<figcaption>{escape(picture.caption)}</figcaption></figure>" for picture in row]
+        rows.append(f'<div class="row">{"".join(figures)}</div>')
+    return f"<h2>Slices</h2><p>{note}{f'<br>Errors: {swatches}' if swatches else ''}</p>" + "\n".join(rows)
 
 
-def _numeric(value: Any) -> bool:
-    return str(value).replace(",", "").replace(".", "").strip("-%").isdigit()
-
-
-def _row(pictures: list[Picture]) -> str:
-    figures = "".join(f"<figure>{_image(p.png, p.caption, f'aspect-ratio: {p.aspect:.4f}')}"
-                      f"<figcaption>{escape(p.caption)}</figcaption></figure>" for p in pictures)
-    return f'<div class="row">{figures}</div>'
+def _cells(tag: str, values: Iterable[Any]) -> str:
+    return "".join(f"<{tag}>{escape(str(value))}</{tag}>" for value in values)
 
 
 def _image(png: bytes, alt: str, style: str = "") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +17,25 @@ from pytc.metrics.semantic import SEMANTIC_METRICS
 from pytc.metrics.skeleton import SKELETON_METRICS
 from pytc.metrics.sweep import DENSE_METRICS
 from pytc.runs import newest_run
+from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import check_dtype
 
 SOURCES = "predictions/*/source.json"  # written beside a prediction: what was predicted, from what, and the truth
 TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predicts, and how that is scored
-UNIT_OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 @dataclass(frozen=True)
 class Inputs:
     """A prediction, and what is known to be true: opened, and of one shape."""
 
+    config: EvaluateConfig  # without defaults: only what no file says is None
     title: str
-    task: str  # instance or semantic
-    metric: str  # the figure that picks the threshold
-    min_size: int  # of the objects that affinities are segmented into
-    grow: bool
     prediction: Volume
     channels: tuple[int, ...]  # of the prediction, to segment by; none where it is a segmentation already
     labels: Volume | None
     mask: Volume | None
     skeleton: Skeleton | None
     image: Volume | None
-    voxel_size: tuple[float, float, float] | None
-    attribution: str | None
-    output: Path
     paths: dict[str, str]  # what was opened
 
     @property
@@ -63,8 +57,12 @@ class Inputs:
 def gather(config: EvaluateConfig) -> Inputs:
     """Open what a config names or implies; ValueError, before any work, where something lacks or does not fit."""
     folder = _results_folder(config)
+    run = folder.parents[1] if folder and folder.parent.name == "predictions" else None
     source = json.loads((folder / "source.json").read_text()) if folder else {}
-    task = config.task or _task(source)
+    kind = source.get("task", "affinity")
+    if not config.task and kind not in TASKS:
+        raise ValueError(f"expected predictions of {' or '.join(TASKS)}, got {kind}; --task says how to score them")
+    task = config.task or TASKS[kind]
     paths = _paths(config, folder, source, task)
     metric = choose_metric(config.metric, task, paths)
     volumes = {part: _open(part, path, config, source) for part, path in paths.items() if part != "skeleton"}
@@ -75,21 +73,23 @@ def gather(config: EvaluateConfig) -> Inputs:
     if task == "semantic" and config.backend == "funlib":
         raise ValueError("expected instances with --backend funlib; it has no semantic figures")
     voxel_size = next((volume.voxel_size for volume in volumes.values() if volume.voxel_size), None)
-    return Inputs(
-        title=f"{folder.parents[1].name} · {folder.name}" if _in_run(folder) else Path(prediction.path).name,
-        task=task,
-        metric=metric,
+    channels = _channels(prediction, task, config) if "affinities" in volumes else ()
+    config = replace(
+        config, task=task, metric=metric, voxel_size=voxel_size,
         min_size=source.get("min_size", 0) if config.min_size is None else config.min_size,
         grow=source.get("grow", False) if config.grow is None else config.grow,
+        attribution=config.attribution or source.get("attribution"),
+        output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
+    )
+    return Inputs(
+        config=config,
+        title=f"{run.name} · {folder.name}" if run else Path(prediction.path).name,
         prediction=prediction,
-        channels=_channels(prediction, task, config) if "affinities" in volumes else (),
+        channels=channels,
         labels=volumes.get("labels"),
         mask=volumes.get("mask"),
         skeleton=_skeleton(paths["skeleton"], voxel_size, prediction) if "skeleton" in paths else None,
         image=volumes.get("image"),
-        voxel_size=voxel_size,
-        attribution=config.attribution or source.get("attribution"),
-        output=_output(config, folder),
         paths=paths,
     )
 
@@ -97,8 +97,7 @@ def gather(config: EvaluateConfig) -> Inputs:
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
     """The metric of that name, or the default for what is in `truth` (skeleton, labels); ValueError if it has none."""
     families = {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS}
-    if task == "semantic":
-        families = {"labels": SEMANTIC_METRICS}
+    families = {"labels": SEMANTIC_METRICS} if task == "semantic" else families
     for part, metrics in families.items():
         if name in metrics and part not in truth:
             raise ValueError(f"expected --{part} for the metric {name}, got none")
@@ -127,25 +126,13 @@ def _results_folder(config: EvaluateConfig) -> Path | None:
     return found[-1].parent
 
 
-def _in_run(folder: Path | None) -> bool:
-    return folder is not None and folder.parent.name == "predictions"
-
-
-def _task(source: dict[str, Any]) -> str:
-    kind = source.get("task", "affinity")
-    if kind not in TASKS:
-        raise ValueError(f"expected predictions of {' or '.join(TASKS)}, got {kind}; --task says how to score them")
-    return TASKS[kind]
-
-
 def _paths(config: EvaluateConfig, folder: Path | None, source: dict[str, Any], task: str) -> dict[str, str]:
     """The prediction first, then what is known to be true, then the image."""
     decode = config.affinities or (not config.segmentation and (config.sweep or len(config.thresholds) == 1))
     what = "affinities" if decode else "segmentation"
     paths = {what: getattr(config, what) or str(folder / f"{what}.zarr")}
-    truth = ("labels", "mask") if task == "semantic" else ("labels", "mask", "skeleton")
-    paths |= {part: getattr(config, part) or source.get(part) for part in (*truth, "image")}
-    paths = {part: path for part, path in paths.items() if path}
+    rest = ("labels", "mask", "image") if task == "semantic" else ("labels", "mask", "skeleton", "image")
+    paths |= {part: getattr(config, part) or source.get(part) for part in rest}
     return {part: path for part, path in paths.items() if path}
 
 
@@ -186,11 +173,7 @@ def _channels(prediction: Volume, task: str, config: EvaluateConfig) -> tuple[in
     if offsets is None or len(offsets) != prediction.n_channels:
         raise ValueError(f"expected an offset for each of {prediction.n_channels} channels of {prediction.path}, got "
                          f"{offsets}; --offsets names them where the file does not")
-    missing = [unit for unit in UNIT_OFFSETS if unit not in offsets]
-    if missing:
-        raise ValueError(f"expected affinities with the offsets {UNIT_OFFSETS}, got none for {missing} in "
-                         f"{prediction.path}")
-    return tuple(offsets.index(unit) for unit in UNIT_OFFSETS)
+    return tuple(unit_channels(prediction.n_channels, offsets))
 
 
 def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, prediction: Volume) -> Skeleton:
@@ -201,11 +184,3 @@ def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, predicti
         raise ValueError(f"expected skeletons inside the prediction's shape {prediction.spatial_shape}, got "
                          f"{outside.sum()} nodes outside, e.g. {example}, in {path}")
     return skeleton
-
-
-def _output(config: EvaluateConfig, folder: Path | None) -> Path:
-    if config.output:
-        return Path(config.output)
-    if _in_run(folder):
-        return folder.parents[1] / "evaluation" / folder.name
-    return Path("evaluation")

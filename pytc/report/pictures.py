@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 
 from pytc.io.volume import Volume
@@ -13,8 +14,7 @@ from pytc.metrics.overlap import Contingency
 
 MAX_PIXELS = 512  # larger slices are strided
 SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))  # axis a slice is cut across, and where
-RED, BLUE, YELLOW = (235, 40, 70), (40, 120, 255), (255, 200, 0)
-ERROR_COLOURS = np.array([(0, 0, 0), RED, BLUE, YELLOW], np.uint8)  # by the codes of `errors`
+RED, BLUE, YELLOW = (235, 40, 70), (40, 120, 255), (255, 200, 0)  # of the codes 1, 2, 3 of `errors`
 ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])  # a voxel in no segment, often at a membrane, is the lesser error
 
 
@@ -78,21 +78,18 @@ class Mask:
         return np.select([labels < 0, (segments > 0) & (labels == 0), (segments == 0) & (labels > 0)], [0, 1, 3])
 
 
-def draw(scene: Scene, matching: Instances | Mask | None) -> list[list[Picture]]:
-    """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present."""
-    return [_draw_slice(scene, matching, axis, place) for axis, place in SLICES]
-
-
 def palette(ids: np.ndarray) -> np.ndarray:
     """A bright colour for each id, black for 0: (...) integers -> (..., 3) uint8; the same on every call."""
     mixed = ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
-    hue = (mixed % np.uint64(360)).astype(np.float32) / 60
-    value = 0.7 + 0.3 * ((mixed >> np.uint64(12)) % np.uint64(8)).astype(np.float32) / 7
-    saturation = 0.55 + 0.4 * ((mixed >> np.uint64(20)) % np.uint64(8)).astype(np.float32) / 7
-    wave = (hue[..., None] + np.array([5, 3, 1], np.float32)) % 6  # HSV to RGB: one shifted wave a channel
-    rgb = 1 - saturation[..., None] * np.clip(np.minimum(wave, 4 - wave), 0, 1)
-    return np.where(ids[..., None] == 0, 0, 255 * value[..., None] * rgb).astype(np.uint8)
+    hue, saturation, value = ((mixed >> np.uint64(bits)) % np.uint64(n) / n for bits, n in ((0, 360), (20, 8), (12, 8)))
+    colours = 255 * hsv_to_rgb(np.stack([hue, 0.55 + 0.45 * saturation, 0.7 + 0.34 * value], -1))
+    return np.where(ids[..., None] == 0, 0, colours).astype(np.uint8)
+
+
+def draw(scene: Scene, matching: Instances | Mask | None) -> list[list[Picture]]:
+    """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present."""
+    return [_draw_slice(scene, matching, axis, place) for axis, place in SLICES]
 
 
 def _draw_slice(scene: Scene, matching: Instances | Mask | None, axis: str, place: float) -> list[Picture]:
@@ -106,26 +103,27 @@ def _draw_slice(scene: Scene, matching: Instances | Mask | None, axis: str, plac
     drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
     if matching:
         codes = matching.errors(labels, segments)
-        drawn["errors"] = _tint(grey, ERROR_COLOURS[codes], ERROR_STRENGTH[codes])
+        colours = np.array([(0, 0, 0), RED, BLUE, YELLOW])[codes]
+        drawn["errors"] = _tint(grey, colours, ERROR_STRENGTH[codes])
     height, width = (scene.voxel_size[scene.axes.index(a)] for a in "zyx" if a != axis)
     aspect = segments.shape[1] * width / (segments.shape[0] * height)
     return [Picture(f"{what}, {axis} = {index}", _png(pixels), aspect) for what, pixels in drawn.items()]
 
 
 def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
-    """The slice across `axis`, rows and columns in the order z, y, x, strided to MAX_PIXELS."""
-    view = volume[tuple(index if a == axis else slice(None) for a in axes)]
-    rows, columns = (a for a in axes if a != axis)
-    view = view if "zyx".index(rows) < "zyx".index(columns) else view.T
+    """The first channel's slice across `axis`, rows and columns in the order z, y, x, strided to MAX_PIXELS."""
+    view = volume[tuple(index if a == axis else 0 if a == "c" else slice(None) for a in axes)]
+    rows, columns = (a for a in axes if a not in (axis, "c"))
+    view = view.T if rows < columns else view  # z comes before y, and y before x
     step = -(-max(view.shape) // MAX_PIXELS)
     return view[::step, ::step]
 
 
 def _grey(scene: Scene, axis: str, index: int) -> np.ndarray:
-    """The image's slice in 8 bit, stretched between its 1st and 99th percentile; the first channel of several."""
-    start = tuple(index if a == axis else 0 for a in scene.axes)
-    stop = tuple(index + 1 if a == axis else n for a, n in zip(scene.axes, scene.image.spatial_shape))
-    pixels = _cut(scene.image.read(start, stop)[0], scene.axes, axis, 0).astype(np.float32)
+    """The image's slice in 8 bit, stretched between its 1st and 99th percentile."""
+    spatial = iter(scene.axes)  # the image's own where it does not state them
+    axes = "".join("c" if a == "c" else next(spatial) for a in scene.image.axes)
+    pixels = _cut(scene.image, axes, axis, index).astype(np.float32)
     low, high = np.percentile(pixels, (1, 99))
     return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
@@ -160,7 +158,6 @@ def _largest(keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[
 def _look_up(table: tuple[np.ndarray, np.ndarray], keys: np.ndarray) -> np.ndarray:
     """The values of `keys`, 0 for keys that are not in the table."""
     known, values = table
-    if len(known) == 0:
-        return np.zeros(keys.shape, np.int64)
-    position = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    known, values = np.append(known, 0), np.append(values, 0)  # a row for keys beyond the last
+    position = np.searchsorted(known[:-1], keys)
     return np.where(known[position] == keys, values[position], 0)
