@@ -288,3 +288,32 @@ def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
     assert {path.name for path in folder.iterdir()} == {"affinities.zarr", "segmentation.zarr", "source.json"}
     scores = evaluate(EvaluateConfig(run=str(run), sweep=True))
     assert scores["task"] == "semantic" and 0 <= scores["jaccard"] <= 1
+
+
+def test_a_prediction_is_made_anew_when_the_image_has_changed(finished, capsys):
+    """The folder's own date does not change when a chunk is rewritten; the prediction must not be a stale one."""
+    from pytc.commands import InferConfig
+    from pytc.inference.pipeline import infer
+    from pytc.io.volume import open_volume
+
+    source = open_volume(next(finished.parents[1].glob("data/synthetic-1-*")) / "image.zarr", writable=True)
+    pixels = source[...]
+    config = InferConfig(run=str(finished), system=tiny().system)
+    (folder,) = infer(config)
+    before = open_volume(folder / "affinities.zarr")[...]
+    capsys.readouterr()
+    infer(config)
+    assert "predicting" not in capsys.readouterr().out  # nothing has changed
+    source[...] = 255 - pixels
+    infer(config)
+    assert "predicting" in capsys.readouterr().out
+    assert (open_volume(folder / "affinities.zarr")[...] != before).any()
+    source[...] = pixels
+
+
+def test_console_scripts_are_the_three_functions():
+    from importlib.metadata import distribution
+
+    scripts = {entry.name: entry.load() for entry in distribution("pytc").entry_points}
+    assert {name: script.__name__ for name, script in scripts.items()} == {
+        "pytc-train": "train", "pytc-infer": "infer", "pytc-evaluate": "evaluate"}  # fmt: skip

@@ -110,9 +110,12 @@ def _volumes(config: InferConfig, trained: Config) -> tuple[VolumeConfig, ...]:
 
 
 def _identity(image: Volume) -> list:
-    """What tells one state of an image on disk from another without reading it all."""
-    path = Path(image.path.rpartition(":")[0] if ":" in image.path else image.path)
-    return [str(path.resolve()), path.stat().st_mtime_ns, image.path, image.shape, str(image.dtype)]
+    """What tells one state of an image on disk from another without reading it: size and date of all its files."""
+    path = Path(image.path)
+    path = path if path.exists() else Path(image.path.rpartition(":")[0])
+    files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
+    dates, sizes = max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
+    return [str(path.resolve()), image.path, image.shape, str(image.dtype), len(files), dates, sizes]
 
 
 def _hash(path: Path) -> str:
