@@ -45,6 +45,8 @@ class EvaluateConfig:
     # Instances, or a foreground mask; default: what the run predicts, else instances.
     task: Literal["instance", "semantic"] | None = None
     sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
+    # Find the best threshold of all, and draw the whole curve; for NERL, ERL and VOI over skeletons, without --grow.
+    exact: bool = False
     # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
     thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
     # Figure that picks the threshold; default: nerl with skeletons, dense_voi_sum with labels alone, or jaccard.
@@ -63,6 +65,7 @@ class EvaluateConfig:
         require(None in inputs, "--affinities or --segmentation, not both", inputs)
         require(self.run is None or inputs == (None, None), "--run, or the name of a prediction, not both", inputs)
         require(not (self.sweep and self.segmentation), "affinities to sweep, not a segmentation", self.segmentation)
+        require(self.sweep or not self.exact, "--sweep with --exact", self.sweep)
         require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
         require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
         require((self.min_size or 0) >= 0, "a min_size of 0 or more voxels", self.min_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,3 +44,17 @@ def rate_and_rest(seconds: float, done: int, total: int, unit: str) -> str:
     rate = done / max(seconds, 1e-9)
     hours, rest = divmod(int((total - done) / rate), 3600)
     return f"{rate:.3g} {unit}/s, {hours}:{rest // 60:02d}:{rest % 60:02d} left"
+
+
+@functools.cache
+def announce_compilation() -> None:
+    """Print a line when code is first compiled in this process, because numba's cache lacks it."""
+    from numba.core import event  # training needs none
+
+    class Notice(event.RecordingListener):
+        def on_start(self, event):
+            if not self.buffer:
+                print("compiling, as this is the first use; later runs find the code in numba's cache", flush=True)
+            super().on_start(event)
+
+    event.register("numba:compile", Notice())

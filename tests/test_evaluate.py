@@ -110,6 +110,35 @@ def test_report_carries_its_pictures(files, tmp_path):
     assert "made by &lt;hand&gt;" in page and "Best by NERL: threshold 0.6500." in page
 
 
+def test_exact_sweep_finds_the_range_between(files, tmp_path):
+    """The bars fall apart from 0.6 to 0.7: no given threshold is perfect, one of the affinities is."""
+    config = replace(files, output=str(tmp_path), thresholds=(0.3, 0.8), exact=True)
+    metrics = evaluate(config)
+    assert metrics["nerl"] == pytest.approx(1) and 0.55 < metrics["threshold"] < 0.7
+    rows, curve = (list(csv.DictReader(io.StringIO((tmp_path / name).read_text())))
+                   for name in ("sweep.csv", "exact_sweep.csv"))
+    assert [float(row["threshold"]) for row in rows] == [0.3, metrics["threshold"], 0.8]
+    assert str(metrics["threshold"]) in [row["threshold"] for row in curve]
+    assert max(float(row["nerl"]) for row in curve) == pytest.approx(1)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
+    assert "No threshold is better" in (tmp_path / "report.html").read_text()
+    evaluate(replace(config, exact=False))
+    assert not (tmp_path / "exact_sweep.csv").exists()
+    for change in ({"grow": True}, {"metric": "n_splits"}, {"skeleton": None}):
+        with pytest.raises(ValueError, match="with --exact"):
+            evaluate(replace(config, **change))
+
+
+def test_first_compilation_is_announced(files, tmp_path):
+    code = ("from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+            f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
+            f"output={str(tmp_path / 'out')!r}))")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first, second = (subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True,
+                                    text=True).stdout for _ in range(2))
+    assert "compiling, as this is the first use" in first and "compiling" not in second
+
+
 @pytest.mark.parametrize("without, metric", [("skeleton", "dense_voi_sum"), ("labels", "nerl"), ("image", "nerl")])
 def test_any_subset_of_the_truth(files, tmp_path, without, metric):
     metrics = evaluate(replace(files, output=str(tmp_path), **{without: None}))
@@ -296,6 +325,7 @@ def test_misfits_are_refused(files, tmp_path, change, message):
     ({"affinities": "a", "segmentation": "s"}, "not both"),
     ({"segmentation": "s", "sweep": True}, "affinities to sweep"),
     ({"affinities": "a"}, "--sweep, or one --thresholds"),
+    ({"affinities": "a", "thresholds": (0.5,), "exact": True}, "--sweep with --exact"),
     ({"affinities": "a", "run": "r", "sweep": True}, "--run, or the name of a prediction"),
     ({"thresholds": (0.5, 1.5)}, r"thresholds in \[0, 1\]"),
     ({"thresholds": ()}, "at least one threshold"),

@@ -32,6 +32,7 @@ FLOORS = {
     "pytc.inference": 3,
     "pytc.segmentation.blockwise": 3,
     "pytc.metrics.sweep": 3,
+    "pytc.metrics.exact": 3,
     "pytc.inference.pipeline": 4,
     "pytc.training": 4,
     "pytc.report": 4,

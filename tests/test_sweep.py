@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
-from reference_segmentation import random_affinities, slow_components, slow_grow, slow_overlap
+from reference_segmentation import random_affinities, slow_components, slow_grow, slow_overlap, small_shapes
 
 from pytc.io.skeleton import Skeleton
+from pytc.metrics.exact import EXACT_METRICS, exact_sweep
 from pytc.metrics.overlap import OVERLAP_METRICS
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
+from pytc.segmentation.connected_components import connected_components_3d
+from pytc.segmentation.descent import descend
+from pytc.segmentation.edges import edge_levels, is_above
 
 SHAPE = (6, 7, 8)
 
@@ -42,6 +46,100 @@ def test_rows_equal_decoding_afresh(grow, min_size):
         assert row == pytest.approx(expected | {"threshold": row["threshold"]}, abs=1e-12)
     assert sweep.metric == "nerl"
     assert sweep.best["nerl"] == max(row["nerl"] for row in sweep.rows)
+
+
+DTYPES = (np.float16, np.float32, np.float64, np.uint8)
+
+
+def awkward_volumes(seed):
+    """Affinities of all small shapes and dtypes, with ties, NaN, -0, values below 0 and above 1, and infinity."""
+    rng = np.random.default_rng(seed)
+    for shape in small_shapes():
+        for dtype in DTYPES:
+            affinities = random_affinities(rng, shape, dtype)
+            if dtype != np.uint8:
+                odd = rng.random(affinities.shape)
+                affinities[odd < 0.1] = np.nan
+                affinities[odd > 0.9] = rng.choice((-0.0, -0.5, 1.25, np.inf), np.count_nonzero(odd > 0.9))
+            yield affinities
+
+
+@pytest.mark.parametrize("min_size", (0, 2, 3, 6))
+def test_descent_equals_decoding_afresh(min_size):
+    thresholds = (0.95, 0.9, 0.75, 0.5, 0.499, 0.1, 0.0, -0.25)
+    rng = np.random.default_rng(6)
+    for affinities in awkward_volumes(min_size):
+        shape = affinities.shape[1:]
+        positions = (rng.random((20 * (affinities.size > 0), 3)) * shape).astype(int)
+        chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
+        descent = descend(affinities, chosen, positions, min_size)
+        for time, threshold in enumerate(chosen):
+            expected = connected_components_3d(affinities, threshold, min_size=min_size)[tuple(positions.T)]
+            segments = descent.segments(time)
+            np.testing.assert_array_equal(segments == 0, expected == 0)
+            np.testing.assert_array_equal(segments[:, None] == segments, expected[:, None] == expected)
+
+
+def test_levels_count_thresholds():
+    thresholds = (0.5, 0.0, 0.25, 0.9, 1 / 255, 0.5)
+    for affinities in awkward_volumes(7):
+        expected = sum(is_above(affinities, threshold).astype(int) for threshold in thresholds)
+        np.testing.assert_array_equal(edge_levels(affinities, thresholds), expected)
+    assert edge_levels(affinities, np.linspace(0, 1, 300)).dtype == np.uint16
+
+
+def walks(rng, shape):
+    """Skeletons of 1 to 12 nodes, some on one voxel, with the ids 0 and up."""
+    ids, edges = [], []
+    for skeleton, n in enumerate(rng.integers(1, 13, rng.integers(1, 6))):
+        edges += [(len(ids) + rng.integers(i), len(ids) + i) for i in range(1, n)]
+        ids += [skeleton] * n
+    edges += [(len(ids), len(ids) + 1)]
+    ids = np.array([*ids, 9, 9], np.uint64)
+    positions = (rng.random((len(ids), 3)) * shape).astype(np.int64)
+    return Skeleton(ids, positions, positions * 7.0 + rng.random(positions.shape), np.array(edges, np.int64))
+
+
+@pytest.mark.parametrize("min_size", (0, 20))
+def test_figures_at_nodes_are_the_same_bits(min_size):
+    affinities, _, skeleton = scene(11)
+    thresholds = (0.6, 0.9, 0.3, 0.6)
+    for row in threshold_sweep(affinities, skeleton, thresholds=thresholds, min_size=min_size).rows:
+        segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
+        assert row == {"threshold": row["threshold"], **SkeletonMetrics(skeleton).compute(segmentation)}
+
+
+@pytest.mark.parametrize("min_size", (0, 2, 4))
+def test_exact_sweep_equals_a_sweep_of_every_value(min_size):
+    rng = np.random.default_rng(8)
+    for affinities in awkward_volumes(9):
+        if affinities.size == 0:
+            continue
+        skeleton = walks(rng, affinities.shape[1:])
+        exact = exact_sweep(affinities, skeleton, min_size=min_size)
+        values = np.unique(affinities.astype(np.float64)) / (255 if affinities.dtype == np.uint8 else 1)
+        values = [0.0, *values[(values > 0) & (values < np.inf)]]
+        fresh = threshold_sweep(affinities, skeleton, thresholds=values, min_size=min_size)
+        thresholds = [row["threshold"] for row in exact.rows]
+        assert set(thresholds) <= set(values) and thresholds == sorted(set(thresholds), reverse=True)
+        for row in fresh.rows:  # the first row whose threshold is not above
+            at = next(at for at in exact.rows if at["threshold"] <= row["threshold"])
+            assert {name: at[name] for name in EXACT_METRICS} == pytest.approx(
+                {name: row[name] for name in EXACT_METRICS}, rel=1e-9, abs=1e-9)
+        assert exact.best["nerl"] == pytest.approx(fresh.best["nerl"], rel=1e-9)
+
+
+def test_exact_sweep_of_a_larger_volume():
+    affinities, _, skeleton = scene(10)
+    affinities = affinities * np.random.default_rng(0).random(affinities.shape).astype(np.float16)
+    offsets = [(0, 0, 1), (1, 0, 0), (0, 1, 0)]
+    exact = exact_sweep(affinities[[2, 0, 1]], skeleton, metric="voi_sum", offsets=offsets)
+    fresh = threshold_sweep(affinities, skeleton, thresholds=[row["threshold"] for row in exact.rows], metric="voi_sum")
+    for name in EXACT_METRICS:
+        np.testing.assert_allclose([row[name] for row in exact.rows], [row[name] for row in fresh.rows], atol=1e-9)
+    assert len(exact.rows) > 50 and exact.best["voi_sum"] == min(row["voi_sum"] for row in exact.rows)
+    with pytest.raises(ValueError, match="for an exact sweep, got 'n_splits'"):
+        exact_sweep(affinities, skeleton, metric="n_splits")
 
 
 def test_direction_of_each_metric():

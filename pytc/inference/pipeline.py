@@ -19,6 +19,7 @@ from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.volume import Volume, create_volume
 from pytc.models.checkpoint import load_model
+from pytc.progress import announce_compilation
 from pytc.runs import write_json
 from pytc.segmentation.blockwise import segment_volume
 
@@ -29,6 +30,7 @@ def infer(config: InferConfig) -> list[Path]:
     Each folder holds affinities.zarr, segmentation.zarr and source.json, which names the image, labels and skeletons.
     ValueError if the run has no checkpoint or the input does not fit the network.
     """
+    announce_compilation()
     device = hardware.choose_device(config.system)
     torch.set_num_threads(config.system.threads or hardware.cpu_count())
     checkpoint = _checkpoint(Path(config.run), config.inference.checkpoint)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pytc.metrics.hashing import add_pairs, empty_table
+from pytc.metrics.hashing import add_pairs, empty_table, number_ids
 
 OVERLAP_METRICS = ("voi_split", "voi_merge", "voi_sum", "rand_split", "rand_merge", "adapted_rand_error")
 SLAB = 64  # planes counted by one thread at a time: whole chunks of a stored volume
@@ -107,8 +107,7 @@ def metrics_of_table(table: Contingency) -> dict[str, float]:
 
 
 def _shares(ids: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    _, codes = np.unique(ids, return_inverse=True)
-    return np.bincount(codes, joint)
+    return np.bincount(number_ids(ids)[0], joint)  # in order of appearance: whatever the ids, the same sums
 
 
 def _entropy(shares: np.ndarray) -> float:

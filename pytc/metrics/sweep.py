@@ -13,6 +13,7 @@ from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.descent import descend
 from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow as grow_labels
 
@@ -28,6 +29,7 @@ class Sweep:
     rows: list[dict[str, float]]  # "threshold" and every metric
     metric: str
     best: dict[str, float]  # on equal scores, the first row
+    curve: Sequence[dict[str, float]] = ()  # of an exact sweep, drawn behind the rows
 
 
 def threshold_sweep(
@@ -44,8 +46,15 @@ def threshold_sweep(
     _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
+    descending = sorted(set(_finite(thresholds)), reverse=True)
+    descent = None
+    if labels is None and not grow:  # the labels at the nodes are all that is needed
+        skeletons.check_inside(affinities.shape[1:])
+        descent = descend(affinities, descending, skeleton.positions, min_size)
 
     def score_at(threshold: float) -> dict[str, float]:
+        if descent:
+            return skeletons.compute_nodes(descent.segments(descending.index(threshold)))
         segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
         if grow:
             segmentation = grow_labels(segmentation, affinities)
@@ -81,11 +90,19 @@ def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]])
                          f"expected {' or '.join(sources)} to score against, got none")
 
 
+def _finite(thresholds: Sequence[float]) -> list[float]:
+    if len(thresholds) == 0 or not np.isfinite(thresholds).all():
+        raise ValueError(f"expected at least one threshold, all of them finite, got {thresholds}")
+    return [float(threshold) for threshold in thresholds]
+
+
 def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:
-    if len(thresholds) == 0:
-        raise ValueError("expected at least one threshold, got none")
-    shown = track(thresholds, "scored", "thresholds")
-    rows = [{"threshold": float(threshold), **score(threshold)} for threshold in shown]
+    shown = track(_finite(thresholds), "scored", "thresholds")
+    return best_of([{"threshold": threshold, **score(threshold)} for threshold in shown], metric)
+
+
+def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
+    """The rows, and the best of them."""
     sign = -1 if is_error(metric) else 1
     return Sweep(rows, metric, max(rows, key=lambda row: sign * row[metric]))
 

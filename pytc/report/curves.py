@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 from matplotlib.figure import Figure
+
+from pytc.metrics.sweep import Sweep
 
 # A panel shows the figures of one family that the sweep has.
 PANELS = {
@@ -17,19 +18,27 @@ PANELS = {
 COLOURS = ("#1f5fbf", "#d1495b", "#2a9d8f", "#e9a03b")
 
 
-def draw_sweep(rows: list[dict[str, Any]], metric: str, best: dict[str, Any]) -> bytes:
-    """PNG of each family of figures over the threshold, the best threshold marked in each panel."""
+def draw_sweep(sweep: Sweep) -> bytes:
+    """PNG of each family of figures over the threshold, the best threshold marked in each panel.
+
+    Where the whole curve of a figure is known, it is drawn as steps, with the rows as points on it.
+    """
+    metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
     panels = {title: [k for k in names if k in best] for title, names in PANELS.items()}
     panels = {title: names for title, names in panels.items() if names}
     if not any(metric in names for names in panels.values()):
         panels[metric] = [metric]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")
-    thresholds = [row["threshold"] for row in rows]
+    thresholds, changes = ([row["threshold"] for row in rows] for rows in (sweep.rows, curve))
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for i, (name, colour) in enumerate(zip(names, COLOURS)):
             chosen = name == metric
-            axes.plot(thresholds, [row[name] for row in rows], marker="o", markersize=4 if chosen else 2.5,
-                      linewidth=2.2 if chosen else 1.2, color=colour, label=name, zorder=9 - i)
+            width = 2.2 if chosen else 1.2
+            whole = bool(curve) and name in curve[0]
+            if whole:
+                axes.step(changes, [row[name] for row in curve], where="post", linewidth=width / 2, color=colour)
+            axes.plot(thresholds, [row[name] for row in sweep.rows], marker="o", markersize=4 if chosen else 2.5,
+                      linewidth=0 if whole else width, color=colour, label=name, zorder=9 - i)
             if chosen:
                 axes.plot(best["threshold"], best[name], marker="*", markersize=17, color=colour,
                           markeredgecolor="white", zorder=10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ import rich.table
 
 from pytc.commands import EvaluateConfig
 from pytc.io.volume import Volume, create_volume
+from pytc.metrics.exact import exact_sweep
 from pytc.metrics.overlap import contingency_table, metrics_of_table
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.sweep import Sweep, is_error, semantic_sweep, threshold_sweep
+from pytc.progress import announce_compilation
 from pytc.report import html
-from pytc.report.curves import draw_sweep
 from pytc.report.errors import worst_skeletons
 from pytc.report.inputs import Inputs, gather
 from pytc.report.pictures import Instances, Mask, Scene, draw
@@ -41,6 +43,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     if config.backend == "funlib":
         from pytc.report.crosscheck import cross_check  # optional: fails here, before any work, where it is missing
+    announce_compilation()
     inputs = gather(config)
     config = inputs.config
     for part, path in inputs.paths.items():
@@ -81,8 +84,13 @@ def _segment(inputs: Inputs, labels: np.ndarray | None) -> tuple[Sweep, np.ndarr
     if config.task == "semantic":
         sweep = semantic_sweep(values[0], labels, thresholds=config.thresholds, metric=config.metric)
         return sweep, is_above(values[0], sweep.best["threshold"]).astype(np.uint8)
-    sweep = threshold_sweep(values, inputs.skeleton, labels, thresholds=config.thresholds, metric=config.metric,
+    thresholds, curve = config.thresholds, ()
+    if config.exact:
+        exact = exact_sweep(values, inputs.skeleton, metric=config.metric, min_size=config.min_size)
+        thresholds, curve = sorted({*thresholds, exact.best["threshold"]}), exact.rows
+    sweep = threshold_sweep(values, inputs.skeleton, labels, thresholds=thresholds, metric=config.metric,
                             grow=config.grow, min_size=config.min_size)
+    sweep = replace(sweep, curve=curve)
     segmentation = connected_components_3d(values, sweep.best["threshold"], min_size=config.min_size)
     return sweep, grow(segmentation, values) if config.grow else segmentation
 
@@ -138,7 +146,9 @@ def _table(figures: dict[str, float], metric: str, sweep: Sweep | None) -> html.
         title, scored, best = "Threshold sweep", sweep.rows, sweep.rows.index(sweep.best)
         threshold, thresholds = sweep.best["threshold"], [row["threshold"] for row in sweep.rows]
         note = f"Best by {html.name(metric)}: threshold {threshold:.4f}."
-        if threshold in (min(thresholds), max(thresholds)):
+        if sweep.curve:
+            note += f" No threshold is better; scores change at {len(sweep.curve)}."
+        elif threshold in (min(thresholds), max(thresholds)):
             note += " It lies at an end of the sweep: thresholds beyond it may be better."
     rows = [tuple(html.number(key, row[key]) for key in columns) for row in scored]
     return html.Table(title, note, tuple(map(html.name, columns)), rows, best)
@@ -146,9 +156,11 @@ def _table(figures: dict[str, float], metric: str, sweep: Sweep | None) -> html.
 
 def _write(inputs: Inputs, figures, settings, sweep: Sweep | None, table: html.Table, labels, segmentation, matching):
     """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
+    from pytc.report.curves import draw_sweep  # matplotlib takes as long to load as all the rest
+
     config, output = inputs.config, Path(inputs.config.output)
     scene = Scene(inputs.image, labels, segmentation, inputs.axes, config.voxel_size or (1.0, 1.0, 1.0))
-    curve = draw_sweep(sweep.rows, sweep.metric, sweep.best) if sweep and len(sweep.rows) > 1 else None
+    curve = draw_sweep(sweep) if sweep and len(sweep.rows) > 1 else None
     note, legend = (matching.note, matching.legend) if matching else ("Each segment has a colour of its own.", ())
     parts = [html.cards(figures, config.metric)]
     parts += [html.table(table, curve)] if curve else []
@@ -164,13 +176,15 @@ def _write(inputs: Inputs, figures, settings, sweep: Sweep | None, table: html.T
         _write_segmentation(best, inputs, settings, segmentation)
     elif Path(inputs.prediction.path).resolve() != best.resolve():
         shutil.rmtree(best, ignore_errors=True)
-    for stale in ("sweep.csv", "sweep.png", "metrics.json"):
+    for stale in ("sweep.csv", "exact_sweep.csv", "sweep.png", "metrics.json"):
         (output / stale).unlink(missing_ok=True)
     if curve:
-        with replacing(output / "sweep.csv") as temporary, open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(sweep.best))
-            writer.writeheader()
-            writer.writerows(sweep.rows)
+        for name, rows in (("sweep.csv", sweep.rows), ("exact_sweep.csv", sweep.curve)):
+            if rows:
+                with replacing(output / name) as temporary, open(temporary, "w", newline="") as file:
+                    writer = csv.DictWriter(file, list(rows[0]))
+                    writer.writeheader()
+                    writer.writerows(rows)
         with replacing(output / "sweep.png") as temporary:
             temporary.write_bytes(curve)
     with replacing(output / "report.html") as temporary:

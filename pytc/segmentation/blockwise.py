@@ -76,7 +76,7 @@ def segment_volume(
 def _fitting_planes(affinities: Volume, growing: bool) -> int:
     voxel = 3 * affinities.dtype.itemsize + np.dtype(label_dtype(affinities.spatial_shape)).itemsize
     if growing:
-        voxel += 24  # a copy of the labels, parents, and three edges a voxel at worst
+        voxel += 30  # a copy of the labels, parents, three levels, and three edges a voxel at worst
     plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
     return planes if planes >= affinities.spatial_shape[0] or planes < ALIGNMENT else planes - planes % ALIGNMENT

@@ -1,6 +1,9 @@
-"""Which neighbours are connected: affinities above a threshold, compared exactly, as one byte of flags a voxel."""
+"""Edges between neighbours: which are above a threshold, as one byte of flags a voxel, or all in descending order."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -40,8 +43,8 @@ def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
         return np.uint16(low), np.uint16(255), np.uint16(1), np.uint16(0)
     with np.errstate(over="ignore"):
         low = dtype.type(threshold)
-    if float(low) <= threshold:
-        low = np.nextafter(low, dtype.type(np.inf))
+        if float(low) <= threshold:
+            low = np.nextafter(low, dtype.type(np.inf))
     if dtype != np.float16:
         return low, dtype.type(np.inf), dtype.type(1), dtype.type(0)
     bits, infinity, minus_zero = low.view(np.uint16), np.uint16(0x7C00), np.uint16(0x8000)
@@ -87,3 +90,89 @@ def _threshold(along_z, along_y, along_x, low, high, low2, high2, flags):
                 in_y = ((b[x] >= low) & (b[x] <= high)) | ((b[x] >= low2) & (b[x] <= high2))
                 in_x = ((c[x] >= low) & (c[x] <= high)) | ((c[x] >= low2) & (c[x] <= high2))
                 out[x] = np.uint8(in_z) | (np.uint8(in_y) << np.uint8(1)) | (np.uint8(in_x) << np.uint8(2))
+
+
+def values_above(affinities: np.ndarray, floor: float) -> np.ndarray:
+    """The finite values above `floor` that there are, float64, ascending; of float16 and uint8, all there can be."""
+    values = _every_value(affinities.dtype) if affinities.dtype.itemsize < 4 else np.unique(affinities)
+    values = _exact(values[np.isfinite(values)])
+    return np.sort(values[values > floor])
+
+
+def _every_value(dtype: np.dtype) -> np.ndarray:
+    return np.arange(256**dtype.itemsize).astype(f"u{dtype.itemsize}").view(dtype)
+
+
+def _exact(values: np.ndarray) -> np.ndarray:
+    return values / 255 if values.dtype == np.uint8 else values.astype(np.float64)
+
+
+def edge_levels(affinities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """How many of the thresholds each value is above, compared as by `is_above`: an array of unsigned integers."""
+    ascending = np.sort(np.asarray(thresholds, np.float64))
+    levels = np.empty(affinities.shape, np.min_scalar_type(len(ascending)))
+
+    def count(values):
+        return np.where(values == values, np.searchsorted(ascending, _exact(values)), 0).astype(levels.dtype)
+
+    def fill(z):
+        if affinities.dtype.itemsize < 4:
+            _look_up(comparable(affinities[:, z]), table, levels[:, z])
+        else:
+            levels[:, z] = count(affinities[:, z])
+
+    table = count(_every_value(affinities.dtype)) if affinities.dtype.itemsize < 4 else None
+    with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
+        list(pool.map(fill, range(levels.shape[1])))
+    return levels
+
+
+@numba.njit(cache=True, nogil=True)
+def _look_up(keys, table, out):
+    for c in range(keys.shape[0]):
+        for y in range(keys.shape[1]):
+            for x in range(keys.shape[2]):
+                out[c, y, x] = table[keys[c, y, x]]
+
+
+def descending_edges(levels: np.ndarray, labels: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """The edges of level low to high, as 3 x voxel index + axis, and how many there are of each level, highest first.
+
+    levels (3, Z, Y, X) as from `edge_levels`; labels (Z, Y, X): edges within one label, 0 apart, are left out. Edges
+    of equal level come in the raster order of their first voxel, then z, y, x.
+    """
+    slabs = numba.config.NUMBA_NUM_THREADS if high - low < 1 << 16 else 1
+    bounds = [labels.shape[0] * i // slabs for i in range(slabs + 1)]
+    places = np.zeros((slabs, max(high + 1, low)), np.int64)
+
+    def visit(start, stop, places, edges):
+        flags = np.empty((1, *labels.shape[1:]), np.uint8)
+        for z in range(start, stop):
+            edge_flags(levels, (*np.array([low, high, 1, 0], levels.dtype),), z, z + 1, None, flags)
+            _visit_plane(flags[0], levels[:, z], labels, z, places, edges)
+
+    edges = np.empty(0, np.uint32 if levels.size < 2**32 else np.uint64)
+    with ThreadPoolExecutor(slabs) as pool:
+        list(pool.map(visit, bounds[:-1], bounds[1:], places, [edges] * slabs))
+        counts = places[:, ::-1].T.copy()
+        places[:, ::-1] = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape).T
+        edges = np.empty(counts.sum(), edges.dtype)
+        list(pool.map(visit, bounds[:-1], bounds[1:], places, [edges] * slabs))
+    return edges, counts.sum(1)[:max(high + 1 - low, 0)]
+
+
+@numba.njit(cache=True, nogil=True)
+def _visit_plane(flags, levels, labels, z, places, edges):
+    """Write each flagged edge to the next place of its level; if `edges` is empty, only count."""
+    _, height, width = labels.shape
+    ids = labels.ravel()
+    strides = (height * width, width, 1)
+    for y in range(height):
+        for x in range(width):
+            if flags[y, x]:
+                voxel = (z * height + y) * width + x
+                for axis in range(3):
+                    if flags[y, x] >> axis & 1 and (ids[voxel] == 0 or ids[voxel] != ids[voxel + strides[axis]]):
+                        if len(edges):
+                            edges[places[levels[axis, y, x]]] = 3 * voxel + axis
+                        places[levels[axis, y, x]] += 1

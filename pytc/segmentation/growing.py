@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from pytc.segmentation.connected_components import find, label_dtype
-from pytc.segmentation.edges import check_affinities, comparable, ranges_above
+from pytc.segmentation.edges import check_affinities, descending_edges, edge_levels, values_above
 
 
 def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
@@ -26,64 +26,11 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
         raise ValueError(f"expected integer labels of shape {shape}, got {labels.dtype} {labels.shape}")
     if floor < 0:
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
-    keys, low, high = _ascending_keys(affinities[:3], floor)
+    floors = [floor, *values_above(affinities[:3], floor)]
     grown = np.array(labels, order="C")
-    counts = np.zeros(max(high - low + 1, 0), np.int64)
-    _count_edges(keys, grown, low, high, counts)
-    places = counts[::-1].cumsum()[::-1] - counts  # where the edges of each key begin, largest key first
-    edges = np.empty(counts.sum(), label_dtype((3, *shape)))
-    _place_edges(keys, grown, low, high, places, edges)
+    edges, _ = descending_edges(edge_levels(affinities[:3], floors), grown, 1, len(floors))
     _join(grown, edges, np.arange(1, grown.size + 1, dtype=label_dtype(shape)))
     return grown
-
-
-def _ascending_keys(affinities: np.ndarray, floor: float) -> tuple[np.ndarray, int, int]:
-    """Unsigned integers in the order of the values, and the smallest and largest of values above the floor.
-
-    float16 and uint8 are such integers already; other dtypes are ranked, which takes 8 bytes a value.
-    """
-    if affinities.dtype in (np.float16, np.uint8):
-        low, high, *_ = ranges_above(floor, affinities.dtype)
-        return comparable(affinities), int(low), int(high)
-    values, keys = np.unique(affinities, return_inverse=True)
-    low, high = np.searchsorted(values, floor, "right"), np.count_nonzero(values == values) - 1
-    return keys.reshape(affinities.shape).astype(np.uint64), int(low), int(high)
-
-
-@numba.njit(cache=True, nogil=True)
-def _is_open(keys, labels, low, high, axis, z, y, x):
-    """Does an edge above the floor lead from this voxel along the axis, to or from a voxel without a label?"""
-    if not low <= keys[axis, z, y, x] <= high:
-        return False
-    to_z, to_y, to_x = z + (axis == 0), y + (axis == 1), x + (axis == 2)
-    if to_z == labels.shape[0] or to_y == labels.shape[1] or to_x == labels.shape[2]:
-        return False
-    return labels[z, y, x] == 0 or labels[to_z, to_y, to_x] == 0
-
-
-@numba.njit(cache=True, nogil=True)
-def _count_edges(keys, labels, low, high, counts):
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
-                for axis in range(3):
-                    if _is_open(keys, labels, low, high, axis, z, y, x):
-                        counts[np.int64(keys[axis, z, y, x]) - low] += 1
-
-
-@numba.njit(cache=True, nogil=True)
-def _place_edges(keys, labels, low, high, places, edges):
-    """Write each open edge, as 3 x voxel index + axis, to the next place of its key."""
-    voxel = 0
-    for z in range(labels.shape[0]):
-        for y in range(labels.shape[1]):
-            for x in range(labels.shape[2]):
-                for axis in range(3):
-                    if _is_open(keys, labels, low, high, axis, z, y, x):
-                        key = np.int64(keys[axis, z, y, x]) - low
-                        edges[places[key]] = 3 * voxel + axis
-                        places[key] += 1
-                voxel += 1
 
 
 @numba.njit(cache=True, nogil=True)
