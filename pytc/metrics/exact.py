@@ -29,14 +29,13 @@ def exact_sweep(
 
     affinities, offsets and min_size as there. Thresholds of rows descend, and are affinities or 0; a row holds from
     its threshold up to that of the row before, where the segments of the nodes change. Memory: about 30 bytes a voxel
-    beyond the affinities. ValueError for other metrics.
+    beyond the affinities. ValueError for other metrics, and if a node lies outside the volume.
     """
     if metric not in EXACT_METRICS:
         raise ValueError(f"expected a metric from {', '.join(EXACT_METRICS)} for an exact sweep, got {metric!r}")
     check_affinities(affinities)
     affinities = short_range(affinities, offsets)
     skeletons = SkeletonMetrics(skeleton)
-    skeletons.check_inside(affinities.shape[1:])
     thresholds = np.append(0, values_above(affinities, 0))[::-1]
     descent = descend(affinities, thresholds, skeleton.positions, min_size)
     times, rows = np.unique(np.concatenate([[0], descent.born, descent.joined]), return_inverse=True)

@@ -120,7 +120,10 @@ class SkeletonMetrics:
         shape = tuple(segmentation.shape)
         if len(shape) != 3 or np.dtype(segmentation.dtype).kind not in "iu":
             raise ValueError(f"expected an integer segmentation (Z, Y, X), got {segmentation.dtype} {shape}")
-        self.check_inside(shape)
+        outside = ((self.positions < 0) | (self.positions >= shape)).any(1)
+        if outside.any():
+            raise ValueError(f"expected skeleton nodes inside a segmentation of shape {shape}, got one at "
+                             f"{tuple(self.positions[outside][0].tolist())} and {outside.sum() - 1} more outside")
         if isinstance(segmentation, np.ndarray):
             segments = segmentation[tuple(self.positions.T)]
         else:
@@ -128,13 +131,6 @@ class SkeletonMetrics:
         if segments.dtype.kind == "i" and segments.min() < 0:
             raise ValueError(f"expected segments of 0 or more, got {segments.min()}")
         return segments.astype(np.uint64)
-
-    def check_inside(self, shape: tuple[int, ...]) -> None:
-        """ValueError if a node lies outside a volume of this shape."""
-        outside = ((self.positions < 0) | (self.positions >= shape)).any(1)
-        if outside.any():
-            raise ValueError(f"expected skeleton nodes inside a segmentation of shape {shape}, got one at "
-                             f"{tuple(self.positions[outside][0].tolist())} and {outside.sum() - 1} more outside")
 
     def _read_blocks(self, volume) -> np.ndarray:
         segments = np.empty(len(self.positions), volume.dtype)

@@ -46,10 +46,8 @@ def threshold_sweep(
     _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
-    descending = sorted(set(_finite(thresholds)), reverse=True)
-    descent = None
-    if labels is None and not grow:  # the labels at the nodes are all that is needed
-        skeletons.check_inside(affinities.shape[1:])
+    descending, descent = sorted(set(thresholds), reverse=True), None
+    if descending and labels is None and not grow:  # what is scored is seen from the nodes
         descent = descend(affinities, descending, skeleton.positions, min_size)
 
     def score_at(threshold: float) -> dict[str, float]:
@@ -90,15 +88,11 @@ def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]])
                          f"expected {' or '.join(sources)} to score against, got none")
 
 
-def _finite(thresholds: Sequence[float]) -> list[float]:
-    if len(thresholds) == 0 or not np.isfinite(thresholds).all():
-        raise ValueError(f"expected at least one threshold, all of them finite, got {thresholds}")
-    return [float(threshold) for threshold in thresholds]
-
-
 def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:
-    shown = track(_finite(thresholds), "scored", "thresholds")
-    return best_of([{"threshold": threshold, **score(threshold)} for threshold in shown], metric)
+    if len(thresholds) == 0:
+        raise ValueError("expected at least one threshold, got none")
+    shown = track(thresholds, "scored", "thresholds")
+    return best_of([{"threshold": float(threshold), **score(threshold)} for threshold in shown], metric)
 
 
 def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:

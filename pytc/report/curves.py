@@ -19,10 +19,7 @@ COLOURS = ("#1f5fbf", "#d1495b", "#2a9d8f", "#e9a03b")
 
 
 def draw_sweep(sweep: Sweep) -> bytes:
-    """PNG of each family of figures over the threshold, the best threshold marked in each panel.
-
-    Where the whole curve of a figure is known, it is drawn as steps, with the rows as points on it.
-    """
+    """PNG of each family of figures over the threshold, points on its whole curve where that is known, best marked."""
     metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
     panels = {title: [k for k in names if k in best] for title, names in PANELS.items()}
     panels = {title: names for title, names in panels.items() if names}

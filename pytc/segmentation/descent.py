@@ -40,17 +40,17 @@ def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.n
     affinities, min_size as there; positions (N, 3): voxels of the nodes, inside. Memory: 15 bytes a voxel and 4 an
     edge between the first and the last threshold; about twice that for volumes of more than 2^32 / 3 voxels.
     """
+    min_size = max(min_size, 2)  # a voxel without an edge is not in a component
     volume = connected_components_3d(affinities, thresholds[0])
-    forest = volume.ravel()  # index + 1 of another voxel of the component, or of itself; 0 without an edge
+    forest = volume.ravel()  # index + 1 of another voxel of the component, or of itself
     more = np.zeros(forest.shape, forest.dtype)  # voxels of a component, at its root, without the root
     _point_to_first(forest, np.zeros(forest.max(initial=0) + 1, forest.dtype), more)
     edges, counts = descending_edges(edge_levels(affinities[:3], thresholds), volume, 1, len(thresholds) - 1)
 
     voxels = np.ravel_multi_index(tuple(positions.T), volume.shape)
-    roots = np.where(forest[voxels] > 0, forest[voxels].astype(np.int64) - 1, voxels)
-    nodes = np.argsort(roots, kind="stable")
-    roots = roots[nodes]
-    born = np.where((forest[roots] > 0) & (more[roots] + 1 >= min_size), 0, NEVER)
+    nodes = np.argsort(forest[voxels], kind="stable")
+    roots = forest[voxels[nodes]].astype(np.int64) - 1
+    born = np.where(more[roots] + 1 >= min_size, 0, NEVER)
     joined = np.where(np.diff(roots, append=-1) == 0, 0, NEVER)
     tails = np.flatnonzero(joined)
     following = np.arange(1, len(nodes) + 1)  # the first node of a component comes after its last one
@@ -70,12 +70,11 @@ def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.n
 @numba.njit(cache=True, nogil=True)
 def _point_to_first(labels, first, more):
     for i in range(len(labels)):
-        if labels[i] > 0:
-            if first[labels[i]] == 0:
-                first[labels[i]] = i + 1
-            else:
-                more[first[labels[i]] - 1] += 1
-            labels[i] = first[labels[i]]
+        if labels[i] == 0 or first[labels[i]] == 0:
+            first[labels[i]] = i + 1
+        else:
+            more[first[labels[i]] - 1] += 1
+        labels[i] = first[labels[i]]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -87,9 +86,6 @@ def _join(volume, edges, ends, min_size, more, tail_at, following, born, joined)
         for edge in edges[start:end]:
             voxel = np.int64(edge) // 3
             other = voxel + strides[np.int64(edge) % 3]
-            for v in (voxel, other):
-                if forest[v] == 0:
-                    forest[v] = v + 1
             i, j = np.int64(find(forest, forest[voxel])) - 1, np.int64(find(forest, forest[other])) - 1
             if i == j:
                 continue

@@ -115,24 +115,14 @@ def edge_levels(affinities: np.ndarray, thresholds: Sequence[float]) -> np.ndarr
     def count(values):
         return np.where(values == values, np.searchsorted(ascending, _exact(values)), 0).astype(levels.dtype)
 
-    def fill(z):
-        if affinities.dtype.itemsize < 4:
-            _look_up(comparable(affinities[:, z]), table, levels[:, z])
-        else:
-            levels[:, z] = count(affinities[:, z])
+    def fill(plane):
+        values = affinities[plane]
+        levels[plane] = count(values) if table is None else np.take(table, comparable(values), mode="clip")
 
     table = count(_every_value(affinities.dtype)) if affinities.dtype.itemsize < 4 else None
     with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
-        list(pool.map(fill, range(levels.shape[1])))
+        list(pool.map(fill, np.ndindex(levels.shape[:2])))
     return levels
-
-
-@numba.njit(cache=True, nogil=True)
-def _look_up(keys, table, out):
-    for c in range(keys.shape[0]):
-        for y in range(keys.shape[1]):
-            for x in range(keys.shape[2]):
-                out[c, y, x] = table[keys[c, y, x]]
 
 
 def descending_edges(levels: np.ndarray, labels: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
