@@ -6,7 +6,7 @@ two stretches, and the scores are running sums.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numba
 import numpy as np
@@ -14,29 +14,23 @@ import numpy as np
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.sweep import Sweep, best_of
-from pytc.segmentation.connected_components import short_range
 from pytc.segmentation.descent import descend
-from pytc.segmentation.edges import check_affinities, values_above
+from pytc.segmentation.edges import values_above
 
 EXACT_METRICS = ("erl", "nerl", "voi_sum", "voi_split", "voi_merge")
 
 
-def exact_sweep(
-    affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "nerl", min_size: int = 0,
-    offsets: Sequence[Sequence[int]] | None = None,
-) -> Sweep:
+def exact_sweep(affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "nerl", min_size: int = 0) -> Sweep:
     """EXACT_METRICS as `threshold_sweep` counts them, at all thresholds from 0 up.
 
-    affinities, offsets and min_size as there. Thresholds of rows descend, and are affinities or 0; a row holds from
-    its threshold up to that of the row before, where the segments of the nodes change. Memory: about 30 bytes a voxel
-    beyond the affinities. ValueError for other metrics, and if a node lies outside the volume.
+    affinities and min_size as in `connected_components_3d`. Thresholds of rows descend, and are affinities or 0; a row
+    holds from its threshold up to that of the row before, where the segments of the nodes change. Memory: about 35
+    bytes a voxel beyond the affinities. ValueError for other metrics, and if a node lies outside the volume.
     """
     if metric not in EXACT_METRICS:
         raise ValueError(f"expected a metric from {', '.join(EXACT_METRICS)} for an exact sweep, got {metric!r}")
-    check_affinities(affinities)
-    affinities = short_range(affinities, offsets)
     skeletons = SkeletonMetrics(skeleton)
-    thresholds = np.append(0, values_above(affinities, 0))[::-1]
+    thresholds = np.append(0, values_above(affinities[:3], 0))[::-1]
     descent = descend(affinities, thresholds, skeleton.positions, min_size)
     times, rows = np.unique(np.concatenate([[0], descent.born, descent.joined]), return_inverse=True)
     born, joined = np.split(rows[1:], 2)
@@ -55,8 +49,8 @@ def _run_length(skeleton: Skeleton, nodes: np.ndarray, joined: np.ndarray, n_row
     ends = np.sort(place[skeleton.edges], axis=1)
     apart = ends[:, 0] < ends[:, 1]
     gaps = _latest(joined, *ends[apart].T)  # an edge is within a segment once this gap is closed
-    length = _sums(np.bincount(gaps, skeleton.edge_lengths[apart], len(nodes)))
-    changes = _sums(np.diff(skeleton.ids[nodes]) != 0)
+    length = np.bincount(gaps + 1, skeleton.edge_lengths[apart], len(nodes)).cumsum()
+    changes = np.append(0, np.diff(skeleton.ids[nodes]) != 0).cumsum()
     return _over_stretches(joined, n_rows, lambda first, last: np.where(
         changes[first] == changes[last], length[last] - length[first], 0) ** 2)  # fmt: skip
 
@@ -74,7 +68,7 @@ def _information(ids: np.ndarray, born: np.ndarray, joined: np.ndarray, n_rows: 
     joined_own[same] = joined[_latest(joined, own[same], own[np.flatnonzero(same) + 1])]
 
     def in_segments(joined, counted):
-        sums = _sums(counted)
+        sums = np.append(0, counted).cumsum()
         return _over_stretches(joined, n_rows, lambda first, last: _g(sums[last + 1] - sums[first]))
 
     def in_background(ids, born):  # its k-th last node takes g(k) - g(k - 1) out of it
@@ -90,11 +84,6 @@ def _information(ids: np.ndarray, born: np.ndarray, joined: np.ndarray, n_rows: 
 
 def _g(n: np.ndarray) -> np.ndarray:
     return n * np.log2(np.maximum(n, 1))
-
-
-def _sums(values: np.ndarray) -> np.ndarray:
-    """Sums of the first 0, 1, ... values."""
-    return np.append(0, np.cumsum(values))
 
 
 def _latest(times: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:

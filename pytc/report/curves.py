@@ -30,12 +30,11 @@ def draw_sweep(sweep: Sweep) -> bytes:
     for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
         for i, (name, colour) in enumerate(zip(names, COLOURS)):
             chosen = name == metric
-            width = 2.2 if chosen else 1.2
-            whole = bool(curve) and name in curve[0]
-            if whole:
-                axes.step(changes, [row[name] for row in curve], where="post", linewidth=width / 2, color=colour)
-            axes.plot(thresholds, [row[name] for row in sweep.rows], marker="o", markersize=4 if chosen else 2.5,
-                      linewidth=0 if whole else width, color=colour, label=name, zorder=9 - i)
+            if curve and name in curve[0]:
+                axes.step(changes, [row[name] for row in curve], where="post", linewidth=0.8, color=colour)
+            axes.plot(thresholds, [row[name] for row in sweep.rows], "o" if curve and name in curve[0] else "o-",
+                      markersize=4 if chosen else 2.5, linewidth=2.2 if chosen else 1.2, color=colour, label=name,
+                      zorder=9 - i)
             if chosen:
                 axes.plot(best["threshold"], best[name], marker="*", markersize=17, color=colour,
                           markeredgecolor="white", zorder=10)
