@@ -9,7 +9,7 @@ from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.descent import descend
+from pytc.segmentation.descent import descend, segments_at
 from pytc.segmentation.edges import edge_levels, is_above
 
 SHAPE = (6, 7, 8)
@@ -75,7 +75,7 @@ def test_descent_equals_decoding_afresh(min_size):
         descent = descend(affinities, chosen, positions, min_size)
         for time, threshold in enumerate(chosen):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)[tuple(positions.T)]
-            segments = descent.segments(time)
+            segments = segments_at(time, descent)
             np.testing.assert_array_equal(segments == 0, expected == 0)
             np.testing.assert_array_equal(segments[:, None] == segments, expected[:, None] == expected)
 

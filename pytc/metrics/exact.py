@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
 
 from pytc.io.skeleton import Skeleton
@@ -31,12 +30,12 @@ def exact_sweep(affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "ne
         raise ValueError(f"expected a metric from {', '.join(EXACT_METRICS)} for an exact sweep, got {metric!r}")
     skeletons = SkeletonMetrics(skeleton)
     thresholds = np.append(0, values_above(affinities[:3], 0))[::-1]
-    descent = descend(affinities, thresholds, skeleton.positions, min_size)
-    times, rows = np.unique(np.concatenate([[0], descent.born, descent.joined]), return_inverse=True)
+    nodes, born, joined = descend(affinities, thresholds, skeleton.positions, min_size)
+    times, rows = np.unique(np.concatenate([[0], born, joined]), return_inverse=True)
     born, joined = np.split(rows[1:], 2)
     lowest = thresholds[np.append(times[1:-1], len(thresholds)) - 1]  # the last of the times is NEVER
-    squares = _run_length(skeleton, descent.nodes, joined, len(lowest))
-    split, merge = _information(skeleton.ids[descent.nodes], born, joined, len(lowest))
+    squares = _run_length(skeleton, nodes, joined, len(lowest))
+    split, merge = _information(skeleton.ids[nodes], born, joined, len(lowest))
     erl = np.maximum(squares, 0) / skeletons.total_length
     rows = np.column_stack([lowest, erl, erl / skeletons.max_erl, split + merge, split, merge]).tolist()
     return best_of([dict(zip(("threshold", *EXACT_METRICS), row)) for row in rows], metric)
@@ -87,32 +86,22 @@ def _g(n: np.ndarray) -> np.ndarray:
 
 
 def _latest(times: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Where times[first:last] is largest, for many stretches of one or more: from tables of those of 1, 2, 4, ..."""
+    """Where times[first:last], not empty, is largest; from tables of all stretches of 1, 2, 4, ... (some wrapped)."""
     n = len(times)
     tables = [times * n + np.arange(n)]
     while 1 << len(tables) <= n:
-        half = 1 << len(tables) - 1
-        tables.append(np.maximum(tables[-1][:-half], tables[-1][half:]))
-    found = np.empty_like(first)
-    exponent = np.frexp(last - first)[1] - 1
-    for k, table in enumerate(tables):
-        some = exponent == k
-        found[some] = np.maximum(table[first[some]], table[last[some] - (1 << k)]) % n
-    return found
+        tables.append(np.maximum(tables[-1], np.roll(tables[-1], -(1 << len(tables) - 1))))
+    tables, k = np.array(tables), np.frexp(last - first)[1] - 1
+    return np.maximum(tables[k, first], tables[k, last - (1 << k)]) % n
 
 
 def _over_stretches(joined: np.ndarray, n_rows: int, score: Callable) -> np.ndarray:
     """(n_rows,) the sum of score(first, last) over the stretches of each row; that of a single place is 0."""
     gaps = np.argsort(joined, kind="stable")[:np.count_nonzero(joined < n_rows)]
-    first, last = np.empty_like(gaps), np.empty_like(gaps)
-    _close_gaps(gaps, np.arange(len(joined)), np.arange(len(joined)), first, last)
+    begin, end, made = list(range(len(joined))), list(range(len(joined))), []
+    for gap in gaps.tolist():  # begin is known at the last place of a stretch, end at the first
+        made.append((begin[gap], end[gap + 1]))
+        end[begin[gap]], begin[end[gap + 1]] = end[gap + 1], begin[gap]
+    first, last = np.array(made, np.int64).reshape(-1, 2).T
     changes = score(first, last) - score(first, gaps) - score(gaps + 1, last)
     return np.bincount(joined[gaps], changes, n_rows).cumsum()
-
-
-@numba.njit(cache=True, nogil=True)
-def _close_gaps(gaps, begin, end, first, last):
-    """The stretch that closing each gap makes; begin is known at the last place of a stretch, end at the first."""
-    for i, gap in enumerate(gaps):
-        first[i], last[i] = begin[gap], end[gap + 1]
-        end[first[i]], begin[last[i]] = last[i], first[i]

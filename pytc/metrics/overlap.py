@@ -98,16 +98,13 @@ def metrics_of_table(table: Contingency) -> dict[str, float]:
         raise ValueError("expected at least one voxel with a true label, got none")
     joint = table.count[counts].astype(np.float64)
     joint /= joint.sum()
-    objects, segments = (_shares(ids[counts], joint) for ids in (table.truth, table.segmentation))
+    codes = (number_ids(ids[counts])[0] for ids in (table.truth, table.segmentation))  # sums do not depend on ids
+    objects, segments = (np.bincount(each, joint) for each in codes)
     split, merge = (max(0.0, _entropy(joint) - _entropy(shares)) for shares in (objects, segments))
     squares, squares_objects, squares_segments = (np.sum(p**2) for p in (joint, objects, segments))
     figures = (split, merge, split + merge, squares / squares_objects, squares / squares_segments,
                1 - 2 * squares / (squares_objects + squares_segments))
     return dict(zip(OVERLAP_METRICS, map(float, figures)))
-
-
-def _shares(ids: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    return np.bincount(number_ids(ids)[0], joint)  # in order of appearance: whatever the ids, the same sums
 
 
 def _entropy(shares: np.ndarray) -> float:

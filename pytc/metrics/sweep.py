@@ -13,7 +13,7 @@ from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
-from pytc.segmentation.descent import descend
+from pytc.segmentation.descent import descend, segments_at
 from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow as grow_labels
 
@@ -52,7 +52,7 @@ def threshold_sweep(
 
     def score_at(threshold: float) -> dict[str, float]:
         if descent:
-            return skeletons.compute_nodes(descent.segments(descending.index(threshold)))
+            return skeletons.compute_nodes(segments_at(descending.index(threshold), descent))
         segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
         if grow:
             segmentation = grow_labels(segmentation, affinities)

@@ -90,9 +90,8 @@ def _segment(inputs: Inputs, labels: np.ndarray | None) -> tuple[Sweep, np.ndarr
         thresholds, curve = sorted({*thresholds, exact.best["threshold"]}), exact.rows
     sweep = threshold_sweep(values, inputs.skeleton, labels, thresholds=thresholds, metric=config.metric,
                             grow=config.grow, min_size=config.min_size)
-    sweep = replace(sweep, curve=curve)
     segmentation = connected_components_3d(values, sweep.best["threshold"], min_size=config.min_size)
-    return sweep, grow(segmentation, values) if config.grow else segmentation
+    return replace(sweep, curve=curve), grow(segmentation, values) if config.grow else segmentation
 
 
 def _score(inputs: Inputs, labels, segmentation) -> tuple[dict[str, float], Instances | Mask | None]:

@@ -7,7 +7,6 @@ stretch of the line; when neighbours on it are joined tells their components at 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -16,28 +15,15 @@ from pytc.segmentation.connected_components import connected_components_3d, find
 from pytc.segmentation.edges import descending_edges, edge_levels
 
 NEVER = np.iinfo(np.int32).max
-
-
-@dataclass(frozen=True)
-class Descent:
-    """Nodes in line, and the times from which something is so; the threshold at time t is the t-th, from 0."""
-
-    nodes: np.ndarray  # (N,) index of each node
-    born: np.ndarray  # (N,) its voxel has a label, or NEVER
-    joined: np.ndarray  # (N,) the label is that of the next one in line, or NEVER
-
-    def segments(self, time: int) -> np.ndarray:
-        """A name for the component of each node, by index, (N,) uint64; 0 for none."""
-        names = np.cumsum(np.append(1, self.joined[:-1] > time))
-        segments = np.empty(len(self.nodes), np.uint64)
-        segments[self.nodes] = np.where(self.born <= time, names, 0)
-        return segments
+Descent = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.ndarray, min_size: int = 0) -> Descent:
     """Follow nodes through the components of `connected_components_3d` at thresholds in descending order.
 
-    affinities, min_size as there; positions (N, 3): voxels of the nodes, inside. Memory: 15 bytes a voxel and 4 an
+    affinities, min_size as there; positions (N, 3): voxels of the nodes. Returns the nodes' indices in line and, by
+    place on it, the times (indices of thresholds) from which a node has a label, and has that of the next node; NEVER
+    if not at all. ValueError if a node lies outside the volume. Memory: 15 bytes a voxel and 4 an
     edge between the first and the last threshold; about twice that for volumes of more than 2^32 / 3 voxels.
     """
     min_size = max(min_size, 2)  # a voxel without an edge is not in a component
@@ -64,7 +50,15 @@ def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.n
         order.append(following[tail])
         while order[-1] != tail:
             order.append(following[order[-1]])
-    return Descent(nodes[order], born[order], np.maximum(joined, born)[order])
+    return nodes[order], born[order], np.maximum(joined, born)[order]
+
+
+def segments_at(time: int, descent: Descent) -> np.ndarray:
+    """A name for the component of each node, by index, (N,) uint64; 0 for none."""
+    nodes, born, joined = descent
+    segments = np.empty(len(nodes), np.uint64)
+    segments[nodes] = np.where(born <= time, np.cumsum(np.append(1, joined[:-1] > time)), 0)
+    return segments
 
 
 @numba.njit(cache=True, nogil=True)

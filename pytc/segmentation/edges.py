@@ -94,17 +94,14 @@ def _threshold(along_z, along_y, along_x, low, high, low2, high2, flags):
 
 def values_above(affinities: np.ndarray, floor: float) -> np.ndarray:
     """The finite values above `floor` that there are, float64, ascending; of float16 and uint8, all there can be."""
-    values = _every_value(affinities.dtype) if affinities.dtype.itemsize < 4 else np.unique(affinities)
-    values = _exact(values[np.isfinite(values)])
-    return np.sort(values[values > floor])
+    small = affinities.dtype.itemsize < 4
+    values = _every_value(affinities.dtype) if small else np.unique(affinities).astype(np.float64)
+    return np.sort(values[np.isfinite(values) & (values > floor)])
 
 
 def _every_value(dtype: np.dtype) -> np.ndarray:
-    return np.arange(256**dtype.itemsize).astype(f"u{dtype.itemsize}").view(dtype)
-
-
-def _exact(values: np.ndarray) -> np.ndarray:
-    return values / 255 if values.dtype == np.uint8 else values.astype(np.float64)
+    values = np.arange(256**dtype.itemsize).astype(f"u{dtype.itemsize}").view(dtype)
+    return values / 255 if dtype == np.uint8 else values.astype(np.float64)
 
 
 def edge_levels(affinities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
@@ -113,7 +110,7 @@ def edge_levels(affinities: np.ndarray, thresholds: Sequence[float]) -> np.ndarr
     levels = np.empty(affinities.shape, np.min_scalar_type(len(ascending)))
 
     def count(values):
-        return np.where(values == values, np.searchsorted(ascending, _exact(values)), 0).astype(levels.dtype)
+        return np.where(values == values, np.searchsorted(ascending, values.astype(np.float64)), 0).astype(levels.dtype)
 
     def fill(plane):
         values = affinities[plane]
