@@ -124,8 +124,9 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
     assert "No threshold is better" in (tmp_path / "report.html").read_text()
     evaluate(replace(config, exact=False))
     assert not (tmp_path / "exact_sweep.csv").exists()
-    for change in ({"grow": True}, {"metric": "n_splits"}, {"skeleton": None}):
-        with pytest.raises(ValueError, match="with --exact"):
+    for change, message in (({"grow": True}, "--grow False, with --exact"), ({"skeleton": None}, "nerl.* exact sweep"),
+                            ({"metric": "n_splits"}, "nerl.* exact sweep")):
+        with pytest.raises(ValueError, match=message):
             evaluate(replace(config, **change))
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from pytc.commands import EvaluateConfig
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
-from pytc.metrics.exact import EXACT_METRICS
 from pytc.metrics.semantic import SEMANTIC_METRICS
 from pytc.metrics.skeleton import SKELETON_METRICS
 from pytc.metrics.sweep import DENSE_METRICS
@@ -82,9 +81,8 @@ def gather(config: EvaluateConfig) -> Inputs:
         attribution=config.attribution or source.get("attribution"),
         output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
     )
-    if config.exact and (config.grow or metric not in EXACT_METRICS):
-        raise ValueError(f"expected a metric from {', '.join(EXACT_METRICS)}, and --grow False, with --exact, got "
-                         f"{metric} and --grow {config.grow}")
+    if config.exact and (config.grow or task == "semantic"):
+        raise ValueError("expected instances, and --grow False, with --exact")
     return Inputs(
         config=config,
         title=f"{run.name} · {folder.name}" if run else Path(prediction.path).name,

@@ -15,10 +15,9 @@ from pytc.segmentation.connected_components import connected_components_3d, find
 from pytc.segmentation.edges import descending_edges, edge_levels
 
 NEVER = np.iinfo(np.int32).max
-Descent = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.ndarray, min_size: int = 0) -> Descent:
+def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.ndarray, min_size: int = 0) -> tuple:
     """Follow nodes through the components of `connected_components_3d` at thresholds in descending order.
 
     affinities, min_size as there; positions (N, 3): voxels of the nodes. Returns the nodes' indices in line and, by
@@ -53,8 +52,8 @@ def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.n
     return nodes[order], born[order], np.maximum(joined, born)[order]
 
 
-def segments_at(time: int, descent: Descent) -> np.ndarray:
-    """A name for the component of each node, by index, (N,) uint64; 0 for none."""
+def segments_at(time: int, descent: tuple) -> np.ndarray:
+    """A name for the component of each node, by index, (N,) uint64; 0 for none. descent: as from `descend`."""
     nodes, born, joined = descent
     segments = np.empty(len(nodes), np.uint64)
     segments[nodes] = np.where(born <= time, np.cumsum(np.append(1, joined[:-1] > time)), 0)
