@@ -113,13 +113,22 @@ def edge_levels(affinities: np.ndarray, thresholds: Sequence[float]) -> np.ndarr
         return np.where(values == values, np.searchsorted(ascending, values.astype(np.float64)), 0).astype(levels.dtype)
 
     def fill(plane):
-        values = affinities[plane]
-        levels[plane] = count(values) if table is None else np.take(table, comparable(values), mode="clip")
+        if table is None:
+            levels[plane] = count(affinities[plane])
+        else:
+            _look_up(comparable(affinities[plane]), table, levels[plane])
 
     table = count(_every_value(affinities.dtype)) if affinities.dtype.itemsize < 4 else None
     with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
         list(pool.map(fill, np.ndindex(levels.shape[:2])))
     return levels
+
+
+@numba.njit(cache=True, nogil=True)
+def _look_up(keys, table, out):
+    for y in range(keys.shape[0]):
+        for x in range(keys.shape[1]):
+            out[y, x] = table[keys[y, x]]
 
 
 def descending_edges(levels: np.ndarray, labels: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,11 +141,13 @@ def descending_edges(levels: np.ndarray, labels: np.ndarray, low: int, high: int
     bounds = [labels.shape[0] * i // slabs for i in range(slabs + 1)]
     places = np.zeros((slabs, max(high + 1, low)), np.int64)
 
+    flags = np.empty(labels.shape, np.uint8)
+
     def visit(start, stop, places, edges):
-        flags = np.empty((1, *labels.shape[1:]), np.uint8)
         for z in range(start, stop):
-            edge_flags(levels, (*np.array([low, high, 1, 0], levels.dtype),), z, z + 1, None, flags)
-            _visit_plane(flags[0], levels[:, z], labels, z, places, edges)
+            if len(edges) == 0:
+                edge_flags(levels, (*np.array([low, high, 1, 0], levels.dtype),), z, z + 1, None, flags[z:z + 1])
+            _visit_plane(flags[z], levels[:, z], labels, z, places, edges)
 
     edges = np.empty(0, np.uint32 if levels.size < 2**32 else np.uint64)
     with ThreadPoolExecutor(slabs) as pool:
@@ -150,7 +161,7 @@ def descending_edges(levels: np.ndarray, labels: np.ndarray, low: int, high: int
 
 @numba.njit(cache=True, nogil=True)
 def _visit_plane(flags, levels, labels, z, places, edges):
-    """Write each flagged edge to the next place of its level; if `edges` is empty, only count."""
+    """Write each flagged edge to the next place of its level, or only count; unflag those within a label."""
     _, height, width = labels.shape
     ids = labels.ravel()
     strides = (height * width, width, 1)
@@ -159,7 +170,10 @@ def _visit_plane(flags, levels, labels, z, places, edges):
             if flags[y, x]:
                 voxel = (z * height + y) * width + x
                 for axis in range(3):
-                    if flags[y, x] >> axis & 1 and (ids[voxel] == 0 or ids[voxel] != ids[voxel + strides[axis]]):
+                    if flags[y, x] >> axis & 1:
+                        if ids[voxel] > 0 and ids[voxel] == ids[voxel + strides[axis]]:
+                            flags[y, x] &= ~np.uint8(1 << axis)
+                            continue
                         if len(edges):
                             edges[places[levels[axis, y, x]]] = 3 * voxel + axis
                         places[levels[axis, y, x]] += 1
