@@ -21,12 +21,6 @@ class Box:
     def slices(self) -> tuple[slice, ...]:
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop))
 
-    def grown(self, margin: tuple[int, ...], shape: tuple[int, ...]) -> Box:
-        """This box with `margin` voxels more on each side, clipped to a volume of `shape`."""
-        start = tuple(max(0, a - m) for a, m in zip(self.start, margin))
-        stop = tuple(min(n, b + m) for b, m, n in zip(self.stop, margin, shape))
-        return Box(start, stop)
-
     def moved(self, offset: tuple[int, ...]) -> Box:
         """This box, `offset` voxels further on."""
         return Box(

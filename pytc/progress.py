@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -16,7 +16,8 @@ SECONDS_BETWEEN_LINES = 15.0
 def track(items: Sequence, description: str, unit: str) -> Iterator:
     """The items one by one; says how many are done, how fast, and how long the rest will take."""
     if sys.stdout.isatty():
-        yield from _with_bar(items, description)
+        with bar(description) as shown:
+            yield from shown.track(items, description=description)
         return
     started = said = time.monotonic()
     for done, item in enumerate(items, 1):
@@ -26,11 +27,6 @@ def track(items: Sequence, description: str, unit: str) -> Iterator:
             said = now
             rate = rate_and_rest(now - started, done, len(items), unit)
             print(f"{description} {done}/{len(items)} {unit}, {rate}", flush=True)
-
-
-def _with_bar(items: Iterable, description: str) -> Iterator:
-    with bar(description) as shown:
-        yield from shown.track(items, description=description)
 
 
 def bar(description: str, *more: TextColumn) -> Progress:

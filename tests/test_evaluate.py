@@ -286,7 +286,7 @@ def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"metric": "adapted_rand"}, "did you mean 'dense_adapted_rand_error'"),
+    ({"metric": "adopted_rand"}, "did you mean 'dense_adapted_rand_error'"),
     ({"metric": "nerl", "skeleton": None}, "--skeleton for the metric nerl"),
     ({"labels": None, "skeleton": None}, "--skeleton or --labels to score against"),
     ({"labels": "image"}, "three axes and an integer dtype"),
@@ -345,6 +345,7 @@ def test_default_metric_and_thresholds():
     assert choose_metric(None, "instance", {"labels": 1, "skeleton": 1}) == "nerl"
     assert choose_metric(None, "instance", {"labels": 1}) == "dense_voi_sum"
     assert choose_metric(None, "semantic", {"labels": 1}) == "jaccard"
+    assert choose_metric("adapted_rand", "instance", {"labels": 1}) == "dense_adapted_rand_error"
     with pytest.raises(ValueError, match="expected a metric from erl, .*did you mean 'nerl'"):
         choose_metric("nerf", "instance", {"skeleton": 1})
     assert EvaluateConfig().thresholds == DEFAULT_THRESHOLDS

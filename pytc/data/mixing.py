@@ -17,42 +17,10 @@ from torch.utils.data import Dataset
 from pytc.data.random import SampleRandom, sample_key
 
 
-class WeightedConcatDataset(Dataset):
-    """Draws sample n from a dataset picked at random by weight, by a hash of (seed, n), and asks that for its item n.
+class _Mix(Dataset):
+    """`pick(n)` says which dataset sample n comes from, and its number there; length: by default that of all."""
 
-    weights: one a dataset, from 0 up, that sum to 1 within 1e-6; length: by default that of all datasets together.
-    """
-
-    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], *, seed: int = 0,
-                 length: int | None = None):  # fmt: skip
-        if len(datasets) == 0 or len(datasets) != len(weights):
-            raise ValueError(f"expected a weight for each of {len(datasets)} datasets, got {len(weights)}")
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-            raise ValueError(f"expected weights from 0 up that sum to 1, got {tuple(weights)}: sum {sum(weights):.6g}")
-        self.datasets, self.seed = list(datasets), seed
-        self.bounds = list(itertools.accumulate(weights))[:-1]
-        self.length = sum(map(len, datasets)) if length is None else length
-        self.endless = all(map(_is_endless, datasets))
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, n: int):
-        _check_index(self, n)
-        key = torch.tensor([sample_key(self.seed, 0, n)])
-        draw = SampleRandom(key, "mixing").uniform().item()
-        return _item(self.datasets[bisect_right(self.bounds, draw)], n)
-
-
-class StratifiedConcatDataset(Dataset):
-    """Takes each dataset in turn: sample n is item n // k of dataset n % k, of k datasets.
-
-    length: by default that of all datasets together; a dataset shorter than its share is gone through again.
-    """
-
-    def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
-        if len(datasets) == 0:
-            raise ValueError("expected at least one dataset, got none")
+    def __init__(self, datasets: Sequence[Dataset], length: int | None):
         self.datasets = list(datasets)
         self.length = sum(map(len, datasets)) if length is None else length
         self.endless = all(map(_is_endless, datasets))
@@ -61,19 +29,48 @@ class StratifiedConcatDataset(Dataset):
         return self.length
 
     def __getitem__(self, n: int):
-        _check_index(self, n)
+        if n < 0 or (n >= self.length and not self.endless):
+            raise IndexError(f"expected an index below {self.length}, got {n}")
+        dataset, item = self.pick(n)
+        return dataset[item if _is_endless(dataset) else item % len(dataset)]
+
+
+class WeightedConcatDataset(_Mix):
+    """Draws sample n from a dataset picked at random by weight, by a hash of (seed, n), and asks that for its item n.
+
+    weights: one a dataset, from 0 up, that sum to 1 within 1e-6.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], *, seed: int = 0,
+                 length: int | None = None):  # fmt: skip
+        if len(datasets) == 0 or len(datasets) != len(weights):
+            raise ValueError(f"expected a weight for each of {len(datasets)} datasets, got {len(weights)}")
+        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
+            raise ValueError(f"expected weights from 0 up that sum to 1, got {tuple(weights)}: sum {sum(weights):.6g}")
+        super().__init__(datasets, length)
+        self.bounds, self.seed = list(itertools.accumulate(weights))[:-1], seed
+
+    def pick(self, n: int) -> tuple[Dataset, int]:
+        key = torch.tensor([sample_key(self.seed, 0, n)])
+        draw = SampleRandom(key, "mixing").uniform().item()
+        return self.datasets[bisect_right(self.bounds, draw)], n
+
+
+class StratifiedConcatDataset(_Mix):
+    """Takes each dataset in turn: sample n is item n // k of dataset n % k, of k datasets.
+
+    A dataset shorter than its share is gone through again.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
+        if len(datasets) == 0:
+            raise ValueError("expected at least one dataset, got none")
+        super().__init__(datasets, length)
+
+    def pick(self, n: int) -> tuple[Dataset, int]:
         item, turn = divmod(n, len(self.datasets))
-        return _item(self.datasets[turn], item)
+        return self.datasets[turn], item
 
 
 def _is_endless(dataset: Dataset) -> bool:
     return getattr(dataset, "endless", False)  # foreign datasets lack it
-
-
-def _item(dataset: Dataset, n: int):
-    return dataset[n if _is_endless(dataset) else n % len(dataset)]
-
-
-def _check_index(mix: WeightedConcatDataset | StratifiedConcatDataset, n: int) -> None:
-    if n < 0 or (n >= len(mix) and not mix.endless):
-        raise IndexError(f"expected an index below {len(mix)}, got {n}")

@@ -11,7 +11,8 @@ from itertools import product
 
 import torch
 
-Triple = tuple[int, int, int]
+from pytc.config import Triple
+
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 

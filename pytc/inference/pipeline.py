@@ -22,6 +22,7 @@ from pytc.models.checkpoint import load_model
 from pytc.progress import announce_compilation
 from pytc.runs import write_json
 from pytc.segmentation.blockwise import segment_volume
+from pytc.segmentation.edges import is_above
 
 
 def infer(config: InferConfig) -> list[Path]:
@@ -68,7 +69,7 @@ def threshold_volume(probability: Volume, output: Path, threshold: float) -> Non
     mask = create_volume(output, probability.spatial_shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
                          attributes={"threshold": threshold}, overwrite=True)  # fmt: skip
     for box in blocks(probability.spatial_shape, (512, 512, 512)):
-        mask[box.slices] = probability.read(box.start, box.stop)[0].astype(np.float64) > threshold
+        mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
     mask.close()
 
 
@@ -87,7 +88,8 @@ def _predict(config: InferConfig, trained: Config, model, device, source: Source
     if settings.flips:
         network = flip_averaged(network, attributes.get("offsets", ((0, 0, 0),) * trained.model.out_channels))
     window = settings.window or trained.data.patch_size
-    key = _key(weights, asdict(settings), window, precision, _identity(source.image))
+    parts = json.dumps([weights, asdict(settings), window, precision, _identity(source.image)])
+    key = hashlib.sha256(parts.encode()).hexdigest()
     return predict_volume(network, source.image, output, channels=trained.model.out_channels, window=window,
                           config=settings, device=device, attributes=attributes, key=key)  # fmt: skip
 
@@ -124,6 +126,3 @@ def _hash(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
-def _key(*parts) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

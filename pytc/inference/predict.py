@@ -10,34 +10,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pytc.config import InferenceConfig
+from pytc.config import InferenceConfig, Triple
 from pytc.data.sources import as_unit_range
 from pytc.geometry import Box, blocks, tile
+from pytc.inference.flips import Network
 from pytc.inference.windows import blending_weights
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.progress import track
 from pytc.runs import write_json
 
 
-def predict_volume(
-    network: Callable[[torch.Tensor], torch.Tensor],
-    image: Volume,
-    output: Path,
-    *,
-    channels: int,
-    window: tuple[int, int, int],
-    config: InferenceConfig,
-    device: torch.device,
-    attributes: dict,
-    key: str,
-) -> Volume:
+def predict_volume(network: Network, image: Volume, output: Path, *, channels: int, window: Triple,
+                   config: InferenceConfig, device: torch.device, attributes: dict, key: str) -> Volume:  # fmt: skip
     """Predict `image` (C, Z, Y, X) window by window and write sigmoid(scale x logits) to the Zarr array `output`.
 
     `network` maps (B, C, *window) float32 in [0, 1] on `device` to logits (B, `channels`, *window). The result is
@@ -58,22 +48,15 @@ def predict_volume(
         if number not in finished:
             label = f"predicting block {number + 1}/{len(boxes)}"
             logits = predict_block(network, image, box, channels, window, config, device, label)
-            affinities[(slice(None), *box.slices)] = _activated(logits, config.activation_scale)
+            activated = torch.from_numpy(logits).mul_(config.activation_scale).sigmoid_()
+            affinities[(slice(None), *box.slices)] = activated.to(torch.float16).numpy()
             finished.append(number)
             write_json(manifest, {"key": key, "finished": finished})
     return affinities
 
 
-def predict_block(
-    network: Callable[[torch.Tensor], torch.Tensor],
-    image: Volume,
-    box: Box,
-    channels: int,
-    window: tuple[int, int, int],
-    config: InferenceConfig,
-    device: torch.device,
-    label: str = "predicting",
-) -> np.ndarray:
+def predict_block(network: Network, image: Volume, box: Box, channels: int, window: Triple, config: InferenceConfig,
+                  device: torch.device, label: str) -> np.ndarray:  # fmt: skip
     """Blended logits (channels, *box.shape) float32 of one block of `image`."""
     shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
     stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
@@ -107,10 +90,6 @@ def _read_padded(image: Volume, region: Box) -> np.ndarray:
     pixels = as_unit_range(image.read(region.start, stop))
     pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
     return np.pad(pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect")
-
-
-def _activated(logits: np.ndarray, scale: float) -> np.ndarray:
-    return torch.from_numpy(logits).mul_(scale).sigmoid_().to(torch.float16).numpy()
 
 
 def _finished(output: Path, manifest: Path, key: str) -> list[int] | None:

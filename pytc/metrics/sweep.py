@@ -43,6 +43,7 @@ def threshold_sweep(
     With a skeleton each row has SKELETON_METRICS; with labels (Z, Y, X), and a mask as in `overlap_metrics`, it has
     DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
     """
+    metric = full_name(metric)
     _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
@@ -99,6 +100,13 @@ def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
     """The rows, and the best of them."""
     sign = -1 if is_error(metric) else 1
     return Sweep(rows, metric, max(rows, key=lambda row: sign * row[metric]))
+
+
+def full_name(metric: str) -> str:
+    """A metric by its first words, e.g. adapted_rand for dense_adapted_rand_error; other names as they are."""
+    known = (*SKELETON_METRICS, *SEMANTIC_METRICS, *DENSE_METRICS)
+    begun = [name for name in known if name.startswith((metric, f"dense_{metric}"))]
+    return begun[0] if metric not in known and len(begun) == 1 else metric
 
 
 def is_error(metric: str) -> bool:

@@ -11,7 +11,8 @@ from pytc.metrics.skeleton import SkeletonMetrics
 try:
     from funlib.evaluate import expected_run_length, rand_voi
 except ImportError as error:
-    install = "pip install cython git+https://github.com/funkelab/funlib.evaluate"
+    install = ("pip install cython setuptools wheel scipy && "
+               "pip install --no-build-isolation git+https://github.com/funkelab/funlib.evaluate")
     raise ValueError(f"expected the package funlib.evaluate for --backend funlib; to install it: {install}") from error
 
 TOLERANCE = 1e-5  # relative; larger differences are called out

@@ -15,7 +15,7 @@ from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.semantic import SEMANTIC_METRICS
 from pytc.metrics.skeleton import SKELETON_METRICS
-from pytc.metrics.sweep import DENSE_METRICS
+from pytc.metrics.sweep import DENSE_METRICS, full_name
 from pytc.runs import newest_run
 from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import check_dtype
@@ -98,6 +98,7 @@ def gather(config: EvaluateConfig) -> Inputs:
 
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
     """The metric of that name, or the default for what is in `truth` (skeleton, labels); ValueError if it has none."""
+    name = name and full_name(name)
     families = {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS}
     families = {"labels": SEMANTIC_METRICS} if task == "semantic" else families
     for part, metrics in families.items():

@@ -124,7 +124,8 @@ class Trainer:
                 monitor.say(f"step {done}: " + "  ".join(f"{name} {value:.4f}" for name, value in validated.items()))
                 clock, counted = time.perf_counter(), done
             if self.ranks.is_main and (validated or done % self.loop.checkpoint_every == 0 or last):
-                self.keeper.save(self.state(done), validated)
+                state = training_state(self.config, done, self.model, self.average, self.optimizer, self.scaler)
+                self.keeper.save(state, validated)
         monitor.close()
         return self.folder
 
@@ -196,9 +197,6 @@ class Trainer:
         self.model.train()
         total, count = self.ranks.sum(sums).tolist()
         return {"val/loss": total / count}
-
-    def state(self, step: int) -> dict:
-        return training_state(self.config, step, self.model, self.average, self.optimizer, self.scaler)
 
     def introduce(self) -> None:
         """Save what the run is made of, and say it."""
