@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 Triple = tuple[int, int, int]
@@ -355,13 +355,8 @@ class Config:
                          f"offsets smaller than the patch {self.data.patch_size}", offset)
 
 
-def to_plain(config: Any) -> dict[str, Any]:
-    """A config as nested dicts, lists and scalars, ready for JSON."""
-    return asdict(config)
-
-
 def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
-    """The inverse of `to_plain` for any config class; ValueError names an unknown field and the nearest known one."""
+    """The inverse of `asdict` for any config class, also by way of JSON; ValueError names an unknown field and the nearest known one."""
     origin, arguments = typing.get_origin(cls), typing.get_args(cls)
     if is_dataclass(cls):
         hints = typing.get_type_hints(cls)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pytc.config import Config, from_plain, to_plain
+from pytc.config import Config, from_plain
 
 RUNS = Path("runs")
 
@@ -31,10 +31,6 @@ def newest_run(having: str, root: Path = RUNS) -> Path:
     if not found:
         raise ValueError(f"expected a run with {having} below {root.resolve()}, found none; train first, or name one")
     return max(found)[2]
-
-
-def save_config(run: Path, config: Config) -> None:
-    write_json(run / "config.json", to_plain(config))
 
 
 def load_config(run: Path) -> Config:

@@ -1,7 +1,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,6 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
     from_plain,
-    to_plain,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +25,7 @@ PRESETS = sorted((ROOT / "configs").glob("*.py"))
 @pytest.mark.parametrize("path", PRESETS, ids=lambda p: p.stem)
 def test_presets_load_and_survive_json(path):
     config = load_config_file(path)
-    assert from_plain(Config, json.loads(json.dumps(to_plain(config)))) == config
+    assert from_plain(Config, json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_the_promised_presets_exist():
@@ -37,7 +36,7 @@ def test_the_promised_presets_exist():
 def test_optional_and_nested_fields_survive_json():
     volume = VolumeConfig(image="a.h5:raw", labels="a.h5:labels", voxel_size=(40.0, 4.0, 4.0), weight=0.25)
     config = Config(data=DataConfig(train=(volume, replace(volume, weight=0.75)), patch_size=(16, 32, 32)))
-    assert from_plain(Config, json.loads(json.dumps(to_plain(config)))) == config
+    assert from_plain(Config, json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_an_unknown_field_gets_a_suggestion(tmp_path):

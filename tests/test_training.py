@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,6 @@ from pytc.config import (
     SystemConfig,
     TargetConfig,
     VolumeConfig,
-    to_plain,
 )
 from pytc.models.checkpoint import load_checkpoint, load_model
 from pytc.runs import create_run, load_config, newest_run
@@ -112,7 +111,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(finished):
 
 def write_config(folder, config):
     file = folder / "config_file.py"
-    plain = json.dumps(to_plain(config))
+    plain = json.dumps(asdict(config))
     file.write_text(f"import json\nfrom pytc.config import Config, from_plain\n"
                     f"config = from_plain(Config, json.loads({plain!r}))\n")  # fmt: skip
     return file

@@ -82,13 +82,8 @@ def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig, cache: Path
     folder = cache / f"synthetic-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     if not folder.exists():
         _generate(folder, seed, synthetic)
-    return replace(
-        config,
-        image=f"{folder}/image.zarr",
-        labels=f"{folder}/labels.zarr",
-        skeleton=f"{folder}/skeleton.npz",
-        name=config.name or f"synthetic-{seed}",
-    )
+    return replace(config, image=f"{folder}/image.zarr", labels=f"{folder}/labels.zarr",
+                   skeleton=f"{folder}/skeleton.npz", name=config.name or f"synthetic-{seed}")  # fmt: skip
 
 
 def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:

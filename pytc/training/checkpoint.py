@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pytc.config import Config, to_plain
+from pytc.config import Config
 from pytc.models.checkpoint import FORMAT
 from pytc.runs import replacing
 
@@ -60,7 +60,7 @@ def training_state(config: Config, step: int, model, average, optimizer, scaler)
     """Everything that the rest of a run depends on, as plain types."""
     return {
         "format": FORMAT,
-        "config": to_plain(config),
+        "config": asdict(config),
         "step": step,
         "model": model.state_dict(),
         "average": average.model.state_dict() if average else None,

@@ -62,8 +62,6 @@ def joined(ranks: Ranks, device: torch.device):
     if ranks.world == 1:
         yield
         return
-    for name, value in (("RANK", ranks.rank), ("WORLD_SIZE", ranks.world), ("LOCAL_RANK", ranks.local_rank)):
-        os.environ.setdefault(name, str(value))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=ranks.rank, world_size=ranks.world)

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from pytc.data.targets import make_targets
 from pytc.losses import build_loss, deep_supervision_loss
 from pytc.models import build_model
 from pytc.models.checkpoint import load_checkpoint
-from pytc.runs import create_run, save_config, write_json
+from pytc.runs import create_run, write_json
 from pytc.training.checkpoint import Keeper, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Monitor
@@ -144,9 +144,8 @@ class Trainer:
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with self.autocast():
                     outputs = self.network(image)
-                total, per_scale = deep_supervision_loss(
-                    outputs, targets, self.loss, self.config.loss.scale_weights, self.ranks.mean_count
-                )
+                weights = self.config.loss.scale_weights
+                total, per_scale = deep_supervision_loss(outputs, targets, self.loss, weights, self.ranks.mean_count)
                 self.scaler.scale(total / self.optim.accumulate).backward()
             losses.append(total.detach())
         loss = float(self.ranks.sum(torch.stack(losses).mean())) / self.ranks.world
@@ -202,7 +201,7 @@ class Trainer:
         """Save what the run is made of, and say it."""
         if not self.ranks.is_main:
             return
-        save_config(self.folder, self.config)
+        write_json(self.folder / "config.json", asdict(self.config))
         write_json(self.folder / "environment.json", {
             "pytc": __version__, "torch": torch.__version__, "python": platform.python_version(),
             "command": sys.argv, "host": platform.node(), "device": str(self.device), "precision": self.precision,
