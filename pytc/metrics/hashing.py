@@ -36,21 +36,25 @@ def add_pairs(first, second, codes, slots, ids_first, ids_second, counts, known)
 
 @numba.njit(cache=True, nogil=True)
 def _add_until_full(first, second, codes, done, slots, ids_first, ids_second, counts, known):
-    number = -1
-    for i in range(done, len(first)):
-        if number < 0 or first[i] != ids_first[number] or second[i] != ids_second[number]:
-            slot = _find_slot(first[i], second[i], slots, ids_first, ids_second)
-            number = slots[slot] - 1
-            if number < 0:
-                if known == len(counts):
-                    return i, known
-                number = known
-                known += 1
-                slots[slot] = known
-                ids_first[number], ids_second[number] = first[i], second[i]
-        counts[number] += 1
+    start = done
+    while start < len(first):
+        a, b = first[start], second[start]
+        slot = _find_slot(a, b, slots, ids_first, ids_second)
+        number = slots[slot] - 1
+        if number < 0:
+            if known == len(counts):
+                return start, known
+            number = known
+            known += 1
+            slots[slot] = known
+            ids_first[number], ids_second[number] = a, b
+        stop = start + 1  # of the run of this pair: labels come in runs
+        while stop < len(first) and first[stop] == a and second[stop] == b:
+            stop += 1
+        counts[number] += stop - start
         if len(codes):
-            codes[i] = number
+            codes[start:stop] = number
+        start = stop
     return len(first), known
 
 
