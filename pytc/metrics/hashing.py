@@ -14,18 +14,19 @@ def empty_table() -> tuple:
 def number_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ids (n,) uint64 as numbers 0, 1, ... in order of appearance, int64 (n,), and the distinct ids, uint64."""
     codes = np.empty(len(ids), np.int64)
-    _, distinct, _, _, known = add_pairs(ids, np.zeros_like(ids), codes, *empty_table())
+    _, distinct, _, _, known = add_pairs(ids, np.zeros_like(ids), np.empty(0, np.int64), codes, *empty_table())
     return codes, distinct[:known]
 
 
-def add_pairs(first, second, codes, slots, ids_first, ids_second, counts, known) -> tuple:
+def add_pairs(first, second, times, codes, slots, ids_first, ids_second, counts, known) -> tuple:
     """Count the pairs (first[i], second[i]), both (n,) uint64; returns the new state.
 
-    codes: int64 (n,) to receive the number of each pair in order of appearance, or empty.
+    times: int64 (n,), how often each counts, or empty: once. codes: int64 (n,) to receive the number of each pair in
+    order of appearance, or empty.
     """
     done = 0
     while True:
-        done, known = _add_until_full(first, second, codes, done, slots, ids_first, ids_second, counts, known)
+        done, known = _add_until_full(first, second, times, codes, done, slots, ids_first, ids_second, counts, known)
         if done == len(first):
             return slots, ids_first, ids_second, counts, known
         slots = np.zeros(2 * len(slots), np.int64)
@@ -35,7 +36,7 @@ def add_pairs(first, second, codes, slots, ids_first, ids_second, counts, known)
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_until_full(first, second, codes, done, slots, ids_first, ids_second, counts, known):
+def _add_until_full(first, second, times, codes, done, slots, ids_first, ids_second, counts, known):
     number = -1
     for i in range(done, len(first)):
         if number < 0 or first[i] != ids_first[number] or second[i] != ids_second[number]:
@@ -48,7 +49,7 @@ def _add_until_full(first, second, codes, done, slots, ids_first, ids_second, co
                 known += 1
                 slots[slot] = known
                 ids_first[number], ids_second[number] = first[i], second[i]
-        counts[number] += 1
+        counts[number] += times[i] if len(times) else 1
         if len(codes):
             codes[i] = number
     return len(first), known

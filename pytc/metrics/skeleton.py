@@ -50,6 +50,8 @@ class SkeletonMetrics:
         if len(skeleton.edges) == 0 or not skeleton.edge_lengths.sum() > 0:
             raise ValueError(f"expected skeletons with edges of some length, got {len(skeleton.ids)} nodes without")
         self.positions = skeleton.positions
+        self._columns = tuple(np.ascontiguousarray(skeleton.positions.T))
+        self._low, self._high = skeleton.positions.min(0), skeleton.positions.max(0)
         self._nodes, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
         self._lengths = skeleton.edge_lengths
@@ -120,12 +122,12 @@ class SkeletonMetrics:
         shape = tuple(segmentation.shape)
         if len(shape) != 3 or np.dtype(segmentation.dtype).kind not in "iu":
             raise ValueError(f"expected an integer segmentation (Z, Y, X), got {segmentation.dtype} {shape}")
-        outside = ((self.positions < 0) | (self.positions >= shape)).any(1)
-        if outside.any():
+        if (self._low < 0).any() or (self._high >= shape).any():
+            outside = ((self.positions < 0) | (self.positions >= shape)).any(1)
             raise ValueError(f"expected skeleton nodes inside a segmentation of shape {shape}, got one at "
                              f"{tuple(self.positions[outside][0].tolist())} and {outside.sum() - 1} more outside")
         if isinstance(segmentation, np.ndarray):
-            segments = segmentation[tuple(self.positions.T)]
+            segments = segmentation[self._columns]
         else:
             segments = self._read_blocks(segmentation)
         if segments.dtype.kind == "i" and segments.min() < 0:
