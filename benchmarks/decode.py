@@ -70,7 +70,8 @@ def main() -> None:
             lambda: cc3d.connected_components(foreground, connectivity=6), False),
     }
     connected_components_3d(affinities[:, :4, :4, :4], threshold)  # compiles
-    print(common.machine(("numpy", "numba", "scipy", "connected-components-3d"), f"{volume}, threshold {threshold:.4g}"))
+    packages = ("numpy", "numba", "scipy", "connected-components-3d")
+    print(common.machine(packages, f"{volume}, threshold {threshold:.4g}"))
     graph, foreground = connectivity_graph(affinities, threshold), mask()
     ours, memory = None, {}
     for name, (call, same) in routes.items():

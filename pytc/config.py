@@ -356,7 +356,7 @@ class Config:
 
 
 def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
-    """The inverse of `asdict` for any config class, also by way of JSON; ValueError names an unknown field and the nearest known one."""
+    """The inverse of `asdict`, also by way of JSON; ValueError names an unknown field and the nearest known one."""
     origin, arguments = typing.get_origin(cls), typing.get_args(cls)
     if is_dataclass(cls):
         hints = typing.get_type_hints(cls)

@@ -65,8 +65,7 @@ def cpu_variant(config: Config) -> Config:
     """A small relative of a recipe, for minutes on a CPU: same data, target and loss; little network, patch and run."""
     patch = tuple(min(size, 48) for size in config.data.patch_size)
     features = tuple(min(size, 64) for size in config.model.features)
-    channels = min(config.model.base_channels, 12)
-    model = replace(config.model, features=features, base_channels=channels, image_size=patch)
+    model = replace(config.model, features=features, base_channels=12, image_size=patch)
     if model.architecture == "mednext":
         model = replace(model, architecture="mednext_custom", expansion=(2,) * 9, block_counts=(1,) * 9)
     return replace(

@@ -59,11 +59,8 @@ def open_source(config: VolumeConfig, synthetic: SyntheticConfig) -> Source:
 
 def as_unit_range(image: np.ndarray) -> np.ndarray:
     """uint8 as it is, any other dtype as float32: integers divided by their dtype's maximum, floats unchanged."""
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype.kind in "iu":
-        return image.astype(np.float32) / np.iinfo(image.dtype).max
-    return image.astype(np.float32)
+    largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
+    return image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(largest)
 
 
 def volume_name(config: VolumeConfig) -> str:

@@ -19,9 +19,8 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
     """A network whose probabilities are the mean of those of `network` over all mirrorings of its input.
 
-    Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each of the N channels, (0, 0, 0) for a
-    channel that is no affinity. An edge counts in those mirrorings that map it onto an edge of the same channel in the
-    window.
+    Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each channel, (0, 0, 0) for one that is no
+    affinity. An edge counts in those mirrorings that map it onto an edge of the same channel in the window.
     """
 
     def averaged(x: torch.Tensor) -> torch.Tensor:
