@@ -271,10 +271,13 @@ class LoopConfig:
     # Logged figure by which checkpoints are ranked; the smallest loss, the largest nerl.
     monitor: str = "val/loss"
     log_every: int = 10  # Steps between log lines.
+    # Steps in a row whose loss or gradient is not finite before the run ends; each is skipped, and its samples logged.
+    max_skipped: int = 10
     images_every: int = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
-        for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every"):
+        for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every",
+                     "max_skipped"):  # fmt: skip
             require(getattr(self, name) > 0, f"a positive {name}", getattr(self, name))
         require(self.keep_checkpoints >= 1, "at least one kept checkpoint", self.keep_checkpoints)
         require(self.epochs is None or self.epochs > 0, "a positive number of epochs", self.epochs)
@@ -289,6 +292,7 @@ class SystemConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     workers: int | None = None  # Processes that read patches; by default fitted to the machine.
     threads: int | None = None  # CPU threads of a rank; by default its share of the cores it may use.
+    compile: bool = False  # Compile the network by torch.compile: the first step takes minutes, the rest less time.
     cpu_variant: bool = True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
 
     def __post_init__(self):

@@ -145,6 +145,16 @@ def deep_supervision_loss(
     return total, dict(zip(names, scales.detach()))
 
 
+@torch.no_grad()
+def channel_losses(logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, loss: Loss) -> list[float]:
+    """The loss of each channel on its own, for a log; of a single one where the channels are alternatives."""
+    if logits.shape != target.shape:
+        return []
+    parts = zip(logits.split(1, 1), target.split(1, 1), valid.split(1, 1))
+    sums, counts = map(torch.stack, zip(*(loss(*part) for part in parts)))
+    return (sums / torch.where(counts > 0, counts, 1)).sum(1).tolist()
+
+
 def _checked(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and target in float32; ValueError unless all three have one shape."""
     if not logits.shape == target.shape == valid.shape:

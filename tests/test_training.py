@@ -5,8 +5,12 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
+import h5py
+import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -22,12 +26,18 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
+from pytc.data.patches import train_dataset
+from pytc.data.preparation import Preparation
+from pytc.data.replay import ReplayConfig, make_sample, replay
+from pytc.data.sources import prepare_volume
+from pytc.io.volume import open_volume
 from pytc.models.checkpoint import load_checkpoint, load_model
 from pytc.runs import create_run, load_config, newest_run
-from pytc.training.checkpoint import Keeper, save_checkpoint
-from pytc.training.distributed import Ranks, read_environment
+from pytc.training.checkpoint import Keeper, newest_checkpoint, save_checkpoint
+from pytc.training.distributed import Ranks, first_host, meeting_point, read_environment
 from pytc.training.loop import train
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
+from pytc.training.signals import EXIT_REQUEUE
 
 ROOT = Path(__file__).parent.parent
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -117,44 +127,150 @@ def write_config(folder, config):
     return file
 
 
-def test_kill_9_and_resume_gives_the_same_weights_bit_for_bit(finished, tmp_path):
-    config = replace(tiny(max_steps=60, val_every=60, checkpoint_every=3), name="killed", data=tiny().data)
-    file = write_config(tmp_path, config)
-    whole = train(replace(config, name="undisturbed"))
-    run = finished.parent / "killed"
-    script = [sys.executable, str(ROOT / "train.py")]
-    process = subprocess.Popen([*script, "--config", str(file), "--system.no-cpu-variant"], stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (run / "checkpoints" / "last.pt").exists():
+def start(config, folder, *arguments):
+    """train.py as a process of its own."""
+    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--config", str(write_config(folder, config)),
+                             "--system.no-cpu-variant", *arguments], stdout=subprocess.DEVNULL)  # fmt: skip
+
+
+def step_of(run):
+    last = run / "checkpoints" / "last.pt"
+    return load_checkpoint(last)["step"] if last.exists() else 0
+
+
+def wait_for_steps(process, run, step):
+    deadline = time.monotonic() + 180
+    while step_of(run) < step:
         assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    reached = load_checkpoint(run / "checkpoints" / "last.pt")["step"]
-    assert 0 < reached < 60
-    done = subprocess.run([*script, "--resume", str(run), "--system.workers", "1"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"steps {reached} to 60" in done.stdout
+        time.sleep(0.02)
+
+
+def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, tmp_path):
+    """By kill -9 and by SIGTERM in turn, at random moments, resumed each time with another number of workers."""
+    config = replace(tiny(max_steps=120, val_every=40, checkpoint_every=3), name="killed")
+    whole = train(replace(config, name="undisturbed"))
+    run, random = finished.parent / "killed", np.random.default_rng(0)
+    process, reached, exits = start(config, tmp_path), 0, []
+    for attempt in range(10):
+        wait_for_steps(process, run, reached + 1)
+        time.sleep(random.uniform(0, 0.3))
+        process.send_signal(signal.SIGTERM if attempt % 2 else signal.SIGKILL)
+        exits.append(process.wait())
+        assert reached < (reached := step_of(run)) < 120
+        workers = str(attempt % 3)
+        process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--resume", str(run), "--system.workers",
+                                    workers], stdout=subprocess.DEVNULL)  # fmt: skip
+    assert process.wait() == 0
+    assert exits == [-signal.SIGKILL, EXIT_REQUEUE] * 5
     assert_same_weights(weights(run), weights(whole))
+    ends = [load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (run, whole)]
+    assert_same_weights(*(end["average"] for end in ends))
+    assert ends[0]["scores"] == ends[1]["scores"]
+    logged = [[(line["step"], line["train/loss"]) for line in read_log(folder) if "train/loss" in line]
+              for folder in (run, whole)]  # fmt: skip
+    assert logged[0] == logged[1]
+
+
+def test_a_signal_ends_a_run_after_its_step_with_the_code_for_requeueing(finished, tmp_path):
+    run, config = finished.parent / "asked", replace(tiny(max_steps=400, checkpoint_every=5), name="asked")
+    process = start(config, tmp_path, "--system.workers", "2")
+    wait_for_steps(process, run, 5)
+    for child in psutil.Process(process.pid).children(recursive=True):  # as Slurm signals every process of a job
+        if "forkserver" in " ".join(child.cmdline()):
+            child.send_signal(signal.SIGUSR1 if child.parent().pid != process.pid else 0)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait() == EXIT_REQUEUE == 75
+    steps = [line["step"] for line in read_log(run) if "train/loss" in line]
+    assert step_of(run) == steps[-1] < 400
+
+
+def test_more_steps_continue_on_the_longer_cosine(finished):
+    config = replace(tiny(max_steps=4), name="extended")
+    run = train(config)
+    train(replace(config, loop=replace(config.loop, max_steps=8)), resume=run)
+    rates = [line["train/learning_rate"] for line in read_log(run) if "train/loss" in line]
+    expected = [learning_rate(config.optim, step, 4) for step in range(4)]
+    expected += [learning_rate(config.optim, step, 8) for step in range(4, 8)]
+    assert rates == pytest.approx(expected, abs=1e-7)
+    assert load_config(run).loop.max_steps == 8
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_newest_good_one(finished):
+    run = train(replace(tiny(), name="damaged"))
+    folder = run / "checkpoints"
+    content = bytearray((folder / "last.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "last.pt").write_bytes(content)
+    with pytest.warns(UserWarning, match="checksum.*continuing from .*, step"):
+        state = newest_checkpoint(folder, torch.device("cpu"))
+    assert state["step"] == max(int(path.stem[5:]) for path in folder.glob("step-*.pt"))
+    for path in folder.glob("*.pt"):
+        path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="expected a good checkpoint"):
+        train(load_config(run), resume=run)
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+            "--rdzv-endpoint", "localhost:0"]  # fmt: skip
 
 
 def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
-    """2 ranks x batch 1 against 1 rank x batch 2, by torchrun over gloo."""
-    one = train(replace(tiny(max_steps=5), name="one_rank"))
-    file = write_config(tmp_path, replace(tiny(max_steps=5, batch_size=1), name="two_ranks"))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    done = subprocess.run([*torchrun, str(ROOT / "train.py"), "--config", str(file), "--system.no-cpu-variant"],
-                          capture_output=True, text=True)  # fmt: skip
+    """2 ranks x batch 1 against 1 rank x batch 2 over 20 steps, by torchrun over gloo, half the volume masked out."""
+    synthetic = prepare_volume(VolumeConfig(), tiny().data.synthetic)
+    mask = np.zeros((48, 48, 48), np.uint8)
+    mask[:24], mask[:, :, :16] = 1, 1
+    np.save(tmp_path / "mask.npy", mask)
+    volume = replace(synthetic, mask=str(tmp_path / "mask.npy"))
+    masked = replace(tiny(max_steps=20), data=replace(tiny().data, train=(volume,), min_labelled=0.0))
+    one = train(replace(masked, name="one_rank"))
+    valid = [int((train_dataset(masked)[n]["labels"] >= 0).sum()) for n in range(40)]
+    assert min(abs(a - b) for a, b in zip(valid[::2], valid[1::2])) > 0  # what is masked differs between the ranks
+    two_ranks = replace(masked, name="two_ranks", loop=replace(masked.loop, batch_size=1))
+    done = subprocess.run([*TORCHRUN, str(ROOT / "train.py"), "--config", str(write_config(tmp_path, two_ranks)),
+                           "--system.no-cpu-variant"], capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    two = finished.parent / "two_ranks"
-    losses = [
-        [json.loads(line).get("train/loss") for line in (run / "log.jsonl").read_text().splitlines()]
-        for run in (one, two)
-    ]
-    kept = [[loss for loss in run if loss is not None] for run in losses]
-    assert len(kept[0]) == 5
-    assert kept[0] == pytest.approx(kept[1], abs=1e-5)
+    losses = [[line["train/loss"] for line in read_log(run) if "train/loss" in line]
+              for run in (one, finished.parent / "two_ranks")]  # fmt: skip
+    assert len(losses[0]) == 20
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+
+
+FAILING = """
+import sys
+from pytc.training import loop
+step = loop.Trainer.train_step
+def failing(self, number, *rest, **options):
+    if self.ranks.rank == 1 and number == 2:
+        raise RuntimeError("rank 1 has had enough")
+    return step(self, number, *rest, **options)
+loop.Trainer.train_step = failing
+from pytc.cli import train
+train(sys.argv[1:])
+"""
+
+
+def test_a_failing_rank_ends_the_run_with_its_error(finished, tmp_path):
+    """Under torchrun, and as two tasks of Slurm, which nobody but the other rank watches."""
+    (tmp_path / "failing.py").write_text(FAILING)
+    file = write_config(tmp_path, replace(tiny(batch_size=1), name="failing"))
+    command = [str(tmp_path / "failing.py"), "--config", str(file), "--system.no-cpu-variant"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*TORCHRUN, *command], capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode != 0 and "rank 1 has had enough" in done.stderr
+    slurm = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "localhost",
+             "SLURM_JOB_ID": str(os.getpid())}  # fmt: skip
+    tasks = [
+        subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                         env={**environment, **slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    errors = [task.communicate(timeout=180)[1] for task in tasks]
+    assert all(task.returncode not in (0, EXIT_REQUEUE) for task in tasks)
+    assert "rank 1 has had enough" in errors[1]
+
+
+def read_log(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
 def test_accumulation_takes_the_steps_of_a_larger_batch(finished):
@@ -240,6 +356,16 @@ def test_ranks_come_from_torchrun_or_slurm():
     assert read_environment(slurm) == Ranks(5, 8, 1, 4)
 
 
+def test_ranks_meet_at_the_first_node_of_a_slurm_job():
+    nodes = {"gpu007": "gpu007", "gpu[007-010,12],cpu1": "gpu007", "a-[3,5-9]-ib": "a-3-ib", "n1,n2": "n1"}
+    assert {name: first_host(name) for name in nodes} == nodes
+    job = {"SLURM_JOB_ID": "20012345", "SLURM_JOB_NODELIST": "gpu[07-10]"}
+    assert meeting_point(job) == "tcp://gpu07:32345"
+    assert meeting_point({**job, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "999"}) == "tcp://10.0.0.1:999"
+    with pytest.raises(ValueError, match="expected MASTER_ADDR"):
+        meeting_point({})
+
+
 def test_run_names_are_never_taken_twice(tmp_path):
     assert [create_run("a", tmp_path).name for _ in range(3)] == ["a", "a-2", "a-3"]
     with pytest.raises(ValueError, match="expected a run with"):
@@ -260,11 +386,79 @@ def test_a_volume_that_does_not_fit_is_refused_before_a_run_is_made(finished):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(finished):
-    config = tiny()
+    config = tiny(max_skipped=3, val_every=100)
     config = replace(config, name="diverged", optim=OptimConfig(learning_rate=1e30, clip_norm=0.0))
-    with pytest.raises(RuntimeError, match="the loss is"):
+    with pytest.raises(RuntimeError, match="3 steps in a row were skipped, the last of them step 3"):
         train(config)
     assert os.path.exists(finished.parent / "diverged" / "config.json")
+
+
+def test_a_broken_sample_is_skipped_and_can_be_replayed(finished, tmp_path, capsys):
+    """An image with one voxel that is not a number: the steps that see it leave the weights as they were."""
+    synthetic = prepare_volume(VolumeConfig(), tiny().data.synthetic)
+    image = open_volume(synthetic.image)[...].astype(np.float32) / 255
+    image[24, 24, 24] = np.nan
+    np.save(tmp_path / "image.npy", image)
+    config = tiny(max_steps=12, max_skipped=12, checkpoint_every=1, keep_checkpoints=1)
+    volume = replace(synthetic, image=str(tmp_path / "image.npy"), voxel_size=(10, 10, 10), axes="zyx")
+    config = replace(config, name="broken", data=replace(config.data, train=(volume,), val=()))
+    crops = train_dataset(config)
+    broken = {n for n in range(24) if np.isnan(crops[n]["image"]).any()}
+    assert 0 < len(broken) < 24
+    run = train(config)
+    events = [line for line in read_log(run) if "skipped" in line]
+    seen = {2 * step + index for event in events for _, step, index in event["skipped"]}
+    assert seen <= broken and {n // 2 for n in seen} == {event["step"] - 1 for event in events}
+    figures = [line for line in read_log(run) if "train/loss" in line]
+    assert [line["step"] for line in figures if line["train/loss"] is None] == [event["step"] for event in events]
+    assert figures[-1]["train/skipped_steps"] == len(events) < 12
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["skipped"] == len(events)
+    assert all(torch.isfinite(weight).all() for weight in weights(run).values())
+
+    seed, step, index = events[0]["skipped"][0]
+    capsys.readouterr()
+    path = replay(ReplayConfig(run=str(run), step=step, index=index))
+    assert seed == config.loop.seed and "not finite" in capsys.readouterr().out
+    with h5py.File(path) as file:
+        assert np.isnan(file["raw"][...]).any() and file["target"].shape == (3, 16, 32, 32)
+        np.testing.assert_array_equal(file["crop"][...], crops[2 * step + index]["image"])
+    with pytest.raises(ValueError, match="index below 2"):
+        replay(ReplayConfig(run=str(run), step=step, index=2))
+
+
+def test_a_sample_is_replayed_as_the_network_saw_it(finished, monkeypatch):
+    seen = {}
+    augmented = Preparation.augmented
+
+    def noted(self, batch):
+        image, labels = augmented(self, batch)
+        seen.update({n: (image[row], labels[row]) for row, n in enumerate(batch["number"].tolist())})
+        return image, labels
+
+    monkeypatch.setattr(Preparation, "augmented", noted)
+    train(replace(tiny(max_steps=3), name="seen"))
+    monkeypatch.undo()
+    sample = make_sample(tiny(), 5, 2)
+    torch.testing.assert_close(torch.from_numpy(sample["raw"]), seen[5][0], rtol=0, atol=0)
+    torch.testing.assert_close(torch.from_numpy(sample["labels"]), seen[5][1], rtol=0, atol=0)
+
+
+def test_the_log_tells_of_scales_channels_waits_and_memory(finished):
+    line = next(line for line in read_log(finished) if "train/loss" in line)
+    assert {"train/loss_ds_4", "train/loss_channel_2", "train/gradient_norm", "train/learning_rate",
+            "train/data_wait", "train/memory_gib", "train/skipped_steps"} <= line.keys()  # fmt: skip
+    assert 0 <= line["train/data_wait"] < 1 and 0.05 < line["train/memory_gib"] < 50
+    channels = [line[f"train/loss_channel_{channel}"] for channel in range(3)]
+    assert line["train/loss_output"] == pytest.approx(np.mean(channels), rel=0.05)
+
+
+def test_compilation_changes_no_figures(finished, monkeypatch):
+    """By dynamo alone: inductor's code for a whole network takes minutes to build."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    config = replace(tiny(max_steps=2), name="compiled", system=replace(tiny().system, compile=True))
+    losses = [[line["train/loss"] for line in read_log(run) if "train/loss" in line][:2]
+              for run in (train(config), finished)]  # fmt: skip
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ FORMAT = 1
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint; ValueError if it is missing, damaged or no checkpoint of pytc."""
+    """Read a checkpoint, after a test of its checksums; ValueError if it is missing, damaged or not one of pytc's."""
     if not Path(path).is_file():
         raise ValueError(f"expected a checkpoint, found no file {path}")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
+            damaged = archive.testzip()
+        if damaged:
+            raise OSError(f"{damaged} has another checksum than when it was written")
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pytc.config import Config
-from pytc.models.checkpoint import FORMAT
+from pytc.models.checkpoint import FORMAT, load_checkpoint
 from pytc.runs import replacing
 
 RISING = ("nerl", "erl", "dice", "jaccard", "accuracy")
@@ -56,14 +56,36 @@ class Keeper:
                 path.unlink()
 
 
-def training_state(config: Config, step: int, model, average, optimizer, scaler) -> dict[str, Any]:
-    """Everything that the rest of a run depends on, as plain types."""
+def training_state(trainer, step: int) -> dict[str, Any]:
+    """Everything that the rest of a run depends on after `step` steps, as plain types; of a `Trainer`."""
     return {
         "format": FORMAT,
-        "config": asdict(config),
+        "config": asdict(trainer.config),
         "step": step,
-        "model": model.state_dict(),
-        "average": average.model.state_dict() if average else None,
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
+        "skipped": trainer.skipped,
+        "skipped_in_a_row": trainer.skipped_in_a_row,
+        "model": trainer.model.state_dict(),
+        "average": trainer.average.model.state_dict() if trainer.average else None,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
     }
+
+
+def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
+    """The state in last.pt, or if that is damaged in the newest other checkpoint that is not, with a warning.
+
+    ValueError if there is no good one.
+    """
+    others = {path for path in folder.glob("*.pt")} - {folder / "last.pt"}
+    candidates = [folder / "last.pt", *sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+    problems = []
+    for path in candidates:
+        try:
+            state = load_checkpoint(path, device)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            warnings.warn(f"{'; '.join(problems)}: continuing from {path}, step {state['step']}", stacklevel=2)
+        return state
+    raise ValueError(f"expected a good checkpoint in {folder}, got: {'; '.join(problems)}")

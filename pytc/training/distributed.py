@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,11 +38,14 @@ class Ranks:
 
     def share(self, value):
         """The main rank's `value` (any picklable object), on every rank."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        return self.gather(value)[0]
+
+    def gather(self, value) -> list:
+        """The `value` (any picklable object) of every rank, in order, on every rank."""
+        values = [value] * self.world
+        if self.world > 1:
+            dist.all_gather_object(values, value)
+        return values
 
 
 def read_environment(environment=os.environ) -> Ranks:
@@ -56,16 +60,41 @@ def read_environment(environment=os.environ) -> Ranks:
     return Ranks()
 
 
+def meeting_point(environment=os.environ) -> str:
+    """Where the ranks find each other, tcp://HOST:PORT: as torchrun says, or the first node of a Slurm job.
+
+    The port of a Slurm job follows from its number, so that two jobs on a node do not meet. ValueError if neither says.
+    """
+    host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
+    if host is None and "SLURM_JOB_NODELIST" in environment:
+        host = first_host(environment["SLURM_JOB_NODELIST"])
+    if port is None and "SLURM_JOB_ID" in environment:
+        port = 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000
+    if host is None or port is None:
+        raise ValueError("expected MASTER_ADDR and MASTER_PORT, or a Slurm job, to find the other ranks; got neither")
+    return f"tcp://{host}:{port}"
+
+
+def first_host(nodes: str) -> str:
+    """The first name of a list of Slurm's, e.g. gpu007 of gpu[007-010,12],cpu1."""
+    prefix, number, suffix = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^\[,]*)", nodes).groups()
+    return prefix + (number or "") + suffix
+
+
 @contextmanager
 def joined(ranks: Ranks, device: torch.device):
-    """Within this block all ranks can talk to each other: NCCL between GPUs, gloo between CPUs."""
+    """Within this block all ranks can talk to each other: NCCL between GPUs, gloo between CPUs.
+
+    A rank that fails does not take leave of the others, who may be waiting for its numbers: its process ends, and with
+    it the connections and the others.
+    """
     if ranks.world == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=ranks.rank, world_size=ranks.world)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    inherited = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's own store, which its agent serves
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=ranks.rank, world_size=ranks.world,
+                            init_method="env://" if inherited else meeting_point())  # fmt: skip
+    yield
+    dist.destroy_process_group()

@@ -6,7 +6,6 @@ import math
 import os
 import platform
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,18 +17,16 @@ from torch.utils.data import DataLoader, Subset
 from pytc import __version__, hardware
 from pytc.config import Config
 from pytc.data.patches import StepSampler, train_dataset, val_dataset
-from pytc.data.random import sample_key
-from pytc.data.recipe import augment, section_axis
+from pytc.data.preparation import Preparation, least_isotropic
 from pytc.data.sources import open_source, prepare_volume
-from pytc.data.targets import make_targets
-from pytc.losses import build_loss, deep_supervision_loss
+from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
-from pytc.models.checkpoint import load_checkpoint
 from pytc.runs import create_run, write_json
-from pytc.training.checkpoint import Keeper, training_state
+from pytc.training.checkpoint import Keeper, newest_checkpoint, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
-from pytc.training.monitor import Monitor
+from pytc.training.monitor import Clock, Monitor, memory_figures
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
+from pytc.training.signals import EXIT_REQUEUE, ignore_signals, noticed_signals
 
 START_METHOD = "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
 
@@ -37,18 +34,19 @@ START_METHOD = "forkserver"  # the threads of tensorstore and of the main proces
 def train(config: Config, resume: Path | None = None) -> Path:
     """Train as `config` says, or continue the run in the folder `resume`; returns the folder of the run.
 
-    ValueError if the data do not fit the config; RuntimeError if the loss stops being finite.
+    ValueError if the data do not fit the config; RuntimeError if the loss stops being finite; SystemExit with
+    EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
     """
     ranks = read_environment()
     device = hardware.choose_device(config.system, ranks.local_rank)
     torch.set_num_threads(config.system.threads or max(1, hardware.cpu_count() // ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    with joined(ranks, device):
+    with joined(ranks, device), noticed_signals() as request:
         if ranks.is_main:
             for volume in (*config.data.train, *config.data.val):
                 prepare_volume(volume, config.data.synthetic)
         ranks.share(None)  # the others wait for the volumes
-        return Trainer(config, resume, ranks, device).run()
+        return Trainer(config, resume, ranks, device).run(request)
 
 
 class Trainer:
@@ -56,14 +54,15 @@ class Trainer:
 
     def __init__(self, config: Config, resume: Path | None, ranks: Ranks, device: torch.device):
         self.ranks, self.device = ranks, device
-        self.global_batch = ranks.world * config.optim.accumulate * config.loop.batch_size
+        samples_per_step = ranks.world * config.optim.accumulate * config.loop.batch_size
         dataset = train_dataset(config)
         if config.loop.epochs is not None:
-            steps = math.ceil(config.loop.epochs * len(dataset) / self.global_batch)
+            steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
         self.config, self.loop, self.optim = config, config.loop, config.optim
         sources = [open_source(volume, config.data.synthetic) for volume in config.data.train]
-        self.voxel_size = _least_isotropic([source.voxel_size for source in sources])
+        voxel_size = least_isotropic([source.voxel_size for source in sources])
+        self.preparation = Preparation(config, voxel_size, device, samples_per_step)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
@@ -74,72 +73,89 @@ class Trainer:
         self.precision = hardware.choose_precision(config.system, device, config.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.loss = build_loss(config.loss)
-        self.first_step, scores = self.restore(resume) if resume else (0, {})
-        self.network = DistributedDataParallel(self.model) if ranks.world > 1 else self.model
+        self.first_step, self.skipped, self.skipped_in_a_row, scores = 0, 0, 0, {}
+        if resume:
+            scores = self.restore(resume)
+        network = torch.compile(self.model) if config.system.compile else self.model
+        self.network = DistributedDataParallel(network) if ranks.world > 1 else network
 
         self.folder = ranks.share((resume or create_run(config.name)) if ranks.is_main else None)
         self.keeper = Keeper(self.folder / "checkpoints", self.loop.monitor, self.loop.keep_checkpoints, scores)
+        self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps, is_main=ranks.is_main)
         self.batches = iter(self.load(dataset, StepSampler(self.first_step, self.loop.batch_size, self.optim.accumulate,
                                                            ranks.rank, ranks.world)))  # fmt: skip
         validation = val_dataset(config)
         mine = range(ranks.rank, config.data.val_samples, ranks.world)
         self.val_batches = self.load(Subset(validation, mine)) if validation is not None else None
 
-    def restore(self, resume: Path) -> tuple[int, dict[int, float]]:
-        """Take up the state of the last checkpoint; returns its step and the scores of the kept checkpoints."""
-        state = load_checkpoint(resume / "checkpoints" / "last.pt", self.device)
+    def restore(self, resume: Path) -> dict[int, float]:
+        """Take up the state of the newest good checkpoint; returns the scores of the kept checkpoints."""
+        state = newest_checkpoint(resume / "checkpoints", self.device)
         self.model.load_state_dict(state["model"])
         if self.average:
             self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        return state["step"], state["scores"]
+        self.first_step = state["step"]
+        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+        return state["scores"]
 
     def load(self, dataset, sampler=None) -> DataLoader:
         workers = hardware.choose_workers(self.config.system, self.device, self.ranks.local_world)
         return DataLoader(dataset, self.loop.batch_size, sampler=sampler, num_workers=workers,
-                          multiprocessing_context=START_METHOD if workers else None,
+                          multiprocessing_context=START_METHOD if workers else None, worker_init_fn=ignore_signals,
                           pin_memory=self.device.type == "cuda", persistent_workers=workers > 0)  # fmt: skip
 
-    def run(self) -> Path:
-        """Train to the last step; returns the folder of the run."""
+    def run(self, request) -> Path:
+        """Train to the last step, or to the one in which a stop is requested; returns the folder of the run."""
         self.introduce()
-        monitor = Monitor(self.folder, self.first_step, self.loop.max_steps, is_main=self.ranks.is_main)
-        clock, counted = time.perf_counter(), self.first_step
+        clock = Clock(self.preparation.samples_per_step)
         for step in range(self.first_step, self.loop.max_steps):
-            figures, example = self.train_step(step)
-
             done, last = step + 1, step + 1 == self.loop.max_steps
-            if done % self.loop.log_every == 0 or last:
-                speed = (done - counted) * self.global_batch / (time.perf_counter() - clock)
-                monitor.progress(done, figures["train/loss"], speed)
-                monitor.record(done, {**figures, "train/samples_per_second": speed})
-                clock, counted = time.perf_counter(), done
+            logged = done % self.loop.log_every == 0 or last
+            stop, figures, example = self.train_step(step, clock, request.received is not None, detailed=logged)
+            clock.step()
+
+            if logged:
+                figures |= clock.figures() | memory_figures(self.device)
+                self.monitor.progress(done, figures["train/loss"], figures["train/samples_per_second"])
+                self.monitor.record(done, figures)
             if done % self.loop.images_every == 0:
-                monitor.panel(done, *example)
+                self.monitor.panel(done, *example)
             validated = {}
             if self.val_batches is not None and (done % self.loop.val_every == 0 or last):
                 validated = self.validate()
-                monitor.record(done, validated)
-                monitor.say(f"step {done}: " + "  ".join(f"{name} {value:.4f}" for name, value in validated.items()))
-                clock, counted = time.perf_counter(), done
-            if self.ranks.is_main and (validated or done % self.loop.checkpoint_every == 0 or last):
-                state = training_state(self.config, done, self.model, self.average, self.optimizer, self.scaler)
-                self.keeper.save(state, validated)
-        monitor.close()
+                self.monitor.record(done, validated)
+                shown = "  ".join(f"{name} {value:.4f}" for name, value in validated.items())
+                self.monitor.say(f"step {done}: {shown}")
+                clock.restart()
+            if self.ranks.is_main and (validated or done % self.loop.checkpoint_every == 0 or last or stop):
+                self.keeper.save(training_state(self, done), validated)
+            if stop and not last:
+                self.monitor.say(f"stopped by {request.received and request.received.name or 'another rank'} after "
+                                 f"step {done}; --resume {self.folder} continues")
+                self.monitor.close()
+                sys.exit(EXIT_REQUEUE)
+        self.monitor.close()
         return self.folder
 
-    def train_step(self, step: int) -> tuple[dict[str, float], tuple[torch.Tensor, ...]]:
-        """One optimizer step; returns its figures, and (image, target, logits) of its last batch."""
+    def train_step(self, step: int, clock: Clock, stop: bool, *, detailed: bool):
+        """One optimizer step, or none where a loss or gradient is not finite.
+
+        Returns whether `stop` is true on any rank; the step's figures, with `detailed` those of each channel, too; and
+        (image, target, valid, logits) of its last batch.
+        """
         rate = learning_rate(self.optim, step, self.loop.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         scales = self.model.output_scales if self.config.model.deep_supervision else self.model.output_scales[:1]
 
-        losses = []
+        losses, suspects = [], []
         for micro in range(self.optim.accumulate):
-            image, labels = self.prepare(next(self.batches), augmented=True)
-            targets = self.targets(labels, scales)
+            with clock.waiting():
+                batch = next(self.batches)
+            image, labels = self.preparation.augmented(batch)
+            targets = self.preparation.targets(labels, scales)
             last = micro == self.optim.accumulate - 1
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with self.autocast():
@@ -147,35 +163,51 @@ class Trainer:
                 weights = self.config.loss.scale_weights
                 total, per_scale = deep_supervision_loss(outputs, targets, self.loss, weights, self.ranks.mean_count)
                 self.scaler.scale(total / self.optim.accumulate).backward()
+            finest = outputs["output"] if isinstance(outputs, dict) else outputs
             losses.append(total.detach())
-        loss = float(self.ranks.sum(torch.stack(losses).mean())) / self.ranks.world
-        if not math.isfinite(loss):
-            raise RuntimeError(f"the loss is {loss} at step {step} of seed {self.loop.seed}; resume from last.pt")
+            suspects.append((batch["number"], finest.detach()))
+        told = torch.stack((torch.stack(losses).mean(), losses[0].new_tensor(float(stop))))
+        loss, stops = self.ranks.sum(told).tolist()
+        loss /= self.ranks.world
 
         self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm or math.inf)
-        self.scaler.step(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm or math.inf))
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+            if self.average:
+                self.average.update(self.model, step)
+            self.skipped_in_a_row = 0
+        elif math.isfinite(loss) and self.scaler.get_scale() > 1:
+            self.scaler.step(self.optimizer)  # which it does not do: too large a scale for float16 is no failure
+        else:
+            self.skip(step, loss, norm, suspects)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(self.model, step)
-        figures = {"train/loss": loss, "train/learning_rate": rate, "train/gradient_norm": float(norm)}
-        figures |= {f"train/loss_{name}": float(value) for name, value in per_scale.items()}
-        finest = outputs["output"] if isinstance(outputs, dict) else outputs
-        return figures, (image, targets[0][0], finest)
 
-    def prepare(self, batch: dict, *, augmented: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch on the device: image (B, C, Z, Y, X) float32 in [0, 1], labels (B, Z, Y, X) int32."""
-        image = batch["image"].to(self.device, non_blocking=True)
-        labels = batch["labels"].to(self.device, non_blocking=True)
-        if not augmented:
-            return image.float() / 255 if image.dtype == torch.uint8 else image, labels
-        numbers = (divmod(n, self.global_batch) for n in batch["number"].tolist())
-        keys = torch.tensor([sample_key(self.loop.seed, step, index) for step, index in numbers])
-        return augment(image, labels, keys, self.config.augment, self.voxel_size)
+        target, valid = targets[0]
+        figures = {"train/loss": loss, "train/learning_rate": rate, "train/gradient_norm": norm}
+        if detailed:
+            figures |= {f"train/loss_{name}": float(value) for name, value in per_scale.items()}
+            per_channel = channel_losses(finest.detach(), target, valid, self.loss)
+            figures |= {f"train/loss_channel_{channel}": value for channel, value in enumerate(per_channel)}
+            figures["train/skipped_steps"] = self.skipped
+        return stops > 0, figures, (image, target, valid, finest)
 
-    def targets(self, labels: torch.Tensor, scales) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
+    def skip(self, step: int, loss: float, norm: float, suspects: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Count and log a step that is not taken; RuntimeError if there have been too many in a row."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        broken = [number for numbers, logits in suspects
+                  for number, finite in zip(numbers.tolist(), torch.isfinite(logits).flatten(1).all(1).tolist())
+                  if not finite]  # fmt: skip
+        mine = broken or [number for numbers, _ in suspects for number in numbers.tolist()]
+        broken_anywhere, all_ranks = self.ranks.gather(broken), self.ranks.gather(mine)
+        numbers = sorted(sum(broken_anywhere, []) or sum(all_ranks, []))
+        samples = [self.preparation.name(number) for number in numbers]
+        self.monitor.skipped(step, loss, norm, samples)
+        if self.skipped_in_a_row >= self.loop.max_skipped:
+            raise RuntimeError(f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step {step}, "
+                               f"with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names the samples")
 
     def autocast(self):
         dtype = hardware.PRECISIONS[self.precision]
@@ -187,8 +219,8 @@ class Trainer:
         model = (self.average.model if self.average else self.model).eval()
         sums = torch.zeros(2, device=self.device)
         for batch in self.val_batches:
-            image, labels = self.prepare(batch, augmented=False)
-            targets = self.targets(labels, self.model.output_scales[:1])
+            image, labels = self.preparation.plain(batch)
+            targets = self.preparation.targets(labels, self.model.output_scales[:1])
             with self.autocast():
                 outputs = model(image)
             total, _ = deep_supervision_loss(outputs, targets, self.loss)
@@ -205,13 +237,11 @@ class Trainer:
         write_json(self.folder / "environment.json", {
             "pytc": __version__, "torch": torch.__version__, "python": platform.python_version(),
             "command": sys.argv, "host": platform.node(), "device": str(self.device), "precision": self.precision,
-            "ranks": self.ranks.world, "threads": torch.get_num_threads(), "pid": os.getpid(),
+            "ranks": self.ranks.world, "samples_per_step": self.preparation.samples_per_step,
+            "threads": torch.get_num_threads(), "pid": os.getpid(),
         })  # fmt: skip
         print(f"run {self.folder}: {self.config.model.architecture}, {self.model.info()['parameters']:,} parameters, "
               f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, {self.precision}, "
               f"steps {self.first_step} to {self.loop.max_steps}", flush=True)  # fmt: skip
-
-
-def _least_isotropic(voxel_sizes: list[tuple[float, ...]]) -> tuple[float, ...]:
-    """The voxel size that allows the fewest axes to be exchanged."""
-    return min(voxel_sizes, key=lambda size: sum(a == b for a in size for b in size))
+        if self.config.system.compile:
+            print("compiling the network: the first step takes minutes", flush=True)

@@ -1,0 +1,73 @@
+"""A sample of a run, made again by its number: what the network was shown, without the steps before.
+
+    python -m pytc.data.replay --run runs/mine --step 1200 --index 3
+
+The run's log.jsonl names the step and the index of samples whose loss was not finite.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch.utils.data import default_collate
+
+from pytc.config import Config
+from pytc.data.patches import train_dataset
+from pytc.data.preparation import Preparation, least_isotropic
+from pytc.data.sources import open_source
+from pytc.runs import load_config
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Make one sample of a run again; write it to OUTPUT (HDF5: crop, raw, labels, target, valid) and describe it."""
+
+    run: str  # Folder of the run.
+    step: int  # Step of the sample, counted from 0, as log.jsonl names it.
+    index: int = 0  # Which of the step's samples, over all ranks.
+    output: str | None = None  # HDF5 file to write; by default RUN/replay/STEP-INDEX.h5.
+
+
+def replay(config: ReplayConfig) -> Path:
+    """Write the sample and print what is in it; returns the path of the file. ValueError for an impossible sample."""
+    run = Path(config.run)
+    trained = load_config(run)
+    samples_per_step = json.loads((run / "environment.json").read_text())["samples_per_step"]
+    if config.step < 0 or not 0 <= config.index < samples_per_step:
+        raise ValueError(f"expected a step of 0 or more and an index below {samples_per_step}, the samples of a step, "
+                         f"got step {config.step}, index {config.index}")
+    sample = make_sample(trained, config.step * samples_per_step + config.index, samples_per_step)
+    path = Path(config.output) if config.output else run / "replay" / f"{config.step}-{config.index}.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        for name, array in sample.items():
+            file.create_dataset(name, data=array, compression="gzip")
+            file[name].attrs["axes"] = "czyx"[4 - array.ndim :]
+            known = array[np.isfinite(array)]
+            print(f"{name} {array.dtype} {array.shape}: {known.min(initial=np.inf)} to {known.max(initial=-np.inf)}, "
+                  f"{array.size - known.size} not finite")  # fmt: skip
+    print(f"written: {path}")
+    return path
+
+
+def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str, np.ndarray]:
+    """Sample `number` of a run: crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32,
+    target and valid (channels, Z, Y, X) bool at full resolution."""
+    sizes = [open_source(volume, config.data.synthetic).voxel_size for volume in config.data.train]
+    preparation = Preparation(config, least_isotropic(sizes), torch.device("cpu"), samples_per_step)
+    crop = train_dataset(config)[number]
+    image, labels = preparation.augmented(default_collate([crop]))
+    ((target, valid),) = preparation.targets(labels, ((1, 1, 1),))
+    parts = {"raw": image, "labels": labels, "target": target, "valid": valid}
+    return {"crop": crop["image"], **{name: part[0].numpy() for name, part in parts.items()}}
+
+
+if __name__ == "__main__":
+    import tyro
+
+    replay(tyro.cli(ReplayConfig, prog="python -m pytc.data.replay"))
