@@ -49,8 +49,8 @@ def replay(config: ReplayConfig) -> Path:
             file.create_dataset(name, data=array, compression="gzip")
             file[name].attrs["axes"] = "czyx"[4 - array.ndim :]
             known = array[np.isfinite(array)]
-            print(f"{name} {array.dtype} {array.shape}: {known.min(initial=np.inf)} to {known.max(initial=-np.inf)}, "
-                  f"{array.size - known.size} not finite")  # fmt: skip
+            extent = f"{known.min()} to {known.max()}" if known.size else "no number"
+            print(f"{name} {array.dtype} {array.shape}: {extent}, {array.size - known.size} not finite")
     print(f"written: {path}")
     return path
 
