@@ -6,8 +6,7 @@ import torch
 from reference_inference import blended_logits, chessboard_distance
 
 from pytc.config import InferenceConfig
-from pytc.inference.predict import predict_volume
-from pytc.inference.windows import blending_weights
+from pytc.inference.predict import blending_weights, predict_volume
 from pytc.io.volume import create_volume, open_volume
 
 CPU = torch.device("cpu")
@@ -107,6 +106,22 @@ def test_a_killed_prediction_goes_on_where_it_stopped(image, tmp_path):
     _, none = fresh(counts, tmp_path / "out.zarr", "a")
     replaced, everything = fresh(lambda x: counts(x) + 1, tmp_path / "out.zarr", "b")
     assert none == 0 < after < everything and (replaced != whole).any()
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_prediction_killed_before_its_first_block_is_made_anew(image, tmp_path, monkeypatch, earlier):
+    if earlier:
+        predict(image, tmp_path / "out.zarr", key="b")
+
+    def dies(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pytc.inference.predict.write_json", dies)
+        predict(image, tmp_path / "out.zarr")
+    first, again = (predict(image, tmp_path / name)[...] for name in ("out.zarr", "new.zarr"))
+    np.testing.assert_array_equal(first, again)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.zarr", "new.zarr", "out.zarr"]
 
 
 def test_what_is_no_prediction_is_not_replaced(image, tmp_path):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
+from pytc.config import require
 from pytc.data.random import SampleRandom, sample_key
 
 
@@ -23,7 +24,7 @@ class _Mix(Dataset):
     def __init__(self, datasets: Sequence[Dataset], length: int | None):
         self.datasets = list(datasets)
         self.length = sum(map(len, datasets)) if length is None else length
-        self.endless = all(map(_is_endless, datasets))
+        self.endless = all(getattr(dataset, "endless", False) for dataset in datasets)  # foreign ones lack it
 
     def __len__(self) -> int:
         return self.length
@@ -32,7 +33,7 @@ class _Mix(Dataset):
         if n < 0 or (n >= self.length and not self.endless):
             raise IndexError(f"expected an index below {self.length}, got {n}")
         dataset, item = self.pick(n)
-        return dataset[item if _is_endless(dataset) else item % len(dataset)]
+        return dataset[item if getattr(dataset, "endless", False) else item % len(dataset)]
 
 
 class WeightedConcatDataset(_Mix):
@@ -43,16 +44,13 @@ class WeightedConcatDataset(_Mix):
 
     def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], *, seed: int = 0,
                  length: int | None = None):  # fmt: skip
-        if len(datasets) == 0 or len(datasets) != len(weights):
-            raise ValueError(f"expected a weight for each of {len(datasets)} datasets, got {len(weights)}")
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-            raise ValueError(f"expected weights from 0 up that sum to 1, got {tuple(weights)}: sum {sum(weights):.6g}")
+        require(0 < len(datasets) == len(weights), f"a weight for each of {len(datasets)} datasets", tuple(weights))
+        require(min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6, "weights from 0 up that sum to 1", tuple(weights))
         super().__init__(datasets, length)
         self.bounds, self.seed = list(itertools.accumulate(weights))[:-1], seed
 
     def pick(self, n: int) -> tuple[Dataset, int]:
-        key = torch.tensor([sample_key(self.seed, 0, n)])
-        draw = SampleRandom(key, "mixing").uniform().item()
+        draw = SampleRandom(torch.tensor([sample_key(self.seed, 0, n)]), "mixing").uniform().item()
         return self.datasets[bisect_right(self.bounds, draw)], n
 
 
@@ -63,14 +61,9 @@ class StratifiedConcatDataset(_Mix):
     """
 
     def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
-        if len(datasets) == 0:
-            raise ValueError("expected at least one dataset, got none")
+        require(len(datasets) > 0, "at least one dataset", datasets)
         super().__init__(datasets, length)
 
     def pick(self, n: int) -> tuple[Dataset, int]:
         item, turn = divmod(n, len(self.datasets))
         return self.datasets[turn], item
-
-
-def _is_endless(dataset: Dataset) -> bool:
-    return getattr(dataset, "endless", False)  # foreign datasets lack it

@@ -20,7 +20,6 @@ from pytc.config import InferenceConfig, Triple
 from pytc.data.sources import as_unit_range
 from pytc.geometry import Box, blocks, tile
 from pytc.inference.flips import Network
-from pytc.inference.windows import blending_weights
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.progress import track
 from pytc.runs import write_json
@@ -37,12 +36,16 @@ def predict_volume(network: Network, image: Volume, output: Path, *, channels: i
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / "blocks.json"
     finished = _finished(output, manifest, key)
-    if finished is None:
-        shutil.rmtree(output, ignore_errors=True)
-        create_volume(output, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
+    if finished is None:  # made aside, so that a kill leaves no array without a manifest under the name
+        aside, finished = output.with_name(f".{output.name}"), []
+        shutil.rmtree(aside, ignore_errors=True)
+        if output.exists():
+            output.rename(aside)
+            shutil.rmtree(aside)
+        create_volume(aside, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
                       voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
-        finished = []
-        write_json(manifest, {"key": key, "finished": finished})
+        write_json(aside / manifest.name, {"key": key, "finished": finished})
+        aside.rename(output)
     affinities = open_volume(output, writable=True)
     for number, box in enumerate(boxes):
         if number not in finished:
@@ -61,10 +64,8 @@ def predict_block(network: Network, image: Volume, box: Box, channels: int, wind
     shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
     stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
     windows = [w for w in tile(shape, window, stride) if w.intersection(box)]
-    region = Box(
-        tuple(min(w.start[axis] for w in windows) for axis in range(3)),
-        tuple(max(w.stop[axis] for w in windows) for axis in range(3)),
-    )
+    starts, stops = zip(*((w.start, w.stop) for w in windows))
+    region = Box(tuple(map(min, zip(*starts))), tuple(map(max, zip(*stops))))
     pixels = _read_padded(image, region)
     weights = blending_weights(window, config.blending)
     total = np.zeros((channels, *box.shape), np.float32)
@@ -82,6 +83,21 @@ def predict_block(network: Network, image: Volume, box: Box, channels: int, wind
             norm[there] += weights[inside]
     total /= norm
     return total
+
+
+def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
+    """Weights of `window`'s voxels, float32 in (0, 1], largest at the centre, the same seen from either side.
+
+    `distance`: chessboard distance to the nearest voxel outside (the distance transform of BANIS); `gaussian`:
+    a Gaussian of one eighth of the window (nnU-Net's importance map), no smaller than 1e-3.
+    """
+    if kind == "distance":
+        ramps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in window]
+        weights = np.min(np.stack(np.meshgrid(*ramps, indexing="ij")), axis=0).astype(np.float32)
+        return weights / weights.max()
+    bells = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
+    weights = np.prod(np.stack(np.meshgrid(*bells, indexing="ij")), axis=0)
+    return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
 
 
 def _read_padded(image: Volume, region: Box) -> np.ndarray:

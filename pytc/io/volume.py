@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import operator
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import tifffile
 
-from pytc.io import stores, writers
+from pytc.config import require
+from pytc.io import stores
+from pytc.io.stores import HDF5_SUFFIXES, TIFF_SUFFIXES, Store, chunked_driver
 
 NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
 Triple = tuple[float, float, float]
+# 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512 is whole chunks,
+# and one channel a chunk lets a decoder read the three short-range affinities alone.
+CHUNK = 64
 
 
 def open_volume(
@@ -26,11 +34,10 @@ def open_volume(
     file says. writable: whether more may be written to it, Zarr only. ValueError if there is no such array, or if
     what the file says about itself does not fit it.
     """
-    store = _open_store(str(path))
-    if writable:
-        if not isinstance(store, stores.ChunkedStore) or not store.driver.startswith("zarr"):
-            raise ValueError(f"expected a Zarr array to write more to, got {path}")
-        store.writable = True
+    store = stores.open_store(str(path))
+    store.writable = writable
+    can_be = not writable or chunked_driver(store.path) in ("zarr", "zarr3")
+    require(can_be, "a Zarr array to write more to", str(path))
     return Volume(store, str(path), axes, voxel_size)
 
 
@@ -48,14 +55,21 @@ def create_volume(
     what is asked for.
     """
     shape = tuple(int(n) for n in shape)
-    saved = {"axes": {3: "zyx", 4: "czyx"}.get(len(shape))} | (attributes or {})
-    if axes is not None:
-        saved["axes"] = axes
-    if voxel_size is not None:
-        saved |= {"voxel_size": voxel_size, "unit": "nm"}
-    saved = stores.plain(saved)
+    saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
+    saved = stores.plain(saved | ({} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}))
     _describe(str(path), shape, saved, None, None)  # what a reader would refuse is not written
-    store = writers.create_store(str(path), shape, dtype, saved, chunks, overwrite, zarr_format)
+    file, inside = stores.split_path(str(path))
+    dtype = stores.native_dtype(dtype, file)
+    chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(saved["axes"], shape))
+    require(len(chunks) == len(shape) and min(chunks) > 0, f"chunks of {len(shape)} axes for shape {shape}", chunks)
+    if any(part.endswith(".zarr") for part in file.parts):
+        store = create_zarr(file / (inside or ""), shape, dtype, saved, chunks, overwrite, zarr_format)
+    else:
+        known = file.suffix.lower() in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy")
+        require(known, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
+        if file.exists() and not overwrite:
+            raise ValueError(f"{file} exists; remove it, or say overwrite=True")
+        store = FileWriter(file, inside or "data", shape, dtype, saved, chunks)
     return Volume(store, str(path), None, None)
 
 
@@ -66,7 +80,7 @@ class Volume:
     stored with it. offsets: of the affinity channels, or None. Picklable; a reader is safe to use after a fork.
     """
 
-    def __init__(self, store: stores.Store, path: str, axes: str | None, voxel_size: Triple | None):
+    def __init__(self, store: Store, path: str, axes: str | None, voxel_size: Triple | None):
         self._store, self.path = store, path
         self.shape, self.dtype, self.attributes = store.shape, store.dtype, store.attributes
         self.axes, self.voxel_size, self.offsets = _describe(path, self.shape, self.attributes, axes, voxel_size)
@@ -80,28 +94,29 @@ class Volume:
         return self.shape[self.axes.index("c")] if "c" in self.axes else 1
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        slices, _, shape = self._slices(index)
+        slices, shape = self._slices(index)
         values = np.empty(shape) if 0 in shape else self._store.read(slices)
         return np.asarray(values, self.dtype).reshape(shape)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        slices, dropped, shape = self._slices(index)
+        slices, shape = self._slices(index)
         values = np.asarray(values)
-        exact_number = values.ndim == 0 and values.astype(self.dtype) == values
-        if not exact_number and not np.can_cast(values.dtype, self.dtype, "same_kind"):
+        exact = values.astype(self.dtype, copy=False)
+        same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
+        rounded = same_kind and (self.dtype.kind == "f" or np.can_cast(values.dtype, self.dtype))
+        if not rounded and not (same_kind and (exact == values).all()):
             raise ValueError(f"expected values that fit {self.dtype} of {self.path}, got {values.dtype}")
-        if values.ndim and values.shape != shape:
-            raise ValueError(f"expected values of shape {shape} for {self.path}, got {values.shape}")
-        values = np.broadcast_to(values, shape).astype(self.dtype, copy=False)
-        self._store.write(slices, np.expand_dims(values, dropped))
+        require(values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape)
+        lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
+        self._store.write(slices, np.broadcast_to(exact, shape).reshape(lengths))
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
         bounds = zip(start, stop, self.spatial_shape)
-        if not (len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)):
-            raise ValueError(f"expected a box inside {self.spatial_shape} of {self.path}, got {start} to {stop}")
-        spatial = iter(zip(start, stop))
-        values = self[tuple(slice(None) if axis == "c" else slice(*next(spatial)) for axis in self.axes)]
+        inside = len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)
+        require(inside, f"a box inside {self.spatial_shape} of {self.path}", (start, stop))
+        spatial = map(slice, start, stop)
+        values = self[tuple(slice(None) if axis == "c" else next(spatial) for axis in self.axes)]
         values = np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
         return np.ascontiguousarray(values)
 
@@ -118,64 +133,20 @@ class Volume:
     def __repr__(self) -> str:
         return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
 
-    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step; axes without a slice; the result's shape."""
+    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+        """An index as one slice an axis with known start, stop and step, and the shape of what it names."""
         index = index if isinstance(index, tuple) else (index,)
-        at = index.index(Ellipsis) if Ellipsis in index else len(index)
-        after = index[at + 1 :]
-        full = index[:at] + (slice(None),) * (len(self.shape) - at - len(after)) + after
-        if len(full) > len(self.shape) or Ellipsis in after:
-            raise ValueError(f"expected at most {len(self.shape)} indices for {self.path}, got {index}")
-        slices, dropped = [], []
-        for axis, (item, length) in enumerate(zip(full, self.shape)):
-            if not isinstance(item, slice):
-                number = operator.index(item)
-                if not -length <= number < length:
-                    raise ValueError(f"expected an index below {length} along axis {axis} of {self.path}, got {number}")
-                item = slice(number % length, number % length + 1)
-                dropped.append(axis)
-            item = slice(*item.indices(length))
-            if item.step < 1:
-                raise ValueError(f"expected slices with a positive step, got {item}")
-            slices.append(slice(item.start, max(item.start, item.stop), item.step))
-        shape = (len(range(s.start, s.stop, s.step)) for axis, s in enumerate(slices) if axis not in dropped)
-        return tuple(slices), tuple(dropped), tuple(shape)
-
-
-def _open_store(path: str) -> stores.Store:
-    file, inside = writers.split_path(path)
-    if file.is_dir() and inside:
-        file, inside = file / inside, None
-    if not file.exists():
-        groups = [p for p in file.parents if p.suffix in (".zarr", ".n5") and p.is_dir()]
-        there = f"; arrays there: {', '.join(map(str, stores.list_arrays(groups[-1])))}" if groups else ""
-        raise ValueError(f"expected a volume at {path}, but there is no such file or folder{there}")
-    if file.is_dir():
-        return _open_folder(file)
-    suffix = file.suffix.lower()
-    try:
-        if suffix in writers.HDF5_SUFFIXES:
-            return stores.Hdf5Store(file, inside)
-        if suffix in writers.TIFF_SUFFIXES:
-            return stores.TiffStore(file)
-        if suffix == ".npy":
-            return stores.NpyStore(file)
-    except (OSError, tifffile.TiffFileError) as error:
-        raise ValueError(f"expected {suffix} in {path}, got {error}") from error
-    raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
-
-
-def _open_folder(folder: Path) -> stores.Store:
-    if stores.chunked_driver(folder):
-        return stores.ChunkedStore(folder)
-    slices = [f for f in folder.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES and f.name[0] != "."]
-    if slices:
-        return stores.FolderStore(folder, slices)
-    arrays = stores.list_arrays(folder)
-    if len(arrays) != 1:
-        raise ValueError(f"expected an array, or slices as {', '.join(stores.SLICE_SUFFIXES)}, in {folder}; "
-                         f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
-    return stores.ChunkedStore(arrays[0])
+        at = index.index(...) if ... in index else len(index)
+        full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))
+        full = index[:at] + full + index[at + 1 :]
+        try:
+            parts = [range(length)[item] for length, item in zip(self.shape, full, strict=True)]
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"expected an index into {self.shape} of {self.path}, got {index}: {error}") from error
+        ranges = [part if isinstance(part, range) else range(part, part + 1) for part in parts]
+        require(all(r.step > 0 for r in ranges), "slices with a positive step", index)
+        shape = tuple(len(part) for part in parts if isinstance(part, range))
+        return tuple(slice(r.start, max(r.start, r.stop), r.step) for r in ranges), shape
 
 
 def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None):
@@ -183,44 +154,118 @@ def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel
 
     Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.
     """
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise ValueError(f"expected three axes, or four with channels, none empty, got shape {shape} in {path}")
+    require(len(shape) in (3, 4) and min(shape) > 0, f"three axes, or four with channels, none empty, in {path}", shape)
     axes = axes or attributes.get("axes")
-    if not axes and len(shape) == 4 and shape[0] >= min(shape[1:]):
-        raise ValueError(f"expected axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say")
-    axes = axes or ("zyx" if len(shape) == 3 else "czyx")
-    known, names = "zyxc"[: len(shape)], [axis.lower() for axis in axes if isinstance(axis, str)]
-    if sorted(names) != sorted(known):
-        raise ValueError(f"expected axes in an order of {known} for shape {shape}, got {axes!r} for {path}")
-    axes = "".join(names)
-    if voxel_size is None:
-        voxel_size = _stored_voxel_size(path, attributes)
-    if voxel_size is not None:
-        voxel_size = tuple(float(v) for v in voxel_size)
-        if len(voxel_size) != 3 or min(voxel_size) <= 0:
-            raise ValueError(f"expected a voxel size of three positive lengths in nm, got {voxel_size} for {path}")
-    channels = shape[axes.index("c")] if "c" in axes else 1
-    return axes, voxel_size, _stored_offsets(path, attributes, channels)
-
-
-def _stored_voxel_size(path: str, attributes: dict[str, Any]) -> tuple[float, ...] | None:
+    clear = axes or len(shape) == 3 or shape[0] < min(shape[1:])
+    require(clear, f"axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say", axes)
+    known, names = "zyxc"[: len(shape)], "".join(map(str, axes or "czyx"[-len(shape) :])).lower()
+    require(sorted(names) == sorted(known), f"axes in an order of {known} for shape {shape} of {path}", axes)
     stored = [attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None]
-    if not stored:
-        return None
-    if any(not isinstance(lengths, list) or len(lengths) != 3 or lengths != stored[0] for lengths in stored):
-        raise ValueError(f"expected one voxel size of three lengths, got {' and '.join(map(str, stored))} in {path}")
-    units = attributes.get("unit") or attributes.get("units") or "nm"
-    units = [units] * 3 if isinstance(units, str) else units
-    if len(units) != 3 or any(unit not in NANOMETRES for unit in units):
-        raise ValueError(f"expected units from {', '.join(NANOMETRES)}, got {units} in {path}")
-    return tuple(length * NANOMETRES[unit] for length, unit in zip(stored[0], units))
-
-
-def _stored_offsets(path: str, attributes: dict[str, Any], channels: int) -> tuple[tuple[int, ...], ...] | None:
+    if voxel_size is None and stored:
+        agree = all(isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0] for lengths in stored)
+        require(agree, f"one voxel size of three lengths in {path}", stored)
+        units = attributes.get("unit") or attributes.get("units") or "nm"
+        units = [units] * 3 if isinstance(units, str) else units
+        known = len(units) == 3 and set(units) <= set(NANOMETRES)
+        require(known, f"units from {', '.join(NANOMETRES)} in {path}", units)
+        voxel_size = [length * NANOMETRES[unit] for length, unit in zip(stored[0], units)]
+    if voxel_size is not None:
+        voxel_size = tuple(map(float, voxel_size))
+        positive = len(voxel_size) == 3 and min(voxel_size) > 0
+        require(positive, f"a voxel size of three positive lengths in nm for {path}", voxel_size)
     offsets = attributes.get("offsets")
-    if offsets is None:
-        return None
-    whole = np.array(offsets)
-    if whole.shape != (channels, 3) or whole.dtype.kind not in "iu":
-        raise ValueError(f"expected three whole voxels for each of {channels} offsets, got {offsets} in {path}")
-    return tuple(map(tuple, whole.tolist()))
+    if offsets is not None:
+        whole, channels = np.array(offsets), shape[names.index("c")] if "c" in names else 1
+        fit = whole.shape == (channels, 3) and whole.dtype.kind in "iu"
+        require(fit, f"three whole voxels for each of {channels} offsets in {path}", offsets)
+        offsets = tuple(map(tuple, whole.tolist()))
+    return names, voxel_size, offsets
+
+
+class FileWriter(Store):
+    """A single file, written under a temporary name by the process that created it."""
+
+    writable = True
+
+    def __init__(self, path: Path, dataset: str, shape: tuple, dtype: np.dtype, attributes: dict, chunks: tuple):
+        super().__init__(path, shape, dtype, attributes, None)
+        self._pid = os.getpid()
+        self.partial = path.with_name(f"{path.name}.{self._pid}.partial")
+        if self.partial.exists():
+            raise ValueError(f"{path} is being written: {self.partial} exists")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._handle = self._create(path.suffix.lower(), dataset, chunks)
+        except (TypeError, ValueError) as error:
+            self.partial.unlink(missing_ok=True)
+            raise ValueError(f"cannot create {path} with attributes {attributes}: {error}") from error
+
+    def _create(self, suffix: str, dataset: str, chunks: tuple[int, ...]) -> h5py.Dataset | np.memmap:
+        if suffix == ".npy":
+            if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
+                raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
+            return np.lib.format.open_memmap(self.partial, mode="w+", shape=self.shape, dtype=self.dtype)
+        if suffix in TIFF_SUFFIXES:
+            if self.dtype.kind == "b":
+                raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
+            return tifffile.memmap(self.partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
+                                   metadata=self.attributes)
+        if self.path.exists():
+            with h5py.File(self.path, "r") as file:
+                names = stores.hdf5_datasets(file)
+            if names != [dataset]:
+                raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
+        packed = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
+        made = h5py.File(self.partial, "w").create_dataset(dataset, self.shape, self.dtype, **packed)
+        made.attrs.update(self.attributes)
+        return made
+
+    def handle(self) -> Any:
+        if self._pid != os.getpid():
+            self.__getstate__()
+        if self._handle is None:
+            raise ValueError(f"{self.path} is closed; open it with open_volume")
+        return self._handle
+
+    def finish(self, success: bool) -> None:
+        if self._handle is None or self._pid != os.getpid():  # a forked child leaves its parent's file alone
+            return
+        handle, self._handle = self._handle, None
+        handle.flush() if isinstance(handle, np.memmap) else handle.file.close()
+        self.partial.replace(self.path) if success else self.partial.unlink()
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
+
+
+def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, zarr_format: int) -> Store:
+    """A new Zarr array of blosc-compressed chunks (zstd, shuffled), and the groups above it."""
+    import tensorstore
+
+    require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
+    if path.exists() and not (overwrite and chunked_driver(path) in ("zarr", "zarr3")):
+        raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
+    groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
+    if arrays := [group for group in groups if chunked_driver(group)]:
+        raise ValueError(f"expected groups above {path}, but {arrays[0]} is an array")
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    blosc = {"cname": "zstd", "clevel": 5}
+    if zarr_format == 2:
+        driver, marker, group_content = "zarr", ".zgroup", {"zarr_format": 2}
+        (path / ".zattrs").write_text(json.dumps(attributes, indent=1))  # first: an array never lacks its attributes
+        metadata = {"shape": shape, "chunks": chunks, "dtype": dtype.str, "fill_value": np.zeros((), dtype).item(),
+                    "dimension_separator": "/", "compressor": {"id": "blosc", "shuffle": 1, **blosc}}
+    else:
+        driver, marker, group_content = "zarr3", "zarr.json", {"zarr_format": 3, "node_type": "group"}
+        codec = {"name": "blosc", "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc}}
+        metadata = {"shape": shape, "data_type": dtype.name, "attributes": attributes, "codecs": [codec],
+                    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}}
+    for group in groups:
+        if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
+            (group / marker).write_text(json.dumps(group_content))
+    spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": metadata}
+    tensorstore.open(spec, create=True).result()
+    store = stores.open_chunked(path)
+    store.writable = True
+    return store
