@@ -4,13 +4,13 @@ from reference_segmentation import random_affinities, slow_components, slow_grow
 
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.exact import EXACT_METRICS, exact_sweep
-from pytc.metrics.overlap import OVERLAP_METRICS
+from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.descent import descend, segments_at
-from pytc.segmentation.edges import edge_levels, is_above
+from pytc.segmentation.descent import names_at_thresholds, spanning_forest
+from pytc.segmentation.growing import grow as grow_labels
 
 SHAPE = (6, 7, 8)
 
@@ -64,28 +64,21 @@ def awkward_volumes(seed):
             yield affinities
 
 
-@pytest.mark.parametrize("min_size", (0, 2, 3, 6))
-def test_descent_equals_decoding_afresh(min_size):
+@pytest.mark.parametrize("grow", (False, True))
+@pytest.mark.parametrize("min_size", (0, 3, 6))
+def test_names_equal_decoding_afresh(min_size, grow):
+    """The same components, in the same order."""
     thresholds = (0.95, 0.9, 0.75, 0.5, 0.499, 0.1, 0.0, -0.25)
     rng = np.random.default_rng(6)
     for affinities in awkward_volumes(min_size):
-        shape = affinities.shape[1:]
-        positions = (rng.random((20 * (affinities.size > 0), 3)) * shape).astype(int)
         chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
-        descent = descend(affinities, chosen, positions, min_size)
-        for time, threshold in enumerate(chosen):
-            expected = connected_components_3d(affinities, threshold, min_size=min_size)[tuple(positions.T)]
-            segments = segments_at(time, descent)
-            np.testing.assert_array_equal(segments == 0, expected == 0)
-            np.testing.assert_array_equal(segments[:, None] == segments, expected[:, None] == expected)
-
-
-def test_levels_count_thresholds():
-    thresholds = (0.5, 0.0, 0.25, 0.9, 1 / 255, 0.5)
-    for affinities in awkward_volumes(7):
-        expected = sum(is_above(affinities, threshold).astype(int) for threshold in thresholds)
-        np.testing.assert_array_equal(edge_levels(affinities, thresholds), expected)
-    assert edge_levels(affinities, np.linspace(0, 1, 300)).dtype == np.uint16
+        forest = spanning_forest(affinities, chosen, grow=grow)
+        for threshold, names in zip(chosen, names_at_thresholds(forest, min_size=min_size, grow=grow), strict=True):
+            expected = connected_components_3d(affinities, threshold, min_size=min_size)
+            if grow:
+                expected = grow_labels(expected, affinities)
+            numbers = np.unique(np.append(0, names(forest.nodes.ravel())), return_inverse=True)[1][1:]
+            np.testing.assert_array_equal(numbers.reshape(expected.shape), expected)
 
 
 def walks(rng, shape):
@@ -100,13 +93,18 @@ def walks(rng, shape):
     return Skeleton(ids, positions, positions * 7.0 + rng.random(positions.shape), np.array(edges, np.int64))
 
 
+@pytest.mark.parametrize("grow", (False, True))
 @pytest.mark.parametrize("min_size", (0, 20))
-def test_figures_at_nodes_are_the_same_bits(min_size):
-    affinities, _, skeleton = scene(11)
+def test_figures_are_the_same_bits(min_size, grow):
+    affinities, labels, skeleton = scene(11)
     thresholds = (0.6, 0.9, 0.3, 0.6)
-    for row in threshold_sweep(affinities, skeleton, thresholds=thresholds, min_size=min_size).rows:
+    sweep = threshold_sweep(affinities, skeleton, labels, thresholds=thresholds, min_size=min_size, grow=grow)
+    for row in sweep.rows:
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
-        assert row == {"threshold": row["threshold"], **SkeletonMetrics(skeleton).compute(segmentation)}
+        if grow:
+            segmentation = grow_labels(segmentation, affinities)
+        dense = {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()}
+        assert row == {"threshold": row["threshold"], **SkeletonMetrics(skeleton).compute(segmentation), **dense}
 
 
 @pytest.mark.parametrize("min_size", (0, 2, 4))

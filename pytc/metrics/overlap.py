@@ -98,6 +98,12 @@ def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray
     return Contingency(truth[first], segmentation[first], np.add.reduceat(count, first) if len(first) else count)
 
 
+def renamed(table: Contingency, segments: np.ndarray) -> Contingency:
+    """The table in which the segment of each row has another name, (P,) uint64; equal names become one segment."""
+    state = add_pairs(table.truth, segments, table.count, np.empty(0, np.int64), *empty_table())
+    return _sorted_table(*(column[:state[-1]] for column in state[1:4]))
+
+
 def overlap_metrics(truth, segmentation, mask=None) -> dict[str, float]:
     """Scores of a segmentation against dense labels; inputs as in `contingency_table`.
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
+from pytc.metrics.overlap import OVERLAP_METRICS, contingency_table, metrics_of_table, renamed
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
-from pytc.segmentation.connected_components import connected_components_3d, short_range
-from pytc.segmentation.descent import descend, segments_at
+from pytc.segmentation.connected_components import short_range
+from pytc.segmentation.descent import names_at_thresholds, spanning_forest
 from pytc.segmentation.edges import check_dtype, is_above
-from pytc.segmentation.growing import grow as grow_labels
 
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
@@ -44,25 +43,22 @@ def threshold_sweep(
     DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
     """
     metric = full_name(metric)
-    _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
-    affinities = short_range(affinities, offsets)
-    skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
-    descending, descent = sorted(set(thresholds), reverse=True), None
-    if descending and labels is None and not grow:  # what is scored is seen from the nodes
-        descent = descend(affinities, descending, skeleton.positions, min_size)
-
-    def score_at(threshold: float) -> dict[str, float]:
-        if descent:
-            return skeletons.compute_nodes(segments_at(descending.index(threshold), descent))
-        segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
-        if grow:
-            segmentation = grow_labels(segmentation, affinities)
-        figures = {} if skeletons is None else skeletons.compute(segmentation)
+    _check(thresholds, metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    descending, scores = sorted(set(thresholds), reverse=True), {}
+    forest = spanning_forest(short_range(affinities, offsets), descending, grow=grow)
+    if skeleton is not None:
+        skeletons = SkeletonMetrics(skeleton)
+        nodes = skeletons.segments_at_nodes(forest.nodes)
+    if labels is not None:
+        overlaps = contingency_table(labels, forest.nodes, mask)
+    naming = names_at_thresholds(forest, min_size=min_size, grow=grow)
+    for threshold, names in zip(track(descending, "scored", "thresholds"), naming):
+        figures = skeletons.compute_nodes(names(nodes)) if skeleton is not None else {}
         if labels is not None:
-            figures |= {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation, mask).items()}
-        return figures
-
-    return _sweep(score_at, thresholds, metric)
+            dense = metrics_of_table(renamed(overlaps, names(overlaps.segmentation)))
+            figures |= {f"dense_{name}": value for name, value in dense.items()}
+        scores[threshold] = figures
+    return best_of([{"threshold": float(threshold), **scores[threshold]} for threshold in thresholds], metric)
 
 
 def semantic_sweep(
@@ -73,13 +69,17 @@ def semantic_sweep(
 
     prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in `semantic_metrics`.
     """
-    _check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
+    _check(thresholds, metric, {"labels": (SEMANTIC_METRICS, truth)})
     check_dtype(prediction.dtype)
-    return _sweep(lambda threshold: semantic_metrics(truth, is_above(prediction, threshold)), thresholds, metric)
+    rows = [{"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
+            for threshold in track(thresholds, "scored", "thresholds")]
+    return best_of(rows, metric)
 
 
-def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
-    """ValueError unless one of the sources {name: (its metrics, the data or None)} gives the metric."""
+def _check(thresholds: Sequence[float], metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
+    """ValueError unless there are thresholds, and one of the sources {name: (its metrics, data or None)} the metric."""
+    if len(thresholds) == 0:
+        raise ValueError("expected at least one threshold, got none")
     for name, (metrics, given) in sources.items():
         if metric in metrics and given is None:
             raise ValueError(f"expected {name} for the metric {metric!r}, got none")
@@ -87,13 +87,6 @@ def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]])
     if metric not in known:
         raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}" if known else
                          f"expected {' or '.join(sources)} to score against, got none")
-
-
-def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:
-    if len(thresholds) == 0:
-        raise ValueError("expected at least one threshold, got none")
-    shown = track(thresholds, "scored", "thresholds")
-    return best_of([{"threshold": float(threshold), **score(threshold)} for threshold in shown], metric)
 
 
 def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:

@@ -114,7 +114,7 @@ def _segment_slabs(
             edge_flags(comparable(values), ranges, 0, 1, None, flags)
             join_face(flags[0], last_labels, slab[0], first[-2], first[-1], parents)
         if config.min_size > 1:
-            sizes.append(component_sizes(slab, count))
+            sizes.append(component_sizes(slab, count)[1:])
         first.append(first[-1] + count)
         last_values, last_labels = values[:, inside.stop - 1].copy(), slab[-1].copy()
         labels[start:stop] = slab

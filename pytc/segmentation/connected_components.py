@@ -85,12 +85,12 @@ def label_dtype(shape: Sequence[int]) -> type:
 
 def label_planes(
     edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, *, mask: np.ndarray | None = None,
-    min_size: int = 0, threads: int | None = None,
+    min_size: int = 0, alone: bool = False, threads: int | None = None,
 ) -> int:
     """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1; returns how many.
 
     edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes before and after
-    make a voxel foreground, and join nothing.
+    make a voxel foreground, and join nothing. alone: a voxel without an edge is a component, not 0.
     """
     assert labels.flags.c_contiguous
     if labels.size == 0:
@@ -99,7 +99,7 @@ def label_planes(
     bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
     slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
     with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda a, b, slab: _label_slab(edges, ranges, a, b, mask, slab),
+        counts = list(pool.map(lambda a, b, slab: _label_slab(edges, ranges, a, b, mask, alone, slab),
                                bounds[:-1], bounds[1:], slabs))
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
@@ -109,13 +109,13 @@ def label_planes(
             join_face(flags[0], slabs[i][-1], slabs[i + 1][0], first[i], first[i + 1], parents)
         sizes = np.zeros(0, np.int64)
         if min_size > 1:
-            sizes = np.concatenate([[0], *pool.map(component_sizes, slabs, counts)])
+            sizes = np.concatenate([[0], *(sizes[1:] for sizes in pool.map(component_sizes, slabs, counts))])
         table = final_numbers(parents, sizes, min_size)
         list(pool.map(lambda slab, n: relabel(slab.ravel(), table[n:]), slabs, first[:-1]))
     return int(table.max())
 
 
-def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, labels: np.ndarray) -> int:
+def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, alone: bool, labels: np.ndarray) -> int:
     """The same by one thread, without a size limit."""
     plane = labels[0].size
     step = max(1, FLAG_BYTES // plane)
@@ -126,13 +126,13 @@ def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, l
     for z in range(start, stop, step):
         planes = min(step, stop - z)
         edge_flags(edges, ranges, z, z + planes, mask, flags[1:planes + 1])
-        _link_runs(flags[:planes + 1], labels, z - start, events)
+        _link_runs(flags[:planes + 1], labels, z - start, alone, events)
         flags[0] = flags[planes]
     return _number_roots(labels.ravel())
 
 
 @numba.njit(cache=True, nogil=True)
-def _link_runs(flags, labels, start, events):
+def _link_runs(flags, labels, start, alone, events):
     """Point every voxel of the planes from `start` on to an earlier voxel of its component, as index + 1."""
     parents = labels.ravel()
     _, height, width = labels.shape
@@ -146,7 +146,7 @@ def _link_runs(flags, labels, start, events):
                 if event == 1:
                     parents[offset + x] = root
                 elif event == 0:
-                    parents[offset + x] = 0
+                    parents[offset + x] = offset + x + 1 if alone else 0
                 else:
                     if event & 2:
                         root = labels.dtype.type(offset + x + 1)
@@ -240,14 +240,19 @@ def join_face(flags, before, after, first_before, first_after, parents):
 
 
 def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Voxels of each label 1 .. count, int64."""
-    return _count(labels.ravel(), np.zeros(count + 1, np.int64))[1:]
+    """Voxels of each label 0 .. count, int64."""
+    return _count(labels.ravel(), np.zeros(count + 1, np.int64))
 
 
 @numba.njit(cache=True, nogil=True)
 def _count(labels, sizes):
+    last, run = labels.dtype.type(0), 0
     for label in labels:
-        sizes[label] += 1
+        if label != last:
+            sizes[last] += run
+            last, run = label, 0
+        run += 1
+    sizes[last] += run
     return sizes
 
 

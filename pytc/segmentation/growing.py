@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from pytc.segmentation.connected_components import find, label_dtype
-from pytc.segmentation.edges import check_affinities, descending_edges, edge_levels, values_above
+from pytc.segmentation.edges import check_affinities, descending_edges, values_above
 
 
 def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
@@ -26,9 +26,9 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
         raise ValueError(f"expected integer labels of shape {shape}, got {labels.dtype} {labels.shape}")
     if floor < 0:
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
-    floors = [floor, *values_above(affinities[:3], floor)]
     grown = np.array(labels, order="C")
-    edges, _ = descending_edges(edge_levels(affinities[:3], floors), grown, 1, len(floors))
+    floors = np.append(floor, values_above(affinities[:3], floor))
+    edges, _ = descending_edges(affinities[:3], grown != 0, floors)
     _join(grown, edges, np.arange(1, grown.size + 1, dtype=label_dtype(shape)))
     return grown
 
