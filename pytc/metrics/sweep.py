@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import OVERLAP_METRICS, contingency_table, metrics_of_table, renamed
+from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
@@ -50,12 +50,12 @@ def threshold_sweep(
         skeletons = SkeletonMetrics(skeleton)
         nodes = skeletons.segments_at_nodes(forest.nodes)
     if labels is not None:
-        overlaps = contingency_table(labels, forest.nodes, mask)
+        truth, segments, count = count_pairs(labels, forest.nodes, mask)
     naming = names_at_thresholds(forest, min_size=min_size, grow=grow)
     for threshold, names in zip(track(descending, "scored", "thresholds"), naming):
         figures = skeletons.compute_nodes(names(nodes)) if skeleton is not None else {}
         if labels is not None:
-            dense = metrics_of_table(renamed(overlaps, names(overlaps.segmentation)))
+            dense = metrics_of_table(table_of_pairs(truth, names(segments), count))
             figures |= {f"dense_{name}": value for name, value in dense.items()}
         scores[threshold] = figures
     return best_of([{"threshold": float(threshold), **scores[threshold]} for threshold in thresholds], metric)

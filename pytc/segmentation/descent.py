@@ -45,11 +45,10 @@ def spanning_forest(affinities: np.ndarray, thresholds: Sequence[float], *, grow
     if grow:
         floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
     floors, places = np.unique(-floors, return_inverse=True)
-    edges, ends = descending_edges(affinities, volume, -floors[::-1])
-    kept = np.empty((min(count, len(edges)), 2), volume.dtype)
-    _keep_spanning(volume, edges, ends, not grow, np.arange(1, count + 1, dtype=volume.dtype), kept)
+    edges, ends = descending_edges(affinities, volume, -floors[::-1], volume)
+    _keep_spanning(edges, ends, not grow, np.arange(1, count + 1, dtype=volume.dtype))
     ends = ends[places]
-    return Forest(volume, component_sizes(volume, count), kept[:ends.max()], ends[:len(thresholds)], int(ends[-1]))
+    return Forest(volume, component_sizes(volume, count), edges[:ends.max()].copy(), ends[:len(thresholds)], int(ends[-1]))
 
 
 def names_at_thresholds(forest: Forest, *, min_size: int = 0, grow: bool = False) -> Iterator[Callable]:
@@ -97,20 +96,17 @@ def line_up(forest: Forest, nodes: np.ndarray, min_size: int = 0) -> tuple[np.nd
 
 
 @numba.njit(cache=True, nogil=True)
-def _keep_spanning(volume, edges, ends, as_roots, parents, kept):
-    """Keep the edges that join two components, as the nodes at their ends or the smallest nodes of these components."""
-    nodes = volume.ravel()
-    strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
+def _keep_spanning(edges, ends, as_roots, parents):
+    """Keep the edges that join two components, in place; as_roots: as the smallest nodes of these components."""
     start = count = 0
     for k in range(len(ends)):
-        for edge in edges[start:ends[k]]:
-            voxel = np.int64(edge) // 3
-            a, b = nodes[voxel], nodes[voxel + strides[np.int64(edge) % 3]]
+        for n in range(start, ends[k]):
+            a, b = edges[n]
             i, j = find(parents, a), find(parents, b)
             if i != j:
                 i, j = min(i, j), max(i, j)
                 parents[j - 1] = i
-                kept[count, 0], kept[count, 1] = (i, j) if as_roots else (a, b)
+                edges[count, 0], edges[count, 1] = (i, j) if as_roots else (a, b)
                 count += 1
         start, ends[k] = ends[k], count
 

@@ -103,36 +103,43 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
     return values / 255 if dtype == np.uint8 else values.astype(np.float64)
 
 
-def descending_edges(affinities: np.ndarray, labels: np.ndarray, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def descending_edges(
+    affinities: np.ndarray, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Edges above the lowest floor in descending order, and how many are above each floor, the highest first.
 
     affinities (3, Z, Y, X); labels (Z, Y, X): edges within one label, 0 apart, are left out; floors: ascending. An
-    edge is 3 x voxel index + axis. Edges between the same floors come in the raster order of their first voxel, then
-    z, y, x. Memory: a byte a voxel and 4 an edge (8 from 2^32 / 3 voxels on).
+    edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X), or in raster order from 1. Edges between the
+    same floors come in the raster order of their first voxel, then z, y, x. Memory: a byte a voxel and 8 an edge (16
+    from 2^32 voxels on).
     """
     small = affinities.dtype.itemsize < 4
     levels = np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
+    levels = levels.astype(np.min_scalar_type(len(floors)))
     slabs = numba.config.NUMBA_NUM_THREADS if len(floors) < 1 << 16 else 1
     bounds = [labels.shape[0] * i // slabs for i in range(slabs + 1)]
     places = np.zeros((slabs, len(floors) + 1), np.int64)
     values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
     plane = labels[:1].size
     flags = np.zeros((len(labels), -(-plane // 8) * 8), np.uint8)  # of each plane, to a multiple of 8
+    numbers = np.empty(0, np.uint32 if labels.size < 2**32 else np.uint64) if nodes is None else nodes.ravel()
 
     def visit(start, stop, places):
+        found = np.empty(3 * flags.shape[1], np.int64)
         for z in range(start, stop):
             if len(edges) == 0:
                 inside = flags[z, :plane].reshape(labels[z:z + 1].shape)
                 edge_flags(values, ranges, z, z + 1, None, inside)
                 _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
-            _visit_plane(flags[z].view(np.uint64), flags[z], values[:, z], levels, floors, z * plane, places, edges)
+            count = _find_flags(flags[z].view(np.uint64), flags[z], found)
+            _place(found[:count], values[:, z], levels, floors, z * plane, numbers, places, edges)
 
-    edges = np.empty(0, np.uint32 if affinities.size < 2**32 else np.uint64)
+    edges = np.empty((0, 2), numbers.dtype)
     with ThreadPoolExecutor(slabs) as pool:
         list(pool.map(visit, bounds[:-1], bounds[1:], places))
         counts = places[:, ::-1].T.copy()
         places[:, ::-1] = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape).T
-        edges = np.empty(counts.sum(), edges.dtype)
+        edges = np.empty((counts.sum(), 2), edges.dtype)
         list(pool.map(visit, bounds[:-1], bounds[1:], places))
     return edges, np.cumsum(counts.sum(1)[:-1])
 
@@ -151,16 +158,35 @@ def _drop_within_labels(flags, labels, below):
 
 
 @numba.njit(cache=True, nogil=True)
-def _visit_plane(words, flags, values, levels, floors, first, places, edges):
-    """Write each flagged edge of a plane to the next place of its level, or only count."""
-    width = values.shape[2]
+def _find_flags(words, flags, found):
+    """Write 3 x index + bit of each flag set; returns how many. words: the flags, eight at a time."""
+    count = 0
     for word in range(len(words)):
         if words[word]:
             for i in range(8 * word, 8 * word + 8):
-                for axis in range(3):
-                    if flags[i] >> axis & 1:
-                        value = values[axis, i // width, i % width]
-                        level = levels[np.uint16(value)] if len(levels) else np.searchsorted(floors, value)
-                        if len(edges):
-                            edges[places[level]] = 3 * (first + i) + axis
-                        places[level] += 1
+                for bit in range(3):  # without a branch that could be mispredicted
+                    found[count] = 3 * i + bit
+                    count += flags[i] >> bit & 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(found, values, levels, floors, first, numbers, places, edges):
+    """Write each edge of a plane to the next place of its level, or only count."""
+    _, height, width = values.shape
+    strides = (height * width, width, 1)
+    y, end = 0, width
+    for edge in found:
+        i, axis = edge // 3, edge % 3
+        while i >= end:
+            y, end = y + 1, end + width
+        value = values[axis, y, i - end + width]
+        level = np.int64(levels[np.uint16(value)]) if len(levels) else np.searchsorted(floors, value)
+        if len(edges):
+            a, b = first + i, first + i + strides[axis]
+            place = places[level]
+            if len(numbers):
+                edges[place, 0], edges[place, 1] = numbers[a], numbers[b]
+            else:
+                edges[place, 0], edges[place, 1] = a + 1, b + 1
+        places[level] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import find, label_dtype
+from pytc.segmentation.connected_components import find
 from pytc.segmentation.edges import check_affinities, descending_edges, values_above
 
 
@@ -29,19 +29,15 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
     grown = np.array(labels, order="C")
     floors = np.append(floor, values_above(affinities[:3], floor))
     edges, _ = descending_edges(affinities[:3], grown != 0, floors)
-    _join(grown, edges, np.arange(1, grown.size + 1, dtype=label_dtype(shape)))
+    _join(grown.ravel(), edges, np.arange(1, grown.size + 1, dtype=edges.dtype))
     return grown
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(volume, edges, parents):
+def _join(labels, edges, parents):
     """Join groups of unlabelled voxels, edge by edge; a group with a label has a labelled voxel as its root."""
-    labels = volume.ravel()
-    strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
-    for edge in edges:
-        voxel = np.int64(edge) // 3
-        i = find(parents, parents[voxel])
-        j = find(parents, parents[voxel + strides[np.int64(edge) % 3]])
+    for n in range(len(edges)):
+        i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
         if labels[i - 1] == 0:
             parents[i - 1] = j
         elif labels[j - 1] == 0:
