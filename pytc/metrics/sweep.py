@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -12,13 +13,15 @@ from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table,
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
-from pytc.segmentation.connected_components import short_range
+from pytc.segmentation.connected_components import connected_components_3d, short_range
 from pytc.segmentation.descent import names_at_thresholds, spanning_forest
-from pytc.segmentation.edges import check_dtype, is_above
+from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
 LOWER_IS_BETTER = ("voi_split", "voi_merge", "voi_sum", "adapted_rand_error", "n_mergers", "n_non0_mergers", "n_splits")
+SAMPLE = 61  # every n-th plane tells how many edges lie between two thresholds
+EDGES_AS_A_DECODE = 0.2  # a voxel: as costly to join one by one as a decode
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,48 @@ def threshold_sweep(
     """
     metric = full_name(metric)
     _check(thresholds, metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    affinities = short_range(affinities, offsets)
+    check_affinities(affinities)
+    skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
     descending, scores = sorted(set(thresholds), reverse=True), {}
-    forest = spanning_forest(short_range(affinities, offsets), descending, grow=grow)
-    if skeleton is not None:
-        skeletons = SkeletonMetrics(skeleton)
-        nodes = skeletons.segments_at_nodes(forest.nodes)
+    groups = [descending] if grow else _groups(affinities, descending)
+    scored = (row for group in groups
+              for row in _score_group(affinities, group, skeletons, labels, mask, min_size, grow))
+    for threshold, figures in zip(track(descending, "scored", "thresholds"), scored):
+        scores[threshold] = {"threshold": float(threshold), **figures}
+    return best_of([scores[threshold] for threshold in thresholds], metric)
+
+
+def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
+    """Thresholds cut where decoding afresh costs less, by a sample: after one that leaves most voxels alone, or where
+    many edges lie between two."""
+    sample = affinities[:, ::SAMPLE]
+    above = np.array([np.count_nonzero(is_above(sample, threshold)) for threshold in descending]) / max(1, sample.size)
+    cuts = np.flatnonzero((above[:-1] < 0.5) | (3 * np.diff(above) > EDGES_AS_A_DECODE)) + 1
+    return [descending[i:j] for i, j in pairwise([0, *cuts.tolist(), len(descending)])]
+
+
+def _score_group(
+    affinities: np.ndarray, thresholds: list[float], skeletons: SkeletonMetrics | None, labels, mask, min_size: int,
+    grow: bool,
+) -> Iterator[dict[str, float]]:
+    """The scores at each threshold, in descending order, over one forest (or, for a single threshold, without)."""
+    if len(thresholds) == 1 and not grow:
+        nodes = connected_components_3d(affinities, thresholds[0], min_size=min_size)
+        naming = [lambda labels: labels]
+    else:
+        forest = spanning_forest(affinities, thresholds, grow=grow)
+        nodes, naming = forest.nodes, names_at_thresholds(forest, min_size=min_size, grow=grow)
+    if skeletons is not None:
+        at_skeletons = skeletons.segments_at_nodes(nodes)
     if labels is not None:
-        truth, segments, count = count_pairs(labels, forest.nodes, mask)
-    naming = names_at_thresholds(forest, min_size=min_size, grow=grow)
-    for threshold, names in zip(track(descending, "scored", "thresholds"), naming):
-        figures = skeletons.compute_nodes(names(nodes)) if skeleton is not None else {}
+        truth, segments, count = count_pairs(labels, nodes, mask)
+    for names in naming:
+        figures = {} if skeletons is None else skeletons.compute_nodes(names(at_skeletons))
         if labels is not None:
             dense = metrics_of_table(table_of_pairs(truth, names(segments), count))
             figures |= {f"dense_{name}": value for name, value in dense.items()}
-        scores[threshold] = figures
-    return best_of([{"threshold": float(threshold), **scores[threshold]} for threshold in thresholds], metric)
+        yield figures
 
 
 def semantic_sweep(

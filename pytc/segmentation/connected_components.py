@@ -239,9 +239,12 @@ def join_face(flags, before, after, first_before, first_after, parents):
                 _unite(parents[1:], parents.dtype.type(pair[0]), parents.dtype.type(pair[1]))
 
 
-def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:
+def component_sizes(labels: np.ndarray, count: int, threads: int = 1) -> np.ndarray:
     """Voxels of each label 0 .. count, int64."""
-    return _count(labels.ravel(), np.zeros(count + 1, np.int64))
+    bounds = [labels.shape[0] * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(lambda a, b: _count(labels[a:b].ravel(), np.zeros(count + 1, np.int64)),
+                            bounds[:-1], bounds[1:]))
 
 
 @numba.njit(cache=True, nogil=True)

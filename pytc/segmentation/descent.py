@@ -48,7 +48,8 @@ def spanning_forest(affinities: np.ndarray, thresholds: Sequence[float], *, grow
     edges, ends = descending_edges(affinities, volume, -floors[::-1], volume)
     _keep_spanning(edges, ends, not grow, np.arange(1, count + 1, dtype=volume.dtype))
     ends = ends[places]
-    return Forest(volume, component_sizes(volume, count), edges[:ends.max()].copy(), ends[:len(thresholds)], int(ends[-1]))
+    sizes = component_sizes(volume, count, numba.config.NUMBA_NUM_THREADS)
+    return Forest(volume, sizes, edges[:ends.max()].copy(), ends[:len(thresholds)], int(ends[-1]))
 
 
 def names_at_thresholds(forest: Forest, *, min_size: int = 0, grow: bool = False) -> Iterator[Callable]:
