@@ -140,21 +140,24 @@ def _link_runs(flags, labels, start, alone, events):
         for y in range(height):
             _find_events(flags, z - start + 1, y, z > 0, events)
             offset = (z * height + y) * width
+            row = parents[offset:]
+            above, before = parents[max(offset - width, 0):], parents[max(offset - height * width, 0):]
             root = labels.dtype.type(0)
             for x in range(width):
                 event = events[x]
                 if event == 1:
-                    parents[offset + x] = root
-                elif event == 0:
-                    parents[offset + x] = offset + x + 1 if alone else 0
-                else:
-                    if event & 2:
-                        root = labels.dtype.type(offset + x + 1)
-                    parents[offset + x] = root
-                    if event & 4:
-                        root = _unite(parents, root, parents[offset + x - width])
-                    if event & 8:
-                        root = _unite(parents, root, parents[offset + x - height * width])
+                    row[x] = root
+                    continue
+                in_y, in_z, own = above[x], before[x], labels.dtype.type(offset + x + 1)
+                to_y, to_z = event & 4 != 0, event & 8 != 0
+                if event & 2:  # values chosen, without a branch that could be mispredicted
+                    root = in_y if to_y else (in_z if to_z else own)
+                row[x] = root if event else (own if alone else labels.dtype.type(0))
+                if (to_y & (in_y != root)) | (to_z & (in_z != root)):  # seldom
+                    if to_y:
+                        root = _unite(parents, root, in_y)
+                    if to_z:
+                        root = _unite(parents, root, in_z)
 
 
 @numba.njit(cache=True, nogil=True)

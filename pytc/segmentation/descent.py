@@ -1,4 +1,4 @@
-"""Components while the threshold falls: they only merge, so one forest, grown edge by edge, holds those of all thresholds.
+"""Components while the threshold falls: they only merge, so one forest, grown edge by edge, holds those of all.
 
 Its nodes are the components at the first threshold (voxels without an edge are some, too), few and numbered without
 gaps: of the volume, only edges between two of them are ever looked at.
