@@ -7,7 +7,6 @@ always the earlier voxel, so the numbering follows the raster order whatever the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +14,7 @@ import numba
 import numpy as np
 
 from pytc.config import SHORT_AND_LONG
-from pytc.segmentation.edges import check_affinities, comparable, edge_flags, ranges_above
+from pytc.segmentation.edges import check_affinities, comparable, edge_flags, label_dtype, ranges_above
 
 FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
 
@@ -76,11 +75,6 @@ def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int
     if missing:
         raise ValueError(f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}")
     return [offsets.index(unit) for unit in units]
-
-
-def label_dtype(shape: Sequence[int]) -> type:
-    """The smallest of uint32 and uint64 that can number every voxel."""
-    return np.uint32 if math.prod(shape) < 2**32 else np.uint64
 
 
 def label_planes(

@@ -13,8 +13,15 @@ from functools import partial
 import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import component_sizes, find, label_dtype, label_planes
-from pytc.segmentation.edges import check_affinities, comparable, descending_edges, ranges_above, values_above
+from pytc.segmentation.connected_components import component_sizes, find, label_planes
+from pytc.segmentation.edges import (
+    check_affinities,
+    comparable,
+    descending_edges,
+    label_dtype,
+    ranges_above,
+    values_above,
+)
 
 NEVER = np.iinfo(np.int32).max
 

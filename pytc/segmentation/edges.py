@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -21,6 +23,11 @@ def check_dtype(dtype: np.dtype) -> None:
     """ValueError unless affinities come in this dtype."""
     if str(dtype) not in AFFINITY_DTYPES:
         raise ValueError(f"expected affinities of dtype {', '.join(AFFINITY_DTYPES)}, got {dtype}")
+
+
+def label_dtype(shape: Sequence[int]) -> type:
+    """The smallest of uint32 and uint64 that can number every voxel."""
+    return np.uint32 if math.prod(shape) < 2**32 else np.uint64
 
 
 def comparable(affinities: np.ndarray) -> np.ndarray:
@@ -122,7 +129,7 @@ def descending_edges(
     values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
     plane = labels[:1].size
     flags = np.zeros((len(labels), -(-plane // 8) * 8), np.uint8)  # of each plane, to a multiple of 8
-    numbers = np.empty(0, np.uint32 if labels.size < 2**32 else np.uint64) if nodes is None else nodes.ravel()
+    numbers = np.empty(0, label_dtype(labels.shape)) if nodes is None else nodes.ravel()
 
     def visit(start, stop, places):
         found = np.empty(3 * flags.shape[1], np.int64)
