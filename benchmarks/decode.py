@@ -45,11 +45,14 @@ def main() -> None:
     def mask() -> np.ndarray:
         return (affinities > threshold).any(0)
 
+    def make_graph() -> np.ndarray:
+        return common.connectivity_graph(affinities, threshold)
+
     routes = {  # name: (call, does it solve the same problem)
         "pytc": (lambda: connected_components_3d(affinities, threshold), True),
         "pytc, one thread": (lambda: connected_components_3d(affinities, threshold, threads=1), True),
         "cc3d.color_connectivity_graph": (
-            lambda: cc3d.color_connectivity_graph(common.connectivity_graph(affinities, threshold), connectivity=6), True),
+            lambda: cc3d.color_connectivity_graph(make_graph(), connectivity=6), True),
         "cc3d.color_connectivity_graph, graph given": (
             lambda: cc3d.color_connectivity_graph(graph, connectivity=6), True),
         "PyTC's cc3d route: (affinities > threshold).any(0), cc3d.connected_components": (
@@ -62,7 +65,7 @@ def main() -> None:
     connected_components_3d(affinities[:, :4, :4, :4], threshold)  # compiles
     packages = ("numpy", "numba", "scipy", "scikit-image", "connected-components-3d")
     print(common.machine(packages, f"{volume}, threshold {threshold:.4g}"))
-    graph, foreground = common.connectivity_graph(affinities, threshold), mask()
+    graph, foreground = make_graph(), mask()
     ours, memory = None, {}
     for name, (call, same) in routes.items():
         memory[name], result = common.peak_bytes(call)

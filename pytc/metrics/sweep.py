@@ -20,7 +20,7 @@ from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
 LOWER_IS_BETTER = ("voi_split", "voi_merge", "voi_sum", "adapted_rand_error", "n_mergers", "n_non0_mergers", "n_splits")
-SAMPLE = 61  # every n-th plane tells how many edges lie between two thresholds
+SAMPLE = 16  # every n-th row of every n-th plane tells how many edges lie between two thresholds
 EDGES_AS_A_DECODE = 0.2  # a voxel: as costly to join one by one as a decode
 
 
@@ -62,7 +62,7 @@ def threshold_sweep(
 def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
     """Thresholds cut where decoding afresh costs less, by a sample: after one that leaves most voxels alone, or where
     many edges lie between two."""
-    sample = affinities[:, ::SAMPLE]
+    sample = affinities[:, ::SAMPLE, ::SAMPLE]
     above = np.array([np.count_nonzero(is_above(sample, threshold)) for threshold in descending]) / max(1, sample.size)
     cuts = np.flatnonzero((above[:-1] < 0.5) | (3 * np.diff(above) > EDGES_AS_A_DECODE)) + 1
     return [descending[i:j] for i, j in pairwise([0, *cuts.tolist(), len(descending)])]

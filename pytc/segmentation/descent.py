@@ -40,8 +40,8 @@ class Forest:
 def spanning_forest(affinities: np.ndarray, thresholds: Sequence[float], *, grow: bool = False) -> Forest:
     """The forest for thresholds in descending order; affinities as in `connected_components_3d`.
 
-    grow: with the edges, down to 0, by which `grow` joins voxels to components. Memory: 5 bytes a voxel and 4 an edge
-    between two nodes, and 20 a node (each about twice as many for volumes of more than 2^32 / 3 voxels).
+    grow: with the edges, down to 0, by which `grow` joins voxels to components. Memory: 5 bytes a voxel, 8 an edge
+    between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
     """
     check_affinities(affinities)
     affinities, shape = affinities[:3], affinities.shape[1:]
@@ -72,8 +72,8 @@ def names_at_thresholds(forest: Forest, *, min_size: int = 0, grow: bool = False
         start, named = end, parents
         if grow:
             named = parents.copy()
-            _grow(forest.edges[end:forest.last], named, sizes, min_size)
-        yield partial(_names, named, sizes, min_size)
+            grow_components(forest.edges[end:forest.last], named, sizes, min_size)
+        yield partial(names, named, sizes, min_size)
 
 
 def line_up(forest: Forest, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -129,8 +129,8 @@ def _join(edges, parents, sizes):
 
 
 @numba.njit(cache=True, nogil=True)
-def _grow(edges, parents, sizes, min_size):
-    """Join components that are too small with each other and to others, which stay the roots."""
+def grow_components(edges, parents, sizes, min_size):
+    """Join components that are too small with each other and to others, which stay the roots and do not merge."""
     for n in range(len(edges)):
         i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
         if sizes[i] < min_size:
@@ -140,13 +140,14 @@ def _grow(edges, parents, sizes, min_size):
 
 
 @numba.njit(cache=True, nogil=True)
-def _names(parents, sizes, min_size, nodes):
-    names = np.zeros(len(nodes), np.uint64)
+def names(parents, sizes, min_size, nodes):
+    """The root of each node's component, or 0 if it is too small."""
+    found = np.zeros(len(nodes), np.uint64)
     for n in range(len(nodes)):
         root = find(parents, parents.dtype.type(nodes[n]))
         if sizes[root] >= min_size:
-            names[n] = root
-    return names
+            found[n] = root
+    return found
 
 
 @numba.njit(cache=True, nogil=True)

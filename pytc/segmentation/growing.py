@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import find
+from pytc.segmentation.descent import grow_components, names
 from pytc.segmentation.edges import check_affinities, descending_edges, values_above
 
 
@@ -29,19 +28,10 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
     grown = np.array(labels, order="C")
     floors = np.append(floor, values_above(affinities[:3], floor))
     edges, _ = descending_edges(affinities[:3], grown != 0, floors)
-    _join(grown.ravel(), edges, np.arange(1, grown.size + 1, dtype=edges.dtype))
+    parents, labelled = np.arange(1, grown.size + 1, dtype=edges.dtype), np.append(False, grown != 0)
+    grow_components(edges, parents, labelled, 1)
+    flat, empty = grown.ravel(), np.flatnonzero(grown == 0)
+    roots = names(parents, labelled, 1, empty + 1)
+    reached = roots > 0
+    flat[empty[reached]] = flat[roots[reached] - 1]
     return grown
-
-
-@numba.njit(cache=True, nogil=True)
-def _join(labels, edges, parents):
-    """Join groups of unlabelled voxels, edge by edge; a group with a label has a labelled voxel as its root."""
-    for n in range(len(edges)):
-        i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
-        if labels[i - 1] == 0:
-            parents[i - 1] = j
-        elif labels[j - 1] == 0:
-            parents[j - 1] = i
-    for i in range(len(labels)):
-        if labels[i] == 0:
-            labels[i] = labels[find(parents, parents[i]) - 1]
