@@ -5,8 +5,7 @@
 
 Prints a table in Markdown. Every route starts from float16 affinities, thresholding included, but for "graph given"
 and "mask given". Routes that solve the same problem must give the same partition, or the script fails. Memory is the
-peak over input and output. Each time is the fastest of
-several rounds, in which the routes take turns.
+peak over input and output. Each time is the fastest of several rounds, in which the routes take turns.
 """
 
 import argparse
@@ -21,19 +20,9 @@ from pytc.segmentation.connected_components import connected_components_3d, shor
 try:
     import cc3d
     from scipy import ndimage
+    from skimage.measure import label
 except ImportError as error:
     raise ImportError(f"{error.name} {common.EXTRA}") from error
-
-
-def connectivity_graph(affinities: np.ndarray, threshold: float) -> np.ndarray:
-    """What cc3d.color_connectivity_graph takes with 6 neighbours: of axis a, bits 2a and 2a + 1 lead on and back."""
-    graph = np.zeros(affinities.shape[1:], np.uint8, order="F")  # the order that cc3d gives, and takes without a copy
-    for axis, values in enumerate(affinities[:3]):
-        edges = np.moveaxis(values, axis, 0)[:-1] > threshold
-        bits = np.moveaxis(graph, axis, 0)
-        bits[:-1] |= edges.astype(np.uint8) << 2 * axis
-        bits[1:] |= edges.astype(np.uint8) << (2 * axis + 1)
-    return graph
 
 
 def main() -> None:
@@ -56,23 +45,27 @@ def main() -> None:
     def mask() -> np.ndarray:
         return (affinities > threshold).any(0)
 
+    def make_graph() -> np.ndarray:
+        return common.connectivity_graph(affinities, threshold)
+
     routes = {  # name: (call, does it solve the same problem)
         "pytc": (lambda: connected_components_3d(affinities, threshold), True),
         "pytc, one thread": (lambda: connected_components_3d(affinities, threshold, threads=1), True),
         "cc3d.color_connectivity_graph": (
-            lambda: cc3d.color_connectivity_graph(connectivity_graph(affinities, threshold), connectivity=6), True),
+            lambda: cc3d.color_connectivity_graph(make_graph(), connectivity=6), True),
         "cc3d.color_connectivity_graph, graph given": (
             lambda: cc3d.color_connectivity_graph(graph, connectivity=6), True),
         "PyTC's cc3d route: (affinities > threshold).any(0), cc3d.connected_components": (
             lambda: cc3d.connected_components(mask()), False),
         "scipy.ndimage.label, mask given": (lambda: ndimage.label(foreground)[0], False),
+        "skimage.measure.label, mask given": (lambda: label(foreground, connectivity=1), False),
         "cc3d.connected_components, mask given": (
             lambda: cc3d.connected_components(foreground, connectivity=6), False),
     }
     connected_components_3d(affinities[:, :4, :4, :4], threshold)  # compiles
-    packages = ("numpy", "numba", "scipy", "connected-components-3d")
+    packages = ("numpy", "numba", "scipy", "scikit-image", "connected-components-3d")
     print(common.machine(packages, f"{volume}, threshold {threshold:.4g}"))
-    graph, foreground = connectivity_graph(affinities, threshold), mask()
+    graph, foreground = make_graph(), mask()
     ours, memory = None, {}
     for name, (call, same) in routes.items():
         memory[name], result = common.peak_bytes(call)

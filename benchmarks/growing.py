@@ -1,5 +1,6 @@
 """Growing: what it costs and what it gains, on predicted affinities with dense labels.
 
+    python benchmarks/growing.py                                                     150^3 voxels by seed
     python benchmarks/growing.py --affinities runs/fib25/predictions/fib25_val/affinities.zarr \\
         --labels ../shared/data/fib25/fib25_val.h5:labels
 
@@ -8,6 +9,8 @@ routes from the same affinities to a segmentation. Each time is the fastest of s
 """
 
 import argparse
+import contextlib
+import io
 
 import common
 import numpy as np
@@ -28,19 +31,27 @@ except ImportError as error:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--affinities", required=True, help="stored volume with the attribute offsets")
-    parser.add_argument("--labels", required=True)
+    parser.add_argument("--size", type=int, default=150, help="voxels along each axis of the synthetic volume")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--affinities", help="stored volume with the attribute offsets, instead of the synthetic one")
+    parser.add_argument("--labels", help="of the stored volume")
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.65, 0.69, 0.7, 0.71, 0.72, 0.75])
     parser.add_argument("--min-sizes", type=int, nargs="+", default=[0, 200])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--slow-repeats", type=int, default=1, help="of the other routes")
     options = parser.parse_args()
-    stored = open_volume(options.affinities)
-    affinities, offsets = stored[...], stored.offsets
+    if options.affinities:
+        stored = open_volume(options.affinities)
+        affinities, offsets, volume = stored[...], stored.offsets, options.affinities
+        truth = open_volume(options.labels)[...]
+    else:
+        truth, _ = common.synthetic_tissue(options.size, options.seed)
+        affinities, offsets = common.synthetic_affinities(truth, options.seed), np.eye(3, dtype=int).tolist()
+        volume = f"synthetic, seed {options.seed}"
     edges = np.ascontiguousarray(short_range(affinities, offsets))
-    truth = open_volume(options.labels)[...]
     grow(connected_components_3d(edges[:, :4, :4, :4], 0.5), edges[:, :4, :4, :4])  # compiles
     print(common.machine(("numpy", "numba", "scikit-image", "waterz", "mwatershed"),
-                         f"{options.affinities}, {truth.shape}, {edges.dtype}"))
+                         f"{volume}, {truth.shape}, {edges.dtype}"))
 
     def voi(segmentation: np.ndarray) -> str:
         scores = overlap_metrics(truth, segmentation)
@@ -68,7 +79,8 @@ def main() -> None:
             lambda: agglomerate(edges, fragments, 0.6),
         "mwatershed: mutex watershed of all channels, threshold 0.5": lambda: mutex_watershed(affinities, offsets),
     }
-    others = [(name, voi(call()), cost(call, repeats=1)) for name, call in routes.items()]  # waterz prints
+    with contextlib.redirect_stdout(io.StringIO()):
+        others = [(name, voi(call()), cost(call, repeats=options.slow_repeats)) for name, call in routes.items()]
     print()
     common.print_table(("threshold", "min_size", "voxels 0", "dense VOI (split + merge) of components", "after growing",
                         "components, ns a voxel", "growing, ns a voxel"), rows)

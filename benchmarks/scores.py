@@ -13,7 +13,6 @@ import sys
 import common
 import numpy as np
 
-from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation.connected_components import connected_components_3d
@@ -30,18 +29,6 @@ except ImportError:
 THRESHOLD = 0.5
 
 
-def three_times_as_dense(skeleton: Skeleton) -> Skeleton:
-    """With two nodes added along each edge."""
-    start, end = skeleton.edges.T
-    thirds = [np.rint(skeleton.positions[start] + f * (skeleton.positions[end] - skeleton.positions[start]))
-              for f in (1 / 3, 2 / 3)]
-    first, second = (len(skeleton.ids) + np.arange(len(start)) + n * len(start) for n in (0, 1))
-    positions = np.concatenate([skeleton.positions, *thirds]).astype(np.int64)
-    size = skeleton.nm.max() / skeleton.positions.max()
-    edges = np.concatenate([np.stack(pair, 1) for pair in ((start, first), (first, second), (second, end))])
-    return Skeleton(np.concatenate([skeleton.ids, *[skeleton.ids[start]] * 2]), positions, positions * size, edges)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
@@ -49,7 +36,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     truth, skeleton = common.synthetic_tissue(options.size, options.seed)
-    skeleton = three_times_as_dense(skeleton)
+    skeleton = common.cut(skeleton, 3)
     segmentation = connected_components_3d(common.synthetic_affinities(truth, options.seed), THRESHOLD)
     volume = f"{options.size}^3 synthetic voxels, seed {options.seed}, {len(skeleton.ids):,} nodes"
     print(common.machine(("numpy", "numba", "scikit-image", "funlib.evaluate"), volume))

@@ -1,33 +1,40 @@
-"""Sweeps of thresholds over one affinity volume, in units of one decode.
+"""Sweeps of 13 thresholds over one affinity volume, in units of one decode.
 
-    python benchmarks/sweep.py [--size 250] [--repeats 3]        (NUMBA_NUM_THREADS=2 for the figures in the README)
+    python benchmarks/sweep.py                 (NUMBA_NUM_THREADS=2 for the figures in the README)
 
-Synthetic neurites and their skeletons (seed 0), each edge of a skeleton cut into four. Two volumes of float16
-affinities: `smooth` is sure inside of a neurite, unsure at its surface and has noise of two scales, much as the output
-of a network; `noise` draws each value between 0 and 1. Prints a table in Markdown: the fastest of several calls, in s,
-and how many decodes that is. Everything is compiled before.
+Synthetic neurites (by seed) and their skeletons, each edge cut into three. Two volumes of float16 affinities: `sure` is
+sure inside of a neurite, unsure at its surface and has noise of two scales, as the output of a well trained network;
+`fair` is that of the other benchmarks, whose noise is white. One decode is `connected_components_3d` at the middle one
+of the thresholds. Prints a table in Markdown: the fastest of several rounds, in which the routes take turns, in s, and
+in brackets how many decodes that is. Rows of a sweep that differ from those of decoding afresh are an error.
 """
 
 import argparse
 import contextlib
 import io
-import platform
-import time
+import sys
+from functools import partial
 
-import numba
+import common
 import numpy as np
 
 from pytc.io.rendering import smooth_noise
-from pytc.io.skeleton import Skeleton
-from pytc.io.synthetic import make_neurites
 from pytc.metrics.exact import exact_sweep
+from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, threshold_sweep
 from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.growing import grow
 
+try:
+    import cc3d
+except ImportError as error:
+    raise ImportError(f"{error.name} {common.EXTRA}") from error
 
-def smooth_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
+MIDDLE = sorted(DEFAULT_THRESHOLDS)[len(DEFAULT_THRESHOLDS) // 2]
+
+
+def sure_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
     """(3, Z, Y, X) float16: logits of 5 within and -4 between neurites, with noise of one voxel and of six."""
     rng = np.random.default_rng(seed)
     affinities = np.zeros((3, *labels.shape), np.float16)
@@ -41,74 +48,72 @@ def smooth_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
     return affinities
 
 
-def cut(skeleton: Skeleton, parts: int) -> Skeleton:
-    """The same lines, with more nodes on them."""
-    start, end = skeleton.edges.T
-    share = (np.arange(1, parts) / parts)[None, :, None]
-
-    def between(values):
-        return (values[start][:, None] * (1 - share) + values[end][:, None] * share).reshape(-1, 3)
-
-    new = len(skeleton.ids) + np.arange(len(start) * (parts - 1)).reshape(len(start), parts - 1)
-    chain = np.column_stack([start, new, end])
-    return Skeleton(
-        np.append(skeleton.ids, np.repeat(skeleton.ids[start], parts - 1)),
-        np.concatenate([skeleton.positions, np.rint(between(skeleton.positions)).astype(np.int64)]),
-        np.concatenate([skeleton.nm, between(skeleton.nm)]),
-        np.column_stack([chain[:, :-1].ravel(), chain[:, 1:].ravel()]),
-    )
-
-
-def fastest(call, volume: np.ndarray, repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
-            call(volume)
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=250)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--slow-repeats", type=int, default=1, help="of routes that take tens of decodes")
     options = parser.parse_args()
-    truth = make_neurites((options.size,) * 3, 0)
-    skeleton = cut(truth.skeleton, 4)
+    truth, skeleton = common.synthetic_tissue(options.size, options.seed)
+    skeleton = common.cut(skeleton, 3)
     metrics = SkeletonMetrics(skeleton)
-    shape = truth.labels.shape
-    volumes = {
-        "smooth": smooth_affinities(truth.labels, 1),
-        "noise": np.random.default_rng(2).random((3, *shape), np.float32).astype(np.float16),
-    }
+    volumes = {"sure": sure_affinities(truth, options.seed + 1),
+               "fair": common.synthetic_affinities(truth, options.seed)}
 
-    def afresh(affinities):
-        return [metrics.compute(connected_components_3d(affinities, t)) for t in DEFAULT_THRESHOLDS]
+    def afresh(affinities, *, dense=False, growing=False, decode=connected_components_3d):
+        rows = []
+        for threshold in DEFAULT_THRESHOLDS:
+            segmentation = decode(affinities, threshold)
+            segmentation = grow(segmentation, affinities) if growing else segmentation
+            figures = overlap_metrics(truth, segmentation) if dense else metrics.compute(segmentation)
+            rows.append({f"dense_{name}": x for name, x in figures.items()} if dense else figures)
+        return rows
 
-    rows = {
-        "one decode, at 0.5": lambda a: connected_components_3d(a, 0.5),
-        "one score of the nodes": lambda a: metrics.compute_nodes(truth.labels[tuple(skeleton.positions.T)]),
-        "13 thresholds, each decoded and scored afresh": afresh,
-        "13 thresholds in one sweep": lambda a: threshold_sweep(a, skeleton),
-        "the same, min_size 100": lambda a: threshold_sweep(a, skeleton, min_size=100),
-        "the same, with dense labels": lambda a: threshold_sweep(a, skeleton, truth.labels),
-        "exact sweep, all thresholds": lambda a: exact_sweep(a, skeleton),
-        "growing, after one decode at 0.5": lambda a: grow(connected_components_3d(a, 0.5), a),
+    def sweep(affinities, *, dense=False, **named):
+        rows = threshold_sweep(affinities, *((None, truth) if dense else (skeleton,)),
+                               metric="dense_voi_sum" if dense else "nerl", **named).rows
+        return [{name: x for name, x in row.items() if name != "threshold"} for row in rows]
+
+    def by_cc3d(affinities, threshold):
+        return cc3d.color_connectivity_graph(common.connectivity_graph(affinities, threshold), connectivity=6)
+
+    routes = {  # name: (call, is it slow, the route with equal rows)
+        "one decode": (lambda a: connected_components_3d(a, MIDDLE), False, None),
+        "scores of the nodes, once": (lambda a: metrics.compute(truth), False, None),
+        "13 thresholds, NERL and VOI at nodes": (sweep, False, "the same, each decoded afresh"),
+        "the same, each decoded afresh": (afresh, True, None),
+        "the same, each by cc3d.color_connectivity_graph": (lambda a: afresh(a, decode=by_cc3d), True, None),
+        "13 thresholds, NERL and VOI at nodes, min_size 100": (lambda a: sweep(a, min_size=100), False, None),
+        "13 thresholds, dense": (lambda a: sweep(a, dense=True), False, "the same, each decoded and counted afresh"),
+        "the same, each decoded and counted afresh": (lambda a: afresh(a, dense=True), True, None),
+        "13 thresholds, grown, dense": (
+            lambda a: sweep(a, dense=True, grow=True), False, "the same, each decoded, grown and counted afresh"),
+        "the same, each decoded, grown and counted afresh": (
+            lambda a: afresh(a, dense=True, growing=True), True, None),
+        "one decode, grown": (lambda a: grow(connected_components_3d(a, MIDDLE), a), False, None),
+        "exact sweep, all thresholds": (lambda a: exact_sweep(a, skeleton), True, None),
     }
-    small = np.random.default_rng(3).random((3, *shape), np.float32)[:, :20].astype(np.float16)
-    grow(connected_components_3d(small, 0.5), small)
-    exact_sweep(volumes["smooth"], skeleton)  # compiled
-    print(f"\n{platform.processor() or platform.machine()}, {numba.config.NUMBA_NUM_THREADS} threads, "
-          f"Python {platform.python_version()}, numba {numba.__version__}, NumPy {np.__version__}; "
-          f"{options.size}^3 voxels, {len(skeleton.ids)} nodes\n")
-    print("| s (decodes) | " + " | ".join(volumes) + " |\n|---" + "|---" * len(volumes) + "|")
-    decode = {}
-    for name, call in rows.items():
-        seconds = {key: fastest(call, volume, options.repeats) for key, volume in volumes.items()}
-        decode = decode or seconds
-        print(f"| {name} | " + " | ".join(f"{s:.3f} ({s / decode[key]:.1f})" for key, s in seconds.items()) + " |",
-              flush=True)
+    print(common.machine(("numpy", "numba", "connected-components-3d"),
+                         f"{options.size}^3 synthetic voxels, seed {options.seed}, {len(skeleton.ids):,} nodes; "
+                         f"one decode is at {MIDDLE:.3f}"))
+    columns = {}
+    for volume, affinities in volumes.items():
+        with contextlib.redirect_stdout(io.StringIO()):
+            results = {name: call(affinities) for name, (call, _, _) in routes.items()}  # compiles
+        for name, (_, _, equal) in routes.items():
+            if equal and results[name] != results[equal]:
+                sys.exit(f"{name} differs from {equal}")
+        times = {name: [] for name in routes}
+        for repeat in range(max(options.repeats, options.slow_repeats)):
+            for name, (call, slow, _) in routes.items():
+                if repeat < (options.slow_repeats if slow else options.repeats):
+                    times[name].append(common.seconds(partial(call, affinities), 1))
+        columns[volume] = {name: min(taken) for name, taken in times.items()}
+    rows = [(name, *(f"{column[name]:.3f} ({column[name] / column['one decode']:.1f})" for column in columns.values()))
+            for name in routes]
+    print()
+    common.print_table(("s (decodes)", *columns), rows)
 
 
 if __name__ == "__main__":

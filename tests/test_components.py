@@ -1,16 +1,20 @@
 import types
 
+import cc3d
 import numpy as np
 import pytest
 import scipy.ndimage
-from reference_segmentation import random_affinities, slow_components, small_shapes
+import scipy.sparse
+from reference_segmentation import random_affinities, slow_components, slow_grow, small_shapes
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
-from pytc.segmentation import blockwise, connected_components
+from pytc.segmentation import blockwise, connected_components, descent, edges
 from pytc.segmentation.blockwise import segment_volume
-from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d, label_dtype
-from pytc.segmentation.edges import is_above
+from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d
+from pytc.segmentation.descent import names_at_thresholds, spanning_forest
+from pytc.segmentation.edges import is_above, label_dtype
+from pytc.segmentation.growing import grow
 
 DTYPES = (np.float16, np.float32, np.float64, np.uint8)
 
@@ -26,6 +30,49 @@ def test_equals_flood_fill_on_small_shapes(dtype):
                 labels = connected_components_3d(affinities, threshold, threads=threads)
                 assert labels.dtype == np.uint32
                 np.testing.assert_array_equal(labels, expected)
+
+
+def in_raster_order(labels):
+    """The partition as the decode numbers it: single voxels 0, others 1, 2, ... by their first voxel."""
+    _, first, inverse, count = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    kept = np.flatnonzero(count > 1)
+    numbers = np.zeros(len(count), int)
+    numbers[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
+    return numbers[inverse].reshape(labels.shape)
+
+
+def components_by_cc3d(edges):
+    """edges (3, Z, Y, X) bool, none of which leaves the volume; of axis a, bits 2a and 2a + 1 lead on and back."""
+    graph = np.zeros(edges.shape[1:], np.uint8, order="F")
+    for axis, along in enumerate(edges):
+        graph |= along.astype(np.uint8) << 2 * axis
+        graph |= np.roll(along, 1, axis).astype(np.uint8) << 2 * axis + 1
+    return cc3d.color_connectivity_graph(graph, connectivity=6)
+
+
+def components_by_scipy(edges):
+    voxels = np.arange(edges[0].size).reshape(edges.shape[1:])
+    ends = [(voxels[along], np.roll(voxels, -1, axis)[along]) for axis, along in enumerate(edges)]
+    start, end = (np.concatenate(column) for column in zip(*ends))
+    graph = scipy.sparse.coo_array((np.ones(len(start)), (start, end)), (voxels.size, voxels.size))
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1].reshape(voxels.shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equals_cc3d_and_scipy(dtype):
+    rng = np.random.default_rng(10)
+    for shape in small_shapes():
+        affinities, threshold = random_affinities(rng, shape, dtype), rng.choice((0.25, 0.5, 0.75))
+        true = affinities.astype(float) / (255 if dtype == np.uint8 else 1) > threshold
+        for axis, along in enumerate(true):
+            np.moveaxis(along, axis, 0)[-1:] = False
+        expected = in_raster_order(components_by_scipy(true)) if true.size else np.zeros(shape)
+        np.testing.assert_array_equal(in_raster_order(components_by_cc3d(true)) if true.size else expected, expected)
+        spread = np.zeros((4, *(2 * n for n in shape)), dtype)[1:, ::2, ::-2, ::2]
+        spread[...] = affinities
+        for order in (affinities, np.asfortranarray(affinities), spread):
+            for threads in (1, 2, 5):
+                np.testing.assert_array_equal(connected_components_3d(order, threshold, threads=threads), expected)
 
 
 def test_min_size_and_mask():
@@ -97,13 +144,21 @@ def test_components_that_meet_in_the_last_slab():
 
 
 def test_unsigned_64_bit_labels(monkeypatch):
-    assert label_dtype((2**16, 2**8, 2**8)) == np.uint64
-    assert label_dtype((2**16, 2**8, 2**8 - 1)) == np.uint32
-    monkeypatch.setattr(connected_components, "label_dtype", lambda shape: np.uint64)
+    """What volumes over 2^32 voxels take, on a small one."""
+    assert [label_dtype((2**16, 2**8, n)) for n in (2**8 - 1, 2**8)] == [np.uint32, np.uint64]
+    assert [label_dtype((n, 1, 1)) for n in (2**32 - 1, 2**32, 2**40)] == [np.uint32, np.uint64, np.uint64]
+    for module in (connected_components, edges, descent):
+        monkeypatch.setattr(module, "label_dtype", lambda shape: np.uint64)
     affinities = random_affinities(np.random.default_rng(4), (5, 6, 7))
+    expected = slow_components(affinities, 0.7, 3)
     labels = connected_components_3d(affinities, 0.7, min_size=3, threads=2)
     assert labels.dtype == np.uint64
-    np.testing.assert_array_equal(labels, slow_components(affinities, 0.7, 3))
+    np.testing.assert_array_equal(labels, expected)
+    np.testing.assert_array_equal(grow(labels, affinities), slow_grow(expected, affinities))
+    forest = spanning_forest(affinities, [0.9, 0.7], grow=True)
+    assert forest.nodes.dtype == forest.edges.dtype == np.uint64
+    *_, names = names_at_thresholds(forest, min_size=3)
+    np.testing.assert_array_equal(np.unique(names(forest.nodes.ravel()), return_inverse=True)[1], expected.ravel())
 
 
 def test_unit_offsets_are_found():

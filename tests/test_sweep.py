@@ -1,16 +1,19 @@
+from itertools import islice
+
 import numpy as np
 import pytest
 from reference_segmentation import random_affinities, slow_components, slow_grow, slow_overlap, small_shapes
 
 from pytc.io.skeleton import Skeleton
+from pytc.metrics import sweep
 from pytc.metrics.exact import EXACT_METRICS, exact_sweep
-from pytc.metrics.overlap import OVERLAP_METRICS
+from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.descent import descend, segments_at
-from pytc.segmentation.edges import edge_levels, is_above
+from pytc.segmentation.descent import names_at_thresholds, spanning_forest
+from pytc.segmentation.growing import grow as grow_labels
 
 SHAPE = (6, 7, 8)
 
@@ -35,17 +38,17 @@ def test_default_thresholds():
 def test_rows_equal_decoding_afresh(grow, min_size):
     affinities, labels, skeleton = scene(0)
     thresholds = (0.9, 0.3, 0.6, 0.75)
-    sweep = threshold_sweep(affinities, skeleton, labels, thresholds=thresholds, grow=grow, min_size=min_size)
-    assert [row["threshold"] for row in sweep.rows] == list(thresholds)
-    for row in sweep.rows:
+    scored = threshold_sweep(affinities, skeleton, labels, thresholds=thresholds, grow=grow, min_size=min_size)
+    assert [row["threshold"] for row in scored.rows] == list(thresholds)
+    for row in scored.rows:
         segmentation = slow_components(affinities, row["threshold"], min_size)
         if grow:
             segmentation = slow_grow(segmentation, affinities)
         dense = slow_overlap(labels[labels >= 0], segmentation[labels >= 0])
         expected = SkeletonMetrics(skeleton).compute(segmentation) | {f"dense_{k}": v for k, v in dense.items()}
         assert row == pytest.approx(expected | {"threshold": row["threshold"]}, abs=1e-12)
-    assert sweep.metric == "nerl"
-    assert sweep.best["nerl"] == max(row["nerl"] for row in sweep.rows)
+    assert scored.metric == "nerl"
+    assert scored.best["nerl"] == max(row["nerl"] for row in scored.rows)
 
 
 DTYPES = (np.float16, np.float32, np.float64, np.uint8)
@@ -64,28 +67,21 @@ def awkward_volumes(seed):
             yield affinities
 
 
-@pytest.mark.parametrize("min_size", (0, 2, 3, 6))
-def test_descent_equals_decoding_afresh(min_size):
+@pytest.mark.parametrize("grow", (False, True))
+@pytest.mark.parametrize("min_size", (0, 3, 6))
+def test_names_equal_decoding_afresh(min_size, grow):
+    """The same components, in the same order."""
     thresholds = (0.95, 0.9, 0.75, 0.5, 0.499, 0.1, 0.0, -0.25)
     rng = np.random.default_rng(6)
-    for affinities in awkward_volumes(min_size):
-        shape = affinities.shape[1:]
-        positions = (rng.random((20 * (affinities.size > 0), 3)) * shape).astype(int)
+    for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
         chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
-        descent = descend(affinities, chosen, positions, min_size)
-        for time, threshold in enumerate(chosen):
-            expected = connected_components_3d(affinities, threshold, min_size=min_size)[tuple(positions.T)]
-            segments = segments_at(time, descent)
-            np.testing.assert_array_equal(segments == 0, expected == 0)
-            np.testing.assert_array_equal(segments[:, None] == segments, expected[:, None] == expected)
-
-
-def test_levels_count_thresholds():
-    thresholds = (0.5, 0.0, 0.25, 0.9, 1 / 255, 0.5)
-    for affinities in awkward_volumes(7):
-        expected = sum(is_above(affinities, threshold).astype(int) for threshold in thresholds)
-        np.testing.assert_array_equal(edge_levels(affinities, thresholds), expected)
-    assert edge_levels(affinities, np.linspace(0, 1, 300)).dtype == np.uint16
+        forest = spanning_forest(affinities, chosen, grow=grow)
+        for threshold, names in zip(chosen, names_at_thresholds(forest, min_size=min_size, grow=grow), strict=True):
+            expected = connected_components_3d(affinities, threshold, min_size=min_size)
+            if grow:
+                expected = grow_labels(expected, affinities)
+            numbers = np.unique(np.append(0, names(forest.nodes.ravel())), return_inverse=True)[1][1:]
+            np.testing.assert_array_equal(numbers.reshape(expected.shape), expected)
 
 
 def walks(rng, shape):
@@ -100,13 +96,23 @@ def walks(rng, shape):
     return Skeleton(ids, positions, positions * 7.0 + rng.random(positions.shape), np.array(edges, np.int64))
 
 
+@pytest.mark.parametrize("grow", (False, True))
 @pytest.mark.parametrize("min_size", (0, 20))
-def test_figures_at_nodes_are_the_same_bits(min_size):
-    affinities, _, skeleton = scene(11)
-    thresholds = (0.6, 0.9, 0.3, 0.6)
-    for row in threshold_sweep(affinities, skeleton, thresholds=thresholds, min_size=min_size).rows:
+@pytest.mark.parametrize("edges_as_a_decode, n_groups", [(0, 3), (9, 2)])
+def test_figures_are_the_same_bits(monkeypatch, min_size, grow, edges_as_a_decode, n_groups):
+    """With a forest for every threshold, and with one for those that leave few voxels alone."""
+    monkeypatch.setattr(sweep, "EDGES_AS_A_DECODE", edges_as_a_decode)
+    affinities, labels, skeleton = scene(11)
+    thresholds = (0.45, 0.9, 0.3, 0.45)
+    assert len(sweep._groups(affinities, [0.9, 0.45, 0.3])) == n_groups
+    rows = threshold_sweep(affinities, skeleton, labels, thresholds=thresholds, min_size=min_size, grow=grow).rows
+    assert [row["threshold"] for row in rows] == list(thresholds)
+    for row in rows:
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
-        assert row == {"threshold": row["threshold"], **SkeletonMetrics(skeleton).compute(segmentation)}
+        if grow:
+            segmentation = grow_labels(segmentation, affinities)
+        dense = {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()}
+        assert row == {"threshold": row["threshold"], **SkeletonMetrics(skeleton).compute(segmentation), **dense}
 
 
 @pytest.mark.parametrize("min_size", (0, 2, 4))
@@ -144,11 +150,11 @@ def test_exact_sweep_of_a_larger_volume():
 def test_direction_of_each_metric():
     affinities, labels, skeleton = scene(1)
     for metric in (*SKELETON_METRICS, *(f"dense_{name}" for name in OVERLAP_METRICS)):
-        sweep = threshold_sweep(affinities, skeleton, labels, metric=metric)
+        scored = threshold_sweep(affinities, skeleton, labels, metric=metric)
         lower = "voi" in metric or "error" in metric or metric in ("n_mergers", "n_non0_mergers", "n_splits")
-        values = [row[metric] for row in sweep.rows]
-        assert sweep.best[metric] == (min(values) if lower else max(values))
-        assert sweep.best is sweep.rows[values.index(sweep.best[metric])]
+        values = [row[metric] for row in scored.rows]
+        assert scored.best[metric] == (min(values) if lower else max(values))
+        assert scored.best is scored.rows[values.index(scored.best[metric])]
 
 
 def test_subsets_of_the_truth_and_masks():
@@ -187,10 +193,10 @@ def test_semantic_sweep():
     rng = np.random.default_rng(5)
     truth = rng.integers(0, 2, SHAPE)
     prediction = (truth * 0.4 + rng.random(SHAPE) * 0.6).astype(np.float16)
-    sweep = semantic_sweep(prediction, truth, thresholds=(0.1, 0.5, 0.9))
-    for row in sweep.rows:
+    scored = semantic_sweep(prediction, truth, thresholds=(0.1, 0.5, 0.9))
+    for row in scored.rows:
         mask = prediction.astype(np.float64) > row["threshold"]
         assert row == {"threshold": row["threshold"], **semantic_metrics(truth, mask)}
-    assert sweep.best["threshold"] == 0.5 and sweep.metric == "jaccard"
+    assert scored.best["threshold"] == 0.5 and scored.metric == "jaccard"
     with pytest.raises(ValueError, match="jaccard, dice, precision, recall"):
         semantic_sweep(prediction, truth, metric="nerl")

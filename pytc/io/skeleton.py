@@ -54,7 +54,8 @@ class Skeleton:
     @property
     def edge_lengths(self) -> np.ndarray:
         """(E,) float64, nm."""
-        return np.linalg.norm(np.diff(self.nm[self.edges], axis=1)[:, 0], axis=1)
+        steps = self.nm[self.edges[:, 1]] - self.nm[self.edges[:, 0]]
+        return np.sqrt(np.einsum("ea,ea->e", steps, steps))
 
 
 def load_skeleton(path: str | Path, voxel_size: Size | None = None, *, axes: str = "zyx") -> Skeleton:

@@ -31,6 +31,11 @@ def contingency_table(truth, segmentation, mask=None, *, threads: int | None = N
     along the first axis. Voxels where mask (bool, same shape) is False or truth is negative (unlabelled) do not
     count. ValueError for other dtypes, shapes that differ, and negative segments.
     """
+    return _sorted_table(*count_pairs(truth, segmentation, mask, threads=threads))
+
+
+def count_pairs(truth, segmentation, mask=None, *, threads: int | None = None) -> tuple[np.ndarray, ...]:
+    """The columns of `contingency_table` without order, a pair once for each slab it occurs in."""
     for name, labels in (("truth", truth), ("segmentation", segmentation)):
         if np.dtype(labels.dtype).kind not in "iub":
             raise ValueError(f"expected integer labels, got a {name} of dtype {labels.dtype}")
@@ -42,8 +47,7 @@ def contingency_table(truth, segmentation, mask=None, *, threads: int | None = N
     with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
         parts = pool.map(lambda slab: _count(truth[slab], segmentation[slab], None if mask is None else mask[slab]),
                          slabs)
-        columns = [np.concatenate(column) for column in zip(*parts)]
-    return _sorted_table(*columns)
+        return tuple(np.concatenate(column) for column in zip(*parts))
 
 
 def _count(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
@@ -96,6 +100,18 @@ def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray
     new[1:] = (truth[1:] != truth[:-1]) | (segmentation[1:] != segmentation[:-1])
     first = np.flatnonzero(new)
     return Contingency(truth[first], segmentation[first], np.add.reduceat(count, first) if len(first) else count)
+
+
+def table_of_pairs(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
+    """The table of pairs that may recur, (n,) uint64, uint64 and int64, in any order."""
+    def add(part: slice) -> list[np.ndarray]:
+        _, *columns, known = add_pairs(truth[part], segmentation[part], count[part], nothing, *empty_table())
+        return [column[:known] for column in columns]
+
+    nothing, n, threads = np.empty(0, np.int64), len(truth), numba.config.NUMBA_NUM_THREADS
+    with ThreadPoolExecutor(threads) as pool:
+        parts = pool.map(add, [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)])
+        return _sorted_table(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def overlap_metrics(truth, segmentation, mask=None) -> dict[str, float]:

@@ -47,15 +47,15 @@ class SkeletonMetrics:
     """
 
     def __init__(self, skeleton: Skeleton):
-        if len(skeleton.edges) == 0 or not skeleton.edge_lengths.sum() > 0:
+        self._lengths = skeleton.edge_lengths
+        self.total_length = float(self._lengths.sum())
+        if not self.total_length > 0:
             raise ValueError(f"expected skeletons with edges of some length, got {len(skeleton.ids)} nodes without")
         self.positions = skeleton.positions
         self._columns = tuple(np.ascontiguousarray(skeleton.positions.T))
-        self._low, self._high = skeleton.positions.min(0), skeleton.positions.max(0)
+        self._low, self._high = (np.array([f(column) for column in self._columns]) for f in (np.min, np.max))
         self._nodes, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
-        self._lengths = skeleton.edge_lengths
-        self.total_length = float(self._lengths.sum())
         self._skeleton_lengths = np.bincount(self._nodes[self._starts], self._lengths, len(self._ids))
         self.max_erl = float(np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length)
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
+from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
-from pytc.segmentation.descent import descend, segments_at
-from pytc.segmentation.edges import check_dtype, is_above
-from pytc.segmentation.growing import grow as grow_labels
+from pytc.segmentation.descent import names_at_thresholds, spanning_forest
+from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
 LOWER_IS_BETTER = ("voi_split", "voi_merge", "voi_sum", "adapted_rand_error", "n_mergers", "n_non0_mergers", "n_splits")
+SAMPLE = 16  # every n-th row of every n-th plane tells how many edges lie between two thresholds
+EDGES_AS_A_DECODE = 0.2  # a voxel: as costly to join one by one as a decode
 
 
 @dataclass(frozen=True)
@@ -44,25 +46,49 @@ def threshold_sweep(
     DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
     """
     metric = full_name(metric)
-    _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    _check(thresholds, metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
+    check_affinities(affinities)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
-    descending, descent = sorted(set(thresholds), reverse=True), None
-    if descending and labels is None and not grow:  # what is scored is seen from the nodes
-        descent = descend(affinities, descending, skeleton.positions, min_size)
+    descending, scores = sorted(set(thresholds), reverse=True), {}
+    groups = [descending] if grow else _groups(affinities, descending)
+    scored = (row for group in groups
+              for row in _score_group(affinities, group, skeletons, labels, mask, min_size, grow))
+    for threshold, figures in zip(track(descending, "scored", "thresholds"), scored):
+        scores[threshold] = {"threshold": float(threshold), **figures}
+    return best_of([scores[threshold] for threshold in thresholds], metric)
 
-    def score_at(threshold: float) -> dict[str, float]:
-        if descent:
-            return skeletons.compute_nodes(segments_at(descending.index(threshold), descent))
-        segmentation = connected_components_3d(affinities, threshold, min_size=min_size)
-        if grow:
-            segmentation = grow_labels(segmentation, affinities)
-        figures = {} if skeletons is None else skeletons.compute(segmentation)
+
+def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
+    """Thresholds cut where decoding afresh costs less, by a sample: after one that leaves most voxels alone, or where
+    many edges lie between two."""
+    sample = affinities[:, ::SAMPLE, ::SAMPLE]
+    above = np.array([np.count_nonzero(is_above(sample, threshold)) for threshold in descending]) / max(1, sample.size)
+    cuts = np.flatnonzero((above[:-1] < 0.5) | (3 * np.diff(above) > EDGES_AS_A_DECODE)) + 1
+    return [descending[i:j] for i, j in pairwise([0, *cuts.tolist(), len(descending)])]
+
+
+def _score_group(
+    affinities: np.ndarray, thresholds: list[float], skeletons: SkeletonMetrics | None, labels, mask, min_size: int,
+    grow: bool,
+) -> Iterator[dict[str, float]]:
+    """The scores at each threshold, in descending order, over one forest (or, for a single threshold, without)."""
+    if len(thresholds) == 1 and not grow:
+        nodes = connected_components_3d(affinities, thresholds[0], min_size=min_size)
+        naming = [lambda labels: labels]
+    else:
+        forest = spanning_forest(affinities, thresholds, grow=grow)
+        nodes, naming = forest.nodes, names_at_thresholds(forest, min_size=min_size, grow=grow)
+    if skeletons is not None:
+        at_skeletons = skeletons.segments_at_nodes(nodes)
+    if labels is not None:
+        truth, segments, count = count_pairs(labels, nodes, mask)
+    for names in naming:
+        figures = {} if skeletons is None else skeletons.compute_nodes(names(at_skeletons))
         if labels is not None:
-            figures |= {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation, mask).items()}
-        return figures
-
-    return _sweep(score_at, thresholds, metric)
+            dense = metrics_of_table(table_of_pairs(truth, names(segments), count))
+            figures |= {f"dense_{name}": value for name, value in dense.items()}
+        yield figures
 
 
 def semantic_sweep(
@@ -73,13 +99,17 @@ def semantic_sweep(
 
     prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in `semantic_metrics`.
     """
-    _check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
+    _check(thresholds, metric, {"labels": (SEMANTIC_METRICS, truth)})
     check_dtype(prediction.dtype)
-    return _sweep(lambda threshold: semantic_metrics(truth, is_above(prediction, threshold)), thresholds, metric)
+    rows = [{"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
+            for threshold in track(thresholds, "scored", "thresholds")]
+    return best_of(rows, metric)
 
 
-def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
-    """ValueError unless one of the sources {name: (its metrics, the data or None)} gives the metric."""
+def _check(thresholds: Sequence[float], metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
+    """ValueError unless there are thresholds, and one of the sources {name: (its metrics, data or None)} the metric."""
+    if len(thresholds) == 0:
+        raise ValueError("expected at least one threshold, got none")
     for name, (metrics, given) in sources.items():
         if metric in metrics and given is None:
             raise ValueError(f"expected {name} for the metric {metric!r}, got none")
@@ -87,13 +117,6 @@ def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]])
     if metric not in known:
         raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}" if known else
                          f"expected {' or '.join(sources)} to score against, got none")
-
-
-def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:
-    if len(thresholds) == 0:
-        raise ValueError("expected at least one threshold, got none")
-    shown = track(thresholds, "scored", "thresholds")
-    return best_of([{"threshold": float(threshold), **score(threshold)} for threshold in shown], metric)
 
 
 def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:

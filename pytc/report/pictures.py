@@ -6,7 +6,6 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 
 from pytc.io.volume import Volume
@@ -80,6 +79,8 @@ class Mask:
 
 def palette(ids: np.ndarray) -> np.ndarray:
     """A bright colour for each id, black for 0: (...) integers -> (..., 3) uint8; the same on every call."""
+    from matplotlib.colors import hsv_to_rgb  # takes long to load: not before the scores
+
     mixed = ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
     hue, saturation, value = ((mixed >> np.uint64(bits)) % np.uint64(n) / n for bits, n in ((0, 360), (20, 8), (12, 8)))

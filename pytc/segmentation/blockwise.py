@@ -18,12 +18,11 @@ from pytc.segmentation.connected_components import (
     connected_components_3d,
     final_numbers,
     join_face,
-    label_dtype,
     label_planes,
     relabel,
     unit_channels,
 )
-from pytc.segmentation.edges import check_dtype, comparable, edge_flags, ranges_above
+from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
 from pytc.segmentation.growing import grow
 
 ALIGNMENT = 64  # planes: slabs of whole chunks, as create_volume makes them, are read and written fastest
@@ -76,7 +75,7 @@ def segment_volume(
 def _fitting_planes(affinities: Volume, growing: bool) -> int:
     voxel = 3 * affinities.dtype.itemsize + np.dtype(label_dtype(affinities.spatial_shape)).itemsize
     if growing:
-        voxel += 30  # a copy of the labels, parents, three levels, and three edges a voxel at worst
+        voxel += 40  # a copy of the labels, parents, flags, and three edges of 8 bytes a voxel at worst
     plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
     return planes if planes >= affinities.spatial_shape[0] or planes < ALIGNMENT else planes - planes % ALIGNMENT
@@ -114,7 +113,7 @@ def _segment_slabs(
             edge_flags(comparable(values), ranges, 0, 1, None, flags)
             join_face(flags[0], last_labels, slab[0], first[-2], first[-1], parents)
         if config.min_size > 1:
-            sizes.append(component_sizes(slab, count))
+            sizes.append(component_sizes(slab, count)[1:])
         first.append(first[-1] + count)
         last_values, last_labels = values[:, inside.stop - 1].copy(), slab[-1].copy()
         labels[start:stop] = slab

@@ -7,7 +7,6 @@ always the earlier voxel, so the numbering follows the raster order whatever the
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +14,7 @@ import numba
 import numpy as np
 
 from pytc.config import SHORT_AND_LONG
-from pytc.segmentation.edges import check_affinities, comparable, edge_flags, ranges_above
+from pytc.segmentation.edges import check_affinities, comparable, edge_flags, label_dtype, ranges_above
 
 FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
 
@@ -78,19 +77,14 @@ def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int
     return [offsets.index(unit) for unit in units]
 
 
-def label_dtype(shape: Sequence[int]) -> type:
-    """The smallest of uint32 and uint64 that can number every voxel."""
-    return np.uint32 if math.prod(shape) < 2**32 else np.uint64
-
-
 def label_planes(
     edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, *, mask: np.ndarray | None = None,
-    min_size: int = 0, threads: int | None = None,
+    min_size: int = 0, alone: bool = False, threads: int | None = None,
 ) -> int:
     """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1; returns how many.
 
     edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes before and after
-    make a voxel foreground, and join nothing.
+    make a voxel foreground, and join nothing. alone: a voxel without an edge is a component, not 0.
     """
     assert labels.flags.c_contiguous
     if labels.size == 0:
@@ -99,7 +93,7 @@ def label_planes(
     bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
     slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
     with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda a, b, slab: _label_slab(edges, ranges, a, b, mask, slab),
+        counts = list(pool.map(lambda a, b, slab: _label_slab(edges, ranges, a, b, mask, alone, slab),
                                bounds[:-1], bounds[1:], slabs))
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
@@ -109,13 +103,13 @@ def label_planes(
             join_face(flags[0], slabs[i][-1], slabs[i + 1][0], first[i], first[i + 1], parents)
         sizes = np.zeros(0, np.int64)
         if min_size > 1:
-            sizes = np.concatenate([[0], *pool.map(component_sizes, slabs, counts)])
+            sizes = np.concatenate([[0], *(sizes[1:] for sizes in pool.map(component_sizes, slabs, counts))])
         table = final_numbers(parents, sizes, min_size)
         list(pool.map(lambda slab, n: relabel(slab.ravel(), table[n:]), slabs, first[:-1]))
     return int(table.max())
 
 
-def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, labels: np.ndarray) -> int:
+def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, alone: bool, labels: np.ndarray) -> int:
     """The same by one thread, without a size limit."""
     plane = labels[0].size
     step = max(1, FLAG_BYTES // plane)
@@ -126,13 +120,13 @@ def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, l
     for z in range(start, stop, step):
         planes = min(step, stop - z)
         edge_flags(edges, ranges, z, z + planes, mask, flags[1:planes + 1])
-        _link_runs(flags[:planes + 1], labels, z - start, events)
+        _link_runs(flags[:planes + 1], labels, z - start, alone, events)
         flags[0] = flags[planes]
     return _number_roots(labels.ravel())
 
 
 @numba.njit(cache=True, nogil=True)
-def _link_runs(flags, labels, start, events):
+def _link_runs(flags, labels, start, alone, events):
     """Point every voxel of the planes from `start` on to an earlier voxel of its component, as index + 1."""
     parents = labels.ravel()
     _, height, width = labels.shape
@@ -140,21 +134,24 @@ def _link_runs(flags, labels, start, events):
         for y in range(height):
             _find_events(flags, z - start + 1, y, z > 0, events)
             offset = (z * height + y) * width
+            row = parents[offset:]
+            above, before = parents[max(offset - width, 0):], parents[max(offset - height * width, 0):]
             root = labels.dtype.type(0)
             for x in range(width):
                 event = events[x]
                 if event == 1:
-                    parents[offset + x] = root
-                elif event == 0:
-                    parents[offset + x] = 0
-                else:
-                    if event & 2:
-                        root = labels.dtype.type(offset + x + 1)
-                    parents[offset + x] = root
-                    if event & 4:
-                        root = _unite(parents, root, parents[offset + x - width])
-                    if event & 8:
-                        root = _unite(parents, root, parents[offset + x - height * width])
+                    row[x] = root
+                    continue
+                in_y, in_z, own = above[x], before[x], labels.dtype.type(offset + x + 1)
+                to_y, to_z = event & 4 != 0, event & 8 != 0
+                if event & 2:  # values chosen, without a branch that could be mispredicted
+                    root = in_y if to_y else (in_z if to_z else own)
+                row[x] = root if event else (own if alone else labels.dtype.type(0))
+                if (to_y & (in_y != root)) | (to_z & (in_z != root)):  # seldom
+                    if to_y:
+                        root = _unite(parents, root, in_y)
+                    if to_z:
+                        root = _unite(parents, root, in_z)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -239,15 +236,23 @@ def join_face(flags, before, after, first_before, first_after, parents):
                 _unite(parents[1:], parents.dtype.type(pair[0]), parents.dtype.type(pair[1]))
 
 
-def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:
-    """Voxels of each label 1 .. count, int64."""
-    return _count(labels.ravel(), np.zeros(count + 1, np.int64))[1:]
+def component_sizes(labels: np.ndarray, count: int, threads: int = 1) -> np.ndarray:
+    """Voxels of each label 0 .. count, int64."""
+    bounds = [labels.shape[0] * i // threads for i in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(lambda a, b: _count(labels[a:b].ravel(), np.zeros(count + 1, np.int64)),
+                            bounds[:-1], bounds[1:]))
 
 
 @numba.njit(cache=True, nogil=True)
 def _count(labels, sizes):
+    last, run = labels.dtype.type(0), 0
     for label in labels:
-        sizes[label] += 1
+        if label != last:
+            sizes[last] += run
+            last, run = label, 0
+        run += 1
+    sizes[last] += run
     return sizes
 
 

@@ -1,100 +1,171 @@
-"""Components while the threshold falls, seen from voxels of interest: one forest, to which each step adds edges.
+"""Components while the threshold falls: they only merge, so one forest, grown edge by edge, holds those of all.
 
-Components only merge. So the voxels can be lined up such that those of each component, at each threshold, are a
-stretch of the line; when neighbours on it are joined tells their components at all thresholds.
+Its nodes are the components at the first threshold (voxels without an edge are some, too), few and numbered without
+gaps: of the volume, only edges between two of them are ever looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import connected_components_3d, find
-from pytc.segmentation.edges import descending_edges, edge_levels
+from pytc.segmentation.connected_components import component_sizes, find, label_planes
+from pytc.segmentation.edges import (
+    check_affinities,
+    comparable,
+    descending_edges,
+    label_dtype,
+    ranges_above,
+    values_above,
+)
 
 NEVER = np.iinfo(np.int32).max
 
 
-def descend(affinities: np.ndarray, thresholds: Sequence[float], positions: np.ndarray, min_size: int = 0) -> tuple:
-    """Follow nodes through the components of `connected_components_3d` at thresholds in descending order.
+@dataclass(frozen=True)
+class Forest:
+    """A maximum spanning forest of the affinity graph, in which components at the first threshold are the nodes."""
 
-    affinities, min_size as there; positions (N, 3): voxels of the nodes. Returns the nodes' indices in line and, by
-    place on it, the times (indices of thresholds) from which a node has a label, and has that of the next node; NEVER
-    if not at all. ValueError if a node lies outside the volume. Memory: 15 bytes a voxel and 4 an
-    edge between the first and the last threshold; about twice that for volumes of more than 2^32 / 3 voxels.
+    nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
+    sizes: np.ndarray  # (N + 1,) int64, voxels of each node
+    edges: np.ndarray  # (M, 2) nodes: the edges that join components, in descending order
+    ends: np.ndarray  # (T,) how many of the edges are above each threshold
+    last: int  # how many are above 0, for growing
+
+
+def spanning_forest(affinities: np.ndarray, thresholds: Sequence[float], *, grow: bool = False) -> Forest:
+    """The forest for thresholds in descending order; affinities as in `connected_components_3d`.
+
+    grow: with the edges, down to 0, by which `grow` joins voxels to components. Memory: 5 bytes a voxel, 8 an edge
+    between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
     """
-    min_size = max(min_size, 2)  # a voxel without an edge is not in a component
-    volume = connected_components_3d(affinities, thresholds[0])
-    forest = volume.ravel()  # index + 1 of another voxel of the component, or of itself
-    more = np.zeros(forest.shape, forest.dtype)  # voxels of a component, at its root, without the root
-    _point_to_first(forest, np.zeros(forest.max(initial=0) + 1, forest.dtype), more)
-    edges, counts = descending_edges(edge_levels(affinities[:3], thresholds), volume, 1, len(thresholds) - 1)
+    check_affinities(affinities)
+    affinities, shape = affinities[:3], affinities.shape[1:]
+    volume = np.empty(shape, label_dtype(shape))
+    count = label_planes(comparable(affinities), ranges_above(thresholds[0], affinities.dtype), 0, shape[0], volume,
+                         alone=True)
+    floors = np.array(thresholds, np.float64)
+    if grow:
+        floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
+    floors, places = np.unique(-floors, return_inverse=True)
+    edges, ends = descending_edges(affinities, volume, -floors[::-1], volume)
+    _keep_spanning(edges, ends, not grow, np.arange(1, count + 1, dtype=volume.dtype))
+    ends = ends[places]
+    sizes = component_sizes(volume, count, numba.config.NUMBA_NUM_THREADS)
+    return Forest(volume, sizes, edges[:ends.max()].copy(), ends[:len(thresholds)], int(ends[-1]))
 
-    voxels = np.ravel_multi_index(tuple(positions.T), volume.shape)
-    nodes = np.argsort(forest[voxels], kind="stable")
-    roots = forest[voxels[nodes]].astype(np.int64) - 1
-    born = np.where(more[roots] + 1 >= min_size, 0, NEVER)
-    joined = np.where(np.diff(roots, append=-1) == 0, 0, NEVER)
+
+def names_at_thresholds(forest: Forest, *, min_size: int = 0, grow: bool = False) -> Iterator[Callable]:
+    """At each threshold in turn, a function from nodes (n,) to names of their components, (n,) uint64.
+
+    A name is 0 where `connected_components_3d` with this min_size, and `grow` after it if asked for, give the label 0;
+    else names are ordered as the labels are. It is valid until the next threshold.
+    """
+    min_size, start = max(min_size, 2), 0  # a voxel without an edge is not in a component
+    parents, sizes = np.arange(1, len(forest.sizes), dtype=forest.nodes.dtype), forest.sizes.copy()
+    for end in forest.ends:
+        _join(forest.edges[start:end], parents, sizes)
+        start, named = end, parents
+        if grow:
+            named = parents.copy()
+            grow_components(forest.edges[end:forest.last], named, sizes, min_size)
+        yield partial(names, named, sizes, min_size)
+
+
+def line_up(forest: Forest, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points in a line, such that those of each component, at each threshold, are a stretch of it.
+
+    nodes (n,): of each point, in a forest without edges for growing. Returns the points' indices in line and, by place
+    on it, the times (indices of thresholds) from which a point has a label, and has that of the next; NEVER if not
+    at all. min_size as in `connected_components_3d`.
+    """
+    min_size = max(min_size, 2)
+    line = np.argsort(nodes, kind="stable")
+    nodes = nodes[line]
+    born = np.where(forest.sizes[nodes] >= min_size, 0, NEVER)
+    joined = np.where(np.diff(nodes, append=nodes.dtype.type(0)) == 0, 0, NEVER)
     tails = np.flatnonzero(joined)
-    following = np.arange(1, len(nodes) + 1)  # the first node of a component comes after its last one
+    following = np.arange(1, len(nodes) + 1)  # the first point of a component comes after its last one
     following[tails] = np.append(0, tails + 1)[:-1]
-    tail_at = np.zeros(forest.shape, np.int32)  # index + 1 of the last node in a component, at its root
-    tail_at[roots[tails]] = tails + 1
-    _join(volume, edges, np.cumsum(counts), min_size, more, tail_at, following, born, joined)
+    tail_at = np.zeros(forest.sizes.shape, np.int32)  # index + 1 of the last point in a component, at its root
+    tail_at[nodes[tails]] = tails + 1
+    _join_lines(forest.edges, forest.ends, min_size, forest.sizes.copy(), tail_at, following, born, joined)
 
     order, following = [], following.tolist()
     for tail in np.flatnonzero(joined == NEVER).tolist():
         order.append(following[tail])
         while order[-1] != tail:
             order.append(following[order[-1]])
-    return nodes[order], born[order], np.maximum(joined, born)[order]
-
-
-def segments_at(time: int, descent: tuple) -> np.ndarray:
-    """A name for the component of each node, by index, (N,) uint64; 0 for none. descent: as from `descend`."""
-    nodes, born, joined = descent
-    segments = np.empty(len(nodes), np.uint64)
-    segments[nodes] = np.where(born <= time, np.cumsum(np.append(1, joined[:-1] > time)), 0)
-    return segments
+    return line[order], born[order], np.maximum(joined, born)[order]
 
 
 @numba.njit(cache=True, nogil=True)
-def _point_to_first(labels, first, more):
-    for i in range(len(labels)):
-        if labels[i] == 0 or first[labels[i]] == 0:
-            first[labels[i]] = i + 1
-        else:
-            more[first[labels[i]] - 1] += 1
-        labels[i] = first[labels[i]]
+def _keep_spanning(edges, ends, as_roots, parents):
+    """Keep the edges that join two components, in place; as_roots: as the smallest nodes of these components."""
+    start = count = 0
+    for k in range(len(ends)):
+        for n in range(start, ends[k]):
+            a, b = edges[n]
+            i, j = find(parents, a), find(parents, b)
+            if i != j:
+                i, j = min(i, j), max(i, j)
+                parents[j - 1] = i
+                edges[count, 0], edges[count, 1] = (i, j) if as_roots else (a, b)
+                count += 1
+        start, ends[k] = ends[k], count
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(volume, edges, ends, min_size, more, tail_at, following, born, joined):
-    forest = volume.ravel()
-    strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
+def _join(edges, parents, sizes):
+    for n in range(len(edges)):
+        i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
+        i, j = min(i, j), max(i, j)
+        parents[j - 1] = i
+        sizes[i] += sizes[j]
+
+
+@numba.njit(cache=True, nogil=True)
+def grow_components(edges, parents, sizes, min_size):
+    """Join components that are too small with each other and to others, which stay the roots and do not merge."""
+    for n in range(len(edges)):
+        i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
+        if sizes[i] < min_size:
+            parents[i - 1] = j
+        elif sizes[j] < min_size:
+            parents[j - 1] = i
+
+
+@numba.njit(cache=True, nogil=True)
+def names(parents, sizes, min_size, nodes):
+    """The root of each node's component, or 0 if it is too small."""
+    found = np.zeros(len(nodes), np.uint64)
+    for n in range(len(nodes)):
+        root = find(parents, parents.dtype.type(nodes[n]))
+        if sizes[root] >= min_size:
+            found[n] = root
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _join_lines(edges, ends, min_size, sizes, tail_at, following, born, joined):
     start = 0
-    for time, end in enumerate(ends, 1):
-        for edge in edges[start:end]:
-            voxel = np.int64(edge) // 3
-            other = voxel + strides[np.int64(edge) % 3]
-            i, j = np.int64(find(forest, forest[voxel])) - 1, np.int64(find(forest, forest[other])) - 1
-            if i == j:
-                continue
-            if more[i] < more[j]:
-                i, j = j, i
-            forest[j] = i + 1
-            more[i] += more[j] + 1
+    for time in range(len(ends)):
+        for n in range(start, ends[time]):
+            i, j = edges[n]
+            sizes[i] += sizes[j]
             tail, new_tail = tail_at[i] - 1, tail_at[j] - 1
-            if more[i] + 1 >= min_size:
-                for node in (tail, new_tail):
-                    while node >= 0 and born[node] == NEVER:
-                        born[node] = time
-                        node = following[node]
+            if sizes[i] >= min_size:
+                for point in (tail, new_tail):
+                    while point >= 0 and born[point] == NEVER:
+                        born[point] = time
+                        point = following[point]
             if tail >= 0 and new_tail >= 0:
                 joined[tail] = time
                 following[tail], following[new_tail] = following[new_tail], following[tail]
             if new_tail >= 0:
                 tail_at[i] = new_tail + 1
-        start = end
+        start = ends[time]

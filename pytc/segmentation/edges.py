@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,11 @@ def check_dtype(dtype: np.dtype) -> None:
     """ValueError unless affinities come in this dtype."""
     if str(dtype) not in AFFINITY_DTYPES:
         raise ValueError(f"expected affinities of dtype {', '.join(AFFINITY_DTYPES)}, got {dtype}")
+
+
+def label_dtype(shape: Sequence[int]) -> type:
+    """The smallest of uint32 and uint64 that can number every voxel."""
+    return np.uint32 if math.prod(shape) < 2**32 else np.uint64
 
 
 def comparable(affinities: np.ndarray) -> np.ndarray:
@@ -104,76 +110,90 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
     return values / 255 if dtype == np.uint8 else values.astype(np.float64)
 
 
-def edge_levels(affinities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """How many of the thresholds each value is above, compared as by `is_above`: an array of unsigned integers."""
-    ascending = np.sort(np.asarray(thresholds, np.float64))
-    levels = np.empty(affinities.shape, np.min_scalar_type(len(ascending)))
+def descending_edges(
+    affinities: np.ndarray, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Edges above the lowest floor in descending order, and how many are above each floor, the highest first.
 
-    def count(values):
-        return np.where(values == values, np.searchsorted(ascending, values.astype(np.float64)), 0).astype(levels.dtype)
-
-    def fill(plane):
-        if table is None:
-            levels[plane] = count(affinities[plane])
-        else:
-            _look_up(comparable(affinities[plane]), table, levels[plane])
-
-    table = count(_every_value(affinities.dtype)) if affinities.dtype.itemsize < 4 else None
-    with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
-        list(pool.map(fill, np.ndindex(levels.shape[:2])))
-    return levels
-
-
-@numba.njit(cache=True, nogil=True)
-def _look_up(keys, table, out):
-    for y in range(keys.shape[0]):
-        for x in range(keys.shape[1]):
-            out[y, x] = table[keys[y, x]]
-
-
-def descending_edges(levels: np.ndarray, labels: np.ndarray, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
-    """The edges of level low to high, as 3 x voxel index + axis, and how many there are of each level, highest first.
-
-    levels (3, Z, Y, X) as from `edge_levels`; labels (Z, Y, X): edges within one label, 0 apart, are left out. Edges
-    of equal level come in the raster order of their first voxel, then z, y, x.
+    affinities (3, Z, Y, X); labels (Z, Y, X): edges within one label, 0 apart, are left out; floors: ascending. An
+    edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X), or in raster order from 1. Edges between the
+    same floors come in the raster order of their first voxel, then z, y, x. Memory: a byte a voxel and 8 an edge (16
+    from 2^32 voxels on).
     """
-    slabs = numba.config.NUMBA_NUM_THREADS if high - low < 1 << 16 else 1
+    small = affinities.dtype.itemsize < 4
+    levels = np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
+    levels = levels.astype(np.min_scalar_type(len(floors)))
+    slabs = numba.config.NUMBA_NUM_THREADS if len(floors) < 1 << 16 else 1
     bounds = [labels.shape[0] * i // slabs for i in range(slabs + 1)]
-    places = np.zeros((slabs, max(high + 1, low)), np.int64)
+    places = np.zeros((slabs, len(floors) + 1), np.int64)
+    values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
+    plane = labels[:1].size
+    flags = np.zeros((len(labels), -(-plane // 8) * 8), np.uint8)  # of each plane, to a multiple of 8
+    numbers = np.empty(0, label_dtype(labels.shape)) if nodes is None else nodes.ravel()
 
-    flags = np.empty(labels.shape, np.uint8)
-
-    def visit(start, stop, places, edges):
+    def visit(start, stop, places):
+        found = np.empty(3 * flags.shape[1], np.int64)
         for z in range(start, stop):
             if len(edges) == 0:
-                edge_flags(levels, (*np.array([low, high, 1, 0], levels.dtype),), z, z + 1, None, flags[z:z + 1])
-            _visit_plane(flags[z], levels[:, z], labels, z, places, edges)
+                inside = flags[z, :plane].reshape(labels[z:z + 1].shape)
+                edge_flags(values, ranges, z, z + 1, None, inside)
+                _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
+            count = _find_flags(flags[z].view(np.uint64), flags[z], found)
+            _place(found[:count], values[:, z], levels, floors, z * plane, numbers, places, edges)
 
-    edges = np.empty(0, np.uint32 if levels.size < 2**32 else np.uint64)
+    edges = np.empty((0, 2), numbers.dtype)
     with ThreadPoolExecutor(slabs) as pool:
-        list(pool.map(visit, bounds[:-1], bounds[1:], places, [edges] * slabs))
+        list(pool.map(visit, bounds[:-1], bounds[1:], places))
         counts = places[:, ::-1].T.copy()
         places[:, ::-1] = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape).T
-        edges = np.empty(counts.sum(), edges.dtype)
-        list(pool.map(visit, bounds[:-1], bounds[1:], places, [edges] * slabs))
-    return edges, counts.sum(1)[:max(high + 1 - low, 0)]
+        edges = np.empty((counts.sum(), 2), edges.dtype)
+        list(pool.map(visit, bounds[:-1], bounds[1:], places))
+    return edges, np.cumsum(counts.sum(1)[:-1])
 
 
 @numba.njit(cache=True, nogil=True)
-def _visit_plane(flags, levels, labels, z, places, edges):
-    """Write each flagged edge to the next place of its level, or only count; unflag those within a label."""
-    _, height, width = labels.shape
-    ids = labels.ravel()
-    strides = (height * width, width, 1)
+def _drop_within_labels(flags, labels, below):
+    height, width = flags.shape
     for y in range(height):
+        row, to, here, down, right = flags[y], below[y], labels[y], labels[min(y + 1, height - 1)], labels[y, 1:]
         for x in range(width):
-            if flags[y, x]:
-                voxel = (z * height + y) * width + x
-                for axis in range(3):
-                    if flags[y, x] >> axis & 1:
-                        if ids[voxel] > 0 and ids[voxel] == ids[voxel + strides[axis]]:
-                            flags[y, x] &= ~np.uint8(1 << axis)
-                            continue
-                        if len(edges):
-                            edges[places[levels[axis, y, x]]] = 3 * voxel + axis
-                        places[levels[axis, y, x]] += 1
+            apart = here[x] == 0
+            apart_z, apart_y = apart | (here[x] != to[x]), apart | (here[x] != down[x])
+            row[x] &= np.uint8(apart_z) | (np.uint8(apart_y) << np.uint8(1)) | np.uint8(4)
+        for x in range(width - 1):
+            row[x] &= np.uint8(3) | (np.uint8((here[x] == 0) | (here[x] != right[x])) << np.uint8(2))
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_flags(words, flags, found):
+    """Write 3 x index + bit of each flag set; returns how many. words: the flags, eight at a time."""
+    count = 0
+    for word in range(len(words)):
+        if words[word]:
+            for i in range(8 * word, 8 * word + 8):
+                for bit in range(3):  # without a branch that could be mispredicted
+                    found[count] = 3 * i + bit
+                    count += flags[i] >> bit & 1
+    return count
+
+
+@numba.njit(cache=True, nogil=True)
+def _place(found, values, levels, floors, first, numbers, places, edges):
+    """Write each edge of a plane to the next place of its level, or only count."""
+    _, height, width = values.shape
+    strides = (height * width, width, 1)
+    y, end = 0, width
+    for edge in found:
+        i, axis = edge // 3, edge % 3
+        while i >= end:
+            y, end = y + 1, end + width
+        value = values[axis, y, i - end + width]
+        level = np.int64(levels[np.uint16(value)]) if len(levels) else np.searchsorted(floors, value)
+        if len(edges):
+            a, b = first + i, first + i + strides[axis]
+            place = places[level]
+            if len(numbers):
+                edges[place, 0], edges[place, 1] = numbers[a], numbers[b]
+            else:
+                edges[place, 0], edges[place, 1] = a + 1, b + 1
+        places[level] += 1

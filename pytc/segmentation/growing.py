@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import find, label_dtype
-from pytc.segmentation.edges import check_affinities, descending_edges, edge_levels, values_above
+from pytc.segmentation.descent import grow_components, names
+from pytc.segmentation.edges import check_affinities, descending_edges, values_above
 
 
 def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
@@ -26,26 +25,13 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
         raise ValueError(f"expected integer labels of shape {shape}, got {labels.dtype} {labels.shape}")
     if floor < 0:
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
-    floors = [floor, *values_above(affinities[:3], floor)]
     grown = np.array(labels, order="C")
-    edges, _ = descending_edges(edge_levels(affinities[:3], floors), grown, 1, len(floors))
-    _join(grown, edges, np.arange(1, grown.size + 1, dtype=label_dtype(shape)))
+    floors = np.append(floor, values_above(affinities[:3], floor))
+    edges, _ = descending_edges(affinities[:3], grown != 0, floors)
+    parents, labelled = np.arange(1, grown.size + 1, dtype=edges.dtype), np.append(False, grown != 0)
+    grow_components(edges, parents, labelled, 1)
+    flat, empty = grown.ravel(), np.flatnonzero(grown == 0)
+    roots = names(parents, labelled, 1, empty + 1)
+    reached = roots > 0
+    flat[empty[reached]] = flat[roots[reached] - 1]
     return grown
-
-
-@numba.njit(cache=True, nogil=True)
-def _join(volume, edges, parents):
-    """Join groups of unlabelled voxels, edge by edge; a group with a label has a labelled voxel as its root."""
-    labels = volume.ravel()
-    strides = (volume.shape[1] * volume.shape[2], volume.shape[2], 1)
-    for edge in edges:
-        voxel = np.int64(edge) // 3
-        i = find(parents, parents[voxel])
-        j = find(parents, parents[voxel + strides[np.int64(edge) % 3]])
-        if labels[i - 1] == 0:
-            parents[i - 1] = j
-        elif labels[j - 1] == 0:
-            parents[j - 1] = i
-    for i in range(len(labels)):
-        if labels[i] == 0:
-            labels[i] = labels[find(parents, parents[i]) - 1]
