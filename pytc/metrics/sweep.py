@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pytc.config import suggest
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
@@ -44,7 +45,7 @@ def threshold_sweep(
     DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
     """
     metric = full_name(metric)
-    _check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
     affinities = short_range(affinities, offsets)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
     descending, descent = sorted(set(thresholds), reverse=True), None
@@ -73,20 +74,21 @@ def semantic_sweep(
 
     prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in `semantic_metrics`.
     """
-    _check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
+    check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
     check_dtype(prediction.dtype)
     return _sweep(lambda threshold: semantic_metrics(truth, is_above(prediction, threshold)), thresholds, metric)
 
 
-def _check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
+def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
     """ValueError unless one of the sources {name: (its metrics, the data or None)} gives the metric."""
     for name, (metrics, given) in sources.items():
         if metric in metrics and given is None:
             raise ValueError(f"expected {name} for the metric {metric!r}, got none")
     known = [m for metrics, given in sources.values() if given is not None for m in metrics]
+    if not known:
+        raise ValueError(f"expected {' or '.join(sources)} to score against, got none")
     if metric not in known:
-        raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}" if known else
-                         f"expected {' or '.join(sources)} to score against, got none")
+        raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}{suggest(metric, known)}")
 
 
 def _sweep(score: Callable[[float], dict[str, float]], thresholds: Sequence[float], metric: str) -> Sweep:

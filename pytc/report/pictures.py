@@ -47,9 +47,10 @@ class Instances:
 
     def __init__(self, table: Contingency):
         objects = (table.truth != 0) & (table.segmentation != 0)
-        labels, segments = (ids[objects].astype(np.int64) for ids in (table.truth, table.segmentation))
-        self._label_of = _largest(segments, labels, table.count[objects])
-        self._segment_of = _largest(labels, segments, table.count[objects])
+        labels, segments, counts = (column[objects] for column in (table.truth, table.segmentation, table.count))
+        order = np.lexsort((-labels.astype(np.int64), -segments.astype(np.int64), counts))  # the last one wins
+        labels, segments = labels[order].tolist(), segments[order].tolist()
+        self._label_of, self._segment_of = dict(zip(segments, labels)), dict(zip(labels, segments))
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
         """Ids for `palette`: that of the label a segment covers best; one of its own for a smaller piece of a label."""
@@ -148,16 +149,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _largest(keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct keys, and for each the value with the largest count (the smaller value in a tie)."""
-    order = np.lexsort((values, -counts, keys))
-    unique, first = np.unique(keys[order], return_index=True)
-    return unique, values[order][first]
-
-
-def _look_up(table: tuple[np.ndarray, np.ndarray], keys: np.ndarray) -> np.ndarray:
-    """The values of `keys`, 0 for keys that are not in the table."""
-    known, values = table
-    known, values = np.append(known, 0), np.append(values, 0)  # a row for keys beyond the last
-    position = np.searchsorted(known[:-1], keys)
-    return np.where(known[position] == keys, values[position], 0)
+def _look_up(table: dict[int, int], ids: np.ndarray) -> np.ndarray:
+    """The entries of `ids`, 0 for those that have none."""
+    distinct, place = np.unique(ids, return_inverse=True)
+    return np.array([table.get(i, 0) for i in distinct.tolist()])[place].reshape(ids.shape)
