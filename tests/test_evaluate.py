@@ -337,7 +337,7 @@ def test_impossible_choices_are_refused(fields, message):
 
 
 def test_grow_needs_affinities(files, tmp_path):
-    with pytest.raises(ValueError, match="scored as it is"):
+    with pytest.raises(ValueError, match="affinities of instances with --grow"):
         evaluate(EvaluateConfig(segmentation=files.labels, labels=files.labels, grow=True, output=str(tmp_path)))
 
 

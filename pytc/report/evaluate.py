@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import os
 import shutil
 from collections.abc import Sequence
@@ -133,11 +131,7 @@ def _headlines(figures: dict[str, float], chosen: str) -> list[str]:
 
 
 def _csv(rows: Sequence[dict[str, float]]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
+    return "".join(",".join(map(str, line)) + "\n" for line in (rows[0], *(row.values() for row in rows))).encode()
 
 
 def _replace_segmentation(path: Path, inputs: Inputs, settings: dict[str, Any], segmentation: np.ndarray) -> None:

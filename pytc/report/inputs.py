@@ -77,10 +77,9 @@ def gather(config: EvaluateConfig) -> Inputs:
     volumes = {part: _open(part, path, source) for part, path in paths.items() if part != "skeleton"}
     _check_volumes(volumes)
     prediction, decoded = next(iter(volumes.values())), "affinities" in volumes
-    if (task == "semantic" or not decoded) and (config.grow or config.min_size):
-        raise ValueError("expected affinities of instances with --grow or --min-size; all else is scored as it is")
-    if task == "semantic" and config.backend == "funlib":
-        raise ValueError("expected instances with --backend funlib; it has no semantic figures")
+    changed, semantic = config.grow or config.min_size, task == "semantic"
+    require(not changed or (decoded and not semantic), "affinities of instances with --grow or --min-size", paths)
+    require(not semantic or config.backend == "pytc", "instances with --backend funlib", task)
     config = replace(
         config, task=task, metric=metric,
         voxel_size=next((volume.voxel_size for volume in volumes.values() if volume.voxel_size),
@@ -90,8 +89,7 @@ def gather(config: EvaluateConfig) -> Inputs:
         attribution=config.attribution or source.get("attribution"),
         output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
     )
-    if config.exact and (config.grow or task == "semantic"):
-        raise ValueError("expected instances, and --grow False, with --exact")
+    require(not (config.exact and (config.grow or semantic)), "instances, and --grow False, with --exact", config.grow)
     skeleton = _skeleton(paths["skeleton"], config.voxel_size, prediction) if "skeleton" in paths else None
     title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
     return Inputs(config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths)
