@@ -296,6 +296,8 @@ class LoopConfig:
 class SystemConfig:
     """The machine."""
 
+    # Look at the machine first: print what it has and what is chosen, and on a GPU try how many patches fit at once.
+    auto: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
     # Arithmetic under autocast; auto takes what the hardware is fast at.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
