@@ -12,13 +12,14 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
 import tyro
 
 from pytc.commands import ValidateConfig
-from pytc.runs import newest_run, replacing
+from pytc.runs import load_config, newest_run, replacing
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
 
@@ -44,78 +45,72 @@ def validate(config: ValidateConfig) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise ValueError(f"expected a run that no other process validates, got {run}") from None
-            Validation(run, config).follow()
+            _follow(run, config)
     except KeyboardInterrupt:
         print("stopped; the next call goes on from validation.jsonl", flush=True)
 
 
-class Validation:
-    """What is known of a run's checkpoints, and what is told of them."""
+def _follow(run: Path, config: ValidateConfig) -> None:
+    log, seen = run / "validation.jsonl", set()
+    rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    while True:
+        if state := newest(run / "checkpoints", rows, seen, skip_older=config.watch):
+            score(run, state, rows, config.device)
+        elif not config.watch or ((run / "config.json").exists() and load_config(run).loop.max_steps in rows):
+            return
+        else:
+            time.sleep(config.interval)
 
-    def __init__(self, run: Path, config: ValidateConfig):
-        self.run, self.config, self.log = run, config, run / "validation.jsonl"
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        self.rows = {row["step"]: row for row in map(json.loads, lines)}
-        self.seen = set()  # checkpoints that were looked at: name and time of writing
-        self.ended = False  # the last step of the run was seen
 
-    def follow(self) -> None:
-        while (state := self.newest()) or (self.config.watch and not self.ended):
-            if state:
-                self.score(state)
-            else:
-                time.sleep(self.config.interval)
+def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
+    """The newest checkpoint whose step is not scored; with skip_older none that is older than a scored one.
 
-    def newest(self) -> dict | None:
-        """The newest checkpoint that is readable and not scored; if watching, none that is older than a scored one."""
-        from pytc.models.checkpoint import load_checkpoint  # torch takes seconds to load, and --help needs none
+    seen: notes of the files that were looked at, which are not read again unless they change.
+    """
+    from pytc.models.checkpoint import load_checkpoint  # torch takes seconds to load, and --help needs none
 
-        folder = self.run / "checkpoints"
-        for path in (*folder.glob("last.pt"), *sorted(folder.glob("step-*.pt"), reverse=True)):
-            try:
-                looked_at = path.name, path.stat().st_mtime_ns
-                if looked_at in self.seen:
-                    continue
-                self.seen.add(looked_at)
-                state = load_checkpoint(path)
-            except (ValueError, OSError) as error:
-                warnings.warn(f"{error}: passed over", stacklevel=2)
+    for path in (*folder.glob("last.pt"), *sorted(folder.glob("step-*.pt"), reverse=True)):
+        try:
+            looked_at = path.name, path.stat().st_mtime_ns
+            if looked_at in seen:
                 continue
-            self.ended |= state["step"] >= state["config"]["loop"]["max_steps"]
-            stale = self.config.watch and state["step"] < max(self.rows, default=0)
-            if state["step"] not in self.rows and not stale:
-                return state
-        return None
+            seen.add(looked_at)
+            state = load_checkpoint(path)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}: passed over", stacklevel=2)
+            continue
+        if state["step"] not in scored and not (skip_older and state["step"] < max(scored, default=0)):
+            return state
+    return None
 
-    def score(self, state: dict) -> None:
-        """Predict and score by the weights of a checkpoint, note the figures, and keep it as best.pt if it is."""
-        from torch.utils.tensorboard import SummaryWriter
 
-        from pytc import hardware
-        from pytc.models.checkpoint import restore_model
-        from pytc.training.checkpoint import is_rising, save_checkpoint
-        from pytc.training.validation import validate_volumes
+def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
+    """Predict and score by the weights of a checkpoint; adds a row to `rows` and files, writes best.pt if it is."""
+    from torch.utils.tensorboard import SummaryWriter
 
-        step = state["step"]
-        print(f"{self.run}: scoring step {step}", flush=True)
-        model, trained = restore_model(state)
-        device = hardware.choose_device(replace(trained.system, device=self.config.device))
-        if device.type == "cpu":  # a precision that was chosen for a GPU
-            trained = replace(trained, system=replace(trained.system, precision="auto"))
-        figures = validate_volumes(model.to(device), trained, device, self.run / "validation")
-        name = trained.loop.monitor
-        if name in figures and not trained.loop.picks_best:
-            earlier = [row[name] for row in self.rows.values() if name in row]
-            if not earlier or (figures[name] > max(earlier) if is_rising(name) else figures[name] < min(earlier)):
-                save_checkpoint(self.run / "checkpoints" / "best.pt", state)
-        self.rows[step] = {"step": step, "time": round(time.time(), 3), **figures}
-        with replacing(self.log) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows.values()))
-        # In a folder of its own: TensorBoard follows the newest file of a folder, and would lose sight of the run's.
-        with SummaryWriter(str(self.run / "validation")) as board:
-            for key, value in figures.items():
-                board.add_scalar(key, value, step)
-        print(f"step {step}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures), flush=True)
+    from pytc import hardware
+    from pytc.models.checkpoint import restore_model
+    from pytc.training.checkpoint import is_rising, save_checkpoint
+    from pytc.training.validation import validate_volumes
+
+    step, (model, trained) = state["step"], restore_model(state)
+    print(f"{run}: scoring step {step}", flush=True)
+    device = hardware.choose_device(replace(trained.system, device=device))
+    if device.type == "cpu":  # a precision that was chosen for a GPU
+        trained = replace(trained, system=replace(trained.system, precision="auto"))
+    figures, name = validate_volumes(model.to(device), trained, device, run / "validation"), trained.loop.monitor
+    if name in figures and not trained.loop.picks_best:
+        sign = 1 if is_rising(name) else -1
+        if all(sign * figures[name] > sign * row[name] for row in rows.values() if name in row):
+            save_checkpoint(run / "checkpoints" / "best.pt", state)
+    rows[step] = {"step": step, "time": round(time.time(), 3), **figures}
+    with replacing(run / "validation.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    # In a folder of its own: TensorBoard follows the newest file of a folder, and would lose sight of the run's.
+    with SummaryWriter(str(run / "validation")) as board:
+        for key, value in figures.items():
+            board.add_scalar(key, value, step)
+    print(f"step {step}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures), flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -25,7 +25,7 @@ from pytc.metrics.sweep import DEFAULT_THRESHOLDS
 from pytc.report.errors import worst_skeletons
 from pytc.report.evaluate import evaluate
 from pytc.report.inputs import choose_metric
-from pytc.report.pictures import Instances, Scene, draw, palette
+from pytc.report.pictures import Matching, Scene, draw, palette
 from pytc.segmentation.connected_components import connected_components_3d
 
 SHAPE = (12, 20, 24)
@@ -107,6 +107,7 @@ def test_report_carries_its_pictures(files, tmp_path):
     assert pictures[0] == (tmp_path / "sweep.png").read_bytes()
     sizes = [Image.open(io.BytesIO(png)).size for png in pictures[1:]]
     assert sizes == 3 * 4 * [(24, 20)] + 4 * [(24, 12)] + 4 * [(20, 12)]  # image, labels, segmentation, errors
+    assert "in a smaller piece of its label" in page and "wrongly in the mask" not in page
     assert "made by &lt;hand&gt;" in page and "Best by NERL: threshold 0.6500." in page
 
 
@@ -232,6 +233,7 @@ def test_semantic_mask_and_probability(files, tmp_path):
     figures = {"jaccard": 12 / 14, "dice": 24 / 26, "precision": 12 / 14, "recall": 1}
     assert {key: metrics[key] for key in figures} == pytest.approx(figures)
     assert evaluate(replace(config, metric="precision"))["threshold"] == 0.65
+    assert "wrongly in the mask" in (tmp_path / "out" / "report.html").read_text()
     mask = store(tmp_path / "mask.zarr", (probability > 0.3).astype(np.uint8))
     scored = evaluate(replace(config, affinities=None, segmentation=mask, sweep=False))
     assert {key: scored[key] for key in figures} == pytest.approx(figures)
@@ -376,9 +378,18 @@ def test_reference_agrees(files, tmp_path, capsys):
 def test_errors_of_merged_split_and_missed_voxels():
     labels = np.array([[[1, 1, 1, 2, 2, 3, 3, 3, 0, 0]]])
     segments = np.array([[[7, 7, 8, 0, 9, 9, 9, 9, 9, 0]]])
-    matching = Instances(contingency_table(labels, segments))
+    matching = Matching(contingency_table(labels, segments), "instance")
     assert matching.errors(labels, segments).tolist() == [[[0, 0, 2, 3, 1, 0, 0, 0, 0, 0]]]
     assert matching.colours(segments).tolist() == [[[1, 1, -8, 0, 3, 3, 3, 3, 3, 0]]]
+
+
+def test_errors_of_a_mask():
+    truth = np.array([[[-1, -1, 0, 0, 1, 1]]], np.int8)
+    mask = np.array([[[0, 1, 0, 1, 0, 1]]], np.uint8)
+    matching = Matching(contingency_table(truth, mask), "semantic")
+    assert matching.errors(truth.astype(np.int64), mask.astype(np.int64)).tolist() == [[[0, 0, 0, 1, 3, 0]]]
+    empty = Matching(contingency_table(truth, 0 * mask), "semantic")
+    assert empty.errors(truth.astype(np.int64), 0 * mask.astype(np.int64)).tolist() == [[[0, 0, 0, 0, 3, 3]]]
 
 
 def test_pictures_without_truth_and_of_anisotropic_voxels():

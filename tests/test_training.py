@@ -327,6 +327,10 @@ def test_the_keeper_leaves_the_best_to_another_process_if_that_scores_volumes(tm
         keeper.save({"step": step}, {"val/loss": 1 / step})
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.pt", "step-00000004.pt", "step-00000006.pt"}  # the newest
+    resumed = Keeper(tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", volumes_every=1), keeper.scores)
+    resumed.save({"step": 8}, {"val/nerl": 0.1})  # from now on the run knows
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"last.pt", "best.pt", "step-00000008.pt"} and resumed.scores == {8: 0.1}
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():

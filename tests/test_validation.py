@@ -32,7 +32,7 @@ from pytc.models.checkpoint import load_checkpoint
 from pytc.report.evaluate import evaluate
 from pytc.training.loop import train
 from pytc.training.validation import scored_volumes, validate_volumes
-from pytc.validate import Validation, validate
+from pytc.validate import newest, score, validate
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -170,9 +170,10 @@ def test_what_cannot_be_scored_is_refused(folder):
     config = tiny("refused", volumes_every=2)
     assert list(scored_volumes(config)) == ["synthetic-1"]
     before = set((folder / "runs").iterdir())
-    for loop, message in (({"monitor": "val/nerll"}, "did you mean 'nerl'"), ({"monitor": "val/jaccard"}, "nerl")):
+    for monitor, message in (("nerll", "did you mean 'nerl'"), ("jaccard", "a metric from erl"),
+                             ("adapted_rand", "val/dense_adapted_rand_error, got 'val/adapted_rand'")):
         with pytest.raises(ValueError, match=message):
-            train(replace(config, loop=replace(config.loop, **loop)))
+            train(replace(config, loop=replace(config.loop, monitor=f"val/{monitor}")))
     with pytest.raises(ValueError, match="affinity or binary, got 'boundary'"):
         train(replace(config, target=TargetConfig(kind="boundary"), model=replace(config.model, out_channels=1)))
     (image,) = folder.glob("data/synthetic-1-*/image.zarr")
@@ -201,16 +202,15 @@ def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, ca
 
 @pytest.mark.parametrize("monitor, best", [("val/dense_voi_sum", 3), ("val/nerl", 1)])
 def test_the_first_checkpoint_with_the_best_figure_is_kept(run, monkeypatch, monitor, best):
-    """Figures of five steps in turn; before the last two the process is started anew."""
+    """Figures of five steps in turn."""
+    rows = {}
     (run / "checkpoints" / "last.pt").unlink()
     state = load_checkpoint(run / "checkpoints" / "step-00000004.pt")
     state["config"]["loop"]["monitor"] = monitor
     for step, figure in enumerate((0.9, 0.5, 0.2, 0.2, 0.9), 1):
-        if step in (1, 4):
-            validation = Validation(run, ValidateConfig())
         figures = {monitor: figure, "val/threshold": 0.5}
         monkeypatch.setattr("pytc.training.validation.validate_volumes", lambda *_, figures=figures: figures)
-        validation.score({**state, "step": step})
+        score(run, {**state, "step": step}, rows, "cpu")
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
     assert [row["step"] for row in lines(run / "validation.jsonl")] == [1, 2, 3, 4, 5]
 
@@ -222,8 +222,9 @@ def test_a_run_that_picks_its_best_itself_is_left_alone(folder):
 
 
 def test_a_watcher_takes_the_newest_and_passes_over_what_is_stale(run, capsys):
-    rows = once(run, watch=True)  # it ends, as the last step is scored
-    assert set(rows) == {4} and "waiting" not in capsys.readouterr().out
+    assert set(once(run, watch=True)) == {4}  # it ends, as the last step is scored
+    capsys.readouterr()
+    assert set(once(run, watch=True)) == {4} and "scoring" not in capsys.readouterr().out  # at once, started anew
 
 
 def test_what_cannot_be_read_is_passed_over(run):
@@ -232,15 +233,15 @@ def test_what_cannot_be_read_is_passed_over(run):
     (folder / "last.pt").write_bytes(whole[: len(whole) // 2])
     (folder / "step-00000009.pt").symlink_to(folder / "gone.pt")  # listed, and gone when it is looked at
     (folder / "step-00000004.pt").write_bytes(b"")
-    validation = Validation(run, ValidateConfig(watch=True))
+    seen = set()
     with pytest.warns(UserWarning, match="expected a readable checkpoint.*last.pt.*passed over"):
-        assert validation.newest()["step"] == 3
-    assert validation.newest() is None and not validation.ended  # each is looked at once
+        assert newest(folder, [], seen, skip_older=True)["step"] == 3
+    assert newest(folder, [], seen, skip_older=True) is None  # each is looked at once
     (folder / "last.pt").write_bytes(whole)
-    assert validation.newest()["step"] == 4 and validation.ended
-    validation.rows, validation.seen = {4: {}}, set()
+    assert newest(folder, [3], seen, skip_older=True)["step"] == 4
     with pytest.warns(UserWarning, match="step-00000004.pt"):
-        assert validation.newest() is None  # step 3 is stale by now
+        assert newest(folder, [4], set(), skip_older=True) is None  # step 3 is stale by now
+        assert newest(folder, [4], set(), skip_older=False)["step"] == 3
 
 
 def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
@@ -250,7 +251,7 @@ def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
 
     monkeypatch.setattr("pytc.models.checkpoint.load_checkpoint", vanishes)
     with pytest.warns(UserWarning, match="found no file"):
-        assert Validation(run, ValidateConfig()).newest() is None
+        assert newest(run / "checkpoints", [], set(), skip_older=False) is None
 
 
 def test_only_one_process_validates_a_run(run, tmp_path):

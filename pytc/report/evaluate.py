@@ -21,7 +21,7 @@ from pytc.metrics.sweep import Sweep, is_error
 from pytc.progress import announce_compilation
 from pytc.report.errors import worst_skeletons
 from pytc.report.inputs import Inputs, gather
-from pytc.report.pictures import Instances, Mask, Scene, draw
+from pytc.report.pictures import Matching, Picture, Scene, draw
 from pytc.report.scores import score, segment, sweep
 from pytc.runs import replacing, write_json
 
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         values = inputs.read_channels()
         swept = sweep(inputs, values, labels)
         segmentation = segment(inputs, values, swept.best["threshold"])
-    overlaps = contingency_table(labels, segmentation) if labels is not None and config.task == "instance" else None
+    overlaps = None if labels is None else contingency_table(labels, segmentation)
     if swept:
         figures = {key: value for key, value in swept.best.items() if key != "threshold"}
     else:
@@ -60,9 +60,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.backend == "funlib":
         figures |= cross_check(figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...])
     settings = _settings(inputs, swept)
-    matching = Mask() if config.task == "semantic" else overlaps and Instances(overlaps)
     scene = Scene(inputs.volumes.get("image"), labels, segmentation, inputs.axes, config.voxel_size or (1.0, 1.0, 1.0))
-    _write(inputs, figures, settings, swept, scene, matching)
+    pictures = draw(scene, overlaps and Matching(overlaps, config.task))
+    _write(inputs, figures, settings, swept, segmentation, pictures)
     _print(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
     print(f"report: {Path(config.output) / 'report.html'}", flush=True)
     sign, side = (-1, "most") if is_error(config.metric) else (1, "least")
@@ -93,20 +93,20 @@ def _shown(value: float) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], swept: Sweep | None, scene: Scene,
-           matching: Instances | Mask | None) -> None:
+def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], swept: Sweep | None, segmentation: Any,
+           pictures: list[list[Picture]]) -> None:  # fmt: skip
     """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
     from pytc.report.curves import draw_sweep  # matplotlib takes as long to load as all the rest
 
-    config, output, segmentation = inputs.config, Path(inputs.config.output), scene.segmentation
+    config, output = inputs.config, Path(inputs.config.output)
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation, inputs.axes) if inputs.skeleton is not None else []
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "report"), autoescape=True)
     environment.filters["png"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     page = environment.get_template("report.html").render(
         title=inputs.title, subtitle=summary(settings), figures=figures, metric=config.metric, sweep=swept,
-        headlines=_headlines(figures, config.metric), curves=curves, pictures=draw(scene, matching), matching=matching,
-        attribution=config.attribution, worst=worst, settings=settings)  # fmt: skip
+        headlines=_headlines(figures, config.metric), curves=curves, pictures=pictures, worst=worst, settings=settings,
+        attribution=config.attribution)  # fmt: skip
     files = {"report.html": page.encode()}
     if curves:
         files |= {"sweep.png": curves, "sweep.csv": _csv(swept.rows)}

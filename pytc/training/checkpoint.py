@@ -36,17 +36,16 @@ class Keeper:
 
     folder: Path
     loop: LoopConfig
-    scores: dict[int, float] = field(default_factory=dict)  # step -> figure (without one: step), of checkpoints kept
+    scores: dict[int, float] = field(default_factory=dict)  # step -> figure or NaN, of those kept, best first
 
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
         """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""
         self.folder.mkdir(exist_ok=True)
-        step, picks = state["step"], self.loop.picks_best
-        score = figures.get(self.loop.monitor, math.nan) if picks else step
-        if not math.isnan(score):
-            self.scores[step] = score
-            ranked = sorted(self.scores, key=self.scores.get, reverse=not picks or is_rising(self.loop.monitor))
-            self.scores = {s: self.scores[s] for s in ranked[: self.loop.keep_checkpoints]}
+        step, picks, sign = state["step"], self.loop.picks_best, -1 if is_rising(self.loop.monitor) else 1
+        scores = {**self.scores, step: figures.get(self.loop.monitor, math.nan)}
+        known = [step for step, score in scores.items() if not math.isnan(score)]
+        ranked = sorted(known, key=lambda step: sign * scores[step]) if picks else sorted(scores, reverse=True)
+        self.scores = {step: scores[step] for step in ranked[: self.loop.keep_checkpoints]}
         state = {**state, "scores": dict(self.scores)}
         if step in self.scores:
             save_checkpoint(self.folder / f"step-{step:08d}.pt", state)

@@ -59,7 +59,8 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
             truth |= dict.fromkeys(known, True)
     require(volumes, f"validation volumes with {' or '.join(METRICS[TASKS[kind]])} to score", "none")
     metric = config.loop.monitor.removeprefix("val/")
-    choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
+    full_name = choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
+    require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
     return volumes
 
 
