@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from banis_plus import config as banis_plus
 
-from pytc.config import SystemConfig
+from pytc.config import LoopConfig, SystemConfig
 
 config = replace(
     banis_plus,
@@ -20,9 +20,9 @@ config = replace(
         blur_slice_prob=0.02,
     ),
     target=replace(banis_plus.target, erosion=0),
-    model=replace(banis_plus.model, deep_supervision=True),
+    model=replace(banis_plus.model, deep_supervision=True, checkpoint_style="none"),
     optim=replace(banis_plus.optim, warmup_steps=1000),
-    loop=replace(banis_plus.loop, max_steps=100_000),
-    system=SystemConfig(precision="auto"),
+    loop=LoopConfig(max_steps=100_000, batch_size=8),
+    system=SystemConfig(precision="auto", auto=True),
     segmentation=replace(banis_plus.segmentation, min_size=100, grow=True),
 )

@@ -71,3 +71,16 @@ class EvaluateConfig:
         require((self.min_size or 0) >= 0, "a min_size of 0 or more voxels", self.min_size)
         if self.affinities and not self.sweep:
             require(len(self.thresholds) == 1, "--sweep, or one --thresholds", self.thresholds)
+
+
+@dataclass(frozen=True)
+class ValidateConfig:
+    """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for more."""
+
+    run: str | None = None  # Folder of the run; by default the newest one. With --watch it need not be there yet.
+    watch: bool = False  # Follow the run to its end: score its newest checkpoint, then the newest one then, and so on.
+    interval: float = 30.0  # Seconds between looks for a new checkpoint.
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to predict; auto takes a GPU if there is one.
+
+    def __post_init__(self):
+        require(self.interval > 0, "a positive interval in seconds", self.interval)

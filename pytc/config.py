@@ -268,7 +268,9 @@ class LoopConfig:
     val_every: int = 1000  # Steps between validations.
     checkpoint_every: int = 1000  # Steps between checkpoints.
     keep_checkpoints: int = 3  # How many of the best checkpoints are kept, besides the last one.
-    # Logged figure by which checkpoints are ranked; the smallest loss, the largest nerl.
+    # Steps between validations of whole volumes, and at the end: predicted, segmented and scored; 0: never.
+    volumes_every: int = 0
+    # Figure by which checkpoints are ranked: val/loss, or a score of whole volumes, e.g. val/nerl, val/dense_voi_sum.
     monitor: str = "val/loss"
     log_every: int = 10  # Steps between log lines.
     # Steps in a row whose loss or gradient is not finite before the run ends; each is skipped, and its samples logged.
@@ -279,14 +281,23 @@ class LoopConfig:
         for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every",
                      "max_skipped"):  # fmt: skip
             require(getattr(self, name) > 0, f"a positive {name}", getattr(self, name))
+        require(self.volumes_every >= 0, "volumes_every of 0 or more steps", self.volumes_every)
+        require(self.monitor.startswith("val/"), "monitor val/loss, or val/ and a score such as nerl", self.monitor)
         require(self.keep_checkpoints >= 1, "at least one kept checkpoint", self.keep_checkpoints)
         require(self.epochs is None or self.epochs > 0, "a positive number of epochs", self.epochs)
+
+    @property
+    def picks_best(self) -> bool:
+        """Whether the run itself knows the monitored figure and writes best.pt; else `pytc.validate` does."""
+        return self.monitor == "val/loss" or self.volumes_every > 0
 
 
 @dataclass(frozen=True)
 class SystemConfig:
     """The machine."""
 
+    # Look at the machine first: print what it has and what is chosen, and on a GPU try how many patches fit at once.
+    auto: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
     # Arithmetic under autocast; auto takes what the hardware is fast at.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

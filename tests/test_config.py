@@ -1,4 +1,7 @@
+import ast
 import json
+import math
+import re
 import subprocess
 import sys
 from dataclasses import asdict, fields, is_dataclass, replace
@@ -7,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytc.cli import load_config_file
-from pytc.commands import EvaluateConfig, InferConfig
+from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
 from pytc.config import (
     AugmentConfig,
     Config,
@@ -29,8 +32,101 @@ def test_presets_load_and_survive_json(path):
 
 
 def test_the_promised_presets_exist():
-    promised = "mednext mednext_custom banis banis_plus fib25 mednext_lucchi demo unet".split()
+    promised = "mednext mednext_custom banis banis_plus mixed_data neuron_full fib25 mednext_lucchi demo unet".split()
     assert set(promised) <= {path.stem for path in PRESETS}
+
+
+# Read from the code of BANIS (StructuralNeurobiologyLab/banis at 7e4834c): its defaults, and the steps of its README.
+BANIS = """
+    data.patch_size (128, 128, 128)
+    augment.permute_prob 1.0, augment.rot90_prob 1.0, augment.flip_prob 0.5
+    augment.slices_prob 0.5, augment.drop_slice_prob 0.05
+    augment.shift_slice_prob 0.05, augment.shift_slice_max 10, augment.shift_slice_fill 'wrap'
+    augment.intensity_prob 0.5, augment.intensity_scale 0.1, augment.intensity_offset 0.1
+    augment.noise_prob 0.5, augment.noise_max 0.5
+    augment.affine_prob 0.5, augment.affine_scale 0.2, augment.affine_shear 0.5, augment.affine_rotation 180.0
+    target.kind 'affinity', target.erosion 0
+    target.offsets ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
+    model.architecture 'mednext', model.mednext_size 'S', model.kernel_size 3, model.out_channels 6
+    model.deep_supervision False, model.checkpoint_style 'outside_block'
+    loss.terms ('bce',)
+    optim.learning_rate 0.001, optim.weight_decay 0.01, optim.clip_norm 1.0, optim.accumulate 1
+    optim.schedule 'cosine', optim.warmup_steps 0, optim.ema_decay 0.0
+    loop.max_steps 50000, loop.batch_size 8, loop.seed 0, loop.epochs None
+    loop.val_every 5000, loop.volumes_every 5000, loop.monitor 'val/loss', loop.keep_checkpoints 100
+    system.precision 'fp16', system.compile True
+    inference.window None, inference.overlap 0.5, inference.blending 'distance', inference.flips False
+    inference.activation_scale 0.2, inference.checkpoint 'last'
+    segmentation.min_size 0, segmentation.grow False
+"""
+BANIS_PLUS = """
+    target.erosion 2, loss.terms ('balanced_bce',), loss.max_positive_weight 10.0
+    optim.ema_decay 0.999, optim.ema_warmup_steps 500
+    loop.max_steps 200000, loop.keep_checkpoints 3, inference.checkpoint 'best'
+"""
+OFF = "elastic misalign missing_section blur_slice gamma slice_contrast cutout".split()  # augmentations BANIS lacks
+
+
+def stated(text):
+    return {name: ast.literal_eval(value) for name, value in re.findall(r"(\w+\.\w+) (.+?)(?=, \w+\.|\n)", text)}
+
+
+def flat(config):
+    sections = {f.name: getattr(config, f.name) for f in fields(config)}
+    return {f"{name}.{f.name}": getattr(section, f.name)
+            for name, section in sections.items() if is_dataclass(section) for f in fields(section)}  # fmt: skip
+
+
+def test_banis_states_every_choice_of_banis():
+    config, expected = load_config_file(ROOT / "configs" / "banis.py"), stated(BANIS)
+    assert len(expected) == 53
+    assert {name: value for name, value in flat(config).items() if name in expected} == expected
+    assert {name: flat(config)[f"augment.{name}_prob"] for name in OFF} == dict.fromkeys(OFF, 0.0)
+    source = (ROOT / "configs" / "banis.py").read_text()
+    unstated = {name.partition(".")[2] for name in expected} - set(re.findall(r"(\w+)=", source))
+    assert unstated == {"accumulate", "epochs", "window"}  # one batch a step, steps not epochs, windows like patches
+
+
+def test_banis_is_scored_at_the_thresholds_of_banis():
+    assert EvaluateConfig().thresholds == pytest.approx([1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12)])
+
+
+def test_banis_trains_by_adamw_on_a_cosine_to_zero():
+    """Betas and eps are torch's defaults, as in BANIS; the rate is that of CosineAnnealingLR, step by step."""
+    import torch
+
+    from pytc.training.optim import build_optimizer, learning_rate
+
+    config = load_config_file(ROOT / "configs" / "banis.py").optim
+    network = torch.nn.Conv3d(1, 1, 3)
+    ours, theirs = build_optimizer(network, config, torch.device("cpu")), torch.optim.AdamW(network.parameters(), 1e-3)
+    assert isinstance(ours, torch.optim.AdamW)
+    assert all(ours.defaults[key] == theirs.defaults[key] for key in ("betas", "eps", "amsgrad"))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=100)
+    for step in range(101):
+        assert learning_rate(config, step, 100) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-9)
+        theirs.step()
+        schedule.step()
+
+
+def test_banis_plus_changes_what_it_says_and_no_more():
+    plus, banis = (flat(load_config_file(ROOT / "configs" / f"{name}.py")) for name in ("banis_plus", "banis"))
+    changed = {name: value for name, value in plus.items() if value != banis[name]}
+    assert changed | {"loss.max_positive_weight": 10.0} == stated(BANIS_PLUS)  # the cap is stated, and the default
+
+
+def test_mixed_data_is_four_fifths_synthetic():
+    synthetic, real = load_config_file(ROOT / "configs" / "mixed_data.py").data.train
+    assert (synthetic.image, synthetic.weight, real.weight) == ("synthetic:0", 0.8, 0.2)
+    assert not real.image.startswith("synthetic") and real.labels and real.attribution
+
+
+def test_neuron_full_has_everything_on():
+    config = load_config_file(ROOT / "configs" / "neuron_full.py")
+    assert config.model.deep_supervision and config.optim.ema_decay > 0 and config.loss.terms == ("balanced_bce",)
+    assert config.system.auto and config.system.compile
+    assert config.loop.volumes_every > 0 and config.loop.monitor == "val/nerl" and config.loop.picks_best
+    assert sum(value > 0 for name, value in flat(config).items() if name.endswith("_prob")) > 12
 
 
 def test_optional_and_nested_fields_survive_json():
@@ -81,7 +177,7 @@ def _leaves(cls):
             yield cls, f.name
 
 
-@pytest.mark.parametrize("cls", [Config, InferConfig, EvaluateConfig, VolumeConfig])
+@pytest.mark.parametrize("cls", [Config, InferConfig, EvaluateConfig, ValidateConfig, VolumeConfig])
 def test_every_field_has_help(cls):
     """A comment behind the field or on the line above it."""
     for owner, name in _leaves(cls):

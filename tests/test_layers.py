@@ -34,9 +34,10 @@ FLOORS = {
     "pytc.metrics.sweep": 3,
     "pytc.metrics.exact": 3,
     "pytc.inference.pipeline": 4,
-    "pytc.training": 4,
     "pytc.report": 4,
-    "pytc.cli": 5,
+    "pytc.training": 5,
+    "pytc.validate": 6,
+    "pytc.cli": 6,
 }
 
 

@@ -312,15 +312,29 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("monitor, best", [("val/loss", {2, 4}), ("val/nerl", {1, 3})])
+@pytest.mark.parametrize("monitor, best", [("val/loss", {2, 4}), ("val/nerl", {1, 3}), ("val/dense_voi_sum", {2, 4})])
 def test_the_keeper_keeps_the_best(tmp_path, monitor, best):
-    keeper = Keeper(tmp_path / "checkpoints", monitor, keep=2)
+    keeper = Keeper(tmp_path / "checkpoints", LoopConfig(monitor=monitor, volumes_every=1, keep_checkpoints=2))
     for step, score in enumerate((0.7, 0.2, 0.9, 0.1), 1):
-        keeper.save({"step": step}, {monitor: score})
+        keeper.save({"step": step}, {"val/threshold": 0.5, monitor: score})
+    keeper.save({"step": 5}, {"val/threshold": 0.5})  # not known of this one
+    keeper.save({"step": 6}, {monitor: float("nan")})
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.pt", "best.pt", *(f"step-{step:08d}.pt" for step in best)}
-    with pytest.raises(ValueError, match="loop.monitor"):
-        keeper.save({"step": 9}, {"val/other": 1.0})
+    (first,) = (step for step in best if step in (3, 4))
+    assert torch.load(tmp_path / "checkpoints/best.pt")["step"] == first
+
+
+def test_the_keeper_leaves_the_best_to_another_process_if_that_scores_volumes(tmp_path):
+    keeper = Keeper(tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", keep_checkpoints=2))
+    for step in (2, 4, 6):
+        keeper.save({"step": step}, {"val/loss": 1 / step})
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"last.pt", "step-00000004.pt", "step-00000006.pt"}  # the newest
+    resumed = Keeper(tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", volumes_every=1), keeper.scores)
+    resumed.save({"step": 8}, {"val/nerl": 0.1})  # from now on the run knows
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"last.pt", "best.pt", "step-00000008.pt"} and resumed.scores == {8: 0.1}
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import torch
 
 from pytc import hardware
 from pytc.commands import InferConfig
-from pytc.config import Config, SyntheticConfig, VolumeConfig
-from pytc.data.sources import Source, open_source, prepare_volume, volume_name
+from pytc.config import Config, VolumeConfig, require
+from pytc.data.sources import Source, open_source, prepare_volume
 from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.volume import Volume, create_volume
+from pytc.models import ConnectomicsModel
 from pytc.models.checkpoint import load_model
 from pytc.progress import announce_compilation
 from pytc.runs import write_json
@@ -34,83 +36,84 @@ def infer(config: InferConfig) -> list[Path]:
     announce_compilation()
     device = hardware.choose_device(config.system)
     torch.set_num_threads(config.system.threads or hardware.cpu_count())
-    checkpoint = _checkpoint(Path(config.run), config.inference.checkpoint)
+    checkpoint = Path(config.run) / "checkpoints" / f"{config.inference.checkpoint}.pt"
+    if checkpoint.name == "best.pt" and not checkpoint.is_file():
+        print("this run has no best checkpoint, as it was never validated: taking the last one", flush=True)
+        checkpoint = checkpoint.with_name("last.pt")
     model, trained, step = load_model(checkpoint, device)
     print(f"checkpoint: {checkpoint}, step {step}", flush=True)
+    volumes = trained.data.val
+    if config.input is not None:
+        volumes = (VolumeConfig(image=config.input, labels=config.labels, skeleton=config.skeleton, axes=config.axes,
+                                voxel_size=config.voxel_size),)  # fmt: skip
+    require(len(volumes) == 1 or not config.output, "--input with --output", f"{len(volumes)} volumes for one folder")
     model.require_size(config.inference.window or trained.data.patch_size)
-    volumes = [prepare_volume(volume, trained.data.synthetic) for volume in _volumes(config, trained)]
-    sources = [open_source(volume, SyntheticConfig()) for volume in volumes]
-    for source in sources:
-        if source.image.n_channels != trained.model.in_channels:
-            expected = f"{trained.model.in_channels} channels, as the network was trained with"
-            raise ValueError(f"expected {expected}, got {source.image.n_channels} in {source.image.path}")
+    sources = [open_fitting(volume, trained) for volume in volumes]  # all of them, before any work
+    with open(checkpoint, "rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
 
-    folders = []
-    for volume, source in zip(volumes, sources):
-        folder = Path(config.output) if config.output else Path(config.run) / "predictions" / volume_name(volume)
-        folder.mkdir(parents=True, exist_ok=True)
-        named = {key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")}
-        named |= {"voxel_size": source.image.voxel_size, "task": trained.target.kind}
-        named |= {"min_size": config.segmentation.min_size, "grow": config.segmentation.grow}
-        write_json(folder / "source.json", named)
-        affinities = _predict(config, trained, model, device, source, folder / "affinities.zarr", _hash(checkpoint))
+    folders = [Path(config.output or f"{config.run}/predictions/{source.name}") for source in sources]
+    for volume, folder in zip(volumes, folders):
+        affinities = predict(model, trained, volume, folder, config, device, weights)
         if trained.target.kind == "affinity":
             segment_volume(affinities, folder / "segmentation.zarr", config.segmentation)
         else:
             threshold_volume(affinities, folder / "segmentation.zarr", config.segmentation.threshold)
         print(f"results: {folder}", flush=True)
-        folders.append(folder)
     return folders
+
+
+def open_fitting(volume: VolumeConfig, trained: Config) -> Source:
+    """A volume that the network of the config `trained` can take; ValueError for one that it cannot."""
+    source = open_source(volume, trained.data.synthetic)
+    expected, got = trained.model.in_channels, source.image.n_channels
+    require(got == expected, f"{expected} channels, as the network was trained with", f"{got} in {source.image.path}")
+    return source
+
+
+def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, folder: Path,
+            settings: InferConfig | Config, device: torch.device, weights: str, channels: Sequence[int] | None = None,
+            ) -> Volume:
+    """Predict one volume by a network in evaluation mode; writes and returns the Zarr array folder/affinities.zarr.
+
+    Beside it goes source.json, from which evaluate.py knows the volume's image and truth. trained: the config of the
+    network; settings: how to predict; weights: names the network's state, so that an earlier prediction by the same is
+    continued; channels: which of the network's channels are wanted, by default all.
+    """
+    image, kind, inference = open_fitting(volume, trained).image, trained.target.kind, settings.inference
+    volume = prepare_volume(volume, trained.data.synthetic)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "source.json", {
+        **{key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")},
+        "voxel_size": image.voxel_size, "task": kind, "min_size": settings.segmentation.min_size,
+        "grow": settings.segmentation.grow,
+    })  # fmt: skip
+    channels = list(range(trained.model.out_channels) if channels is None else channels)
+    offsets = [trained.target.offsets[channel] if kind == "affinity" else (0, 0, 0) for channel in channels]
+    precision = hardware.choose_precision(settings.system, device, trained.model)
+
+    def network(patches: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(device.type, hardware.PRECISIONS[precision], enabled=precision != "fp32"):
+            return model(patches)[:, channels]
+
+    attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}
+    attributes |= {"offsets": offsets} if kind == "affinity" else {}
+    window = inference.window or trained.data.patch_size
+    key = json.dumps([weights, asdict(inference), window, precision, channels, _identity(image)])
+    return predict_volume(
+        flip_averaged(network, offsets) if inference.flips else network, image, folder / "affinities.zarr",
+        channels=len(channels), window=window, config=inference, device=device, attributes=attributes,
+        key=hashlib.sha256(key.encode()).hexdigest(),
+    )  # fmt: skip
 
 
 def threshold_volume(probability: Volume, output: Path, threshold: float) -> None:
     """Write the mask probability > threshold, uint8 (Z, Y, X), of a one-channel probability map."""
     axes = probability.axes.replace("c", "")
-    mask = create_volume(output, probability.spatial_shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
-                         attributes={"threshold": threshold}, overwrite=True)  # fmt: skip
-    for box in blocks(probability.spatial_shape, (512, 512, 512)):
-        mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
-    mask.close()
-
-
-def _predict(config: InferConfig, trained: Config, model, device, source: Source, output: Path, weights: str) -> Volume:
-    precision = hardware.choose_precision(config.system, device, trained.model)
-
-    def network(patches: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, hardware.PRECISIONS[precision], enabled=precision != "fp32"):
-            return model(patches)
-
-    settings = config.inference
-    scale = settings.activation_scale
-    attributes = {"activation": f"sigmoid({scale:g} x)", "channels": trained.target.kind}
-    if trained.target.kind == "affinity":
-        attributes["offsets"] = trained.target.offsets
-    if settings.flips:
-        network = flip_averaged(network, attributes.get("offsets", ((0, 0, 0),) * trained.model.out_channels))
-    window = settings.window or trained.data.patch_size
-    parts = json.dumps([weights, asdict(settings), window, precision, _identity(source.image)])
-    key = hashlib.sha256(parts.encode()).hexdigest()
-    return predict_volume(network, source.image, output, channels=trained.model.out_channels, window=window,
-                          config=settings, device=device, attributes=attributes, key=key)  # fmt: skip
-
-
-def _checkpoint(run: Path, which: str) -> Path:
-    path = run / "checkpoints" / f"{which}.pt"
-    if which == "best" and not path.is_file():
-        print("this run has no best checkpoint, as it was never validated: taking the last one", flush=True)
-        return run / "checkpoints" / "last.pt"
-    return path
-
-
-def _volumes(config: InferConfig, trained: Config) -> tuple[VolumeConfig, ...]:
-    if config.input is None:
-        if len(trained.data.val) > 1 and config.output:
-            raise ValueError(f"expected --input with --output, got {len(trained.data.val)} volumes for one folder")
-        return trained.data.val
-    return (
-        VolumeConfig(image=config.input, labels=config.labels, skeleton=config.skeleton, axes=config.axes,
-                     voxel_size=config.voxel_size),
-    )  # fmt: skip
+    with create_volume(output, probability.spatial_shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
+                       attributes={"threshold": threshold}, overwrite=True) as mask:  # fmt: skip
+        for box in blocks(probability.spatial_shape, (512, 512, 512)):
+            mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
 
 
 def _identity(image: Volume) -> list:
@@ -120,9 +123,3 @@ def _identity(image: Volume) -> list:
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     dates, sizes = max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
     return [str(path.resolve()), image.path, image.shape, str(image.dtype), len(files), dates, sizes]
-
-
-def _hash(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-

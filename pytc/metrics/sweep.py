@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from pytc.config import suggest
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
@@ -46,7 +47,8 @@ def threshold_sweep(
     DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
     """
     metric = full_name(metric)
-    _check(thresholds, metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    _check_thresholds(thresholds)
     affinities = short_range(affinities, offsets)
     check_affinities(affinities)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
@@ -99,24 +101,29 @@ def semantic_sweep(
 
     prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in `semantic_metrics`.
     """
-    _check(thresholds, metric, {"labels": (SEMANTIC_METRICS, truth)})
+    check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
+    _check_thresholds(thresholds)
     check_dtype(prediction.dtype)
     rows = [{"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
             for threshold in track(thresholds, "scored", "thresholds")]
     return best_of(rows, metric)
 
 
-def _check(thresholds: Sequence[float], metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
-    """ValueError unless there are thresholds, and one of the sources {name: (its metrics, data or None)} the metric."""
+def _check_thresholds(thresholds: Sequence[float]) -> None:
     if len(thresholds) == 0:
         raise ValueError("expected at least one threshold, got none")
+
+
+def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
+    """ValueError unless one of the sources {name: (its metrics, the data or None)} gives the metric."""
     for name, (metrics, given) in sources.items():
         if metric in metrics and given is None:
             raise ValueError(f"expected {name} for the metric {metric!r}, got none")
     known = [m for metrics, given in sources.values() if given is not None for m in metrics]
+    if not known:
+        raise ValueError(f"expected {' or '.join(sources)} to score against, got none")
     if metric not in known:
-        raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}" if known else
-                         f"expected {' or '.join(sources)} to score against, got none")
+        raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}{suggest(metric, known)}")
 
 
 def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:

@@ -34,7 +34,13 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
     """The network of a checkpoint in evaluation mode (its moving average if it has one), its config and its step."""
     state = load_checkpoint(path, device)
+    model, config = restore_model(state)
+    return model.to(device), config, state["step"]
+
+
+def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
+    """The same from a checkpoint that is read."""
     config = from_plain(Config, state["config"])
-    model = build_model(config.model).to(device)
+    model = build_model(config.model)
     model.load_state_dict(state["average"] or state["model"])
-    return model.eval(), config, state["step"]
+    return model.eval(), config

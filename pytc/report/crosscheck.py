@@ -27,8 +27,13 @@ def cross_check(figures: dict[str, float], skeleton: Skeleton | None, labels: np
     reference = {}
     if skeleton is not None:
         segments = SkeletonMetrics(skeleton).segments_at_nodes(segmentation)
-        voi = {key: value for key, value in _overlap(skeleton.ids, segments).items() if key.startswith("voi")}
-        reference |= {"erl": _run_length(skeleton, segments), **voi}
+        overlap = _overlap(skeleton.ids, segments)
+        reference |= {key: overlap[key] for key in ("voi_split", "voi_merge")}
+        graph = networkx.Graph(skeleton.edges.tolist())
+        for node, (owner, position) in enumerate(zip(skeleton.ids.tolist(), skeleton.nm.tolist())):
+            graph.add_node(node, id=owner, **dict(zip("zyx", position)))
+        reference["erl"] = float(expected_run_length(graph, "id", "length", dict(enumerate(segments.tolist())),
+                                                     skeleton_position_attributes=["z", "y", "x"]))  # fmt: skip
     if labels is not None:
         reference |= {f"dense_{key}": value for key, value in _overlap(np.maximum(labels, 0), segmentation).items()}
     off = {key: abs(figures[key] - value) / max(abs(value), 1) for key, value in reference.items()}
@@ -36,15 +41,6 @@ def cross_check(figures: dict[str, float], skeleton: Skeleton | None, labels: np
     verdict = "agrees with" if off[worst] <= TOLERANCE else "DISAGREES with"
     print(f"funlib.evaluate {verdict} {len(off)} figures; largest difference {off[worst]:.1e} ({worst})", flush=True)
     return {f"funlib_{key}": value for key, value in reference.items()}
-
-
-def _run_length(skeleton: Skeleton, segments: np.ndarray) -> float:
-    graph = networkx.Graph()
-    for node, (owner, (z, y, x)) in enumerate(zip(skeleton.ids.tolist(), skeleton.nm.tolist())):
-        graph.add_node(node, id=owner, z=z, y=y, x=x)
-    graph.add_edges_from(skeleton.edges.tolist())
-    table = dict(enumerate(segments.tolist()))
-    return float(expected_run_length(graph, "id", "length", table, skeleton_position_attributes=["z", "y", "x"]))
 
 
 def _overlap(truth: np.ndarray, segmentation: np.ndarray) -> dict[str, float]:

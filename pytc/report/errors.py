@@ -8,12 +8,11 @@ import numpy as np
 
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.report.html import Table
 
 ROWS = 10
 
 
-def worst_skeletons(skeleton: Skeleton, segmentation: Any, axes: str) -> Table:
+def worst_skeletons(skeleton: Skeleton, segmentation: Any, axes: str) -> list[dict[str, Any]]:
     """The ROWS skeletons with the largest difference of length and run length; segmentation: array or volume."""
     metrics = SkeletonMetrics(skeleton)
     details = metrics.details(segmentation)
@@ -28,9 +27,10 @@ def worst_skeletons(skeleton: Skeleton, segmentation: Any, axes: str) -> Table:
             edges = np.flatnonzero(owner == row["id"])
             worst = edges[np.argmax(wrong[edges])]
             place = skeleton.positions[skeleton.edges[worst, 0]].tolist() if wrong[worst] else []
-            rows.append((row["id"], f"{row['length'] / 1000:.2f}", f"{row['run_length'] / row['length']:.0%}",
-                         int(row["splits"]), int(row["omitted_edges"]), ", ".join(map(str, merged[:4])) or "none",
-                         ", ".join(map(str, place)) or "anywhere"))
-    note = "By the run length they lose. The voxel is at a split, or else at an edge outside of any segment."
-    header = ("skeleton", "length, µm", "reached", "splits", "omitted", "merged with", f"look at {', '.join(axes)}")
-    return Table("Skeletons with the largest losses", note, header, rows)
+            rows.append({
+                "skeleton": row["id"], "length, µm": f"{row['length'] / 1000:.2f}",
+                "reached": f"{row['run_length'] / row['length']:.0%}", "splits": int(row["splits"]),
+                "omitted": int(row["omitted_edges"]), "merged with": ", ".join(map(str, merged[:4])) or "none",
+                f"look at {', '.join(axes)}": ", ".join(map(str, place)) or "anywhere",
+            })  # fmt: skip
+    return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from pytc.commands import EvaluateConfig
+from pytc.config import require
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.semantic import SEMANTIC_METRICS
 from pytc.metrics.skeleton import SKELETON_METRICS
-from pytc.metrics.sweep import DENSE_METRICS, full_name
+from pytc.metrics.sweep import DENSE_METRICS, check_metric, full_name
 from pytc.runs import newest_run
 from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import check_dtype
 
 SOURCES = "predictions/*/source.json"  # written beside a prediction: what was predicted, from what, and the truth
 TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predicts, and how that is scored
+METRICS = {"instance": {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS},
+           "semantic": {"labels": SEMANTIC_METRICS}}  # by task and by what they need
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,14 @@ class Inputs:
 
     config: EvaluateConfig  # without defaults: only what no file says is None
     title: str
-    prediction: Volume
-    channels: tuple[int, ...]  # of the prediction, to segment by; none where it is a segmentation already
-    labels: Volume | None
-    mask: Volume | None
+    channels: list[int]  # of the prediction, to segment by; none where it is a segmentation already
+    volumes: dict[str, Volume]  # affinities or segmentation, then what there is of labels, mask and image
     skeleton: Skeleton | None
-    image: Volume | None
     paths: dict[str, str]  # what was opened
+
+    @property
+    def prediction(self) -> Volume:
+        return next(iter(self.volumes.values()))
 
     @property
     def axes(self) -> str:
@@ -45,13 +48,20 @@ class Inputs:
 
     def read_channels(self) -> np.ndarray:
         """(channels, Z, Y, X): the affinities to the next voxel along each axis, or the probability map."""
-        if "c" not in self.prediction.axes:
-            return self.prediction[...][None]
-        before = (slice(None),) * self.prediction.axes.index("c")
         values = np.empty((len(self.channels), *self.prediction.spatial_shape), self.prediction.dtype)
         for row, channel in zip(values, self.channels):
-            row[...] = self.prediction[(*before, channel)]
+            row[...] = self.prediction[tuple(channel if axis == "c" else slice(None) for axis in self.prediction.axes)]
         return values
+
+    def read_labels(self) -> np.ndarray | Volume | None:
+        """Labels, 0 outside of the mask; for a semantic task the foreground as int8, -1 where unlabelled."""
+        labels, mask = self.volumes.get("labels"), self.volumes.get("mask")
+        if labels is None or (mask is None and self.config.task == "instance" and not self.channels):
+            return labels  # read piece by piece
+        labels, masked = labels[...], False if mask is None else mask[...] == 0
+        if self.config.task == "semantic":
+            return np.where(masked | (labels < 0), -1, labels > 0).astype(np.int8)
+        return np.where(masked, 0, labels).astype(labels.dtype, copy=False)
 
 
 def gather(config: EvaluateConfig) -> Inputs:
@@ -60,60 +70,39 @@ def gather(config: EvaluateConfig) -> Inputs:
     run = folder.parents[1] if folder and folder.parent.name == "predictions" else None
     source = json.loads((folder / "source.json").read_text()) if folder else {}
     kind = source.get("task", "affinity")
-    if not config.task and kind not in TASKS:
-        raise ValueError(f"expected predictions of {' or '.join(TASKS)}, got {kind}; --task says how to score them")
+    require(config.task or kind in TASKS, f"--task, or predictions of {' or '.join(TASKS)}", kind)
     task = config.task or TASKS[kind]
     paths = _paths(config, folder, source, task)
     metric = choose_metric(config.metric, task, paths)
-    volumes = {part: _open(part, path, config, source) for part, path in paths.items() if part != "skeleton"}
+    volumes = {part: _open(part, path, source) for part, path in paths.items() if part != "skeleton"}
     _check_volumes(volumes)
-    prediction = next(iter(volumes.values()))
-    if ("segmentation" in volumes or task == "semantic") and (config.grow or config.min_size):
-        raise ValueError("expected affinities of instances with --grow or --min-size; all else is scored as it is")
-    if task == "semantic" and config.backend == "funlib":
-        raise ValueError("expected instances with --backend funlib; it has no semantic figures")
-    voxel_size = next((volume.voxel_size for volume in volumes.values() if volume.voxel_size), None)
-    channels = _channels(prediction, task, config) if "affinities" in volumes else ()
+    prediction, decoded = next(iter(volumes.values())), "affinities" in volumes
+    changed, semantic = config.grow or config.min_size, task == "semantic"
+    require(not changed or (decoded and not semantic), "affinities of instances with --grow or --min-size", paths)
+    require(not semantic or config.backend == "pytc", "instances with --backend funlib", task)
     config = replace(
-        config, task=task, metric=metric, voxel_size=voxel_size,
+        config, task=task, metric=metric,
+        voxel_size=next((volume.voxel_size for volume in volumes.values() if volume.voxel_size),
+                        config.voxel_size or source.get("voxel_size")),
         min_size=source.get("min_size", 0) if config.min_size is None else config.min_size,
         grow=source.get("grow", False) if config.grow is None else config.grow,
         attribution=config.attribution or source.get("attribution"),
         output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
     )
-    if config.exact and (config.grow or task == "semantic"):
-        raise ValueError("expected instances, and --grow False, with --exact")
-    return Inputs(
-        config=config,
-        title=f"{run.name} · {folder.name}" if run else Path(prediction.path).name,
-        prediction=prediction,
-        channels=channels,
-        labels=volumes.get("labels"),
-        mask=volumes.get("mask"),
-        skeleton=_skeleton(paths["skeleton"], voxel_size, prediction) if "skeleton" in paths else None,
-        image=volumes.get("image"),
-        paths=paths,
-    )
+    require(not (config.exact and (config.grow or semantic)), "instances, and --grow False, with --exact", config.grow)
+    skeleton = _skeleton(paths["skeleton"], config.voxel_size, prediction) if "skeleton" in paths else None
+    title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
+    return Inputs(config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths)
 
 
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
     """The metric of that name, or the default for what is in `truth` (skeleton, labels); ValueError if it has none."""
-    name = name and full_name(name)
-    families = {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS}
-    families = {"labels": SEMANTIC_METRICS} if task == "semantic" else families
-    for part, metrics in families.items():
-        if name in metrics and part not in truth:
-            raise ValueError(f"expected --{part} for the metric {name}, got none")
-    known = [metric for part, metrics in families.items() if part in truth for metric in metrics]
-    if not known:
-        raise ValueError(f"expected {' or '.join(f'--{part}' for part in families)} to score against, got none")
+    parts = METRICS[task]
     if name is None:
-        return next(metric for metric in ("jaccard", "nerl", "dense_voi_sum") if metric in known)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, 1) or [metric for metric in known if name in metric]
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"expected a metric from {', '.join(known)}, got {name!r}{hint}")
-    return name
+        known = [metric for part, metrics in parts.items() if part in truth for metric in metrics]
+        name = next((metric for metric in ("jaccard", "nerl", "dense_voi_sum") if metric in known), "")
+    check_metric(full_name(name), {f"--{part}": (metrics, truth.get(part)) for part, metrics in parts.items()})
+    return full_name(name)
 
 
 def _results_folder(config: EvaluateConfig) -> Path | None:
@@ -123,10 +112,9 @@ def _results_folder(config: EvaluateConfig) -> Path | None:
         beside = Path(named).parent
         return beside if (beside / "source.json").is_file() else None
     run = Path(config.run) if config.run else newest_run(SOURCES)
-    found = sorted(run.glob(SOURCES), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise ValueError(f"expected results of infer.py in {run}, {SOURCES}, found none")
-    return found[-1].parent
+    newest = max(run.glob(SOURCES), key=lambda path: path.stat().st_mtime_ns, default=None)
+    require(newest, f"results of infer.py in {run}, {SOURCES}", "none")
+    return newest.parent
 
 
 def _paths(config: EvaluateConfig, folder: Path | None, source: dict[str, Any], task: str) -> dict[str, str]:
@@ -139,51 +127,39 @@ def _paths(config: EvaluateConfig, folder: Path | None, source: dict[str, Any], 
     return {part: path for part, path in paths.items() if path}
 
 
-def _open(part: str, path: str, config: EvaluateConfig, source: dict[str, Any]) -> Volume:
-    """A part, with the source's axes and voxel size if it is the source that names it."""
-    if path == source.get(part):
-        axes = source.get("axes")
-        return open_volume(path, axes=axes.replace("c", "") if axes and part != "image" else axes,
-                           voxel_size=source.get("voxel_size"))
-    volume = open_volume(path)
-    return volume if volume.voxel_size else open_volume(path, voxel_size=config.voxel_size)
+def _open(part: str, path: str, source: dict[str, Any]) -> Volume:
+    """A part, with the source's axes if it is the source that names it."""
+    axes = source.get("axes") if path == source.get(part) else None
+    return open_volume(path, axes=axes.replace("c", "") if axes and part != "image" else axes)
 
 
 def _check_volumes(volumes: dict[str, Volume]) -> None:
     """ValueError unless all have the shape and axes of the first, the prediction, and labels are labels."""
     prediction = next(iter(volumes.values()))
     for part, volume in volumes.items():
-        if volume.spatial_shape != prediction.spatial_shape:
-            raise ValueError(f"expected {part} of the prediction's shape {prediction.spatial_shape}, got "
-                             f"{volume.spatial_shape} in {volume.path}")
-        stated = "axes" in volume.attributes and "axes" in prediction.attributes
-        if stated and volume.axes.replace("c", "") != prediction.axes.replace("c", ""):
-            raise ValueError(f"expected {part} with the prediction's axes {prediction.axes}, got {volume.axes} in "
-                             f"{volume.path}")
-        if part not in ("affinities", "image") and (volume.dtype.kind not in "iub" or "c" in volume.axes):
-            raise ValueError(f"expected {part} of three axes and an integer dtype, got {volume.dtype} {volume.shape} "
-                             f"in {volume.path}")
+        shape, axes = prediction.spatial_shape, prediction.axes.replace("c", "")
+        require(volume.spatial_shape == shape, f"{part} of the prediction's shape {shape}", volume)
+        unstated = not ("axes" in volume.attributes and "axes" in prediction.attributes)
+        require(unstated or volume.axes.replace("c", "") == axes, f"{part} with the prediction's axes {axes}", volume)
+        labelled = part in ("affinities", "image") or (volume.dtype.kind in "iub" and "c" not in volume.axes)
+        require(labelled, f"{part} of three axes and an integer dtype", volume)
 
 
-def _channels(prediction: Volume, task: str, config: EvaluateConfig) -> tuple[int, ...]:
+def _channels(prediction: Volume, config: EvaluateConfig) -> list[int]:
     """The channels to segment by: those of the three unit offsets, or the only one of a probability map."""
     check_dtype(prediction.dtype)
-    if task == "semantic":
-        if prediction.n_channels != 1:
-            raise ValueError(f"expected a probability map of one channel, got {prediction.shape} in {prediction.path}")
-        return (0,)
+    if config.task == "semantic":
+        require(prediction.n_channels == 1, "a probability map of one channel", prediction)
+        return [0]
     offsets = prediction.offsets or config.offsets
-    if offsets is None or len(offsets) != prediction.n_channels:
-        raise ValueError(f"expected an offset for each of {prediction.n_channels} channels of {prediction.path}, got "
-                         f"{offsets}; --offsets names them where the file does not")
-    return tuple(unit_channels(prediction.n_channels, offsets))
+    require(offsets, f"the offsets of {prediction.path}; --offsets names them where the file does not", offsets)
+    return unit_channels(prediction.n_channels, offsets)
 
 
 def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, prediction: Volume) -> Skeleton:
     skeleton = load_skeleton(path, voxel_size, axes=prediction.axes.replace("c", ""))
-    outside = ((skeleton.positions < 0) | (skeleton.positions >= prediction.spatial_shape)).any(1)
-    if outside.any():
-        example = tuple(skeleton.positions[outside][0].tolist())
+    outside = skeleton.positions[((skeleton.positions < 0) | (skeleton.positions >= prediction.spatial_shape)).any(1)]
+    if len(outside):
         raise ValueError(f"expected skeletons inside the prediction's shape {prediction.spatial_shape}, got "
-                         f"{outside.sum()} nodes outside, e.g. {example}, in {path}")
+                         f"{len(outside)} nodes outside, e.g. {tuple(outside[0].tolist())}, in {path}")
     return skeleton

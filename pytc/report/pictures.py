@@ -13,7 +13,7 @@ from pytc.metrics.overlap import Contingency
 
 MAX_PIXELS = 512  # larger slices are strided
 SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))  # axis a slice is cut across, and where
-RED, BLUE, YELLOW = (235, 40, 70), (40, 120, 255), (255, 200, 0)  # of the codes 1, 2, 3 of `errors`
+ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])  # colours of the codes of `errors`
 ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])  # a voxel in no segment, often at a membrane, is the lesser error
 
 
@@ -37,18 +37,16 @@ class Scene:
     voxel_size: tuple[float, float, float]
 
 
-class Instances:
-    """Which label each segment covers best, and which segment each label, with 0 left out."""
+class Matching:
+    """Which label each segment covers best, and which segment each label; 0 apart, which in a mask is a label too."""
 
-    note = "A segment has the colour of the label that it covers best; a smaller piece of that label has its own."
-    legend = (("in a segment of another label", RED), ("in a smaller piece of its label", BLUE),
-              ("in no segment", YELLOW))
-
-    def __init__(self, table: Contingency):
+    def __init__(self, table: Contingency, task: str):
+        self.task = task
         objects = (table.truth != 0) & (table.segmentation != 0)
-        labels, segments = (ids[objects].astype(np.int64) for ids in (table.truth, table.segmentation))
-        self._label_of = _largest(segments, labels, table.count[objects])
-        self._segment_of = _largest(labels, segments, table.count[objects])
+        labels, segments, counts = (column[objects] for column in (table.truth, table.segmentation, table.count))
+        order = np.lexsort((-labels.astype(np.int64), -segments.astype(np.int64), counts))  # the last one wins
+        labels, segments = labels[order].tolist(), segments[order].tolist()
+        self._label_of, self._segment_of = dict(zip(segments, labels)), dict(zip(labels, segments))
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
         """Ids for `palette`: that of the label a segment covers best; one of its own for a smaller piece of a label."""
@@ -58,23 +56,10 @@ class Instances:
 
     def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
         """0: right, or not labelled; 1: in a segment of another label; 2: in a smaller piece; 3: in no segment."""
-        merged = _look_up(self._label_of, segments) != labels
+        unlabelled = labels < (0 if self.task == "semantic" else 1)
+        merged = (_look_up(self._label_of, segments) != labels) & (segments > 0)
         split = _look_up(self._segment_of, labels) != segments
-        return np.select([labels <= 0, segments == 0, merged, split], [0, 3, 1, 2])
-
-
-class Mask:
-    """The same for a foreground mask."""
-
-    note = ""
-    legend = (("wrongly in the mask", RED), ("missing in the mask", YELLOW))
-
-    def colours(self, segments: np.ndarray) -> np.ndarray:
-        return segments
-
-    def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """0: right, or not labelled; 1: wrongly in the mask; 3: missing in it."""
-        return np.select([labels < 0, (segments > 0) & (labels == 0), (segments == 0) & (labels > 0)], [0, 1, 3])
+        return np.select([unlabelled, (segments == 0) & (labels > 0), merged, split], [0, 3, 1, 2])
 
 
 def palette(ids: np.ndarray) -> np.ndarray:
@@ -88,12 +73,12 @@ def palette(ids: np.ndarray) -> np.ndarray:
     return np.where(ids[..., None] == 0, 0, colours).astype(np.uint8)
 
 
-def draw(scene: Scene, matching: Instances | Mask | None) -> list[list[Picture]]:
+def draw(scene: Scene, matching: Matching | None) -> list[list[Picture]]:
     """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present."""
     return [_draw_slice(scene, matching, axis, place) for axis, place in SLICES]
 
 
-def _draw_slice(scene: Scene, matching: Instances | Mask | None, axis: str, place: float) -> list[Picture]:
+def _draw_slice(scene: Scene, matching: Matching | None, axis: str, place: float) -> list[Picture]:
     index = int(place * scene.segmentation.shape[scene.axes.index(axis)])
     segments = _cut(scene.segmentation, scene.axes, axis, index).astype(np.int64)
     grey = np.full(segments.shape, 255, np.uint8) if scene.image is None else _grey(scene, axis, index)
@@ -104,8 +89,7 @@ def _draw_slice(scene: Scene, matching: Instances | Mask | None, axis: str, plac
     drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
     if matching:
         codes = matching.errors(labels, segments)
-        colours = np.array([(0, 0, 0), RED, BLUE, YELLOW])[codes]
-        drawn["errors"] = _tint(grey, colours, ERROR_STRENGTH[codes])
+        drawn["errors"] = _tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
     height, width = (scene.voxel_size[scene.axes.index(a)] for a in "zyx" if a != axis)
     aspect = segments.shape[1] * width / (segments.shape[0] * height)
     return [Picture(f"{what}, {axis} = {index}", _png(pixels), aspect) for what, pixels in drawn.items()]
@@ -149,16 +133,7 @@ def _png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _largest(keys: np.ndarray, values: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted distinct keys, and for each the value with the largest count (the smaller value in a tie)."""
-    order = np.lexsort((values, -counts, keys))
-    unique, first = np.unique(keys[order], return_index=True)
-    return unique, values[order][first]
-
-
-def _look_up(table: tuple[np.ndarray, np.ndarray], keys: np.ndarray) -> np.ndarray:
-    """The values of `keys`, 0 for keys that are not in the table."""
-    known, values = table
-    known, values = np.append(known, 0), np.append(values, 0)  # a row for keys beyond the last
-    position = np.searchsorted(known[:-1], keys)
-    return np.where(known[position] == keys, values[position], 0)
+def _look_up(table: dict[int, int], ids: np.ndarray) -> np.ndarray:
+    """The entries of `ids`, 0 for those that have none."""
+    distinct, place = np.unique(ids, return_inverse=True)
+    return np.array([table.get(i, 0) for i in distinct.tolist()])[place].reshape(ids.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -10,10 +11,10 @@ from typing import Any
 
 import torch
 
+from pytc.config import LoopConfig
+from pytc.metrics.sweep import is_error
 from pytc.models.checkpoint import FORMAT, load_checkpoint
 from pytc.runs import replacing
-
-RISING = ("nerl", "erl", "dice", "jaccard", "accuracy")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -27,33 +28,39 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 @dataclass
 class Keeper:
-    """Writes last.pt, best.pt and the `keep` best step-N.pt of a run, ranked by one logged figure."""
+    """Writes last.pt of a run, some step-N.pt, and best.pt where the run knows its monitored figure.
+
+    With loop.picks_best the keep_checkpoints best are kept, ranked by loop.monitor, and best.pt is the first of them.
+    Without, the figure is found by `pytc.validate`, which writes best.pt; for it the newest checkpoints are kept.
+    """
 
     folder: Path
-    monitor: str
-    keep: int
-    scores: dict[int, float] = field(default_factory=dict)  # step -> figure, of the checkpoints kept
+    loop: LoopConfig
+    scores: dict[int, float] = field(default_factory=dict)  # step -> figure or NaN, of those kept, best first
 
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
-        """Write a checkpoint; ValueError if `figures` are validation results without the monitored one."""
+        """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""
         self.folder.mkdir(exist_ok=True)
-        step = state["step"]
-        if figures and self.monitor not in figures:
-            raise ValueError(f"expected loop.monitor to be one of {', '.join(figures)}, got {self.monitor!r}")
-        score = figures.get(self.monitor)
-        if score is not None and score == score:
-            self.scores[step] = score
-            ranked = sorted(self.scores, key=self.scores.get, reverse=self.monitor.endswith(RISING))
-            self.scores = {s: self.scores[s] for s in ranked[: self.keep]}
+        step, picks, sign = state["step"], self.loop.picks_best, -1 if is_rising(self.loop.monitor) else 1
+        scores = {**self.scores, step: figures.get(self.loop.monitor, math.nan)}
+        known = [step for step, score in scores.items() if not math.isnan(score)]
+        ranked = sorted(known, key=lambda step: sign * scores[step]) if picks else sorted(scores, reverse=True)
+        self.scores = {step: scores[step] for step in ranked[: self.loop.keep_checkpoints]}
         state = {**state, "scores": dict(self.scores)}
         if step in self.scores:
             save_checkpoint(self.folder / f"step-{step:08d}.pt", state)
-            if next(iter(self.scores)) == step:
+            if picks and next(iter(self.scores)) == step:
                 save_checkpoint(self.folder / "best.pt", state)
         save_checkpoint(self.folder / "last.pt", state)
         for path in self.folder.glob("step-*.pt"):
             if int(path.stem.removeprefix("step-")) not in self.scores:
                 path.unlink()
+
+
+def is_rising(monitor: str) -> bool:
+    """Whether more of a figure, e.g. val/nerl, is better."""
+    name = monitor.rpartition("/")[2]
+    return name != "loss" and not is_error(name)
 
 
 def training_state(trainer, step: int) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Clock, Monitor, memory_figures
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 from pytc.training.signals import EXIT_REQUEUE, ignore_signals, noticed_signals
+from pytc.training.validation import scored_volumes, validate_volumes
 
 START_METHOD = "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
 
@@ -55,6 +56,8 @@ class Trainer:
     def __init__(self, config: Config, resume: Path | None, ranks: Ranks, device: torch.device):
         self.ranks, self.device = ranks, device
         samples_per_step = ranks.world * config.optim.accumulate * config.loop.batch_size
+        if config.loop.volumes_every or config.loop.monitor != "val/loss":
+            scored_volumes(config)  # refuses what cannot be scored, before any work
         dataset = train_dataset(config)
         if config.loop.epochs is not None:
             steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
@@ -80,7 +83,7 @@ class Trainer:
         self.network = DistributedDataParallel(network) if ranks.world > 1 else network
 
         self.folder = ranks.share((resume or create_run(config.name)) if ranks.is_main else None)
-        self.keeper = Keeper(self.folder / "checkpoints", self.loop.monitor, self.loop.keep_checkpoints, scores)
+        self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
         self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps, is_main=ranks.is_main)
         self.batches = iter(self.load(dataset, StepSampler(self.first_step, self.loop.batch_size, self.optim.accumulate,
                                                            ranks.rank, ranks.world)))  # fmt: skip
@@ -125,9 +128,15 @@ class Trainer:
             validated = {}
             if self.val_batches is not None and (done % self.loop.val_every == 0 or last):
                 validated = self.validate()
+            if self.loop.volumes_every and (done % self.loop.volumes_every == 0 or last) and not stop:
+                if self.ranks.is_main:
+                    self.keeper.save(training_state(self, done), {})  # what follows may take longer than a signal gives
+                model = self.average.model if self.average else self.model
+                validated |= validate_volumes(model, self.config, self.device, self.folder / "validation", self.ranks)
+            if validated:
                 self.monitor.record(done, validated)
-                shown = "  ".join(f"{name} {value:.4f}" for name, value in validated.items())
-                self.monitor.say(f"step {done}: {shown}")
+                shown = {name: validated[name] for name in ("val/loss", self.loop.monitor) if name in validated}
+                self.monitor.say(f"step {done}: " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
                 clock.restart()
             if self.ranks.is_main and (validated or done % self.loop.checkpoint_every == 0 or last or stop):
                 self.keeper.save(training_state(self, done), validated)

@@ -1,0 +1,79 @@
+"""Whole volumes predicted, segmented and scored while a network trains: what decides between two checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from pytc.commands import EvaluateConfig
+from pytc.config import Config, VolumeConfig, require
+from pytc.data.sources import prepare_volume, volume_name
+from pytc.inference.pipeline import predict
+from pytc.models import ConnectomicsModel
+from pytc.report.inputs import METRICS, TASKS, choose_metric, gather
+from pytc.report.scores import sweep
+from pytc.segmentation.connected_components import unit_channels
+from pytc.training.distributed import Ranks
+
+
+def validate_volumes(model: ConnectomicsModel, config: Config, device: torch.device, folder: Path,
+                     ranks: Ranks = Ranks()) -> dict[str, float]:  # noqa: B008
+    """Scores of the validation volumes that have labels or skeletons: val/nerl, val/voi_sum, val/threshold, ...
+
+    Each volume is predicted and segmented as config.inference and config.segmentation say, at the threshold that is
+    best by loop.monitor, or where that is no score of the volume, by the default metric of evaluate.py. A figure is the
+    mean over the volumes that have it; with several volumes there is also val/NAME/nerl. Volumes are shared out among
+    the ranks; all get all figures. Affinities are kept below `folder` until they are scored.
+    """
+    volumes, training = scored_volumes(config), model.training
+    model.eval()
+    mine = {name: _score(model, config, device, volumes[name], folder / name)
+            for name in list(volumes)[ranks.rank :: ranks.world]}  # fmt: skip
+    model.train(training)
+    scores = {name: row for part in ranks.gather(mine) for name, row in part.items()}
+    values = defaultdict(list)  # in the order of the volumes, so that sums are the same whatever the ranks
+    for name in volumes:
+        for key, value in scores[name].items():
+            values[f"val/{key}"].append(float(value))
+            if len(volumes) > 1:
+                values[f"val/{name}/{key}"].append(float(value))
+    return {key: sum(of_key) / len(of_key) for key, of_key in values.items()}
+
+
+def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
+    """The validation volumes that have labels or skeletons, by names that differ.
+
+    ValueError if there are none, the target is one that volumes are not scored for, or loop.monitor is neither val/loss
+    nor a score of one of them.
+    """
+    kind, volumes, truth = config.target.kind, {}, {}
+    require(kind in TASKS, f"a target that volumes are scored for, {' or '.join(TASKS)}", kind)
+    for volume in config.data.val:
+        volume = prepare_volume(volume, config.data.synthetic)
+        if known := {part for part in METRICS[TASKS[kind]] if getattr(volume, part)}:
+            name = volume_name(volume)
+            volumes[name if name not in volumes else f"{name}-{len(volumes) + 1}"] = volume
+            truth |= dict.fromkeys(known, True)
+    require(volumes, f"validation volumes with {' or '.join(METRICS[TASKS[kind]])} to score", "none")
+    metric = config.loop.monitor.removeprefix("val/")
+    full_name = choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
+    require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
+    return volumes
+
+
+def _score(model: ConnectomicsModel, config: Config, device: torch.device, volume: VolumeConfig,
+           folder: Path) -> dict[str, float]:  # fmt: skip
+    """The best row of one volume's sweep."""
+    task, metric = TASKS[config.target.kind], config.loop.monitor.removeprefix("val/")
+    known = any(metric in metrics for part, metrics in METRICS[task].items() if getattr(volume, part))
+    channels = unit_channels(config.model.out_channels, config.target.offsets) if task == "instance" else None
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        affinities = predict(model, config, volume, folder, config, device, "validation", channels)
+        inputs = gather(EvaluateConfig(affinities=affinities.path, sweep=True, metric=metric if known else None))
+        return sweep(inputs, inputs.read_channels(), inputs.read_labels()).best
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,125 @@
+"""python -m pytc.validate: scores whole volumes by the checkpoints of a run, beside the run or after it.
+
+best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig.picks_best`), its `Keeper`; where it
+does not, as it scores no volumes, the run keeps its newest checkpoints, and best.pt is written here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from pytc.commands import ValidateConfig
+from pytc.runs import load_config, newest_run, replacing
+
+SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
+
+
+def validate(config: ValidateConfig) -> None:
+    """Score the checkpoints of a run that are not scored yet; with config.watch the newest one, again and again.
+
+    Figures go to validation.jsonl, a line a step, and to TensorBoard. Watching ends when the last step is scored, or by
+    Ctrl-C or SIGTERM. A checkpoint that is damaged, half written or gone gives a warning. ValueError if there is no
+    run, another process validates it, or it has no volumes to score.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run = Path(config.run) if config.run else newest_run("config.json")
+    if not (config.watch or run.is_dir()):
+        raise ValueError(f"expected the folder of a run, got {run}")
+    try:
+        while not run.is_dir():  # it is for the run to make
+            print(f"waiting for {run}", flush=True)
+            time.sleep(config.interval)
+        (run / "validation").mkdir(exist_ok=True)
+        with open(run / "validation" / "lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(f"expected a run that no other process validates, got {run}") from None
+            _follow(run, config)
+    except KeyboardInterrupt:
+        print("stopped; the next call goes on from validation.jsonl", flush=True)
+
+
+def _follow(run: Path, config: ValidateConfig) -> None:
+    log, seen = run / "validation.jsonl", set()
+    rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+    while True:
+        if state := newest(run / "checkpoints", rows, seen, skip_older=config.watch):
+            score(run, state, rows, config.device)
+        elif not config.watch or ((run / "config.json").exists() and load_config(run).loop.max_steps in rows):
+            return
+        else:
+            time.sleep(config.interval)
+
+
+def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
+    """The newest checkpoint whose step is not scored; with skip_older none that is older than a scored one.
+
+    seen: notes of the files that were looked at, which are not read again unless they change.
+    """
+    from pytc.models.checkpoint import load_checkpoint  # torch takes seconds to load, and --help needs none
+
+    for path in (*folder.glob("last.pt"), *sorted(folder.glob("step-*.pt"), reverse=True)):
+        try:
+            looked_at = path.name, path.stat().st_mtime_ns
+            if looked_at in seen:
+                continue
+            seen.add(looked_at)
+            state = load_checkpoint(path)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}: passed over", stacklevel=2)
+            continue
+        if state["step"] not in scored and not (skip_older and state["step"] < max(scored, default=0)):
+            return state
+    return None
+
+
+def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
+    """Predict and score by the weights of a checkpoint; adds a row to `rows` and files, writes best.pt if it is."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    from pytc import hardware
+    from pytc.models.checkpoint import restore_model
+    from pytc.training.checkpoint import is_rising, save_checkpoint
+    from pytc.training.validation import validate_volumes
+
+    step, (model, trained) = state["step"], restore_model(state)
+    print(f"{run}: scoring step {step}", flush=True)
+    device = hardware.choose_device(replace(trained.system, device=device))
+    if device.type == "cpu":  # a precision that was chosen for a GPU
+        trained = replace(trained, system=replace(trained.system, precision="auto"))
+    figures, name = validate_volumes(model.to(device), trained, device, run / "validation"), trained.loop.monitor
+    if name in figures and not trained.loop.picks_best:
+        sign = 1 if is_rising(name) else -1
+        if all(sign * figures[name] > sign * row[name] for row in rows.values() if name in row):
+            save_checkpoint(run / "checkpoints" / "best.pt", state)
+    rows[step] = {"step": step, "time": round(time.time(), 3), **figures}
+    with replacing(run / "validation.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    # In a folder of its own: TensorBoard follows the newest file of a folder, and would lose sight of the run's.
+    with SummaryWriter(str(run / "validation")) as board:
+        for key, value in figures.items():
+            board.add_scalar(key, value, step)
+    print(f"step {step}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures), flush=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """python -m pytc.validate [--run RUN] [--watch] [--device DEVICE]"""
+    try:
+        validate(tyro.cli(ValidateConfig, args=arguments, prog="python -m pytc.validate"))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,279 @@
+"""Whole volumes scored within a run, and by `python -m pytc.validate` outside it, on runs of seconds."""
+
+import fcntl
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
+from pytc.config import (
+    AugmentConfig,
+    Config,
+    DataConfig,
+    InferenceConfig,
+    LoopConfig,
+    ModelConfig,
+    OptimConfig,
+    SyntheticConfig,
+    SystemConfig,
+    TargetConfig,
+    VolumeConfig,
+)
+from pytc.inference.pipeline import infer
+from pytc.models import build_model
+from pytc.models.checkpoint import load_checkpoint
+from pytc.report.evaluate import evaluate
+from pytc.training.loop import train
+from pytc.training.validation import scored_volumes, validate_volumes
+from pytc.validate import newest, score, validate
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+def tiny(name, volumes=("synthetic:1",), **loop):
+    return Config(
+        name=name,
+        data=DataConfig(patch_size=(16, 32, 32), synthetic=SyntheticConfig(shape=(32, 48, 48)), val_samples=1,
+                        val=tuple(VolumeConfig(image=image) for image in volumes)),
+        augment=AugmentConfig(),
+        model=ModelConfig(architecture="mednext_custom", base_channels=4, expansion=(1,) * 9, block_counts=(1,) * 9),
+        inference=InferenceConfig(activation_scale=5.0),  # so that thresholds tell apart what four steps have learnt
+        optim=OptimConfig(learning_rate=1e-2, ema_decay=0.5),
+        loop=LoopConfig(**{"max_steps": 4, "batch_size": 1, "val_every": 2, "checkpoint_every": 1, "log_every": 1,
+                           "keep_checkpoints": 2, **loop}),
+        system=SystemConfig(device="cpu", precision="fp32", threads=1, workers=0),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(autouse=True)
+def workplace(folder, monkeypatch):
+    """One folder for all, so that the synthetic volumes are made once."""
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A run of four steps that validates no volumes, though it is to be ranked by them: steps 3 and 4 are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return folder / train(tiny("finished", monitor="val/dense_voi_sum"))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*passed over")
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of it."""
+    (tmp_path / "checkpoints").mkdir()
+    for path in (finished / "checkpoints").iterdir():
+        (tmp_path / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_bytes((finished / "config.json").read_bytes())
+    return tmp_path
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def checkpoints(run):
+    return {path.name for path in (run / "checkpoints").iterdir()}
+
+
+def once(run, **fields):
+    validate(ValidateConfig(run=str(run), device="cpu", **fields))
+    return {row["step"]: row for row in lines(run / "validation.jsonl")}
+
+
+def scores_of_the_scripts(run, volume, checkpoint, metric):
+    """What infer.py and evaluate.py --sweep say of the same weights."""
+    inference = replace(tiny("").inference, checkpoint=checkpoint)
+    infer(InferConfig(run=str(run), inference=inference, system=tiny("").system))
+    affinities = run / "predictions" / volume / "affinities.zarr"
+    return evaluate(EvaluateConfig(affinities=str(affinities), sweep=True, metric=metric, output=str(run / "scores")))
+
+
+def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
+    volumes = ("synthetic:1", "synthetic:2")
+    run = folder / train(tiny("inside", volumes, volumes_every=2, monitor="val/dense_voi_sum"))
+    rows = {row["step"]: row for row in lines(run / "log.jsonl") if "val/nerl" in row}
+    assert list(rows) == [2, 4] and all("val/loss" in row for row in rows.values())
+    best = min(rows, key=lambda step: rows[step]["val/dense_voi_sum"])
+    assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
+    assert not list((run / "validation").glob("*"))  # affinities are not kept
+    for key in ("nerl", "dense_voi_sum", "threshold", "n_splits"):
+        parts = [rows[best][f"val/synthetic-{seed}/{key}"] for seed in (1, 2)]
+        assert rows[best][f"val/{key}"] == pytest.approx(sum(parts) / 2, abs=1e-7)
+    by_scripts = scores_of_the_scripts(run, "synthetic-2", "best", "dense_voi_sum")
+    for key in ("nerl", "voi_sum", "dense_voi_sum", "dense_adapted_rand_error", "threshold"):
+        assert rows[best][f"val/synthetic-2/{key}"] == pytest.approx(by_scripts[key], abs=1e-7)
+    board = EventMultiplexer().AddRunsFromDirectory(str(run)).Reload()
+    shown = {event.step: event.value for event in board.Scalars(".", "val/dense_voi_sum")}
+    assert shown == pytest.approx({step: row["val/dense_voi_sum"] for step, row in rows.items()}, rel=1e-6)
+
+
+def test_ranks_share_the_volumes(folder, tmp_path):
+    """Two ranks and three volumes, then one volume: all ranks have the figures of a single one."""
+    configs = [tiny("ranks", ("synthetic:1", "synthetic:2", "synthetic:1")[:count]) for count in (3, 1)]
+    (tmp_path / "configs.json").write_text(json.dumps([asdict(config) for config in configs]))
+    script = tmp_path / "script.py"
+    script.write_text(f"""
+import json, sys
+from pathlib import Path
+import torch
+from pytc.config import Config, from_plain
+from pytc.models import build_model
+from pytc.training.distributed import joined, read_environment
+from pytc.training.validation import validate_volumes
+
+ranks, folder = read_environment(), Path({str(tmp_path)!r})
+torch.set_num_threads(1)
+with joined(ranks, torch.device("cpu")):
+    for config in json.loads((folder / "configs.json").read_text()):
+        config = from_plain(Config, config)
+        torch.manual_seed(0)
+        figures = validate_volumes(build_model(config.model), config, torch.device("cpu"), folder / "v", ranks)
+        name = f"{{len(config.data.val)}}-{{ranks.rank}}.json"
+        (folder / name).write_text(json.dumps(figures))
+""")
+    alone = []
+    for config in configs:
+        torch.manual_seed(0)
+        model = build_model(config.model)
+        alone.append(validate_volumes(model, config, CPU, tmp_path / "alone"))
+        assert model.training  # as it was
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
+                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+    done = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for count, expected in zip((3, 1), alone):
+        for rank in (0, 1):
+            assert json.loads((tmp_path / f"{count}-{rank}.json").read_text()) == expected
+    assert {"val/synthetic-1/nerl", "val/synthetic-2/nerl", "val/synthetic-1-3/nerl"} <= set(alone[0])
+    assert {"val/nerl", "val/threshold"} <= set(alone[1]) and not any(name.count("/") > 1 for name in alone[1])
+
+
+def test_what_cannot_be_scored_is_refused(folder):
+    config = tiny("refused", volumes_every=2)
+    assert list(scored_volumes(config)) == ["synthetic-1"]
+    before = set((folder / "runs").iterdir())
+    for monitor, message in (("nerll", "did you mean 'nerl'"), ("jaccard", "a metric from erl"),
+                             ("adapted_rand", "val/dense_adapted_rand_error, got 'val/adapted_rand'")):
+        with pytest.raises(ValueError, match=message):
+            train(replace(config, loop=replace(config.loop, monitor=f"val/{monitor}")))
+    with pytest.raises(ValueError, match="affinity or binary, got 'boundary'"):
+        train(replace(config, target=TargetConfig(kind="boundary"), model=replace(config.model, out_channels=1)))
+    (image,) = folder.glob("data/synthetic-1-*/image.zarr")
+    alone = replace(config.data, val=(VolumeConfig(image=str(image)),))
+    with pytest.raises(ValueError, match="volumes with skeleton or labels to score, got 'none'"):
+        train(replace(config, data=alone))
+    with pytest.raises(ValueError, match="val/loss, or val/ and a score"):
+        LoopConfig(monitor="train/loss")
+    assert set((folder / "runs").iterdir()) == before
+
+
+def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, capsys):
+    assert checkpoints(run) == {"last.pt", "step-00000003.pt", "step-00000004.pt"}  # the newest; none is best yet
+    rows = once(run)
+    assert set(rows) == {3, 4}
+    best = min(rows, key=lambda step: rows[step]["val/dense_voi_sum"])
+    assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
+    by_scripts = scores_of_the_scripts(run, "synthetic-1", "best", "dense_voi_sum")
+    for key in ("nerl", "dense_voi_sum", "threshold"):
+        assert rows[best][f"val/{key}"] == pytest.approx(by_scripts[key], abs=1e-7)
+    capsys.readouterr()
+    assert once(run) == rows and "scoring" not in capsys.readouterr().out
+    board = EventMultiplexer().AddRunsFromDirectory(str(run)).Reload()
+    assert {event.step for event in board.Scalars("validation", "val/nerl")} == {3, 4}
+
+
+@pytest.mark.parametrize("monitor, best", [("val/dense_voi_sum", 3), ("val/nerl", 1)])
+def test_the_first_checkpoint_with_the_best_figure_is_kept(run, monkeypatch, monitor, best):
+    """Figures of five steps in turn."""
+    rows = {}
+    (run / "checkpoints" / "last.pt").unlink()
+    state = load_checkpoint(run / "checkpoints" / "step-00000004.pt")
+    state["config"]["loop"]["monitor"] = monitor
+    for step, figure in enumerate((0.9, 0.5, 0.2, 0.2, 0.9), 1):
+        figures = {monitor: figure, "val/threshold": 0.5}
+        monkeypatch.setattr("pytc.training.validation.validate_volumes", lambda *_, figures=figures: figures)
+        score(run, {**state, "step": step}, rows, "cpu")
+    assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
+    assert [row["step"] for row in lines(run / "validation.jsonl")] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_picks_its_best_itself_is_left_alone(folder):
+    run = folder / train(tiny("own", max_steps=2))
+    before = (run / "checkpoints" / "best.pt").read_bytes()
+    assert set(once(run)) == {2} and (run / "checkpoints" / "best.pt").read_bytes() == before
+
+
+def test_a_watcher_takes_the_newest_and_passes_over_what_is_stale(run, capsys):
+    assert set(once(run, watch=True)) == {4}  # it ends, as the last step is scored
+    capsys.readouterr()
+    assert set(once(run, watch=True)) == {4} and "scoring" not in capsys.readouterr().out  # at once, started anew
+
+
+def test_what_cannot_be_read_is_passed_over(run):
+    folder = run / "checkpoints"
+    whole = (folder / "last.pt").read_bytes()
+    (folder / "last.pt").write_bytes(whole[: len(whole) // 2])
+    (folder / "step-00000009.pt").symlink_to(folder / "gone.pt")  # listed, and gone when it is looked at
+    (folder / "step-00000004.pt").write_bytes(b"")
+    seen = set()
+    with pytest.warns(UserWarning, match="expected a readable checkpoint.*last.pt.*passed over"):
+        assert newest(folder, [], seen, skip_older=True)["step"] == 3
+    assert newest(folder, [], seen, skip_older=True) is None  # each is looked at once
+    (folder / "last.pt").write_bytes(whole)
+    assert newest(folder, [3], seen, skip_older=True)["step"] == 4
+    with pytest.warns(UserWarning, match="step-00000004.pt"):
+        assert newest(folder, [4], set(), skip_older=True) is None  # step 3 is stale by now
+        assert newest(folder, [4], set(), skip_older=False)["step"] == 3
+
+
+def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
+    def vanishes(path):
+        path.unlink()
+        return load_checkpoint(path)
+
+    monkeypatch.setattr("pytc.models.checkpoint.load_checkpoint", vanishes)
+    with pytest.warns(UserWarning, match="found no file"):
+        assert newest(run / "checkpoints", [], set(), skip_older=False) is None
+
+
+def test_only_one_process_validates_a_run(run, tmp_path):
+    (run / "validation").mkdir()
+    with open(run / "validation" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ValueError, match="no other process validates"):
+            once(run)
+    with pytest.raises(ValueError, match="expected the folder of a run"):
+        once(tmp_path / "nowhere")
+
+
+def test_a_watcher_that_starts_before_the_run_ends_with_it(folder):
+    command = [sys.executable, "-u", "-m", "pytc.validate", "--run", "runs/watched", "--watch", "--interval", "0.1",
+               "--device", "cpu"]  # fmt: skip
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert watcher.stdout.readline() == "waiting for runs/watched\n"
+    watcher.send_signal(signal.SIGTERM)
+    said, _ = watcher.communicate(timeout=60)
+    assert watcher.returncode == 0 and "stopped" in said
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    run = folder / train(tiny("watched", monitor="val/nerl", max_steps=3))
+    said, _ = watcher.communicate(timeout=120)
+    assert watcher.returncode == 0 and run.name == "watched", said
+    assert lines(run / "validation.jsonl")[-1]["step"] == 3 and "best.pt" in checkpoints(run)
