@@ -20,12 +20,15 @@ NETWORKS = {
     "mednext_custom": (SMALL, (16, 32, 16)),
     "mednext": (ModelConfig(out_channels=3), (32, 16, 16)),
     "unet": (ModelConfig("unet", out_channels=3, features=(4, 6, 8), strides=((1, 2, 2), (2, 3, 2))), (6, 12, 8)),
+    "rsunet": (ModelConfig("rsunet", out_channels=3, features=(4, 6, 8), voxel_size=(30, 6, 6)), (3, 12, 20)),
+    "nnunet": (ModelConfig("nnunet", out_channels=3, base_channels=4, voxel_size=(30, 10, 10), image_size=(10, 24, 20)),
+               (10, 24, 20)),
     "monai_basic_unet3d": (ModelConfig("monai_basic_unet3d", out_channels=3, features=(4, 4, 6, 8, 8)), (16, 32, 16)),
     "monai_unet": (ModelConfig("monai_unet", out_channels=3, features=(4, 6), strides=((1, 2, 2),)), (3, 12, 8)),
     "monai_unetr": (ModelConfig("monai_unetr", out_channels=3, feature_size=4, image_size=(16, 16, 32)), (16, 16, 32)),
     "monai_swin_unetr": (ModelConfig("monai_swin_unetr", out_channels=3, feature_size=12), (64, 32, 32)),
 }
-SUPERVISED = ("mednext_custom", "mednext", "unet")
+SUPERVISED = ("mednext_custom", "mednext", "unet", "rsunet", "nnunet")
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +123,7 @@ def test_deep_supervision_gives_a_dict_in_training_and_uses_every_head(name):
     x = make_image((2, 1, *size))
     outputs = model(x)
     assert list(outputs) == ["output", *[f"ds_{i}" for i in range(1, len(model.output_scales))]]
-    assert len(outputs) == {"unet": 2}.get(name, 5)
+    assert len(outputs) == {"unet": 2, "rsunet": 2, "nnunet": 2}.get(name, 5)
     for output, scale in zip(outputs.values(), model.output_scales, strict=True):
         assert output.shape == (2, 3, *[n // s for n, s in zip(size, scale)])
     sum(output.square().mean() for output in outputs.values()).backward()
@@ -144,7 +147,7 @@ def test_deep_supervision_is_refused_where_there_is_one_output(name):
 def test_own_networks_stay_in_channels_last_layout():
     # With one thread or one small image, PyTorch takes convolutions of its own on a CPU, which know no layouts.
     torch.set_num_threads(2)
-    for name in ("mednext_custom", "unet"):
+    for name in ("mednext_custom", "unet", "rsunet", "nnunet"):
         config, size = NETWORKS[name]
         model = build_model(replace(config, features=(4, 6, 8)))
         kernels = [p for p in model.parameters() if p.ndim == 5]

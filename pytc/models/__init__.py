@@ -1,7 +1,7 @@
 """Networks by name: `build_model` makes the one a config asks for."""
 
 from pytc.config import ModelConfig
-from pytc.models import mednext, monai_networks, unet  # noqa: F401  (each registers its architectures)
+from pytc.models import mednext, monai_networks, rsunet, unet  # noqa: F401  (each registers its architectures)
 from pytc.models.base import ConnectomicsModel
 from pytc.models.registry import get_architecture_builder
 

@@ -21,6 +21,7 @@ from pytc.data.preparation import Preparation, least_isotropic
 from pytc.data.sources import open_source, prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
+from pytc.models.anisotropy import fit_to_data
 from pytc.runs import create_run, write_json
 from pytc.training.checkpoint import Keeper, newest_checkpoint, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
@@ -59,9 +60,10 @@ class Trainer:
         if config.loop.epochs is not None:
             steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
-        self.config, self.loop, self.optim = config, config.loop, config.optim
         sources = [open_source(volume, config.data.synthetic) for volume in config.data.train]
         voxel_size = least_isotropic([source.voxel_size for source in sources])
+        config = replace(config, model=fit_to_data(config.model, config.data.patch_size, voxel_size))
+        self.config, self.loop, self.optim = config, config.loop, config.optim
         self.preparation = Preparation(config, voxel_size, device, samples_per_step)
 
         with torch.random.fork_rng(devices=[]):
