@@ -8,7 +8,8 @@ left as it is, until halving the others has brought their voxels within a factor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pytc.config import ModelConfig, Triple
@@ -57,6 +58,12 @@ def _levels(voxel_size: tuple[float, ...], patch_size: tuple[int, ...] | None) -
         stride = tuple(2 if axis in halved else 1 for axis in axes)
         spacing = [size * step for size, step in zip(spacing, stride)]
         left = left and [-(-n // step) for n, step in zip(left, stride)]
+
+
+def cumulative(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """The stride of every level in voxels of the image, from 1 everywhere on."""
+    first = (1,) * len(strides[0])
+    return tuple(tuple(map(math.prod, zip(first, *strides[:level]))) for level in range(len(strides) + 1))
 
 
 def fit_to_data(config: ModelConfig, patch_size: Triple, voxel_size: tuple[float, float, float]) -> ModelConfig:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple
-from pytc.models.anisotropy import Level, plan_patch
+from pytc.models.anisotropy import Level, cumulative, plan_patch
 from pytc.models.base import ConnectomicsModel
 from pytc.models.layers import InstanceNorm
 from pytc.models.registry import register_architecture
-from pytc.models.unet import cumulative, level_strides
+from pytc.models.unet import level_strides
 
 
 def with_own_norms(network: nn.Module) -> nn.Module:
@@ -117,7 +117,7 @@ class NnUNet(ConnectomicsModel):
         from monai.networks.nets import DynUNet
 
         strides, kernels = [level.stride for level in levels], [level.kernel(3) for level in levels]
-        *scales, coarsest = cumulative(tuple(strides[1:]))
+        *scales, coarsest = cumulative(strides[1:])
         super().__init__(config, tuple(scales), coarsest)
         features = [config.base_channels * min(2**level, 10) for level in range(len(levels))]
         shared = {

@@ -8,13 +8,11 @@ repeated, and added.
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple
-from pytc.models.anisotropy import plan_levels
+from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel
 from pytc.models.layers import InstanceNorm
 from pytc.models.registry import register_architecture
@@ -30,12 +28,6 @@ def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
     """The step from each level to the next along each axis, in voxels of the finer one."""
     _, *coarser = plan_levels(config.voxel_size, len(config.features))
     return config.strides or tuple(level.stride for level in coarser)
-
-
-def cumulative(strides: tuple[Triple, ...]) -> tuple[Triple, ...]:
-    """The stride of every level in voxels of the image, from (1, 1, 1) on."""
-    levels = range(len(strides) + 1)
-    return tuple(tuple(math.prod(axis) for axis in zip((1, 1, 1), *strides[:level])) for level in levels)
 
 
 def convolve(inputs: int, outputs: int, kernel: Triple = (3, 3, 3)) -> nn.Sequential:
