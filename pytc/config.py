@@ -183,6 +183,11 @@ class ModelConfig:
     voxel_size: tuple[float, float, float] | None = None
     # Patch size that nnunet is planned for, and the only one that monai_unetr takes; by default the training patch.
     image_size: Triple | None = None
+    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
+    pretrained: str | None = None
+    # mednext, mednext_custom: weights of the same network with smaller kernels to start from, each kernel stretched.
+    upkern: str | None = None
+    reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
     kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
     # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to ten times as many.
@@ -216,6 +221,10 @@ class ModelConfig:
         require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
         require(len(self.features) > 1 and min(self.features) > 0, "positive features of at least two levels",
                  self.features)
+        sources = (self.pretrained, self.upkern)
+        require(None in sources, "weights from pretrained or upkern, not both", sources)
+        require(self.upkern is None or self.architecture.startswith("mednext"), "a MedNeXt for upkern",
+                self.architecture)
         if self.voxel_size is not None:
             require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
         if self.strides is not None:

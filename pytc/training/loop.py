@@ -22,6 +22,7 @@ from pytc.data.sources import open_source, prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
 from pytc.models.anisotropy import fit_to_data
+from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
 from pytc.training.checkpoint import Keeper, newest_checkpoint, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
@@ -69,6 +70,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
             self.model = build_model(config.model).to(device)
+        if resume is None and (report := initialise(self.model, config.model)) and ranks.is_main:
+            print(report, flush=True)
         self.model.require_size(config.data.patch_size)
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optim, device)
