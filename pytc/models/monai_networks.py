@@ -97,8 +97,8 @@ def build_nnunet(config: ModelConfig) -> ConnectomicsModel:
     require_image_size(config)
     levels = plan_patch(config.voxel_size, config.image_size)
     if len(levels) == 1:
-        raise ValueError(f"expected an image_size of at least 12 voxels along an axis of the finest voxels for nnunet, "
-                         f"got {config.image_size}")
+        raise ValueError("expected an image_size of at least 8 voxels along two of the axes of the finest voxels for "
+                         f"nnunet, got {config.image_size}")
     return NnUNet(config, levels)
 
 
