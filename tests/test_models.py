@@ -131,7 +131,7 @@ def test_every_network_is_exported(name):
         if name in ("mednext_custom", "unet", "rsunet", "nnunet"):
             exported = torch.export.export(model, (x,)).module()
         else:  # TorchScript, in a tenth of the time
-            exported = torch.jit.trace(model, x)
+            exported = torch.jit.trace(model, x, check_trace=False)
         torch.testing.assert_close(exported(x), model(x), atol=1e-5, rtol=1e-4)
 
 
