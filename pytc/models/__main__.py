@@ -10,12 +10,7 @@ from tyro.conf import Positional
 
 
 def export(source: Positional[Path], target: Positional[Path], /) -> None:
-    """Write a network with its config to one .safetensors file.
-
-    Args:
-        source: Folder of a run, or a checkpoint.
-        target: File to write, OUT.safetensors.
-    """
+    """Write the network of SOURCE, a run or a checkpoint, with its config to TARGET, one .safetensors file."""
     from pytc.models.checkpoint import export
 
     print(f"exported: {export(source, target)} -> {target}")

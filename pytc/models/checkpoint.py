@@ -75,8 +75,6 @@ def read_export(path: Path, device: torch.device | str = "cpu") -> tuple[dict[st
     """Weights, plain config and step of an exported network; ValueError if it is missing, damaged or not of pytc."""
     from safetensors import safe_open
 
-    if not Path(path).is_file():
-        raise ValueError(f"expected an exported network, found no file {path}")
     try:
         with safe_open(path, "pt", str(device)) as file:
             metadata = file.metadata() or {}

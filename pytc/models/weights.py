@@ -18,7 +18,6 @@ from pytc.models.base import ConnectomicsModel
 ENTRIES = ("average", "model", "state_dict", "network_weights")
 PREFIXES = ("model.", "net.", "module.")
 IDLE = "dummy_tensor"  # the official MedNeXt holds it and never uses it
-INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 # Checkpoints of nnU-Net hold NumPy numbers, for which these, and only these, are let through.
 _SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")),
@@ -27,23 +26,23 @@ HARMLESS = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")
 
 @dataclass
 class Report:
-    """What became of each parameter, by name; shapes are (in the file, in the network)."""
+    """What became of each parameter, by name; `reset` and `unmatched` hold shapes (in the file, in the network)."""
 
     source: Path
     matched: list[str] = field(default_factory=list)
     resampled: list[str] = field(default_factory=list)  # UpKern: kernels of another size
-    reset: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)  # heads, initialised anew on request
-    unmatched: dict[str, tuple[tuple, tuple]] = field(default_factory=dict)  # of another shape
+    reset: dict[str, tuple] = field(default_factory=dict)  # heads, initialised anew on request
+    unmatched: dict[str, tuple] = field(default_factory=dict)  # of another shape
     skipped: list[str] = field(default_factory=list)  # in the file alone
     missing: list[str] = field(default_factory=list)  # in the network alone, left as initialised
 
     def __str__(self) -> str:
         lines = [f"weights of {self.source}: {len(self.matched)} tensors fit, {len(self.resampled)} of them resampled"]
-        for what, names in (("not in this network", self.skipped), ("not in the file", self.missing)):
-            lines += [f"  {what}: {', '.join(names)}"] if names else []
+        lines += [f"  not in this network: {', '.join(self.skipped)}"] if self.skipped else []
+        lines += [f"  not in the file: {', '.join(self.missing)}"] if self.missing else []
         for what, differing in (("initialised anew", self.reset), ("of another shape", self.unmatched)):
-            lines += [f"  {what}: {name}, {theirs} in the file, {ours} in the network"
-                      for name, (theirs, ours) in differing.items()]  # fmt: skip
+            for name, (theirs, ours) in differing.items():
+                lines.append(f"  {what}: {name}, {theirs} in the file, {ours} in the network")
         return "\n".join(lines)
 
 
@@ -88,7 +87,7 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
 
 def resample_kernel(kernel: Tensor, size: tuple[int, ...]) -> Tensor:
     """Stretch kernels (outputs, inputs, ...) to `size` by linear interpolation along each axis, in float32."""
-    return F.interpolate(kernel.float(), size, mode=INTERPOLATION[len(size)])
+    return F.interpolate(kernel.float(), size, mode="trilinear" if len(size) == 3 else "bilinear")
 
 
 def head_names(config: ModelConfig) -> set[str]:

@@ -63,7 +63,8 @@ class Trainer:
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
         sources = [open_source(volume, config.data.synthetic) for volume in config.data.train]
         voxel_size = least_isotropic([source.voxel_size for source in sources])
-        config = replace(config, model=fit_to_data(config.model, config.data.patch_size, voxel_size))
+        if resume is None:  # a run keeps the network it began with
+            config = replace(config, model=fit_to_data(config.model, config.data.patch_size, voxel_size))
         self.config, self.loop, self.optim = config, config.loop, config.optim
         self.preparation = Preparation(config, voxel_size, device, samples_per_step)
 
