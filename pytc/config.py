@@ -172,14 +172,26 @@ class TargetConfig:
 class ModelConfig:
     """The network."""
 
-    # Registered name: mednext, mednext_custom, unet, monai_basic_unet3d, monai_unet, monai_unetr, monai_swin_unetr.
+    # Registered name: mednext, mednext_custom, unet, rsunet, nnunet, monai_basic_unet3d, monai_unet, monai_unetr,
+    # monai_swin_unetr.
     architecture: str = "mednext"
     in_channels: int = 1  # Channels of the image.
     out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
     deep_supervision: bool = False  # Predict at every scale in training.
+    # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom, rsunet and nnunet,
+    # and the default strides of unet and monai_unet; by default that of the training volumes.
+    voxel_size: tuple[float, float, float] | None = None
+    # Patch size that nnunet is planned for, and the only one that monai_unetr takes; by default the training patch.
+    image_size: Triple | None = None
+    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
+    pretrained: str | None = None
+    # mednext, mednext_custom: weights of the same network with smaller kernels to start from, each kernel stretched.
+    upkern: str | None = None
+    reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
     kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
-    base_channels: int = 32  # mednext_custom: channels at full resolution, doubled at each of four levels.
+    # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to ten times as many.
+    base_channels: int = 32
     # mednext_custom: expansion ratio of each stage: 4 down, bottleneck, 4 up.
     expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
     # mednext_custom: blocks in each stage: 4 down, bottleneck, 4 up.
@@ -191,13 +203,13 @@ class ModelConfig:
     norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
     grn: bool = False  # mednext_custom: global response normalisation in each block.
     spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
-    # unet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
+    # unet, rsunet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
     features: tuple[int, ...] = (32, 32, 64, 128, 256)
-    # unet, monai_unet: step from each level to the next along each axis; by default 2, 2, 2 everywhere.
+    # unet, rsunet, monai_unet: step from each level to the next along each axis; by default 2, or 1 along an axis while
+    # its voxels are at least twice as large as those of the finest.
     strides: tuple[Triple, ...] | None = None
     residual_units: int = 2  # monai_unet: residual units at each level.
     feature_size: int = 24  # monai_unetr and monai_swin_unetr: channels at full resolution, for Swin a multiple of 12.
-    image_size: Triple = (96, 96, 96)  # monai_unetr: the one patch size it takes.
     dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
@@ -209,6 +221,12 @@ class ModelConfig:
         require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
         require(len(self.features) > 1 and min(self.features) > 0, "positive features of at least two levels",
                  self.features)
+        sources = (self.pretrained, self.upkern)
+        require(None in sources, "weights from pretrained or upkern, not both", sources)
+        require(self.upkern is None or self.architecture.startswith("mednext"), "a MedNeXt for upkern",
+                self.architecture)
+        if self.voxel_size is not None:
+            require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
         if self.strides is not None:
             steps = len(self.features) - 1
             require(len(self.strides) == steps, f"{steps} strides for {steps + 1} levels of features", self.strides)

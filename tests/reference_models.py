@@ -57,3 +57,34 @@ def summarise(output: Tensor) -> dict:
     rounded = {name: [float(f"{v:.8g}") for v in f] if name == "values" else float(f"{f:.8g}")
                for name, f in figures.items()}
     return {"shape": list(output.shape), **rounded}
+
+
+def rsunet(weights: dict[str, Tensor], x: Tensor, strides: tuple[tuple[int, int, int], ...]) -> list[Tensor]:
+    """What a residual symmetric U-Net with these weights predicts, finest first; axis by axis, layout by default."""
+
+    def convolve(x: Tensor, name: str, relu: bool = True) -> Tensor:
+        kernel = weights[f"{name}.0.weight"].contiguous()
+        x = nn.functional.conv3d(x, kernel, padding=[n // 2 for n in kernel.shape[2:]])
+        x = nn.functional.instance_norm(x, weight=weights[f"{name}.1.weight"], bias=weights[f"{name}.1.bias"])
+        return x.relu() if relu else x
+
+    def module(x: Tensor, name: str) -> Tensor:
+        x = convolve(x, f"{name}.first")
+        return (x + convolve(convolve(x, f"{name}.second"), f"{name}.third", relu=False)).relu()
+
+    def project(x: Tensor, name: str) -> Tensor:
+        kernel, bias = weights[f"{name}.weight"].flatten(1), weights[f"{name}.bias"]
+        return torch.einsum("oi,bizyx->bozyx", kernel, x) + bias[:, None, None, None]
+
+    skips, outputs = [module(convolve(x, "stem.0"), "stem.1")], []
+    for level, stride in enumerate(strides):
+        skips.append(module(nn.functional.max_pool3d(skips[-1], stride), f"down.{level}.1"))
+    x = skips.pop()
+    for level in reversed(range(len(strides))):
+        x = project(x, f"narrow.{level}")
+        for axis, step in enumerate(strides[level]):
+            x = x.repeat_interleave(step, dim=2 + axis)
+        x = module(x + skips.pop(), f"up.{level}" if level else "up.0.0")
+        x = x if level else convolve(x, "up.0.1")
+        outputs.append(project(x, f"heads.{level}"))
+    return outputs[::-1]

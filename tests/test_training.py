@@ -85,7 +85,8 @@ def assert_same_weights(a, b):
 
 
 def test_a_run_leaves_what_the_design_promises(finished):
-    assert load_config(finished) == tiny()
+    model = replace(tiny().model, voxel_size=(10.0, 10.0, 10.0), image_size=(16, 32, 32))  # as the data say
+    assert load_config(finished) == replace(tiny(), model=model)
     files = {path.name for path in finished.rglob("*")}
     assert {"config.json", "environment.json", "log.jsonl", "last.pt", "best.pt"} <= files
     assert any(name.startswith("events.") for name in files) and not any(name.endswith(".tmp") for name in files)
@@ -117,6 +118,33 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(finished):
     assert_same_weights(load_checkpoint(last)["average"], load_checkpoint(finished / "checkpoints/last.pt")["average"])
     lines = [json.loads(line) for line in (half / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
+
+
+def test_a_run_starts_from_the_weights_named_and_resumes_without_them(finished, tmp_path, capsys):
+    start = load_checkpoint(finished / "checkpoints" / "last.pt")["average"]
+    torch.save({"state_dict": start}, tmp_path / "start.pt")
+    config = replace(tiny(max_steps=2), name="started", model=replace(tiny().model, pretrained=f"{tmp_path}/start.pt"),
+                     optim=OptimConfig(learning_rate=1e-30, weight_decay=0))  # fmt: skip
+    run = train(config)
+    assert f"{len(start)} tensors fit" in capsys.readouterr().out
+    assert_same_weights(weights(run), start)
+    (tmp_path / "start.pt").unlink()
+    train(replace(load_config(run), loop=replace(config.loop, max_steps=4)), resume=run)
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["step"] == 4
+    assert_same_weights(load_model(run / "checkpoints" / "last.pt")[0].state_dict(), start)
+
+
+@pytest.mark.parametrize("architecture", ("nnunet", "rsunet"))
+def test_a_network_shaped_by_its_data_is_rebuilt_from_its_checkpoint(architecture, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    data = replace(tiny().data, synthetic=SyntheticConfig((48, 48, 48), (30.0, 10.0, 10.0)), val_samples=1)
+    model = replace(tiny().model, architecture=architecture, features=(2, 4, 6))
+    run = train(replace(tiny(max_steps=1), name=architecture, data=data, model=model))
+    network, config, _ = load_model(run / "checkpoints" / "last.pt")
+    assert config.model.voxel_size == (30.0, 10.0, 10.0) and config.model.image_size == (16, 32, 32)
+    assert network.output_scales[1] == (1, 2, 2)
+    with torch.no_grad():
+        assert network(torch.rand(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
 
 
 def write_config(folder, config):

@@ -43,14 +43,14 @@ class ConnectomicsModel(nn.Module):
         network cannot take.
         """
         if x.ndim == 5 and len(self.size_multiple) == 2:
-            self.require_size(tuple(x.shape[2:]))
+            self.require_size(tuple(map(int, x.shape[2:])))
             outputs = self(x.squeeze(2))
             flat = isinstance(outputs, Tensor)
             return outputs.unsqueeze(2) if flat else {name: y.unsqueeze(2) for name, y in outputs.items()}
         if x.ndim != 2 + len(self.size_multiple) or x.shape[1] != self.config.in_channels:
             axes = "Z, Y, X" if len(self.size_multiple) == 3 else "Y, X"
             raise ValueError(f"expected an image (B, {self.config.in_channels}, {axes}), got {tuple(x.shape)}")
-        self.require_size(tuple(x.shape[2:]))
+        self.require_size(tuple(map(int, x.shape[2:])))
         outputs = self.predict(x.contiguous(memory_format=self.memory_format))
         if len(outputs) == 1:
             return outputs[0]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pytc.config import ModelConfig
-from pytc.models.base import ConnectomicsModel
+from pytc.models.anisotropy import cumulative, plan_levels
+from pytc.models.base import ConnectomicsModel, Scale
 from pytc.models.layers import ChannelNorm, InstanceNorm
 from pytc.models.registry import register_architecture
 
@@ -39,36 +40,36 @@ NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 
 @register_architecture("mednext")
 def build_mednext(config: ModelConfig) -> ConnectomicsModel:
-    """A published size; ValueError if a field of mednext_custom is set, which would have no effect."""
+    """A published size, the same for every voxel size; ValueError if a field of mednext_custom is set."""
     default = ModelConfig()
     for name in CUSTOM_FIELDS:
         if getattr(config, name) != getattr(default, name):
             raise ValueError(f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
                              f"got {getattr(config, name)!r}")
     expansion, block_counts = SIZES[config.mednext_size]
-    return MedNeXt(replace(config, expansion=expansion, block_counts=block_counts))
+    return MedNeXt(replace(config, expansion=expansion, block_counts=block_counts, voxel_size=None))
 
 
 @register_architecture("mednext_custom")
 def build_mednext_custom(config: ModelConfig) -> ConnectomicsModel:
-    """Every choice free: channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D."""
+    """Every choice free: channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D, voxel size."""
     return MedNeXt(config)
 
 
 class MedNeXtBlock(nn.Module):
     """Depthwise convolution, norm, expansion, GELU, compression, around which runs a residual connection.
 
-    (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), halved ("down") or doubled ("up").
+    (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied ("up") by `stride`,
+    which is 1 or 2 along each axis.
     """
 
-    def __init__(self, config: ModelConfig, inputs: int, outputs: int, expansion: int, resample: str = "same",
-                 grn: bool = False):
+    def __init__(self, config: ModelConfig, kernel: Scale, inputs: int, outputs: int, expansion: int,
+                 resample: str = "same", stride: Scale | int = 1, grn: bool = False):
         super().__init__()
         dims, hidden = config.spatial_dims, expansion * inputs
         convolution = CONVOLUTION[dims]
         spatial = TRANSPOSED[dims] if resample == "up" else convolution
-        stride = 1 if resample == "same" else 2
-        self.conv1 = spatial(inputs, inputs, config.kernel_size, stride, config.kernel_size // 2, groups=inputs)
+        self.conv1 = spatial(inputs, inputs, kernel, stride, tuple(size // 2 for size in kernel), groups=inputs)
         self.norm = NORM[config.norm](inputs)
         self.conv2 = convolution(inputs, hidden, 1)
         self.conv3 = convolution(hidden, outputs, 1)
@@ -78,6 +79,8 @@ class MedNeXtBlock(nn.Module):
         if resample != "same" and config.do_res_up_down:
             self.res_conv = spatial(inputs, outputs, 1, stride)
         self.resample, self.grn = resample, grn
+        # A transposed convolution of stride 2 yields 2 n - 1 voxels; F.pad counts axes from the last.
+        self.missing = sum(((step - 1, 0) for step in reversed(stride)), ()) if resample == "up" else ()
         self.residual = config.do_res if resample == "same" else config.do_res_up_down
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,9 +90,7 @@ class MedNeXtBlock(nn.Module):
         h = self.conv3(h)
         if self.residual:
             h = h + (x if self.resample == "same" else self.res_conv(x))
-        if self.resample == "up":  # a transposed convolution of stride 2 yields 2 n - 1 voxels
-            h = F.pad(h, (1, 0) * (x.ndim - 2))
-        return h
+        return F.pad(h, self.missing) if self.missing else h
 
     def response_norm(self, h: Tensor) -> Tensor:
         """Global response normalisation (Woo et al. 2023, arXiv:2301.00808)."""
@@ -110,32 +111,42 @@ class Head(nn.Module):
 
 
 class MedNeXt(ConnectomicsModel):
-    """Five scales, the channels doubled at each; deep supervision predicts at all of them."""
+    """Five scales, the channels doubled at each; deep supervision predicts at all of them.
+
+    Kernels and strides are `kernel_size` and 2, or 1 along axes of much larger voxels (anisotropy.py): in a resampling
+    block as the finer of its two levels asks, whose voxels its kernel spans.
+    """
 
     supports_deep_supervision = True
 
     def __init__(self, config: ModelConfig):
-        scales = tuple((2**level,) * config.spatial_dims for level in range(LEVELS + 1))
+        levels = plan_levels((config.voxel_size or (1.0, 1.0, 1.0))[-config.spatial_dims :], LEVELS + 1)
+        kernels = [level.kernel(config.kernel_size) for level in levels]
+        scales = cumulative([level.stride for level in levels[1:]])
         super().__init__(config, scales, scales[-1])
         channels = [config.base_channels * 2**level for level in range(LEVELS + 1)]
         ratios = config.expansion
 
-        def stage(index: int, width: int) -> nn.Sequential:
-            return nn.Sequential(*[MedNeXtBlock(config, width, width, ratios[index], grn=config.grn)
-                                   for _ in range(config.block_counts[index])])
+        def stage(index: int, level: int) -> nn.Sequential:
+            return nn.Sequential(*[
+                MedNeXtBlock(config, kernels[level], channels[level], channels[level], ratios[index], grn=config.grn)
+                for _ in range(config.block_counts[index])
+            ])  # fmt: skip
+
+        def resample(direction: str, index: int, level: int, grn: bool) -> MedNeXtBlock:
+            ends = channels[level : level + 2] if direction == "down" else channels[level : level + 2][::-1]
+            stride = levels[level + 1].stride
+            return MedNeXtBlock(config, kernels[level], *ends, ratios[index], direction, stride, grn)
 
         self.stem = CONVOLUTION[config.spatial_dims](config.in_channels, config.base_channels, 1)
         for level in range(LEVELS):
-            narrow, wide = channels[level : level + 2]
-            down = MedNeXtBlock(config, narrow, wide, ratios[level + 1], "down", grn=config.grn and level > 0)
-            self.add_module(f"enc_block_{level}", stage(level, narrow))
-            self.add_module(f"down_{level}", down)
-        self.bottleneck = stage(LEVELS, channels[LEVELS])
+            self.add_module(f"enc_block_{level}", stage(level, level))
+            self.add_module(f"down_{level}", resample("down", level + 1, level, config.grn and level > 0))
+        self.bottleneck = stage(LEVELS, LEVELS)
         for level in reversed(range(LEVELS)):
-            narrow, wide = channels[level : level + 2]
             index = 2 * LEVELS - level
-            self.add_module(f"up_{level}", MedNeXtBlock(config, wide, narrow, ratios[index], "up", grn=config.grn))
-            self.add_module(f"dec_block_{level}", stage(index, narrow))
+            self.add_module(f"up_{level}", resample("up", index, level, config.grn))
+            self.add_module(f"dec_block_{level}", stage(index, level))
         for level in range(len(self.output_scales)):
             self.add_module(f"out_{level}", Head(config, channels[level]))
 

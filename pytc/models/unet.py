@@ -8,12 +8,11 @@ repeated, and added.
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple
+from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel
 from pytc.models.layers import InstanceNorm
 from pytc.models.registry import register_architecture
@@ -27,18 +26,14 @@ def build_unet(config: ModelConfig) -> ConnectomicsModel:
 
 def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
     """The step from each level to the next along each axis, in voxels of the finer one."""
-    return config.strides or ((2, 2, 2),) * (len(config.features) - 1)
+    _, *coarser = plan_levels(config.voxel_size, len(config.features))
+    return config.strides or tuple(level.stride for level in coarser)
 
 
-def cumulative(strides: tuple[Triple, ...]) -> tuple[Triple, ...]:
-    """The stride of every level in voxels of the image, from (1, 1, 1) on."""
-    levels = range(len(strides) + 1)
-    return tuple(tuple(math.prod(axis) for axis in zip((1, 1, 1), *strides[:level])) for level in levels)
-
-
-def convolve(inputs: int, outputs: int) -> nn.Sequential:
+def convolve(inputs: int, outputs: int, kernel: Triple = (3, 3, 3)) -> nn.Sequential:
     """Convolution, norm, ReLU."""
-    return nn.Sequential(nn.Conv3d(inputs, outputs, 3, padding=1, bias=False), InstanceNorm(outputs),
+    padding = tuple(size // 2 for size in kernel)
+    return nn.Sequential(nn.Conv3d(inputs, outputs, kernel, padding=padding, bias=False), InstanceNorm(outputs),
                          nn.ReLU(inplace=True))
 
 
@@ -55,7 +50,7 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(ConnectomicsModel):
-    """Deep supervision predicts at every decoder level: all but the coarsest."""
+    """Deep supervision predicts at every decoder level: all but the coarsest. A subclass makes its own stages."""
 
     supports_deep_supervision = True
 
@@ -63,16 +58,28 @@ class UNet(ConnectomicsModel):
         strides, features = level_strides(config), config.features
         *scales, coarsest = cumulative(strides)
         super().__init__(config, tuple(scales), coarsest)
-        self.strides = strides
-        self.stem = convolve(config.in_channels, features[0])
+        self.strides, self.levels = strides, plan_levels(config.voxel_size, len(features))
+        self.stem = self.make_stem(config.in_channels, features[0])
         self.down, self.narrow, self.up, self.heads = (nn.ModuleList() for _ in range(4))
         for level, (stride, fine, coarse) in enumerate(zip(strides, features, features[1:])):
-            self.down.append(nn.Sequential(nn.Conv3d(fine, coarse, stride, stride, bias=False), InstanceNorm(coarse),
-                                           nn.ReLU(inplace=True), ResidualBlock(coarse)))
+            self.down.append(self.make_down(level + 1, stride, fine, coarse))
             self.narrow.append(nn.Conv3d(coarse, fine, 1))
-            self.up.append(ResidualBlock(fine) if level else convolve(fine, fine))
+            self.up.append(self.make_up(level, fine))
         for fine, _ in zip(features, self.output_scales):
             self.heads.append(nn.Conv3d(fine, config.out_channels, 1))
+
+    def make_stem(self, inputs: int, outputs: int) -> nn.Module:
+        """From the image to the features of the finest level."""
+        return convolve(inputs, outputs)
+
+    def make_down(self, level: int, stride: Triple, fine: int, coarse: int) -> nn.Module:
+        """From `fine` features of the level above to the `coarse` ones of this level."""
+        return nn.Sequential(nn.Conv3d(fine, coarse, stride, stride, bias=False), InstanceNorm(coarse),
+                             nn.ReLU(inplace=True), ResidualBlock(coarse))
+
+    def make_up(self, level: int, features: int) -> nn.Module:
+        """From the sum of skip and coarser features to the decoder's features of this level."""
+        return ResidualBlock(features) if level else convolve(features, features)
 
     def predict(self, x: Tensor) -> list[Tensor]:
         x = self.stem(x)

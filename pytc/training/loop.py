@@ -21,6 +21,8 @@ from pytc.data.preparation import Preparation, least_isotropic
 from pytc.data.sources import open_source, prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
+from pytc.models.anisotropy import fit_to_data
+from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
 from pytc.training.checkpoint import Keeper, newest_checkpoint, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
@@ -62,14 +64,18 @@ class Trainer:
         if config.loop.epochs is not None:
             steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
-        self.config, self.loop, self.optim = config, config.loop, config.optim
         sources = [open_source(volume, config.data.synthetic) for volume in config.data.train]
         voxel_size = least_isotropic([source.voxel_size for source in sources])
+        if resume is None:  # a run keeps the network it began with
+            config = replace(config, model=fit_to_data(config.model, config.data.patch_size, voxel_size))
+        self.config, self.loop, self.optim = config, config.loop, config.optim
         self.preparation = Preparation(config, voxel_size, device, samples_per_step)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
             self.model = build_model(config.model).to(device)
+        if resume is None and (report := initialise(self.model, config.model)) and ranks.is_main:
+            print(report, flush=True)
         self.model.require_size(config.data.patch_size)
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optim, device)

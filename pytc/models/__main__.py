@@ -1,0 +1,30 @@
+"""python -m pytc.models export RUN_OR_CHECKPOINT OUT.safetensors | list"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import tyro
+from tyro.conf import Positional
+
+
+def export(source: Positional[Path], target: Positional[Path], /) -> None:
+    """Write the network of SOURCE, a run or a checkpoint, with its config to TARGET, one .safetensors file."""
+    from pytc.models.checkpoint import export
+
+    print(f"exported: {export(source, target)} -> {target}")
+
+
+def list_() -> None:
+    """Print the name of every architecture."""
+    from pytc.models.registry import list_architectures
+
+    print("\n".join(list_architectures()))
+
+
+if __name__ == "__main__":
+    try:
+        tyro.extras.subcommand_cli_from_dict({"export": export, "list": list_}, prog="python -m pytc.models")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
