@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pytc.config import ModelConfig
 from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel, Scale
+from pytc.models.convolution import Conv3d, ConvTranspose3d, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
 from pytc.models.registry import register_architecture
 
@@ -33,8 +34,8 @@ SIZES = {
 CUSTOM_FIELDS = (
     "base_channels", "expansion", "block_counts", "do_res", "do_res_up_down", "norm", "grn", "spatial_dims",
 )
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+CONVOLUTION = {2: nn.Conv2d, 3: Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: ConvTranspose3d}
 NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 
 
@@ -84,12 +85,15 @@ class MedNeXtBlock(nn.Module):
         self.residual = config.do_res if resample == "same" else config.do_res_up_down
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.gelu(self.conv2(self.norm(self.conv1(x))))
-        if self.grn:
-            h = self.response_norm(h)
-        h = self.conv3(h)
+        h = self.norm(self.conv1(x))
+        residual = None
         if self.residual:
-            h = h + (x if self.resample == "same" else self.res_conv(x))
+            residual = x if self.resample == "same" else self.res_conv(x)
+        if self.grn:
+            h = self.conv3(self.response_norm(F.gelu(self.conv2(h))))
+            h = h if residual is None else h + residual
+        else:
+            h = perceptron(h, self.conv2, self.conv3, residual)
         return F.pad(h, self.missing) if self.missing else h
 
     def response_norm(self, h: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""Convolutions computed by other means on a CPU against PyTorch's own, in double precision; benchmarks/models.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from reference_models import make_image
+from torch import nn
+
+from pytc.config import ModelConfig
+from pytc.models import build_model
+from pytc.models.convolution import Conv3d, ConvTranspose3d, Depthwise, Perceptron, perceptron
+
+ROOT = Path(__file__).parent.parent
+PLAIN = {Conv3d: nn.Conv3d, ConvTranspose3d: nn.ConvTranspose3d}
+TINY = ModelConfig("mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9)
+
+
+def results(layer, x):
+    """Output, then the gradients of input and parameters."""
+    x = x.clone().requires_grad_()
+    y = layer(x)
+    y.backward(make_image(tuple(y.shape)).flip(2).to(y.dtype))
+    return [y, x.grad, *[p.grad for p in layer.parameters()]]
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7, (1, 3, 3), (3, 5, 7)])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2, 2)])
+def test_convolutions_equal_pytorch(kind, kernel, stride):
+    # In double precision: oneDNN's weight gradient of kernel 7 and stride 2 is wrong on images smaller than that.
+    padding = tuple(size // 2 for size in (kernel if isinstance(kernel, tuple) else (kernel,) * 3))
+    for groups in (1, 4) if kernel == 1 else (4,):
+        mine = kind(4, 4, kernel, stride, padding, groups=groups)
+        plain = PLAIN[kind](4, 4, kernel, stride, padding, groups=groups).double()
+        plain.load_state_dict(mine.state_dict())
+        for size in ((6, 8, 4), (1, 7, 5), (2, 2, 2)):
+            for batch in (1, 2):
+                x = make_image((batch, 4, *size)).contiguous(memory_format=torch.channels_last_3d)
+                mine.zero_grad()
+                plain.zero_grad()
+                for ours, theirs in zip(results(mine, x), results(plain, x.double()), strict=True):
+                    torch.testing.assert_close(ours, theirs.float(), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("up", [False, True])
+@pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 2)])
+def test_depthwise_gradients(stride, up):
+    generator = torch.Generator().manual_seed(0)
+    arrays = [torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
+              for shape in ((1, 2, 2, 3, 3), (2, 1, 3, 1, 5), (2,))]
+    assert torch.autograd.gradcheck(lambda *a: Depthwise.apply(*a, stride, (1, 0, 2), up), arrays)
+
+
+def test_perceptron_equals_its_layers_part_by_part(monkeypatch):
+    inner, outer = Conv3d(4, 8, 1).double(), Conv3d(8, 3, 1).double()
+    x, residual = (make_image((2, c, 3, 4, 5)).double().contiguous(memory_format=torch.channels_last_3d)
+                   for c in (4, 3))
+    for part in (2**19, 8 * 7, 1):  # all voxels at once, by sevens, one by one
+        monkeypatch.setattr(Perceptron, "PART", part)
+        fast, plain = [], []
+        for gradients, call in ((fast, perceptron), (plain, lambda x, i, o, r: o(F.gelu(i(x))) + r)):
+            arrays = [x.clone().requires_grad_(), residual.clone().requires_grad_()]
+            y = call(arrays[0], inner, outer, arrays[1])
+            arrays += [*inner.parameters(), *outer.parameters()]
+            gradients += [y, *torch.autograd.grad(y, arrays, make_image(tuple(y.shape)).double())]
+        for ours, theirs in zip(fast, plain, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_autocast_computes_in_bf16_with_gradients_of_full_precision():
+    model = build_model(TINY)
+    x = make_image((1, 1, 16, 16, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+    assert y.dtype == torch.bfloat16
+    y.float().square().mean().backward()
+    low = [p.grad for p in model.parameters()]
+    model.zero_grad()
+    model(x).square().mean().backward()
+    for p, g in zip(model.parameters(), low, strict=True):
+        assert g.dtype == torch.float32 and (g - p.grad).norm() < 0.1 * p.grad.norm() + 1e-3
+
+
+def test_an_exported_network_has_pytorch_s_own_convolutions():
+    model = build_model(TINY).eval()
+    x = make_image((1, 1, 16, 16, 32))
+    program = torch.export.export(model, (x,))
+    targets = {str(node.target) for node in program.graph.nodes}
+    assert "aten.conv3d.default" in targets and "aten.addmm.out" not in targets
+    torch.testing.assert_close(program.module()(x), model(x), atol=1e-4, rtol=1e-3)
+
+
+def test_the_benchmark_prints_its_table():
+    command = [sys.executable, "benchmarks/models.py", "--models", "mednext-S", "--size", "32", "--repeats", "1"]
+    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    row = next(line for line in lines if line.startswith("| mednext-S |")).strip("| ").split(" | ")
+    assert row[-1] == f"{build_model(ModelConfig()).info()['parameters']:,}"
+    assert all(float(figure) > 0 for figure in row[1:-1])
