@@ -286,6 +286,10 @@ def test_images_that_are_no_volume(tmp_path):
     Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "colour" / "0.png")
     with pytest.raises(ValueError, match="grey"):
         open_volume(tmp_path / "colour")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "0.png").write_text("not PNG")
+    with pytest.raises(ValueError, match="expected slices in .*broken"):
+        open_volume(tmp_path / "broken")
 
 
 # --- writing ---
@@ -378,6 +382,14 @@ def test_values_that_do_not_fit(tmp_path):
         volume[0] = np.zeros((1, 6), np.uint8)
 
 
+def test_labels_that_would_wrap_around_are_refused(tmp_path):
+    volume = create_volume(tmp_path / "v.zarr", (4, 5, 6), "int32")
+    volume[0] = np.full((5, 6), 2**31 - 1, np.int64)
+    with pytest.raises(ValueError, match="fit int32"):
+        volume[1] = np.full((5, 6), 2**31, np.int64)
+    assert volume[:2].max() == 2**31 - 1 and not volume[1].any()
+
+
 def test_zarr_layout_is_the_specified_one(tmp_path):
     shape = (2, 100, 70, 30)
     made = {"axes": "czyx", "voxel_size": [1.0, 2.0, 3.0], "unit": "nm"}
@@ -461,6 +473,22 @@ def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path, name):
     assert result.returncode == -9
     assert not (tmp_path / name).exists()
     written(tmp_path / name, pixels((40, 30, 70), "uint8"))
+
+
+def test_a_forked_child_leaves_its_parents_unfinished_file_alone(tmp_path):
+    result = run_python("""
+        import os
+        from pytc.io.volume import create_volume
+        with create_volume("v.h5", (4, 5, 6), "uint8") as volume:
+            child = os.fork()
+            if child == 0:
+                volume.__exit__(SystemExit, None, None)  # what leaving the block by sys.exit does
+                os._exit(0)
+            assert os.waitpid(child, 0)[1] == 0
+            volume[:] = 1
+    """, tmp_path)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert open_volume(tmp_path / "v.h5")[:].all()
 
 
 @pytest.mark.skipif(not FIB25.is_dir(), reason="the FIB-25 sample is not there")

@@ -1,4 +1,4 @@
-"""Arrays on disk, one class a format: shape, dtype and attributes at once, voxels when they are read.
+"""Arrays on disk: shape, dtype and attributes at once, voxels when they are read.
 
 Metadata is read without tensorstore, and handles open on first read in each process: tensorstore aborts a forked
 child of a process that has used it, so a reader must be able to cross into its worker unopened. A process that has
@@ -8,8 +8,11 @@ read a chunked format itself has to start its workers by `forkserver` or `spawn`
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +21,43 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-SLICE_SUFFIXES = (".png", ".tif", ".tiff")
+from pytc.config import require
+
+HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
+TIFF_SUFFIXES = (".tif", ".tiff")
+SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
 Slices = tuple[slice, ...]
 Image.MAX_IMAGE_PIXELS = None  # slices of EM are larger than what Pillow takes for an attack
 
 
 class Store:
-    """An array on disk: `shape`, `dtype` and `attributes`; `_open` gives what `read` slices, once a process."""
+    """An array on disk: `shape`, `dtype` and `attributes`; `opener` gives what is sliced like NumPy, once a process."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any, attributes: dict[str, Any]):
+    writable = False
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: Any, attributes: dict[str, Any],
+                 opener: Callable[[], Any] | None):  # fmt: skip
         self.path = path
         self.shape = tuple(int(n) for n in shape)
         self.dtype = native_dtype(dtype, path)
         self.attributes = plain(attributes)
+        self.opener = opener
         self._handle, self._pid = None, None
 
     def handle(self) -> Any:
         if self._pid != os.getpid():
             self._handle = None  # what a fork copied from its parent goes first, or HDF5 would share its descriptor
-            self._handle, self._pid = self._open(), os.getpid()
+            self._handle, self._pid = self.opener(), os.getpid()
         return self._handle
 
     def read(self, slices: Slices) -> np.ndarray:
-        return np.array(self.handle()[slices])  # a copy, where the handle is mapped memory
+        handle = self.handle()
+        return np.array(handle[slices]) if isinstance(handle, np.memmap) else np.asarray(handle[slices])
 
     def write(self, slices: Slices, values: np.ndarray) -> None:
-        raise ValueError(f"{self.path} is open for reading; write to a volume from create_volume")
+        if not self.writable:
+            raise ValueError(f"{self.path} is open for reading; write to a volume from create_volume")
+        self.handle()[slices] = values
 
     def finish(self, success: bool) -> None:
         self._handle, self._pid = None, None
@@ -52,26 +66,76 @@ class Store:
         return self.__dict__ | {"_handle": None, "_pid": None}
 
 
+class Pages:
+    """A stack (*stack, Y, X) whose pages are decoded one by one, each when it is needed."""
+
+    def __init__(self, stack: tuple[int, ...], decode: Callable[[int], np.ndarray]):
+        self.numbers, self.decode = np.arange(math.prod(stack)).reshape(stack), decode
+
+    def __getitem__(self, slices: Slices) -> np.ndarray:
+        numbers = self.numbers[slices[: self.numbers.ndim]]
+        read = np.stack([self.decode(n)[slices[self.numbers.ndim :]] for n in numbers.ravel().tolist()])
+        return read.reshape(*numbers.shape, *read.shape[1:])
+
+
 def native_dtype(dtype: Any, path: Path) -> np.dtype:
     """`dtype` in this machine's byte order; ValueError unless it is bool, an integer or a float."""
     try:
         dtype = np.dtype(dtype)
     except TypeError:
         dtype = np.dtype(object)
-    if dtype.kind not in "buif":
-        raise ValueError(f"expected voxels that are bool, integer or float, got {dtype} in {path}")
+    require(dtype.kind in "buif", f"voxels of {path} that are bool, integer or float", str(dtype))
     return dtype.newbyteorder("=")
 
 
 def plain(value: Any) -> Any:
     """An attribute as JSON has it: numbers, strings, lists, dicts."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
     if isinstance(value, list | tuple):
         return [plain(v) for v in value]
     return value.decode() if isinstance(value, bytes) else value
+
+
+def split_path(path: str) -> tuple[Path, str | None]:
+    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it, None if nothing is named."""
+    match = re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|zarr|n5)):(.+)", path, re.IGNORECASE)
+    return (Path(match[1]), match[2].strip("/")) if match else (Path(path), None)
+
+
+def open_store(path: str) -> Store:
+    """The array that a path names; ValueError, with the arrays that are there, if it names none."""
+    file, inside = split_path(path)
+    if file.is_dir() and inside:
+        file, inside = file / inside, None
+    if not file.exists():
+        groups = [p for p in file.parents if p.suffix in (".zarr", ".n5") and p.is_dir()]
+        there = f"; arrays there: {', '.join(map(str, list_arrays(groups[-1])))}" if groups else ""
+        raise ValueError(f"expected a volume at {path}, but there is no such file or folder{there}")
+    kind = "slices" if file.is_dir() else file.suffix.lower()
+    formats = {"slices": open_folder, ".npy": open_npy, **dict.fromkeys(TIFF_SUFFIXES, open_tiff),
+               **dict.fromkeys(HDF5_SUFFIXES, partial(open_hdf5, dataset=inside))}  # fmt: skip
+    if kind not in formats:
+        raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
+    try:
+        return formats[kind](file)
+    except (OSError, tifffile.TiffFileError) as error:
+        raise ValueError(f"expected {kind} in {path}, got {error}") from error
+
+
+def open_hdf5(path: Path, dataset: str | None) -> Store:
+    """A dataset in an HDF5 file; without a name, the only one there is."""
+    with h5py.File(path, "r") as file:
+        names = hdf5_datasets(file)
+        chosen = dataset or (names[0] if len(names) == 1 else None)
+        node = file.get(chosen) if chosen else None
+        if not isinstance(node, h5py.Dataset):
+            wanted = f"a dataset {dataset!r}" if dataset else "the name of a dataset"
+            there = ", ".join(f"{path}:{name}" for name in names) or "none"
+            raise ValueError(f"expected {wanted} in {path}; datasets there: {there}")
+        return Store(path, node.shape or (), node.dtype, dict(node.attrs), partial(_hdf5_dataset, path, chosen))
 
 
 def hdf5_datasets(file: h5py.File) -> list[str]:
@@ -80,47 +144,89 @@ def hdf5_datasets(file: h5py.File) -> list[str]:
     return sorted(names)
 
 
-class Hdf5Store(Store):
-    """A dataset in an HDF5 file; without a name, the only one there is."""
-
-    def __init__(self, path: Path, dataset: str | None):
-        with h5py.File(path, "r") as file:
-            names = hdf5_datasets(file)
-            self.dataset = dataset or (names[0] if len(names) == 1 else None)
-            node = file.get(self.dataset) if self.dataset else None
-            if not isinstance(node, h5py.Dataset):
-                wanted = f"a dataset {dataset!r}" if dataset else "the name of a dataset"
-                there = ", ".join(f"{path}:{name}" for name in names) or "none"
-                raise ValueError(f"expected {wanted} in {path}; datasets there: {there}")
-            super().__init__(path, node.shape, node.dtype, dict(node.attrs))
-
-    def _open(self) -> h5py.Dataset:
-        return h5py.File(self.path, "r")[self.dataset]
+def _hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
+    return h5py.File(path, "r")[name]
 
 
-class ChunkedStore(Store):
+def open_npy(path: Path) -> Store:
+    """A .npy file, mapped into memory."""
+    mapped = partial(np.load, path, mmap_mode="r")
+    try:
+        return Store(path, mapped().shape, mapped().dtype, {}, mapped)
+    except ValueError as error:
+        raise ValueError(f"expected a .npy array of numbers at {path}, got {error}") from error
+
+
+def open_tiff(path: Path) -> Store:
+    """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are decoded."""
+    with tifffile.TiffFile(path) as tif:
+        if len(tif.series) != 1:
+            raise ValueError(f"expected one image stack in {path}, got {[s.shape for s in tif.series]}")
+        series = tif.series[0]
+        attributes = {k: v for k, v in (tif.shaped_metadata or ({},))[0].items() if k != "shape"}
+        named = series.axes.lower()
+        if sorted(named) == sorted("zyxc"[: len(named)]):
+            attributes.setdefault("axes", named)
+        mapped = series.dataoffset is not None
+        try:
+            if not mapped:
+                series.keyframe.asarray()
+        except ValueError as error:
+            raise ValueError(f"expected pages that tifffile can decode in {path}, got {error}") from error
+        opener = partial(tifffile.memmap, path, mode="r") if mapped else partial(_tiff_pages, path)
+        return Store(path, series.shape, series.dtype, attributes, opener)
+
+
+def _tiff_pages(path: Path) -> Pages:
+    series = tifffile.TiffFile(path).series[0]
+    stack = series.shape[: len(series.shape) - len(series.keyframe.shape)]  # axes along which pages follow each other
+    return Pages(stack, lambda n: series.pages[n].asarray())
+
+
+def open_folder(path: Path) -> Store:
+    """A Zarr 2 or 3, N5 or precomputed array, a group with only one, or slices in the natural order of their names."""
+    if chunked_driver(path):
+        return open_chunked(path)
+    slices = [f for f in path.iterdir() if f.suffix.lower() in SLICE_SUFFIXES and f.name[0] != "."]
+    if slices:  # z2 comes before z10
+        slices.sort(key=lambda f: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", f.name)])
+        first = read_slice(slices[0])
+        decode = partial(_slice_like, first.shape, first.dtype, slices)
+        return Store(path, (len(slices), *first.shape), first.dtype, {}, partial(Pages, (len(slices),), decode))
+    arrays = list_arrays(path)
+    if len(arrays) != 1:
+        raise ValueError(f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
+                         f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
+    return open_chunked(arrays[0])
+
+
+def read_slice(path: Path) -> np.ndarray:
+    """A grey image (Y, X)."""
+    array = np.asarray(Image.open(path)) if path.suffix.lower() == ".png" else tifffile.imread(path)
+    require(array.ndim == 2, f"a grey image of shape (y, x) in {path}", array.shape)
+    return array
+
+
+def _slice_like(shape: tuple[int, ...], dtype: np.dtype, files: list[Path], number: int) -> np.ndarray:
+    image, wanted = read_slice(files[number]), f"{shape} {dtype}"
+    got = f"{image.shape} {image.dtype}"
+    if got != wanted:
+        raise ValueError(f"expected {wanted} in {files[number]} like in the first slice, got {got}")
+    return image
+
+
+def open_chunked(path: Path) -> Store:
     """A Zarr 2 or 3, N5 or precomputed array in a folder."""
+    driver, shape, dtype, attributes = chunked_array(path)
+    return Store(path, shape, dtype, attributes, partial(_tensorstore, path, driver, len(shape)))
 
-    def __init__(self, path: Path, writable: bool = False):
-        self.driver, *described = chunked_array(path)
-        self.writable = writable
-        super().__init__(path, *described)
 
-    def _open(self) -> Any:
-        import tensorstore
+def _tensorstore(path: Path, driver: str, rank: int) -> Any:
+    import tensorstore
 
-        spec = {"driver": self.driver, "kvstore": {"driver": "file", "path": f"{self.path}/"}}
-        array = tensorstore.open(spec, read=True, write=self.writable).result()
-        array = array[tensorstore.d[:].translate_to[0]]  # a precomputed volume may start anywhere
-        return array[..., 0] if array.rank > len(self.shape) else array
-
-    def read(self, slices: Slices) -> np.ndarray:
-        return self.handle()[slices].read().result()
-
-    def write(self, slices: Slices, values: np.ndarray) -> None:
-        if not self.writable:
-            super().write(slices, values)
-        self.handle()[slices].write(values).result()
+    array = tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}}).result()
+    array = array[tensorstore.d[:].translate_to[0]]  # a precomputed volume may start anywhere
+    return array[..., 0] if array.rank > rank else array
 
 
 def chunked_array(path: Path) -> tuple[str, list[int], str, dict[str, Any]] | None:
@@ -145,8 +251,7 @@ def chunked_array(path: Path) -> tuple[str, list[int], str, dict[str, Any]] | No
 
 def chunked_driver(path: Path) -> str | None:
     """The tensorstore driver of the array in a folder, None if the folder is not one."""
-    found = chunked_array(path)
-    return found and found[0]
+    return (chunked_array(path) or (None,))[0]
 
 
 def list_arrays(path: Path) -> list[Path]:
@@ -168,78 +273,3 @@ def read_json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text()) if path.is_file() else {}
     except ValueError as error:
         raise ValueError(f"expected JSON in {path}, got {error}") from None
-
-
-class NpyStore(Store):
-    """A .npy file, mapped into memory."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            array = self._open()
-        except ValueError as error:
-            raise ValueError(f"expected a .npy array of numbers at {path}, got {error}") from error
-        super().__init__(path, array.shape, array.dtype, {})
-
-    def _open(self) -> np.ndarray:
-        return np.load(self.path, mmap_mode="r")
-
-
-class TiffStore(Store):
-    """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are decoded."""
-
-    def __init__(self, path: Path):
-        with tifffile.TiffFile(path) as tif:
-            if len(tif.series) != 1:
-                raise ValueError(f"expected one image stack in {path}, got {[s.shape for s in tif.series]}")
-            series = tif.series[0]
-            attributes = {k: v for k, v in (tif.shaped_metadata or ({},))[0].items() if k != "shape"}
-            named = series.axes.lower()
-            if sorted(named) == sorted("zyxc"[: len(named)]):
-                attributes.setdefault("axes", named)
-            super().__init__(path, series.shape, series.dtype, attributes)
-            self.mapped = series.dataoffset is not None
-            try:
-                if not self.mapped:
-                    series.keyframe.asarray()
-            except ValueError as error:
-                raise ValueError(f"expected pages that tifffile can decode in {path}, got {error}") from error
-
-    def _open(self) -> Any:
-        return tifffile.memmap(self.path, mode="r") if self.mapped else tifffile.TiffFile(self.path).series[0]
-
-    def read(self, slices: Slices) -> np.ndarray:
-        if self.mapped:
-            return super().read(slices)
-        pages = self.handle().pages
-        stacked = len(self.shape) - len(pages.keyframe.shape)  # axes along which pages follow each other
-        numbers = np.arange(len(pages)).reshape(self.shape[:stacked])[slices[:stacked]]
-        read = np.stack([pages[int(n)].asarray()[slices[stacked:]] for n in numbers.flat])
-        return read.reshape(*numbers.shape, *read.shape[1:])
-
-
-class FolderStore(Store):
-    """A folder of PNG or TIFF slices, in the natural order of their names: z2 comes before z10."""
-
-    def __init__(self, path: Path, files: list[Path]):
-        self.files = sorted(files, key=lambda f: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", f.name)])
-        first = read_slice(self.files[0])
-        super().__init__(path, (len(files), *first.shape), first.dtype, {})
-
-    def read(self, slices: Slices) -> np.ndarray:
-        images = []
-        for file in self.files[slices[0]]:
-            image = read_slice(file)
-            if image.shape != self.shape[1:] or image.dtype != self.dtype:
-                raise ValueError(f"expected {self.shape[1:]} {self.dtype} in {file} like in the first slice, "
-                                 f"got {image.shape} {image.dtype}")
-            images.append(image[slices[1:]])
-        return np.stack(images)
-
-
-def read_slice(path: Path) -> np.ndarray:
-    """A grey image (Y, X)."""
-    array = np.asarray(Image.open(path)) if path.suffix.lower() == ".png" else tifffile.imread(path)
-    if array.ndim != 2:
-        raise ValueError(f"expected a grey image (y, x) in {path}, got shape {array.shape}")
-    return array

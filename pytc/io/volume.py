@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tifffile
 
+from pytc.config import require
 from pytc.io import stores, writers
 
 NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
@@ -26,11 +25,10 @@ def open_volume(
     file says. writable: whether more may be written to it, Zarr only. ValueError if there is no such array, or if
     what the file says about itself does not fit it.
     """
-    store = _open_store(str(path))
-    if writable:
-        if not isinstance(store, stores.ChunkedStore) or not store.driver.startswith("zarr"):
-            raise ValueError(f"expected a Zarr array to write more to, got {path}")
-        store.writable = True
+    store = stores.open_store(str(path))
+    store.writable = writable
+    can_be = not writable or stores.chunked_driver(store.path) in ("zarr", "zarr3")
+    require(can_be, "a Zarr array to write more to", str(path))
     return Volume(store, str(path), axes, voxel_size)
 
 
@@ -48,12 +46,8 @@ def create_volume(
     what is asked for.
     """
     shape = tuple(int(n) for n in shape)
-    saved = {"axes": {3: "zyx", 4: "czyx"}.get(len(shape))} | (attributes or {})
-    if axes is not None:
-        saved["axes"] = axes
-    if voxel_size is not None:
-        saved |= {"voxel_size": voxel_size, "unit": "nm"}
-    saved = stores.plain(saved)
+    saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
+    saved = stores.plain(saved | ({} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}))
     _describe(str(path), shape, saved, None, None)  # what a reader would refuse is not written
     store = writers.create_store(str(path), shape, dtype, saved, chunks, overwrite, zarr_format)
     return Volume(store, str(path), None, None)
@@ -80,28 +74,29 @@ class Volume:
         return self.shape[self.axes.index("c")] if "c" in self.axes else 1
 
     def __getitem__(self, index: Any) -> np.ndarray:
-        slices, _, shape = self._slices(index)
+        slices, shape = self._slices(index)
         values = np.empty(shape) if 0 in shape else self._store.read(slices)
         return np.asarray(values, self.dtype).reshape(shape)
 
     def __setitem__(self, index: Any, values: Any) -> None:
-        slices, dropped, shape = self._slices(index)
+        slices, shape = self._slices(index)
         values = np.asarray(values)
-        exact_number = values.ndim == 0 and values.astype(self.dtype) == values
-        if not exact_number and not np.can_cast(values.dtype, self.dtype, "same_kind"):
+        exact = values.astype(self.dtype, copy=False)
+        same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
+        rounded = same_kind and (self.dtype.kind == "f" or np.can_cast(values.dtype, self.dtype))
+        if not rounded and not (same_kind and (exact == values).all()):
             raise ValueError(f"expected values that fit {self.dtype} of {self.path}, got {values.dtype}")
-        if values.ndim and values.shape != shape:
-            raise ValueError(f"expected values of shape {shape} for {self.path}, got {values.shape}")
-        values = np.broadcast_to(values, shape).astype(self.dtype, copy=False)
-        self._store.write(slices, np.expand_dims(values, dropped))
+        require(values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape)
+        lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
+        self._store.write(slices, np.broadcast_to(exact, shape).reshape(lengths))
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
         bounds = zip(start, stop, self.spatial_shape)
-        if not (len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)):
-            raise ValueError(f"expected a box inside {self.spatial_shape} of {self.path}, got {start} to {stop}")
-        spatial = iter(zip(start, stop))
-        values = self[tuple(slice(None) if axis == "c" else slice(*next(spatial)) for axis in self.axes)]
+        inside = len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)
+        require(inside, f"a box inside {self.spatial_shape} of {self.path}", (start, stop))
+        spatial = map(slice, start, stop)
+        values = self[tuple(slice(None) if axis == "c" else next(spatial) for axis in self.axes)]
         values = np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
         return np.ascontiguousarray(values)
 
@@ -118,64 +113,20 @@ class Volume:
     def __repr__(self) -> str:
         return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
 
-    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step; axes without a slice; the result's shape."""
+    def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+        """An index as one slice an axis with known start, stop and step, and the shape of what it names."""
         index = index if isinstance(index, tuple) else (index,)
-        at = index.index(Ellipsis) if Ellipsis in index else len(index)
-        after = index[at + 1 :]
-        full = index[:at] + (slice(None),) * (len(self.shape) - at - len(after)) + after
-        if len(full) > len(self.shape) or Ellipsis in after:
-            raise ValueError(f"expected at most {len(self.shape)} indices for {self.path}, got {index}")
-        slices, dropped = [], []
-        for axis, (item, length) in enumerate(zip(full, self.shape)):
-            if not isinstance(item, slice):
-                number = operator.index(item)
-                if not -length <= number < length:
-                    raise ValueError(f"expected an index below {length} along axis {axis} of {self.path}, got {number}")
-                item = slice(number % length, number % length + 1)
-                dropped.append(axis)
-            item = slice(*item.indices(length))
-            if item.step < 1:
-                raise ValueError(f"expected slices with a positive step, got {item}")
-            slices.append(slice(item.start, max(item.start, item.stop), item.step))
-        shape = (len(range(s.start, s.stop, s.step)) for axis, s in enumerate(slices) if axis not in dropped)
-        return tuple(slices), tuple(dropped), tuple(shape)
-
-
-def _open_store(path: str) -> stores.Store:
-    file, inside = writers.split_path(path)
-    if file.is_dir() and inside:
-        file, inside = file / inside, None
-    if not file.exists():
-        groups = [p for p in file.parents if p.suffix in (".zarr", ".n5") and p.is_dir()]
-        there = f"; arrays there: {', '.join(map(str, stores.list_arrays(groups[-1])))}" if groups else ""
-        raise ValueError(f"expected a volume at {path}, but there is no such file or folder{there}")
-    if file.is_dir():
-        return _open_folder(file)
-    suffix = file.suffix.lower()
-    try:
-        if suffix in writers.HDF5_SUFFIXES:
-            return stores.Hdf5Store(file, inside)
-        if suffix in writers.TIFF_SUFFIXES:
-            return stores.TiffStore(file)
-        if suffix == ".npy":
-            return stores.NpyStore(file)
-    except (OSError, tifffile.TiffFileError) as error:
-        raise ValueError(f"expected {suffix} in {path}, got {error}") from error
-    raise ValueError(f"expected HDF5 (.h5), .zarr, .tif, .npy or a folder of slices, got {path}")
-
-
-def _open_folder(folder: Path) -> stores.Store:
-    if stores.chunked_driver(folder):
-        return stores.ChunkedStore(folder)
-    slices = [f for f in folder.iterdir() if f.suffix.lower() in stores.SLICE_SUFFIXES and f.name[0] != "."]
-    if slices:
-        return stores.FolderStore(folder, slices)
-    arrays = stores.list_arrays(folder)
-    if len(arrays) != 1:
-        raise ValueError(f"expected an array, or slices as {', '.join(stores.SLICE_SUFFIXES)}, in {folder}; "
-                         f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
-    return stores.ChunkedStore(arrays[0])
+        at = index.index(...) if ... in index else len(index)
+        full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))
+        full = index[:at] + full + index[at + 1 :]
+        try:
+            parts = [range(length)[item] for length, item in zip(self.shape, full, strict=True)]
+        except (IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"expected an index into {self.shape} of {self.path}, got {index}: {error}") from error
+        ranges = [part if isinstance(part, range) else range(part, part + 1) for part in parts]
+        require(all(r.step > 0 for r in ranges), "slices with a positive step", index)
+        shape = tuple(len(part) for part in parts if isinstance(part, range))
+        return tuple(slice(r.start, max(r.start, r.stop), r.step) for r in ranges), shape
 
 
 def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None):
@@ -183,44 +134,29 @@ def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel
 
     Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.
     """
-    if len(shape) not in (3, 4) or min(shape) < 1:
-        raise ValueError(f"expected three axes, or four with channels, none empty, got shape {shape} in {path}")
+    require(len(shape) in (3, 4) and min(shape) > 0, f"three axes, or four with channels, none empty, in {path}", shape)
     axes = axes or attributes.get("axes")
-    if not axes and len(shape) == 4 and shape[0] >= min(shape[1:]):
-        raise ValueError(f"expected axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say")
-    axes = axes or ("zyx" if len(shape) == 3 else "czyx")
-    known, names = "zyxc"[: len(shape)], [axis.lower() for axis in axes if isinstance(axis, str)]
-    if sorted(names) != sorted(known):
-        raise ValueError(f"expected axes in an order of {known} for shape {shape}, got {axes!r} for {path}")
-    axes = "".join(names)
-    if voxel_size is None:
-        voxel_size = _stored_voxel_size(path, attributes)
-    if voxel_size is not None:
-        voxel_size = tuple(float(v) for v in voxel_size)
-        if len(voxel_size) != 3 or min(voxel_size) <= 0:
-            raise ValueError(f"expected a voxel size of three positive lengths in nm, got {voxel_size} for {path}")
-    channels = shape[axes.index("c")] if "c" in axes else 1
-    return axes, voxel_size, _stored_offsets(path, attributes, channels)
-
-
-def _stored_voxel_size(path: str, attributes: dict[str, Any]) -> tuple[float, ...] | None:
+    clear = axes or len(shape) == 3 or shape[0] < min(shape[1:])
+    require(clear, f"axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say", axes)
+    known, names = "zyxc"[: len(shape)], "".join(map(str, axes or "czyx"[-len(shape) :])).lower()
+    require(sorted(names) == sorted(known), f"axes in an order of {known} for shape {shape} of {path}", axes)
     stored = [attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None]
-    if not stored:
-        return None
-    if any(not isinstance(lengths, list) or len(lengths) != 3 or lengths != stored[0] for lengths in stored):
-        raise ValueError(f"expected one voxel size of three lengths, got {' and '.join(map(str, stored))} in {path}")
-    units = attributes.get("unit") or attributes.get("units") or "nm"
-    units = [units] * 3 if isinstance(units, str) else units
-    if len(units) != 3 or any(unit not in NANOMETRES for unit in units):
-        raise ValueError(f"expected units from {', '.join(NANOMETRES)}, got {units} in {path}")
-    return tuple(length * NANOMETRES[unit] for length, unit in zip(stored[0], units))
-
-
-def _stored_offsets(path: str, attributes: dict[str, Any], channels: int) -> tuple[tuple[int, ...], ...] | None:
+    if voxel_size is None and stored:
+        agree = all(isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0] for lengths in stored)
+        require(agree, f"one voxel size of three lengths in {path}", stored)
+        units = attributes.get("unit") or attributes.get("units") or "nm"
+        units = [units] * 3 if isinstance(units, str) else units
+        known = len(units) == 3 and set(units) <= set(NANOMETRES)
+        require(known, f"units from {', '.join(NANOMETRES)} in {path}", units)
+        voxel_size = [length * NANOMETRES[unit] for length, unit in zip(stored[0], units)]
+    if voxel_size is not None:
+        voxel_size = tuple(map(float, voxel_size))
+        positive = len(voxel_size) == 3 and min(voxel_size) > 0
+        require(positive, f"a voxel size of three positive lengths in nm for {path}", voxel_size)
     offsets = attributes.get("offsets")
-    if offsets is None:
-        return None
-    whole = np.array(offsets)
-    if whole.shape != (channels, 3) or whole.dtype.kind not in "iu":
-        raise ValueError(f"expected three whole voxels for each of {channels} offsets, got {offsets} in {path}")
-    return tuple(map(tuple, whole.tolist()))
+    if offsets is not None:
+        whole, channels = np.array(offsets), shape[names.index("c")] if "c" in names else 1
+        fit = whole.shape == (channels, 3) and whole.dtype.kind in "iu"
+        require(fit, f"three whole voxels for each of {channels} offsets in {path}", offsets)
+        offsets = tuple(map(tuple, whole.tolist()))
+    return names, voxel_size, offsets

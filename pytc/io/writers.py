@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,26 @@ import h5py
 import numpy as np
 import tifffile
 
-from pytc.io.stores import ChunkedStore, Slices, Store, chunked_driver, hdf5_datasets, native_dtype
+from pytc.config import require
+from pytc.io import stores
+from pytc.io.stores import HDF5_SUFFIXES, TIFF_SUFFIXES, Store, chunked_driver
 
-HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
-TIFF_SUFFIXES = (".tif", ".tiff")
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512 is whole chunks,
 # and one channel a chunk lets a decoder read the three short-range affinities alone.
 CHUNK = 64
 
 
-def split_path(path: str) -> tuple[Path, str | None]:
-    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it, None if nothing is named."""
-    match = re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|zarr|n5)):(.+)", path, re.IGNORECASE)
-    return (Path(match[1]), match[2].strip("/")) if match else (Path(path), None)
-
-
 def create_store(path: str, shape: tuple, dtype: Any, attributes: dict, chunks: tuple | None, overwrite: bool,
                  zarr_format: int) -> Store:
     """The writer for a path, by its suffix."""
-    file, inside = split_path(path)
-    dtype = native_dtype(dtype, file)
+    file, inside = stores.split_path(path)
+    dtype = stores.native_dtype(dtype, file)
     chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(attributes["axes"], shape))
-    if len(chunks) != len(shape) or min(chunks) < 1:
-        raise ValueError(f"expected chunks of {len(shape)} axes for shape {shape}, got {chunks}")
+    require(len(chunks) == len(shape) and min(chunks) > 0, f"chunks of {len(shape)} axes for shape {shape}", chunks)
     if any(part.endswith(".zarr") for part in file.parts):
         return create_zarr(file / (inside or ""), shape, dtype, attributes, chunks, overwrite, zarr_format)
-    if file.suffix.lower() not in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy"):
-        raise ValueError(f"expected a path that ends in .zarr, .h5, .tif or .npy, got {path}")
+    known = file.suffix.lower() in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy")
+    require(known, "a path that ends in .zarr, .h5, .tif or .npy", path)
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
     return FileWriter(file, inside or "data", shape, dtype, attributes, chunks)
@@ -48,34 +41,37 @@ def create_store(path: str, shape: tuple, dtype: Any, attributes: dict, chunks: 
 class FileWriter(Store):
     """A single file, written under a temporary name by the process that created it."""
 
+    writable = True
+
     def __init__(self, path: Path, dataset: str, shape: tuple, dtype: np.dtype, attributes: dict, chunks: tuple):
-        super().__init__(path, shape, dtype, attributes)
+        super().__init__(path, shape, dtype, attributes, None)
         self._pid = os.getpid()
         self.partial = path.with_name(f"{path.name}.{self._pid}.partial")
         if self.partial.exists():
             raise ValueError(f"{path} is being written: {self.partial} exists")
         path.parent.mkdir(parents=True, exist_ok=True)
+        suffix = path.suffix.lower()
         try:
-            if path.suffix.lower() in HDF5_SUFFIXES:
-                self._create_hdf5(dataset, chunks)
+            if suffix in HDF5_SUFFIXES:
+                self._handle, self._close = self._create_hdf5(dataset, chunks)
             else:
-                self._handle = self._create_npy() if path.suffix.lower() == ".npy" else self._create_tiff()
+                self._handle = self._create_npy() if suffix == ".npy" else self._create_tiff()
                 self._close = self._handle.flush
         except (TypeError, ValueError) as error:
             self.partial.unlink(missing_ok=True)
             raise ValueError(f"cannot create {path} with attributes {attributes}: {error}") from error
 
-    def _create_hdf5(self, dataset: str, chunks: tuple[int, ...]) -> None:
+    def _create_hdf5(self, dataset: str, chunks: tuple[int, ...]) -> tuple[h5py.Dataset, Callable[[], None]]:
         if self.path.exists():
             with h5py.File(self.path, "r") as file:
-                names = hdf5_datasets(file)
+                names = stores.hdf5_datasets(file)
             if names != [dataset]:
                 raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
         file = h5py.File(self.partial, "w")
-        self._handle = file.create_dataset(dataset, self.shape, self.dtype, chunks=chunks, compression="gzip",
-                                          compression_opts=1)
-        self._handle.attrs.update(self.attributes)
-        self._close = file.close
+        made = file.create_dataset(dataset, self.shape, self.dtype, chunks=chunks, compression="gzip",
+                                   compression_opts=1)
+        made.attrs.update(self.attributes)
+        return made, file.close
 
     def _create_tiff(self) -> np.memmap:
         if self.dtype.kind == "b":
@@ -90,34 +86,27 @@ class FileWriter(Store):
 
     def handle(self) -> Any:
         if self._pid != os.getpid():
-            raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
+            self.__getstate__()
         if self._handle is None:
             raise ValueError(f"{self.path} is closed; open it with open_volume")
         return self._handle
 
-    def write(self, slices: Slices, values: np.ndarray) -> None:
-        self.handle()[slices] = values
-
     def finish(self, success: bool) -> None:
-        if self._handle is None:
+        if self._handle is None or self._pid != os.getpid():  # a forked child leaves its parent's file alone
             return
         self._handle = None
         self._close()
-        if success:
-            os.replace(self.partial, self.path)
-        else:
-            self.partial.unlink()
+        self.partial.replace(self.path) if success else self.partial.unlink()
 
     def __getstate__(self) -> dict[str, Any]:
         raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
 
 
-def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, zarr_format: int) -> ChunkedStore:
+def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, zarr_format: int) -> Store:
     """A new Zarr array of blosc-compressed chunks (zstd, shuffled), and the groups above it."""
     import tensorstore
 
-    if zarr_format not in (2, 3):
-        raise ValueError(f"expected a zarr_format of 2 or 3, got {zarr_format}")
+    require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
     if path.exists() and not (overwrite and chunked_driver(path) in ("zarr", "zarr3")):
         raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
     groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
@@ -141,4 +130,6 @@ def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, z
             (group / marker).write_text(json.dumps(group_content))
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": metadata}
     tensorstore.open(spec, create=True).result()
-    return ChunkedStore(path, writable=True)
+    store = stores.open_chunked(path)
+    store.writable = True
+    return store
