@@ -22,7 +22,7 @@ Result = tuple[torch.Tensor, torch.Tensor | None]
 def drop_slices(image, labels, rng: SampleRandom, *, drop_prob: float, prob: float = 1.0, axis: int = 0) -> Result:
     """Blank (set to 0) each slice of a chosen sample with probability `drop_prob`."""
     picked = _pick_slices(image, rng, prob, drop_prob, axis)
-    return _change_slices(image, axis, picked, torch.zeros_like), labels
+    return _change(image, picked, torch.zeros_like, axis), labels
 
 
 def shift_slices(image, labels, rng: SampleRandom, *, shift_prob: float, max_shift: int, prob: float = 1.0,
@@ -36,13 +36,14 @@ def shift_slices(image, labels, rng: SampleRandom, *, shift_prob: float, max_shi
     shifts = rng.integers(-max_shift, max_shift + 1, image.shape[2 + axis], 2)[picked].to(image.device)
 
     def shift(slices: torch.Tensor) -> torch.Tensor:
-        sizes_and_distances = zip(slices.shape[-2:], shifts.unbind(1))
-        rows, columns = (_shifted_indices(size, distance, fill) for size, distance in sizes_and_distances)
-        number, channel = (torch.arange(n, device=slices.device) for n in slices.shape[:2])
-        return slices[number[:, None, None, None], channel[:, None, None], rows[:, None, :, None],
-                      columns[:, None, None, :]]  # fmt: skip
+        for dim, distance in zip((2, 3), shifts.unbind(1)):
+            size = slices.shape[dim]
+            source = torch.arange(size, device=slices.device) - distance[:, None]
+            source = source % size if fill == "wrap" else source.clamp(0, size - 1)
+            slices = slices.take_along_dim(source[:, None].unsqueeze(5 - dim), dim)
+        return slices
 
-    return _change_slices(image, axis, picked, shift), labels
+    return _change(image, picked, shift, axis), labels
 
 
 def missing_section(image, labels, rng: SampleRandom, *, prob: float, longest: int = 3, axis: int = 0) -> Result:
@@ -53,7 +54,7 @@ def missing_section(image, labels, rng: SampleRandom, *, prob: float, longest: i
     start = (rng.uniform() * (depth - length + 1)).long()
     slices = torch.arange(depth)
     picked = chosen[:, None] & (slices >= start[:, None]) & (slices < (start + length)[:, None])
-    return _change_slices(image, axis, picked, torch.zeros_like), labels
+    return _change(image, picked, torch.zeros_like, axis), labels
 
 
 def blur_slices(image, labels, rng: SampleRandom, *, blur_prob: float, max_sigma: float, prob: float = 1.0,
@@ -65,43 +66,36 @@ def blur_slices(image, labels, rng: SampleRandom, *, blur_prob: float, max_sigma
     """
     picked = _pick_slices(image, rng, prob, blur_prob, axis)
     sigma = rng.uniform(image.shape[2 + axis], low=max_sigma / 4, high=max_sigma)[picked].to(image)
-    radius = math.ceil(3 * max_sigma)
-    return _change_slices(image, axis, picked, lambda s: _blur(_blur(s, sigma, radius, 2), sigma, radius, 3)), labels
+    return _change(image, picked, lambda slices: _blur(slices, sigma, math.ceil(3 * max_sigma)), axis), labels
 
 
 def slice_contrast(image, labels, rng: SampleRandom, *, contrast_prob: float, scale: float, offset: float,
                    prob: float = 1.0, axis: int = 0) -> Result:  # fmt: skip
     """Multiply each slice of a chosen sample, with probability `contrast_prob`, by 1 +- scale, and add +- offset."""
-    picked = _pick_slices(image, rng, prob, contrast_prob, axis)
-    factors = rng.uniform(image.shape[2 + axis], low=1 - scale, high=1 + scale)[picked].to(image)
-    offsets = rng.uniform(image.shape[2 + axis], low=-offset, high=offset)[picked].to(image)
-    return _change_slices(image, axis, picked, lambda s: (s * _column(factors, s)).add_(_column(offsets, s))), labels
+    return _scale_and_add(image, rng, _pick_slices(image, rng, prob, contrast_prob, axis), scale, offset, axis), labels
 
 
 def intensity(image, labels, rng: SampleRandom, *, prob: float, scale: float, offset: float) -> Result:
     """Multiply a chosen sample by a number in 1 +- scale, and add one in +- offset."""
-    rows = _chosen_rows(rng, prob)
-    factors = rng.uniform(low=1 - scale, high=1 + scale)[rows].to(image)
-    offsets = rng.uniform(low=-offset, high=offset)[rows].to(image)
-    return _change_rows(image, rows, lambda x: (x * _column(factors, x)).add_(_column(offsets, x))), labels
+    return _scale_and_add(image, rng, rng.bernoulli(prob), scale, offset), labels
 
 
 def gamma(image, labels, rng: SampleRandom, *, prob: float, low: float, high: float) -> Result:
     """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm; the sign of a value stays."""
-    rows = _chosen_rows(rng, prob)
-    power = (low * (high / low) ** rng.uniform())[rows].to(image)
-    return _change_rows(image, rows, lambda x: (x.abs() ** _column(power, x)).copysign(x)), labels
+    picked = rng.bernoulli(prob)
+    power = (low * (high / low) ** rng.uniform())[picked].to(image)
+    return _change(image, picked, lambda x: (x.abs() ** _column(power, x)).copysign(x)), labels
 
 
 def noise(image, labels, rng: SampleRandom, *, prob: float, max_sigma: float) -> Result:
     """Add Gaussian noise to a chosen sample, its standard deviation drawn from [0, max_sigma)."""
-    rows = _chosen_rows(rng, prob)
-    sigma = rng.uniform(high=max_sigma)[rows].to(image)
+    picked = rng.bernoulli(prob)
+    sigma = rng.uniform(high=max_sigma)[picked].to(image)
 
     def add_noise(x: torch.Tensor) -> torch.Tensor:
-        return rng.rows(rows).normal(*x.shape[1:], device=x.device).mul_(_column(sigma, x)).add_(x)
+        return rng.rows(picked).normal(*x.shape[1:], device=x.device).mul_(_column(sigma, x)).add_(x)
 
-    return _change_rows(image, rows, add_noise), labels
+    return _change(image, picked, add_noise), labels
 
 
 def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: int = 3) -> Result:
@@ -109,7 +103,7 @@ def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: 
 
     An edge of a box is at least 1 voxel and at most a share `size` of the patch along that axis.
     """
-    rows = _chosen_rows(rng, prob)
+    rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     counts = rng.integers(1, most + 1)
     edges, places = rng.uniform(most, 3, high=size), rng.uniform(most, 3)
     if not rows:
@@ -126,35 +120,22 @@ def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: 
     return image, labels
 
 
-def _chosen_rows(rng: SampleRandom, prob: float) -> list[int]:
-    return rng.bernoulli(prob).nonzero().flatten().tolist()
-
-
-def _change_rows(image: torch.Tensor, rows: list[int], change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """The image with `change` made to the samples `rows`."""
-    if not rows:
-        return image
-    if len(rows) == len(image):
-        return change(image)
-    image = image.clone()
-    image[rows] = change(image[rows])
-    return image
-
-
 def _pick_slices(image: torch.Tensor, rng: SampleRandom, prob: float, slice_prob: float, axis: int) -> torch.Tensor:
     """Which slices of which samples: bool (B, slices)."""
     return rng.bernoulli(prob)[:, None] & rng.bernoulli(slice_prob, image.shape[2 + axis])
 
 
-def _change_slices(image: torch.Tensor, axis: int, picked: torch.Tensor,
-                   change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:  # fmt: skip
-    """The image with `change`, from (n, C, H, W) to the same, made to the n slices picked (B, slices)."""
+def _change(image: torch.Tensor, picked: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor],
+            axis: int = 0) -> torch.Tensor:  # fmt: skip
+    """The image with `change`, from (n, C, ...) to the same, made to what is picked: samples (B,) or slices (B, n)."""
     if not picked.any():
         return image
-    sample, place = (index.to(image.device) for index in picked.nonzero(as_tuple=True))
+    if picked.ndim == 1 and picked.all():
+        return change(image)
     image = image.clone()
-    slices = image.movedim(2 + axis, 1)
-    slices[sample, place] = change(slices[sample, place])
+    parts = image if picked.ndim == 1 else image.movedim(2 + axis, 1)
+    places = tuple(index.to(image.device) for index in picked.nonzero(as_tuple=True))
+    parts[places] = change(parts[places])
     return image
 
 
@@ -163,22 +144,24 @@ def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def _shifted_indices(size: int, distance: torch.Tensor, fill: str) -> torch.Tensor:
-    """Index (n, size) from which each place of an axis shifted by each distance (n,) is read."""
-    index = torch.arange(size, device=distance.device) - distance[:, None]
-    return index % size if fill == "wrap" else index.clamp(0, size - 1)
+def _scale_and_add(image, rng: SampleRandom, picked: torch.Tensor, scale: float, offset: float, axis: int = 0):
+    factors = rng.uniform(*picked.shape[1:], low=1 - scale, high=1 + scale)[picked].to(image)
+    offsets = rng.uniform(*picked.shape[1:], low=-offset, high=offset)[picked].to(image)
+    return _change(image, picked, lambda x: (x * _column(factors, x)).add_(_column(offsets, x)), axis)
 
 
-def _blur(slices: torch.Tensor, sigma: torch.Tensor, radius: int, dim: int) -> torch.Tensor:
-    """Gaussian blur of slices (n, C, H, W) along `dim`, of each with its own sigma (n,).
+def _blur(slices: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
+    """Gaussian blur of slices (n, C, H, W) in plane, of each with its own sigma (n,).
 
     Tap by tap rather than as a matrix product, whose rounding would depend on how many slices there are.
     """
-    size = slices.shape[dim]
-    total, weights = torch.zeros_like(slices), torch.zeros_like(slices)
-    for step in range(-min(radius, size - 1), min(radius, size - 1) + 1):
-        weight = _column(torch.exp(-0.5 * (step / sigma) ** 2), slices)
-        count, to = size - abs(step), max(0, -step)
-        total.narrow(dim, to, count).add_(slices.narrow(dim, to + step, count) * weight)
-        weights.narrow(dim, to, count).add_(weight)
-    return total / weights
+    for dim in (2, 3):
+        reach = min(radius, slices.shape[dim] - 1)
+        total, weights = torch.zeros_like(slices), torch.zeros_like(slices)
+        for step in range(-reach, reach + 1):
+            weight = _column(torch.exp(-0.5 * (step / sigma) ** 2), slices)
+            count, to = slices.shape[dim] - abs(step), max(0, -step)
+            total.narrow(dim, to, count).add_(slices.narrow(dim, to + step, count) * weight)
+            weights.narrow(dim, to, count).add_(weight)
+        slices = total / weights
+    return slices

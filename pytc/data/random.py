@@ -13,17 +13,15 @@ import math
 
 import torch
 
-MASK = (1 << 64) - 1
-GAMMA = 0x9E3779B97F4A7C15
-MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+GAMMA, *MULTIPLIERS = (n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))  # signed
 
 
 def sample_key(seed: int, step: int, index: int) -> int:
     """The key of a sample, as a signed 64-bit integer: a hash of (seed, step, index)."""
-    key = 0
+    key = torch.zeros((), dtype=torch.int64)
     for number in (seed, step, index):
-        key = _mix_int((key + number + GAMMA) & MASK)
-    return _signed(key)
+        key = _mix(key + number + GAMMA)
+    return key.item()
 
 
 class SampleRandom:
@@ -38,7 +36,7 @@ class SampleRandom:
         self.state = _mix(keys.to("cpu", torch.int64) ^ int.from_bytes(digest, "little", signed=True))
         self.counter = 0
 
-    def rows(self, rows: list[int]) -> SampleRandom:
+    def rows(self, rows: list[int] | torch.Tensor) -> SampleRandom:
         """The draws to come, of some of the rows only."""
         part = object.__new__(SampleRandom)
         part.state, part.counter = self.state[rows], self.counter
@@ -64,37 +62,25 @@ class SampleRandom:
         size = math.prod(shape)
         bits = self._bits(-(-size // 4), device)
         quantile = bits.view(torch.int16)[:, :size].to(torch.int32) + 2**15
-        table = _normal_quantiles(torch.device(device))
-        return table.index_select(0, quantile.view(-1)).view(-1, *shape)
+        return _normal_quantiles(torch.device(device)).index_select(0, quantile.view(-1)).view(-1, *shape)
 
     def _bits(self, count: int, device: str | torch.device) -> torch.Tensor:
         """The next `count` hashes of each row: int64 (B, count)."""
         counters = torch.arange(self.counter + 1, self.counter + count + 1, device=device)
         self.counter += count
-        return _mix(self.state.to(device)[:, None] + counters * _signed(GAMMA))
-
-
-def _signed(number: int) -> int:
-    return number - (1 << 64) if number >> 63 else number
+        return _mix(self.state.to(device)[:, None] + counters * GAMMA)
 
 
 def _shift(bits: torch.Tensor, places: int) -> torch.Tensor:
     """Logical shift to the right; torch's own copies the sign."""
-    return (bits >> places) & (MASK >> places)
+    return (bits >> places) & ((1 << 64 - places) - 1)
 
 
 def _mix(bits: torch.Tensor) -> torch.Tensor:
     """The finaliser of splitmix64."""
-    bits = (bits ^ _shift(bits, 30)) * _signed(MULTIPLIERS[0])
-    bits = (bits ^ _shift(bits, 27)) * _signed(MULTIPLIERS[1])
+    for places, multiplier in zip((30, 27), MULTIPLIERS):
+        bits = (bits ^ _shift(bits, places)) * multiplier
     return bits ^ _shift(bits, 31)
-
-
-def _mix_int(number: int) -> int:
-    """The same for a Python integer in [0, 2^64)."""
-    number = ((number ^ (number >> 30)) * MULTIPLIERS[0]) & MASK
-    number = ((number ^ (number >> 27)) * MULTIPLIERS[1]) & MASK
-    return number ^ (number >> 31)
 
 
 @functools.cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-
 import torch
 
 from pytc.config import AugmentConfig
@@ -37,9 +35,7 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
     shape = image.shape[2:]
     permutations = warp.draw_permutations(rng("permute_axes"), c.permute_prob, shape, voxel_size)
     turns = warp.draw_turns(rng("rot90"), c.rot90_prob, shape, voxel_size, axis)
-    flips = warp.draw_flips(rng("flip"), c.flip_prob)
-    orientations = [reduce(warp.followed_by, of_sample) for of_sample in zip(permutations, turns, flips)]
-    image, labels = warp.reorient(image, labels, orientations)
+    image, labels = warp.reorient(image, labels, warp.draw_flips(rng("flip"), c.flip_prob) @ turns @ permutations)
     image = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
     matrices = warp.draw_affine(rng("affine"), c.affine_prob, c.affine_scale, c.affine_shear, c.affine_rotation,

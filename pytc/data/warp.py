@@ -25,10 +25,6 @@ SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay 
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 Size = tuple[float, float, float]
-# (axes, mirrored): axis i of the result is axis axes[i] of the source, backwards if mirrored[i].
-Orientation = tuple[tuple[int, int, int], tuple[bool, bool, bool]]
-UPRIGHT: Orientation = ((0, 1, 2), (False, False, False))
-
 
 def permute_axes(image, labels, rng: SampleRandom, *, prob: float, voxel_size: Size = ISOTROPIC) -> Result:
     """Reorder at random the axes of a chosen sample that have the same voxel size and extent."""
@@ -83,41 +79,30 @@ def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float,
     return image, labels
 
 
-def draw_permutations(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size) -> list[Orientation]:
-    """For each chosen sample a random order of the axes that have the same voxel size and extent."""
+def draw_permutations(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size) -> torch.Tensor:
+    """Orientations (B, 3, 3): of each chosen sample the axes of equal voxel size and extent in a random order."""
     kinds = list(zip(voxel_size, shape))
-    orientations = []
-    for is_chosen, value in zip(rng.bernoulli(prob).tolist(), rng.uniform(3).tolist()):
-        axes = [0, 1, 2]
-        for kind in set(kinds) if is_chosen else ():
-            alike = [axis for axis in range(3) if kinds[axis] == kind]
-            for axis, source in zip(alike, sorted(alike, key=value.__getitem__)):
-                axes[axis] = source
-        orientations.append((tuple(axes), UPRIGHT[1]))
-    return orientations
+    alike = [[other for other in range(3) if kinds[other] == kind] for kind in kinds]
+    axes = torch.arange(3).repeat(len(rng.state), 1)
+    for row, is_chosen, value in zip(axes, rng.bernoulli(prob).tolist(), rng.uniform(3).tolist()):
+        if is_chosen:
+            row[:] = torch.tensor([sorted(a, key=value.__getitem__)[a.index(axis)] for axis, a in enumerate(alike)])
+    return torch.eye(3, dtype=torch.float64)[axes]
 
 
-def draw_turns(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size,
-               axis: int) -> list[Orientation]:  # fmt: skip
-    """For each chosen sample 1 to 3 quarter turns about `axis`, or 2 if the axes of its plane are not alike."""
+def draw_turns(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size, axis: int) -> torch.Tensor:
+    """Orientations (B, 3, 3): 1 to 3 quarter turns of each chosen sample, or 2 if its plane's axes are not alike."""
     a, b = PLANES[axis]
+    quarter = _rotation(PLANES[axis], math.pi / 2).round()
+    turns = torch.stack([torch.linalg.matrix_power(quarter, count) for count in range(4)])
+    chosen, counts = rng.bernoulli(prob), rng.integers(1, 4)
     alike = (voxel_size[a], shape[a]) == (voxel_size[b], shape[b])
-    quarter = tuple({a: b, b: a}.get(i, i) for i in range(3)), tuple(i == a for i in range(3))
-    half = followed_by(quarter, quarter)
-    orientations = [UPRIGHT, quarter, half, followed_by(half, quarter)]
-    drawn = zip(rng.bernoulli(prob).tolist(), rng.integers(1, 4).tolist())
-    return [orientations[(turns if alike else 2) if is_chosen else 0] for is_chosen, turns in drawn]
+    return turns[chosen * (counts if alike else 2)]
 
 
-def draw_flips(rng: SampleRandom, prob: float) -> list[Orientation]:
-    """For each sample the axes to mirror, each with probability `prob`."""
-    return [(UPRIGHT[0], tuple(row)) for row in rng.bernoulli(prob, 3).tolist()]
-
-
-def followed_by(first: Orientation, second: Orientation) -> Orientation:
-    """The orientation that comes of one after another."""
-    axes = tuple(first[0][a] for a in second[0])
-    return axes, tuple(first[1][a] != mirrored for a, mirrored in zip(*second))
+def draw_flips(rng: SampleRandom, prob: float) -> torch.Tensor:
+    """Orientations (B, 3, 3): each axis of each sample mirrored with probability `prob`."""
+    return torch.diag_embed(1 - 2 * rng.bernoulli(prob, 3).double())
 
 
 def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rotation: float,
@@ -161,17 +146,19 @@ def draw_elastic(rng: SampleRandom, prob: float, shape: tuple[int, ...], spacing
     return [knots[row] if is_chosen else None for row, is_chosen in enumerate(chosen)]
 
 
-def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: list[Orientation]) -> Result:
-    """Give each sample its orientation; image of any dtype."""
-    if all(orientation == UPRIGHT for orientation in orientations):
+def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: torch.Tensor) -> Result:
+    """Give each sample its orientation: (B, 3, 3), signed permutations whose row i says which axis becomes axis i.
+
+    Orientations are combined by matrix products, the first one on the right. The image is of any dtype.
+    """
+    if (orientations == torch.eye(3)).all():
         return image, labels
 
     def reoriented(batch: torch.Tensor) -> torch.Tensor:
-        result = torch.empty_like(batch)
-        for sample, source, (axes, mirrored) in zip(result, batch, orientations):
-            extra = source.ndim - 3
-            source = source.permute(*range(extra), *(extra + a for a in axes))
-            dims = [extra + i for i in range(3) if mirrored[i]]
+        result, extra = torch.empty_like(batch), batch.ndim - 4
+        for sample, source, matrix in zip(result, batch, orientations):
+            source = source.permute(*range(extra), *(extra + matrix.abs().argmax(1)).tolist())
+            dims = (extra + (matrix.sum(1) < 0).nonzero()).flatten().tolist()
             sample.copy_(source.flip(dims) if dims else source)
         return result
 
@@ -191,9 +178,8 @@ def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torc
     for row in rows:
         matrix = torch.eye(3) if matrices[row] is None else matrices[row]
         places = _affine_places(image.shape[2:], matrix, image.device)
-        if knots[row] is not None:
-            places = _displaced(places, _spline_field(knots[row].to(image.device), image.shape[2:]))
-        _resample(image[row], None if labels is None else labels[row], places)
+        field = None if knots[row] is None else _spline_field(knots[row].to(image.device), image.shape[2:])
+        _resample(image[row], None if labels is None else labels[row], places, field)
     return image, labels
 
 
@@ -221,10 +207,6 @@ def _affine_places(shape: tuple[int, ...], matrix: torch.Tensor, device: torch.d
     return lambda slab: [along[slab] + across for along, across in zip(by_z, in_plane)]
 
 
-def _displaced(places: Places, field: Callable[[slice], torch.Tensor]) -> Places:
-    return lambda slab: [place.add_(displacement) for place, displacement in zip(places(slab), field(slab))]
-
-
 def _spline_field(knots: torch.Tensor, shape: tuple[int, ...]) -> Callable[[slice], torch.Tensor]:
     """The field (3, z, Y, X) of a cubic B-spline on some z-slices; it varies as much as the knots do, everywhere."""
     (first, weights), *in_plane = (_spline_taps(n, k, knots.device) for n, k in zip(shape, knots.shape[1:]))
@@ -249,15 +231,15 @@ def _spline(knots: torch.Tensor, axis: int, first: torch.Tensor, weights: torch.
     return sum(knots.index_select(axis, first + tap) * weights[:, tap] for tap in range(4))
 
 
-def _resample(image: torch.Tensor, labels: torch.Tensor | None, places: Places) -> None:
-    """Replace image (C, Z, Y, X), trilinear, and labels (Z, Y, X), nearest, by what is at the given places."""
+def _resample(image: torch.Tensor, labels: torch.Tensor | None, places: Places, field=None) -> None:
+    """Replace image (C, Z, Y, X), trilinear, and labels (Z, Y, X), nearest, by what is at the places plus a field."""
     depth, *plane = image.shape[1:]
     step = max(1, SLAB // math.prod(plane)) if image.device.type == "cpu" else depth
     source = image.clone(memory_format=torch.contiguous_format)
     label_source = None if labels is None else F.pad(labels, (1,) * 6, value=UNLABELLED)  # a rim for what is outside
     for first in range(0, depth, step):
         slab = slice(first, first + step)
-        at = places(slab)
+        at = places(slab) if field is None else [p.add_(move) for p, move in zip(places(slab), field(slab))]
         if labels is not None:
             labels[slab] = _nearest(label_source, at)
         image[:, slab] = _trilinear(source, at)
