@@ -22,9 +22,8 @@ SMOOTHING = 1.0  # voxels added to both halves of an overlap ratio, so that an e
 
 def bce(logits, target, valid) -> Sums:
     """Binary cross-entropy; the count is that of valid voxels."""
-    logits, target = _checked(logits, target, valid)
-    weight = valid.float()
-    return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum"), weight.sum()
+    logits, target, known = _floats(logits, target, valid)
+    return F.binary_cross_entropy_with_logits(logits, target, known, reduction="sum"), known.sum()
 
 
 def balanced_bce(logits, target, valid, max_positive_weight: float = 10.0) -> Sums:
@@ -34,11 +33,9 @@ def balanced_bce(logits, target, valid, max_positive_weight: float = 10.0) -> Su
     depend on what else is in the batch; within [1 / max_positive_weight, max_positive_weight]. The count is that of
     valid voxels, unweighted.
     """
-    logits, target = _checked(logits, target, valid)
-    space = tuple(range(2, logits.ndim))
-    known = valid.float()
-    positives = (target * known).sum(space, keepdim=True)
-    negatives = known.sum(space, keepdim=True) - positives
+    logits, target, known = _floats(logits, target, valid)
+    positives = (target * known).sum((2, 3, 4), keepdim=True)
+    negatives = known.sum((2, 3, 4), keepdim=True) - positives
     ratio = (negatives / positives.clamp(min=1)).clamp(1 / max_positive_weight, max_positive_weight)
     weight = known * (1 + (ratio - 1) * target)
     return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum"), known.sum()
@@ -46,16 +43,14 @@ def balanced_bce(logits, target, valid, max_positive_weight: float = 10.0) -> Su
 
 def focal(logits, target, valid, gamma: float = 2.0) -> Sums:
     """Focal loss (Lin et al. 2017): cross-entropy times (1 - probability of the truth) ** gamma; valid voxels count."""
-    logits, target = _checked(logits, target, valid)
-    known = valid.float()
+    logits, target, known = _floats(logits, target, valid)
     entropy = F.binary_cross_entropy_with_logits(logits, target, known, reduction="none")
     return (entropy * torch.sigmoid(logits * (1 - 2 * target)) ** gamma).sum(), known.sum()
 
 
 def mse(logits, target, valid) -> Sums:
     """Squared error of sigmoid(logits); the count is that of valid voxels."""
-    logits, target = _checked(logits, target, valid)
-    known = valid.float()
+    logits, target, known = _floats(logits, target, valid)
     return ((torch.sigmoid(logits) - target) ** 2 * known).sum(), known.sum()
 
 
@@ -65,12 +60,10 @@ def tversky(logits, target, valid, alpha: float = 0.3) -> Sums:
     Each count, over the valid voxels, is smoothed by one voxel. The count of the loss is that of the channels of
     samples with any valid voxel.
     """
-    logits, target = _checked(logits, target, valid)
-    space = tuple(range(2, logits.ndim))
-    known = valid.float()
+    logits, target, known = _floats(logits, target, valid)
     probability, target = torch.sigmoid(logits) * known, target * known
-    hits = (probability * target).sum(space)
-    false_positives, false_negatives = probability.sum(space) - hits, target.sum(space) - hits
+    hits = (probability * target).sum((2, 3, 4))
+    false_positives, false_negatives = probability.sum((2, 3, 4)) - hits, target.sum((2, 3, 4)) - hits
     misses = alpha * false_positives + (1 - alpha) * false_negatives
     present = valid.flatten(2).any(2).float()
     return ((1 - (hits + SMOOTHING) / (hits + misses + SMOOTHING)) * present).sum(), present.sum()
@@ -88,28 +81,22 @@ def cross_entropy(logits, target, valid) -> Sums:
     """
     if logits.shape[1] == 1:
         return bce(logits, target, valid)
-    _checked(logits[:, :1], target, valid)
-    known = valid[:, 0]
-    truth = torch.where(known, target[:, 0].long(), 0)
-    return (F.cross_entropy(logits.float(), truth, reduction="none") * known).sum(), known.float().sum()
+    known = _floats(logits[:, :1], target, valid)[2][:, 0]
+    truth = torch.where(valid, target.long(), 0)[:, 0]
+    return (F.cross_entropy(logits.float(), truth, reduction="none") * known).sum(), known.sum()
 
 
 def build_loss(config: LossConfig) -> Loss:
     """The terms of a config as one loss, whose (sum, count) have one entry a term; the sums are weighted."""
-    known: dict[str, Loss] = {
-        "bce": bce,
+    losses = (bce, balanced_bce, dice, tversky, focal, cross_entropy, mse)
+    known: dict[str, Loss] = {loss.__name__: loss for loss in losses} | {
         "balanced_bce": partial(balanced_bce, max_positive_weight=config.max_positive_weight),
-        "dice": dice,
-        "tversky": partial(tversky, alpha=config.tversky_alpha),
-        "focal": partial(focal, gamma=config.focal_gamma),
-        "cross_entropy": cross_entropy,
-        "mse": mse,
-    }
-    terms = [(weight, known[name]) for name, weight in zip(config.terms, config.weights)]
+        "tversky": partial(tversky, alpha=config.tversky_alpha), "focal": partial(focal, gamma=config.focal_gamma),
+    }  # fmt: skip
 
     def loss(logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> Sums:
-        sums, counts = zip(*(term(logits, target, valid) for _, term in terms))
-        return torch.stack([weight * value for (weight, _), value in zip(terms, sums)]), torch.stack(counts)
+        sums, counts = zip(*(known[term](logits, target, valid) for term in config.terms))
+        return torch.stack([weight * value for weight, value in zip(config.weights, sums)]), torch.stack(counts)
 
     return loss
 
@@ -128,16 +115,12 @@ def deep_supervision_loss(
     float tensor) to their sum over all ranks, divided by N: then the mean of the returned losses over the ranks is
     the loss of the whole batch. ValueError where the numbers of outputs, targets and weights differ.
     """
-    if isinstance(outputs, torch.Tensor):
-        outputs = {"output": outputs}
+    outputs = {"output": outputs} if isinstance(outputs, torch.Tensor) else outputs
     names = ["output", *(f"ds_{scale}" for scale in range(1, len(outputs)))]
-    if weights is None:
-        weights = tuple(0.5**scale for scale in range(len(names)))
+    weights = [0.5**scale for scale in range(len(names))] if weights is None else weights
     if set(names) != set(outputs) or not len(names) == len(targets) == len(weights):
-        raise ValueError(
-            f"expected a target and a weight for each output of {', '.join(names)}, got outputs "
-            f"{', '.join(outputs)}, {len(targets)} targets, {len(weights)} weights"
-        )
+        got = f"outputs {', '.join(outputs)}, {len(targets)} targets, {len(weights)} weights"
+        raise ValueError(f"expected a target and a weight for each output of {', '.join(names)}, got {got}")
     sums, counts = zip(*(loss(outputs[name], *target) for name, target in zip(names, targets)))
     sums, counts = torch.stack(sums), reduce_count(torch.stack(counts))
     scales = (sums / torch.where(counts > 0, counts, 1)).view(len(names), -1).sum(1)
@@ -155,9 +138,9 @@ def channel_losses(logits: torch.Tensor, target: torch.Tensor, valid: torch.Tens
     return (sums / torch.where(counts > 0, counts, 1)).sum(1).tolist()
 
 
-def _checked(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and target in float32; ValueError unless all three have one shape."""
+def _floats(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All three in float32; ValueError unless they have one shape."""
     if not logits.shape == target.shape == valid.shape:
         shapes = f"{tuple(target.shape)} and {tuple(valid.shape)}"
         raise ValueError(f"expected target and valid mask of the logits' shape {tuple(logits.shape)}, got {shapes}")
-    return logits.float(), target.float()
+    return logits.float(), target.float(), valid.float()

@@ -26,13 +26,11 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
     of the same dtype, -1 where a voxel comes from outside the patch. ValueError if shapes or dtypes do not fit.
     """
     _check(image, labels, keys, voxel_size)
-    axis = section_axis(voxel_size)
-    c = config
+    axis, shape, c = section_axis(voxel_size), image.shape[2:], config
 
     def rng(stream: str) -> SampleRandom:
         return SampleRandom(keys, stream)
 
-    shape = image.shape[2:]
     permutations = warp.draw_permutations(rng("permute_axes"), c.permute_prob, shape, voxel_size)
     turns = warp.draw_turns(rng("rot90"), c.rot90_prob, shape, voxel_size, axis)
     image, labels = warp.reorient(image, labels, warp.draw_flips(rng("flip"), c.flip_prob) @ turns @ permutations)
@@ -41,25 +39,25 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
     matrices = warp.draw_affine(rng("affine"), c.affine_prob, c.affine_scale, c.affine_shear, c.affine_rotation,
                                 voxel_size)  # fmt: skip
     knots = warp.draw_elastic(rng("elastic"), c.elastic_prob, shape, c.elastic_spacing, c.elastic_magnitude, voxel_size)
-    batch = warp.deform(image, labels, matrices, knots)
-    batch = warp.misalign(*batch, rng("misalign"), prob=c.misalign_prob, max_shift=c.misalign_max,
-                          max_rotation=c.misalign_rotation, axis=axis)  # fmt: skip
+    image, labels = warp.deform(image, labels, matrices, knots)
 
-    scale, offset = c.intensity_scale, c.intensity_offset
-    batch = damage.intensity(*batch, rng("intensity"), prob=c.intensity_prob, scale=scale, offset=offset)
-    batch = damage.gamma(*batch, rng("gamma"), prob=c.gamma_prob, low=c.gamma_range[0], high=c.gamma_range[1])
-    slices = {"prob": c.slices_prob, "axis": axis}
-    batch = damage.slice_contrast(*batch, rng("slice_contrast"), contrast_prob=c.slice_contrast_prob, scale=scale,
-                                  offset=offset, **slices)  # fmt: skip
-    batch = damage.blur_slices(*batch, rng("blur_slices"), blur_prob=c.blur_slice_prob, max_sigma=c.blur_sigma,
-                               **slices)  # fmt: skip
-    batch = damage.noise(*batch, rng("noise"), prob=c.noise_prob, max_sigma=c.noise_max)
-    batch = damage.shift_slices(*batch, rng("shift_slices"), shift_prob=c.shift_slice_prob,
-                                max_shift=c.shift_slice_max, fill=c.shift_slice_fill, **slices)  # fmt: skip
-    batch = damage.drop_slices(*batch, rng("drop_slices"), drop_prob=c.drop_slice_prob, **slices)
-    batch = damage.missing_section(*batch, rng("missing_section"), prob=c.missing_section_prob,
-                                   longest=c.missing_section_max, axis=axis)  # fmt: skip
-    return damage.cutout(*batch, rng("cutout"), prob=c.cutout_prob, size=c.cutout_size)
+    linear, slices = {"scale": c.intensity_scale, "offset": c.intensity_offset}, {"prob": c.slices_prob, "axis": axis}
+    for function, settings in (
+        (warp.misalign, {"prob": c.misalign_prob, "max_shift": c.misalign_max, "max_rotation": c.misalign_rotation,
+                         "axis": axis}),
+        (damage.intensity, {"prob": c.intensity_prob, **linear}),
+        (damage.gamma, {"prob": c.gamma_prob, "low": c.gamma_range[0], "high": c.gamma_range[1]}),
+        (damage.slice_contrast, {"contrast_prob": c.slice_contrast_prob, **linear, **slices}),
+        (damage.blur_slices, {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slices}),
+        (damage.noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
+        (damage.shift_slices, {"shift_prob": c.shift_slice_prob, "max_shift": c.shift_slice_max,
+                               "fill": c.shift_slice_fill, **slices}),
+        (damage.drop_slices, {"drop_prob": c.drop_slice_prob, **slices}),
+        (damage.missing_section, {"prob": c.missing_section_prob, "longest": c.missing_section_max, "axis": axis}),
+        (damage.cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
+    ):  # fmt: skip
+        image, labels = function(image, labels, rng(function.__name__), **settings)
+    return image, labels
 
 
 def _check(image, labels, keys, voxel_size) -> None:

@@ -25,11 +25,8 @@ def make_targets(labels: torch.Tensor, config: TargetConfig, scales: tuple[Tripl
     if config.scale_by == "nearest":
         target, valid = _target(labels, config, config.offsets)
         return [(_strided(target, scale), _strided(valid, scale)) for scale in scales]
-    targets = []
-    for scale in scales:
-        offsets = tuple(scaled_offset(offset, scale) for offset in config.offsets)
-        targets.append(_target(_strided(labels, scale), config, offsets))
-    return targets
+    offsets = [tuple(scaled_offset(offset, scale) for offset in config.offsets) for scale in scales]
+    return [_target(_strided(labels, scale), config, scaled) for scale, scaled in zip(scales, offsets)]
 
 
 def affinities(labels: torch.Tensor, offsets: tuple[Triple, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,7 +40,7 @@ def affinities(labels: torch.Tensor, offsets: tuple[Triple, ...]) -> tuple[torch
     valid = torch.zeros_like(affinity)
     labelled, object_ = labels >= 0, labels > 0
     for channel, offset in enumerate(offsets):
-        here, there = _pairs(offset, labels.shape[1:])
+        here, there = pairs(offset, labels.shape[1:])
         torch.logical_and(labels[here] == labels[there], object_[here], out=affinity[:, channel][here])
         torch.logical_and(labelled[here], labelled[there], out=valid[:, channel][here])
     return affinity, valid
@@ -58,7 +55,7 @@ def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     labelled = labels >= 0
     boundary, doubtful = torch.zeros_like(labelled), ~labelled
     for offset in FACES:
-        here, there = _pairs(offset, labels.shape[1:])
+        here, there = pairs(offset, labels.shape[1:])
         differ = (labels[here] != labels[there]) & labelled[here] & labelled[there]
         boundary[here] |= differ
         boundary[there] |= differ
@@ -101,7 +98,7 @@ def _strided(volume: torch.Tensor, scale: Triple) -> torch.Tensor:
     return volume[(..., *(slice(None, None, s) for s in scale))]
 
 
-def _pairs(offset: Triple, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def pairs(offset: Triple, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Where v is, and where v + offset is, for all v of a (B, *shape) tensor for which both lie inside it."""
     here = (slice(None), *(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape)))
     there = (slice(None), *(slice(max(0, o), max(0, n + min(0, o))) for o, n in zip(offset, shape)))

@@ -12,6 +12,7 @@ from itertools import product
 import torch
 
 from pytc.config import Triple
+from pytc.data.targets import pairs
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 
@@ -33,15 +34,10 @@ def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
                 count = probability.new_zeros(1, *probability.shape[1:])
             for channel, offset in enumerate(offsets):
                 mirrored = tuple(-o if flipped else o for o, flipped in zip(offset, flips))
-                if mirrored == offset:
-                    to = start = (slice(None),) * 3
-                elif mirrored == tuple(-o for o in offset):
-                    to = tuple(slice(0, max(0, n - o)) for n, o in zip(probability.shape[2:], offset))
-                    start = tuple(slice(o, None) for o in offset)
-                else:
-                    continue
-                total[(slice(None), channel, *to)] += probability[(slice(None), channel, *start)]
-                count[(0, channel, *to)] += 1
+                if mirrored in (offset, tuple(-o for o in offset)):
+                    here, there = pairs((0, 0, 0) if mirrored == offset else offset, probability.shape[2:])
+                    total[:, channel][here] += probability[:, channel][there]
+                    count[:, channel][here] += 1
         return torch.logit(total / count, eps=1e-7)
 
     return averaged
