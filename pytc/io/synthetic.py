@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from pytc.config import require
 from pytc.io.rendering import damage, render, smooth_noise
 from pytc.io.skeleton import Skeleton
 
@@ -54,16 +55,14 @@ def make_neurites(
     voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of z-slices whose image is
     dropped, shifted or blurred. Every node of a skeleton lies on its own label. ValueError for an impossible shape.
     """
-    if len(shape) != 3 or min(shape) < 16:
-        raise ValueError(f"expected a shape of three axes of at least 16 voxels, got {shape}")
-    if len(voxel_size) != 3 or min(voxel_size) <= 0:
-        raise ValueError(f"expected three positive voxel sizes, got {voxel_size}")
-    if not 0 <= defects <= 1 or noise < 0:
-        raise ValueError(f"expected a share of defects in [0, 1] and noise of at least 0, got {defects} and {noise}")
+    require(len(shape) == 3 and min(shape) >= 16, "a shape of three axes of at least 16 voxels", shape)
+    require(len(voxel_size) == 3 and min(voxel_size) > 0, "three positive voxel sizes", voxel_size)
+    require(0 <= defects <= 1, "a share of defects in [0, 1]", defects)
+    require(noise >= 0, "noise of at least 0", noise)
     rng = np.random.default_rng(seed)
     size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
-    if max(size) > MIN_RADIUS + 1:
-        raise ValueError(f"expected voxels at most 12 times as long as wide, or neurites share them, got {voxel_size}")
+    share = max(size) <= MIN_RADIUS + 1
+    require(share, "voxels at most 12 times as long as wide, or neurites share them", voxel_size)
     trees = grow_trees(np.asarray(shape) * size, rng)
     labels = fill(tuple(shape), size, trees, rng)
     image = render(labels, size, grow_organelles(trees, rng), rng)
@@ -155,21 +154,20 @@ def stamp_room(room, points, radii):
 
 def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
-    centres, radii, ids = [np.empty((0, 3))], [np.empty(0)], [np.empty(0, int)]
+    parts = [(np.empty((0, 3)), np.empty(0), np.empty(0, int))]
     for label, tree in enumerate(trees, start=1):
         points, thickness = np.array(tree.points), np.array(tree.radii)
         for _ in range(rng.poisson(tree.length / 120)):
             start = int(rng.integers(len(points)))
             chain = points[start : start + int(rng.integers(5, 14))]
-            centres.append(chain + 0.25 * thickness[start] * random_direction(rng))
-            radii.append(np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start]))
-            ids.append(np.full(len(chain), label))
+            chain = chain + 0.25 * thickness[start] * random_direction(rng)
+            radii = np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start])
+            parts.append((chain, radii, np.full(len(chain), label)))
         for _ in range(rng.poisson(tree.length / 40)):
             middle, count = int(rng.integers(len(points))), int(rng.integers(4, 16))
-            centres.append(points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3)))
-            radii.append(rng.uniform(1.3, 2.2, count))
-            ids.append(np.full(count, label))
-    return np.concatenate(centres), np.concatenate(radii), np.concatenate(ids)
+            cloud = points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3))
+            parts.append((cloud, rng.uniform(1.3, 2.2, count), np.full(count, label)))
+    return tuple(map(np.concatenate, zip(*parts)))
 
 
 def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) -> Skeleton:
@@ -179,31 +177,27 @@ def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) ->
         voxels = (np.array(tree.points) / size).astype(np.int64)
         node_of = []
         for voxel, parent in zip(voxels, tree.parents):
-            if parent >= 0 and (voxel == voxels[parent]).all():
-                node_of.append(node_of[parent])
-                continue
-            if parent >= 0:
-                edges.append((node_of[parent], len(ids)))
-            node_of.append(len(ids))
-            ids.append(label)
-            positions.append(voxel)
-    positions = np.array(positions, np.int64)
-    edges = np.array(edges, np.int64).reshape(-1, 2)
+            entered = parent < 0 or (voxel != voxels[parent]).any()
+            node_of.append(len(ids) if entered else node_of[parent])
+            if entered:
+                edges += [(node_of[parent], len(ids))] if parent >= 0 else []
+                ids.append(label)
+                positions.append(voxel)
+    positions, edges = np.array(positions, np.int64), np.array(edges, np.int64).reshape(-1, 2)
     return Skeleton(np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges)
 
 
 def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
     """Labels (Z, Y, X) uint32: all neurites grow from their walks at the same speed until they meet."""
-    points, radii, ids = [], [], []
+    parts = []
     for label, tree in enumerate(trees, start=1):
         ends = np.array(tree.points)
         starts = ends[np.maximum(tree.parents, 0)]
         for t in np.arange(0.25, 1.01, 0.25):
-            points.append(starts + t * (ends - starts))
-            radii.append(tree.radii)
-            ids.append(np.full(len(ends), label, np.uint32))
+            parts.append((starts + t * (ends - starts), tree.radii, np.full(len(ends), label, np.uint32)))
+    points, radii, ids = map(np.concatenate, zip(*parts))
     warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)], axis=-1)
-    return np.concatenate(ids).take(grow_points(shape, size, np.concatenate(points), np.concatenate(radii), warp))
+    return ids.take(grow_points(shape, size, points, radii, warp))
 
 
 @numba.njit(cache=True)
