@@ -13,7 +13,7 @@ FLOORS = {
     "pytc.config": 0,
     "pytc.commands": 0,
     "pytc.geometry": 0,
-    "pytc.runs": 1,
+    "pytc.runs": 0,
     "pytc.progress": 1,
     "pytc.hardware": 1,
     "pytc.io": 1,

@@ -131,6 +131,10 @@ def test_npz(tmp_path):
     np.savez(tmp_path / "other.npz", ids=made.ids, nodes=made.positions)
     with pytest.raises(ValueError, match="expected the arrays ids, positions, nm, edges"):
         load_skeleton(tmp_path / "other.npz")
+    for content in (b"", b"PK\x03\x04 cut off", b"text"):
+        (tmp_path / "broken.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="expected what save_skeleton wrote in .*broken.npz"):
+            load_skeleton(tmp_path / "broken.npz")
 
 
 FORK = """# x y z in nm
@@ -188,6 +192,7 @@ def test_wrong_paths_and_arguments(tmp_path):
     ({"ids": np.zeros(2, np.int64)}, "expected ids as uint64"),
     ({"positions": np.zeros((2, 2), np.int64)}, "expected positions"),
     ({"nm": np.zeros((3, 3))}, "expected nm"),
+    ({"nm": np.array([[0, 0, 0], [0, np.nan, 0]])}, "expected finite lengths"),
     ({"edges": np.array([[0, 2]])}, "between nodes 0 to 1"),
     ({"edges": np.array([[-1, 0]])}, "between nodes 0 to 1"),
 ])  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from pytc.config import require
+from pytc.runs import replacing
 
 # What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it runs foreign code.
 GRAPH_MODULES = {f"networkx.classes.{name}" for name in ("graph", "digraph", "multigraph", "coreviews", "reportviews")}
@@ -18,6 +21,7 @@ ALLOWED_GLOBALS = {
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
+Size = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,13 @@ class Skeleton:
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != shape:
                 raise ValueError(f"expected {name} as {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
-        if len(self.edges) and not 0 <= self.edges.min() <= self.edges.max() < n:
-            raise ValueError(f"expected edges between nodes 0 to {n - 1}, got {self.edges.min()} to {self.edges.max()}")
+        outside = self.edges[((self.edges < 0) | (self.edges >= n)).any(1)]
+        require(len(outside) == 0, f"edges between nodes 0 to {n - 1}", outside[:1].tolist())
         joined = self.ids[self.edges]
-        if (joined[:, 0] != joined[:, 1]).any():
-            edge = self.edges[np.argmax(joined[:, 0] != joined[:, 1])]
-            raise ValueError(f"expected edges within a skeleton, got one between skeletons {self.ids[edge].tolist()}")
+        joined = joined[joined[:, 0] != joined[:, 1]]
+        if len(joined):
+            raise ValueError(f"expected edges within a skeleton, got one between skeletons {joined[0].tolist()}")
+        require(np.isfinite(self.nm).all(), "finite lengths in nm", self.nm[~np.isfinite(self.nm).all(1)][:1].tolist())
 
     @property
     def edge_lengths(self) -> np.ndarray:
@@ -52,9 +57,7 @@ class Skeleton:
         return np.linalg.norm(np.diff(self.nm[self.edges], axis=1)[:, 0], axis=1)
 
 
-def load_skeleton(
-    path: str | Path, voxel_size: tuple[float, float, float] | None = None, *, axes: str = "zyx"
-) -> Skeleton:
+def load_skeleton(path: str | Path, voxel_size: Size | None = None, *, axes: str = "zyx") -> Skeleton:
     """Skeletons from a file: a NISB graph (.pkl), SWC (.swc, or a folder of them), or what save_skeleton wrote (.npz).
 
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm / voxel size rounded,
@@ -80,21 +83,22 @@ def load_skeleton(
 def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
     """Write skeletons as .npz (arrays ids, positions, nm, edges), under a temporary name until the file is whole."""
     path = Path(path)
-    if path.suffix != ".npz":
-        raise ValueError(f"expected a path that ends in .npz, got {path}")
+    require(path.suffix == ".npz", "a path that ends in .npz", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)})
-    os.replace(partial, path)
 
 
 def _from_npz(path: Path) -> Skeleton:
     names = [field.name for field in fields(Skeleton)]
-    with np.load(path, allow_pickle=False) as arrays:
-        if sorted(arrays.files) != sorted(names):
-            raise ValueError(f"expected the arrays {', '.join(names)} in {path}, got {', '.join(arrays.files)}")
-        return Skeleton(**{name: arrays[name] for name in names})
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            arrays = dict(arrays)
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"expected what save_skeleton wrote in {path}, got {error}") from error
+    if sorted(arrays) != sorted(names):
+        raise ValueError(f"expected the arrays {', '.join(names)} in {path}, got {', '.join(arrays)}")
+    return Skeleton(**arrays)
 
 
 class _GraphUnpickler(pickle.Unpickler):
@@ -121,24 +125,22 @@ def _read_graph(path: Path) -> Any:
     return graph
 
 
-def _from_graph(graph: Any, path: Path, voxel_size: tuple[float, float, float] | None) -> Skeleton:
+def _from_graph(graph: Any, path: Path, voxel_size: Size | None) -> Skeleton:
     def attribute(name: str, dtype: type, width: tuple[int, ...]) -> np.ndarray:
         for node, values in graph.nodes(data=True):
             if name not in values:
                 raise ValueError(f"expected {name} on each node of {path}, got {sorted(values)} on node {node!r}")
-        exact = np.array([values[name] for _, values in graph.nodes(data=True)]).reshape(-1, *width)
+        exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
         array = exact.astype(dtype)
         if (array != exact).any():
             raise ValueError(f"expected {name} in {path} to be {np.dtype(dtype)}, got {exact[array != exact][0]}")
         return array
 
     positions = attribute("index_position", np.int64, (3,))
-    if len(positions) == 0 or any("nm_position" in values for _, values in graph.nodes(data=True)):
-        nm = attribute("nm_position", np.float64, (3,))
-    elif voxel_size is not None:
-        nm = positions * np.asarray(voxel_size, np.float64)
-    else:
+    has_nm = len(positions) == 0 or any("nm_position" in values for _, values in graph.nodes(data=True))
+    if not has_nm and voxel_size is None:
         raise ValueError(f"expected nm_position on the nodes of {path}, or a voxel size, got neither")
+    nm = attribute("nm_position", np.float64, (3,)) if has_nm else positions * np.asarray(voxel_size, np.float64)
     number = {node: i for i, node in enumerate(graph.nodes)}
     edges = np.array([(number[a], number[b]) for a, b in graph.edges()], np.int64).reshape(-1, 2)
     return Skeleton(attribute("id", np.uint64, ()), positions, nm, edges)
@@ -147,8 +149,7 @@ def _from_graph(graph: Any, path: Path, voxel_size: tuple[float, float, float] |
 def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     import networkx
 
-    if sorted(axes) != sorted("zyx"):
-        raise ValueError(f"expected axes that are an order of zyx, got {axes!r}")
+    require(sorted(axes) == sorted("zyx"), "axes that are an order of zyx", axes)
     nm, forest = [], networkx.Graph()
     for file in files:
         try:  # sample, type, x, y, z, radius, parent (Cannon et al. 1998)
@@ -157,8 +158,7 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
             raise ValueError(f"expected 7 numbers in each line of {file}, got {error}") from error
         samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
         node = {sample: len(nm) + i for i, sample in enumerate(samples)}
-        if len(node) != len(rows):
-            raise ValueError(f"expected each sample number once in {file}, got {len(rows)} rows, {len(node)} numbers")
+        require(len(node) == len(rows), f"each sample number once in {file}", f"{len(node)} in {len(rows)} rows")
         forest.add_nodes_from(node.values())
         for sample, parent in zip(samples, parents):
             if parent >= 0 and parent not in node:
