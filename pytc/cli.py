@@ -15,7 +15,7 @@ import tyro
 
 from pytc import config as config_module
 from pytc.commands import EvaluateConfig, InferConfig
-from pytc.config import Config, suggest
+from pytc.config import Config, require, suggest
 from pytc.runs import load_config, newest_run
 
 
@@ -97,20 +97,14 @@ def load_config_file(path: Path) -> Config:
     try:
         config = runpy.run_path(str(path)).get("config")
     except TypeError as error:
-        raise ValueError(f"{path}: {error}{_suggest_field(str(error))}") from error
+        found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+        known = fields(getattr(config_module, found[1])) if found and hasattr(config_module, found[1]) else ()
+        near = suggest(found[2], [f.name for f in known]) if known else ""
+        raise ValueError(f"{path}: {error}{near}") from error
     finally:
         sys.path.pop(0)
-    if not isinstance(config, Config):
-        raise ValueError(f"expected {path} to define config = Config(...), got {type(config).__name__}")
+    require(isinstance(config, Config), f"{path} to define config = Config(...)", type(config).__name__)
     return config
-
-
-def _suggest_field(message: str) -> str:
-    """A suggestion for Python's 'X.__init__() got an unexpected keyword argument 'y''."""
-    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", message)
-    if not found or not hasattr(config_module, found[1]):
-        return ""
-    return suggest(found[2], [f.name for f in fields(getattr(config_module, found[1]))])
 
 
 @contextmanager

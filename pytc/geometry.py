@@ -23,9 +23,7 @@ class Box:
 
     def moved(self, offset: tuple[int, ...]) -> Box:
         """This box, `offset` voxels further on."""
-        return Box(
-            tuple(a + o for a, o in zip(self.start, offset)), tuple(b + o for b, o in zip(self.stop, offset))
-        )
+        return Box(*(tuple(a + o for a, o in zip(corner, offset)) for corner in (self.start, self.stop)))
 
     def intersection(self, other: Box) -> Box | None:
         """The voxels in both boxes, or None."""
@@ -46,9 +44,6 @@ def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...
         raise ValueError(f"expected a window no larger than the volume {shape}, got {window}")
     if any(not 0 < s <= w for s, w in zip(stride, window)):
         raise ValueError(f"expected strides between 1 and the window {window}, got {stride}")
-    starts = itertools.product(*(_starts(n, w, s) for n, w, s in zip(shape, window, stride)))
-    return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in starts]
-
-
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    return sorted({min(start, length - window) for start in range(0, length - window + stride, stride)})
+    last = [n - w for n, w in zip(shape, window)]
+    starts = (sorted({min(start, end) for start in range(0, end + step, step)}) for end, step in zip(last, stride))
+    return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]

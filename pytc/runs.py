@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,11 @@ RUNS = Path("runs")
 
 def create_run(name: str, root: Path = RUNS) -> Path:
     """A new folder root/name, or root/name-2, root/name-3, ... where the name is taken."""
-    number = 1
-    while True:
+    for number in itertools.count(1):
         folder = root / (name if number == 1 else f"{name}-{number}")
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:
-            number += 1
 
 
 def newest_run(having: str, root: Path = RUNS) -> Path:

@@ -109,6 +109,22 @@ def test_a_killed_prediction_goes_on_where_it_stopped(image, tmp_path):
     assert none == 0 < after < everything and (replaced != whole).any()
 
 
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_prediction_killed_before_its_first_block_is_made_anew(image, tmp_path, monkeypatch, earlier):
+    if earlier:
+        predict(image, tmp_path / "out.zarr", key="b")
+
+    def dies(path, content):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pytc.inference.predict.write_json", dies)
+        predict(image, tmp_path / "out.zarr")
+    first, again = (predict(image, tmp_path / name)[...] for name in ("out.zarr", "new.zarr"))
+    np.testing.assert_array_equal(first, again)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.zarr", "new.zarr", "out.zarr"]
+
+
 def test_what_is_no_prediction_is_not_replaced(image, tmp_path):
     (tmp_path / "out.zarr").mkdir()
     (tmp_path / "out.zarr" / "mine").write_text("precious")

@@ -23,7 +23,7 @@ class _Mix(Dataset):
     def __init__(self, datasets: Sequence[Dataset], length: int | None):
         self.datasets = list(datasets)
         self.length = sum(map(len, datasets)) if length is None else length
-        self.endless = all(map(_is_endless, datasets))
+        self.endless = all(getattr(dataset, "endless", False) for dataset in datasets)  # foreign ones lack it
 
     def __len__(self) -> int:
         return self.length
@@ -32,7 +32,7 @@ class _Mix(Dataset):
         if n < 0 or (n >= self.length and not self.endless):
             raise IndexError(f"expected an index below {self.length}, got {n}")
         dataset, item = self.pick(n)
-        return dataset[item if _is_endless(dataset) else item % len(dataset)]
+        return dataset[item if getattr(dataset, "endless", False) else item % len(dataset)]
 
 
 class WeightedConcatDataset(_Mix):
@@ -51,8 +51,7 @@ class WeightedConcatDataset(_Mix):
         self.bounds, self.seed = list(itertools.accumulate(weights))[:-1], seed
 
     def pick(self, n: int) -> tuple[Dataset, int]:
-        key = torch.tensor([sample_key(self.seed, 0, n)])
-        draw = SampleRandom(key, "mixing").uniform().item()
+        draw = SampleRandom(torch.tensor([sample_key(self.seed, 0, n)]), "mixing").uniform().item()
         return self.datasets[bisect_right(self.bounds, draw)], n
 
 
@@ -70,7 +69,3 @@ class StratifiedConcatDataset(_Mix):
     def pick(self, n: int) -> tuple[Dataset, int]:
         item, turn = divmod(n, len(self.datasets))
         return self.datasets[turn], item
-
-
-def _is_endless(dataset: Dataset) -> bool:
-    return getattr(dataset, "endless", False)  # foreign datasets lack it

@@ -37,12 +37,16 @@ def predict_volume(network: Network, image: Volume, output: Path, *, channels: i
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / "blocks.json"
     finished = _finished(output, manifest, key)
-    if finished is None:
-        shutil.rmtree(output, ignore_errors=True)
-        create_volume(output, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
+    if finished is None:  # made aside, so that a kill leaves no array without a manifest under the name
+        aside, finished = output.with_name(f".{output.name}"), []
+        shutil.rmtree(aside, ignore_errors=True)
+        if output.exists():
+            output.rename(aside)
+            shutil.rmtree(aside)
+        create_volume(aside, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
                       voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
-        finished = []
-        write_json(manifest, {"key": key, "finished": finished})
+        write_json(aside / manifest.name, {"key": key, "finished": finished})
+        aside.rename(output)
     affinities = open_volume(output, writable=True)
     for number, box in enumerate(boxes):
         if number not in finished:
@@ -61,10 +65,8 @@ def predict_block(network: Network, image: Volume, box: Box, channels: int, wind
     shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
     stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
     windows = [w for w in tile(shape, window, stride) if w.intersection(box)]
-    region = Box(
-        tuple(min(w.start[axis] for w in windows) for axis in range(3)),
-        tuple(max(w.stop[axis] for w in windows) for axis in range(3)),
-    )
+    starts, stops = zip(*((w.start, w.stop) for w in windows))
+    region = Box(tuple(map(min, zip(*starts))), tuple(map(max, zip(*stops))))
     pixels = _read_padded(image, region)
     weights = blending_weights(window, config.blending)
     total = np.zeros((channels, *box.shape), np.float32)
