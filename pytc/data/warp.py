@@ -26,6 +26,7 @@ SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 Size = tuple[float, float, float]
 
+
 def permute_axes(image, labels, rng: SampleRandom, *, prob: float, voxel_size: Size = ISOTROPIC) -> Result:
     """Reorder at random the axes of a chosen sample that have the same voxel size and extent."""
     return reorient(image, labels, draw_permutations(rng, prob, image.shape[2:], voxel_size))

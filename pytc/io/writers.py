@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,39 +49,31 @@ class FileWriter(Store):
         if self.partial.exists():
             raise ValueError(f"{path} is being written: {self.partial} exists")
         path.parent.mkdir(parents=True, exist_ok=True)
-        suffix = path.suffix.lower()
         try:
-            if suffix in HDF5_SUFFIXES:
-                self._handle, self._close = self._create_hdf5(dataset, chunks)
-            else:
-                self._handle = self._create_npy() if suffix == ".npy" else self._create_tiff()
-                self._close = self._handle.flush
+            self._handle = self._create(path.suffix.lower(), dataset, chunks)
         except (TypeError, ValueError) as error:
             self.partial.unlink(missing_ok=True)
             raise ValueError(f"cannot create {path} with attributes {attributes}: {error}") from error
 
-    def _create_hdf5(self, dataset: str, chunks: tuple[int, ...]) -> tuple[h5py.Dataset, Callable[[], None]]:
+    def _create(self, suffix: str, dataset: str, chunks: tuple[int, ...]) -> h5py.Dataset | np.memmap:
+        if suffix == ".npy":
+            if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
+                raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
+            return np.lib.format.open_memmap(self.partial, mode="w+", shape=self.shape, dtype=self.dtype)
+        if suffix in TIFF_SUFFIXES:
+            if self.dtype.kind == "b":
+                raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
+            return tifffile.memmap(self.partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
+                                   metadata=self.attributes)
         if self.path.exists():
             with h5py.File(self.path, "r") as file:
                 names = stores.hdf5_datasets(file)
             if names != [dataset]:
                 raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
-        file = h5py.File(self.partial, "w")
-        made = file.create_dataset(dataset, self.shape, self.dtype, chunks=chunks, compression="gzip",
-                                   compression_opts=1)
+        packed = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
+        made = h5py.File(self.partial, "w").create_dataset(dataset, self.shape, self.dtype, **packed)
         made.attrs.update(self.attributes)
-        return made, file.close
-
-    def _create_tiff(self) -> np.memmap:
-        if self.dtype.kind == "b":
-            raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
-        return tifffile.memmap(self.partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
-                               metadata=self.attributes)
-
-    def _create_npy(self) -> np.memmap:
-        if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
-            raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
-        return np.lib.format.open_memmap(self.partial, mode="w+", shape=self.shape, dtype=self.dtype)
+        return made
 
     def handle(self) -> Any:
         if self._pid != os.getpid():
@@ -94,8 +85,8 @@ class FileWriter(Store):
     def finish(self, success: bool) -> None:
         if self._handle is None or self._pid != os.getpid():  # a forked child leaves its parent's file alone
             return
-        self._handle = None
-        self._close()
+        handle, self._handle = self._handle, None
+        handle.flush() if isinstance(handle, np.memmap) else handle.file.close()
         self.partial.replace(self.path) if success else self.partial.unlink()
 
     def __getstate__(self) -> dict[str, Any]:
