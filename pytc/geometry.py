@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+from pytc.config import require
+
 
 @dataclass(frozen=True)
 class Box:
@@ -40,10 +42,8 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:
 
 def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[Box]:
     """Windows of one size every `stride` voxels, the last along each axis snapped to the edge, in raster order."""
-    if any(w > n for w, n in zip(window, shape)):
-        raise ValueError(f"expected a window no larger than the volume {shape}, got {window}")
-    if any(not 0 < s <= w for s, w in zip(stride, window)):
-        raise ValueError(f"expected strides between 1 and the window {window}, got {stride}")
+    require(all(w <= n for w, n in zip(window, shape)), f"a window no larger than the volume {shape}", window)
+    require(all(0 < s <= w for s, w in zip(stride, window)), f"strides between 1 and the window {window}", stride)
     last = [n - w for n, w in zip(shape, window)]
     starts = (sorted({min(start, end) for start in range(0, end + step, step)}) for end, step in zip(last, stride))
     return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]

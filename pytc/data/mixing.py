@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import Dataset
 
+from pytc.config import require
 from pytc.data.random import SampleRandom, sample_key
 
 
@@ -43,10 +44,8 @@ class WeightedConcatDataset(_Mix):
 
     def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], *, seed: int = 0,
                  length: int | None = None):  # fmt: skip
-        if len(datasets) == 0 or len(datasets) != len(weights):
-            raise ValueError(f"expected a weight for each of {len(datasets)} datasets, got {len(weights)}")
-        if min(weights) < 0 or abs(sum(weights) - 1) > 1e-6:
-            raise ValueError(f"expected weights from 0 up that sum to 1, got {tuple(weights)}: sum {sum(weights):.6g}")
+        require(0 < len(datasets) == len(weights), f"a weight for each of {len(datasets)} datasets", tuple(weights))
+        require(min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6, "weights from 0 up that sum to 1", tuple(weights))
         super().__init__(datasets, length)
         self.bounds, self.seed = list(itertools.accumulate(weights))[:-1], seed
 
@@ -62,8 +61,7 @@ class StratifiedConcatDataset(_Mix):
     """
 
     def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
-        if len(datasets) == 0:
-            raise ValueError("expected at least one dataset, got none")
+        require(len(datasets) > 0, "at least one dataset", datasets)
         super().__init__(datasets, length)
 
     def pick(self, n: int) -> tuple[Dataset, int]:

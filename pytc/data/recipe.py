@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pytc.config import AugmentConfig
+from pytc.config import AugmentConfig, require
 from pytc.data import augment as damage
 from pytc.data import warp
 from pytc.data.random import SampleRandom
@@ -61,14 +61,10 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
 
 
 def _check(image, labels, keys, voxel_size) -> None:
-    if image.ndim != 5 or not (image.dtype == torch.uint8 or image.is_floating_point()):
-        raise ValueError(f"expected an image (B, C, Z, Y, X), uint8 or float, got {tuple(image.shape)} {image.dtype}")
-    if labels is not None:
-        expected = (len(image), *image.shape[2:])
-        if tuple(labels.shape) != expected or labels.dtype not in SIGNED:
-            got = f"{tuple(labels.shape)} {labels.dtype}"
-            raise ValueError(f"expected labels {expected} of a signed integer dtype, got {got}")
-    if tuple(keys.shape) != (len(image),):
-        raise ValueError(f"expected a key for each of {len(image)} samples, got keys of shape {tuple(keys.shape)}")
-    if len(voxel_size) != 3 or min(voxel_size) <= 0:
-        raise ValueError(f"expected three positive voxel sizes, got {voxel_size!r}")
+    fit = image.ndim == 5 and (image.dtype == torch.uint8 or image.is_floating_point())
+    require(fit, "an image (B, C, Z, Y, X), uint8 or float", (*image.shape, image.dtype))
+    expected = (len(image), *image.shape[2:])
+    fit = labels is None or (tuple(labels.shape) == expected and labels.dtype in SIGNED)
+    require(fit, f"labels {expected} of a signed integer dtype", labels is None or (*labels.shape, labels.dtype))
+    require(tuple(keys.shape) == expected[:1], f"a key for each of {len(image)} samples", tuple(keys.shape))
+    require(len(voxel_size) == 3 and min(voxel_size) > 0, "three positive voxel sizes", voxel_size)

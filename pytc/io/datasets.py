@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytc.config import VolumeConfig
+from pytc.config import VolumeConfig, require
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,7 @@ def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
 
     ValueError for an unknown name or a download without the files it should hold; ImportError without pooch.
     """
-    if name not in DATASETS:
-        raise ValueError(f"expected a data set from {', '.join(DATASETS)}, got {name!r}")
+    require(name in DATASETS, f"a data set from {', '.join(DATASETS)}", name)
     try:
         import pooch
     except ImportError:
@@ -77,8 +76,7 @@ def _find(folder: Path, part: str) -> str:
     """The path of FILE or FILE:DATASET, wherever below the folder an archive has put it."""
     file, colon, inside = part.partition(":")
     found = sorted(folder.rglob(file))
-    if len(found) != 1:
-        raise ValueError(f"expected one {file} below {folder}, got {', '.join(map(str, found)) or 'none'}")
+    require(len(found) == 1, f"one {file} below {folder}", ", ".join(map(str, found)))
     return f"{found[0]}{colon}{inside}"
 
 
