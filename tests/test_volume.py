@@ -200,6 +200,16 @@ def test_attributes_are_understood(tmp_path, attributes, shape, axes, voxel_size
     assert volume.voxel_size == (pytest.approx(voxel_size) if voxel_size else None)
 
 
+def test_attributes_become_what_json_can_say(tmp_path):
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        attributes = file.create_dataset("raw", data=pixels((4, 5, 6), "uint8")).attrs
+        attributes.update({"bytes": np.bytes_("grey"), "latin": b"\xb5m", "scale": np.float32(0.5)})
+        attributes.update({"ids": np.arange(3), "empty": h5py.Empty("f")})
+    read = open_volume(tmp_path / "v.h5").attributes
+    assert (read["bytes"], read["scale"], read["ids"]) == ("grey", 0.5, [0, 1, 2]) and read["latin"].endswith("m")
+    assert json.loads(json.dumps(read)) == read
+
+
 @pytest.mark.parametrize("attributes, shape, message", [
     ({"axes": "zyx"}, (2, 4, 5, 6), "order of zyxc"),
     ({"axes": "zyy"}, (4, 5, 6), "order of zyx"),

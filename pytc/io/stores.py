@@ -88,15 +88,13 @@ def native_dtype(dtype: Any, path: Path) -> np.dtype:
     return dtype.newbyteorder("=")
 
 
-def plain(value: Any) -> Any:
-    """An attribute as JSON has it: numbers, strings, lists, dicts."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
-    return value.decode() if isinstance(value, bytes) else value
+def plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes as JSON has them: numbers, strings, lists, dicts; of anything else its text."""
+    def simple(value: Any) -> Any:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return value.tolist() if hasattr(value, "tolist") else text
+
+    return json.loads(json.dumps(attributes, default=simple))
 
 
 def split_path(path: str) -> tuple[Path, str | None]:
@@ -209,9 +207,9 @@ def read_slice(path: Path) -> np.ndarray:
 
 def _slice_like(shape: tuple[int, ...], dtype: np.dtype, files: list[Path], number: int) -> np.ndarray:
     image, wanted = read_slice(files[number]), f"{shape} {dtype}"
-    got = f"{image.shape} {image.dtype}"
-    if got != wanted:
-        raise ValueError(f"expected {wanted} in {files[number]} like in the first slice, got {got}")
+    if f"{image.shape} {image.dtype}" != wanted:
+        raise ValueError(f"expected {wanted} in {files[number]} like in the first slice, "
+                         f"got {image.shape} {image.dtype}")
     return image
 
 
