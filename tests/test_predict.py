@@ -6,8 +6,7 @@ import torch
 from reference_inference import blended_logits, chessboard_distance
 
 from pytc.config import InferenceConfig
-from pytc.inference.predict import predict_volume
-from pytc.inference.windows import blending_weights
+from pytc.inference.predict import blending_weights, predict_volume
 from pytc.io.volume import create_volume, open_volume
 
 CPU = torch.device("cpu")
