@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pytc.config import ModelConfig
 from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel, Scale
-from pytc.models.convolution import Conv3d, ConvTranspose3d, perceptron
+from pytc.models.convolution import Conv2d, Conv3d, ConvTranspose3d, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
 from pytc.models.registry import register_architecture
 
@@ -34,7 +34,7 @@ SIZES = {
 CUSTOM_FIELDS = (
     "base_channels", "expansion", "block_counts", "do_res", "do_res_up_down", "norm", "grn", "spatial_dims",
 )
-CONVOLUTION = {2: nn.Conv2d, 3: Conv3d}
+CONVOLUTION = {2: Conv2d, 3: Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: ConvTranspose3d}
 NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 
