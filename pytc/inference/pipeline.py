@@ -19,7 +19,7 @@ from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.volume import Volume, create_volume
-from pytc.models import ConnectomicsModel
+from pytc.models.base import ConnectomicsModel
 from pytc.models.checkpoint import load_model
 from pytc.progress import announce_compilation
 from pytc.runs import write_json

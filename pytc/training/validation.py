@@ -12,7 +12,7 @@ from pytc.commands import EvaluateConfig
 from pytc.config import Config, VolumeConfig, require
 from pytc.data.sources import prepare_volume, volume_name
 from pytc.inference.pipeline import predict
-from pytc.models import ConnectomicsModel
+from pytc.models.base import ConnectomicsModel
 from pytc.report.inputs import METRICS, TASKS, choose_metric, gather
 from pytc.report.scores import sweep
 from pytc.segmentation.connected_components import unit_channels
