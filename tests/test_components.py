@@ -9,7 +9,7 @@ from reference_segmentation import random_affinities, slow_components, slow_grow
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
-from pytc.segmentation import blockwise, connected_components, descent, edges
+from pytc.segmentation import blockwise, connected_components, descent, growing
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d
 from pytc.segmentation.descent import names_at_thresholds, spanning_forest
@@ -147,7 +147,7 @@ def test_unsigned_64_bit_labels(monkeypatch):
     """What volumes over 2^32 voxels take, on a small one."""
     assert [label_dtype((2**16, 2**8, n)) for n in (2**8 - 1, 2**8)] == [np.uint32, np.uint64]
     assert [label_dtype((n, 1, 1)) for n in (2**32 - 1, 2**32, 2**40)] == [np.uint32, np.uint64, np.uint64]
-    for module in (connected_components, edges, descent):
+    for module in (connected_components, growing, descent):
         monkeypatch.setattr(module, "label_dtype", lambda shape: np.uint64)
     affinities = random_affinities(np.random.default_rng(4), (5, 6, 7))
     expected = slow_components(affinities, 0.7, 3)

@@ -111,14 +111,13 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
 
 
 def descending_edges(
-    affinities: np.ndarray, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray | None = None,
+    affinities: np.ndarray, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges above the lowest floor in descending order, and how many are above each floor, the highest first.
 
     affinities (3, Z, Y, X); labels (Z, Y, X): edges within one label, 0 apart, are left out; floors: ascending. An
-    edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X), or in raster order from 1. Edges between the
-    same floors come in the raster order of their first voxel, then z, y, x. Memory: a byte a voxel and 8 an edge (16
-    from 2^32 voxels on).
+    edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X). Edges between the same floors come in the
+    raster order of their first voxel, then z, y, x. Memory: a byte a voxel and 8 an edge (16 with uint64 nodes).
     """
     small = affinities.dtype.itemsize < 4
     levels = np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
@@ -129,7 +128,6 @@ def descending_edges(
     values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
     plane = labels[:1].size
     flags = np.zeros((len(labels), -(-plane // 8) * 8), np.uint8)  # of each plane, to a multiple of 8
-    numbers = np.empty(0, label_dtype(labels.shape)) if nodes is None else nodes.ravel()
 
     def visit(start, stop, places):
         found = np.empty(3 * flags.shape[1], np.int64)
@@ -139,9 +137,9 @@ def descending_edges(
                 edge_flags(values, ranges, z, z + 1, None, inside)
                 _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
             count = _find_flags(flags[z].view(np.uint64), flags[z], found)
-            _place(found[:count], values[:, z], levels, floors, z * plane, numbers, places, edges)
+            _place(found[:count], values[:, z], levels, floors, z * plane, nodes.ravel(), places, edges)
 
-    edges = np.empty((0, 2), numbers.dtype)
+    edges = np.empty((0, 2), nodes.dtype)
     with ThreadPoolExecutor(slabs) as pool:
         list(pool.map(visit, bounds[:-1], bounds[1:], places))
         counts = places[:, ::-1].T.copy()
@@ -178,7 +176,7 @@ def _find_flags(words, flags, found):
 
 
 @numba.njit(cache=True, nogil=True)
-def _place(found, values, levels, floors, first, numbers, places, edges):
+def _place(found, values, levels, floors, first, nodes, places, edges):
     """Write each edge of a plane to the next place of its level, or only count."""
     _, height, width = values.shape
     strides = (height * width, width, 1)
@@ -190,10 +188,6 @@ def _place(found, values, levels, floors, first, numbers, places, edges):
         value = values[axis, y, i - end + width]
         level = np.int64(levels[np.uint16(value)]) if len(levels) else np.searchsorted(floors, value)
         if len(edges):
-            a, b = first + i, first + i + strides[axis]
-            place = places[level]
-            if len(numbers):
-                edges[place, 0], edges[place, 1] = numbers[a], numbers[b]
-            else:
-                edges[place, 0], edges[place, 1] = a + 1, b + 1
+            voxel, place = first + i, places[level]
+            edges[place, 0], edges[place, 1] = nodes[voxel], nodes[voxel + strides[axis]]
         places[level] += 1

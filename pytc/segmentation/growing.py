@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pytc.segmentation.descent import grow_components, names
-from pytc.segmentation.edges import check_affinities, descending_edges, values_above
+from pytc.segmentation.edges import check_affinities, descending_edges, label_dtype, values_above
 
 
 def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
@@ -27,8 +27,8 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
     grown = np.array(labels, order="C")
     floors = np.append(floor, values_above(affinities[:3], floor))
-    edges, _ = descending_edges(affinities[:3], grown != 0, floors)
-    parents, labelled = np.arange(1, grown.size + 1, dtype=edges.dtype), np.append(False, grown != 0)
+    parents, labelled = np.arange(1, grown.size + 1, dtype=label_dtype(shape)), np.append(False, grown != 0)
+    edges, _ = descending_edges(affinities[:3], grown != 0, floors, parents.reshape(shape))
     grow_components(edges, parents, labelled, 1)
     flat, empty = grown.ravel(), np.flatnonzero(grown == 0)
     roots = names(parents, labelled, 1, empty + 1)
