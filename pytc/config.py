@@ -82,6 +82,8 @@ class DataConfig:
     min_labelled: float = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
     max_tries: int = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
+    # memory: decode each volume once per node, into shared memory that all loaders read; for volumes that fit there.
+    cache: Literal["none", "memory"] = "none"
 
     def __post_init__(self):
         require(len(self.train) > 0, "at least one training volume", self.train)

@@ -1,32 +1,91 @@
-"""What this process may use, as limited by cgroups and affinity, and the choices that follow from it."""
+"""What this process may use, as limited by cgroups and affinity, and the choices that follow from it.
+
+`python -m pytc.hardware` prints both. torch is imported where it is asked, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
+import argparse
+import math
 import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+import psutil
+from rich.console import Console
+from rich.table import Table
 
 from pytc.config import AugmentConfig, Config, ModelConfig, SystemConfig
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+GIB = 2**30
 
 
-def cpu_count(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+Choice = tuple[str, str, str]  # what the machine has or what was chosen for it: name, value, reason
+
+
+def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
     """CPU cores that this process may use: affinity and cgroup quota (v2 or v1), at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    files = [cgroup / "cpu.max"]
-    if not files[0].is_file():
-        files = [cgroup / "cpu" / name for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-    if not all(file.is_file() for file in files):
-        return cores
-    quota, period = " ".join(file.read_text() for file in files).split()
-    return cores if quota in ("max", "-1") else min(cores, max(1, int(quota) // int(period)))
+    return max(1, int(min(_affinity(), cpu_quota(root, own))))
+
+
+def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
+    """Cores' worth of time that this process's cgroup and those around it leave it; infinite without a limit."""
+    v1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    found = (_words(folder / "cpu.max") or sum((_words(folder / name) for name in v1), [])
+             for folder in _cgroups("cpu", root, own))  # fmt: skip
+    return min((int(w[0]) / int(w[1]) for w in found if len(w) == 2 and w[0] not in ("max", "-1")), default=math.inf)
+
+
+def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
+    """Bytes that this process may come to use, and how many are free: the machine's, or the least its cgroups allow.
+
+    What a cgroup's file cache holds counts as free, as it gives way.
+    """
+    machine = psutil.virtual_memory()
+    limits, free = [machine.total], [machine.available]
+    for folder in _cgroups("memory", root, own):
+        for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+            limit, used = (_words(folder / name) for name in names)
+            if limit and used and limit != ["max"]:
+                stat = _words(folder / "memory.stat")
+                stat = dict(zip(stat[::2], map(int, stat[1::2])))
+                limits.append(int(limit[0]))
+                cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
+                free.append(max(0, int(limit[0]) - int(used[0]) + cached))
+    return min(limits), min(free)
+
+
+def _affinity() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
+    """The folders of this process's cgroup and of those around it, v2 and v1: each may set a limit of its own."""
+    for line in own.read_text().splitlines() if own.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        v1 = (root / controller,) if controller in controllers.split(",") else ()
+        for top in v1 if controllers else (root, root / "unified"):
+            folder = top / path.strip("/")
+            yield from (f for f in (folder, *folder.parents) if f.is_relative_to(top))
+
+
+def _words(file: Path) -> list[str]:
+    return file.read_text().split() if file.is_file() else []
 
 
 def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     """The device of this rank; ValueError if a GPU is asked for and there is none."""
+    import torch
+
     if system.device == "cpu" or (system.device == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -38,13 +97,68 @@ def choose_precision(system: SystemConfig, device: torch.device, model: ModelCon
     """fp32, bf16 or fp16, as asked for, or what is fast: on a GPU bf16, or fp16 on one that lacks it (before Ampere).
 
     On a CPU bf16 where it has the instructions and the network is made of dense convolutions: the gradients of
-    depthwise ones, as in MedNeXt, are four times slower in bf16 there (benchmarks/layout.py).
+    depthwise ones, as in MedNeXt, are four times slower in bf16 there (benchmarks/layout.py). ValueError for a
+    precision in which this torch and cuDNN compute wrongly; a warning for one in which they are slow.
     """
+    precision, _ = _precision(system, device, model)
+    for fault in version_faults(*versions(), precision, device.type):
+        warnings.warn(fault, stacklevel=2)
+    return precision
+
+
+def _precision(system: SystemConfig, device: torch.device, model: ModelConfig) -> tuple[str, str]:
+    """Precision and the reason for it."""
+    import torch
+
     if system.precision != "auto":
-        return system.precision
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
-    return "bf16" if cpu_multiplies_bf16() and not model.architecture.startswith("mednext") else "fp32"
+        return system.precision, "as set"
+    if device.type == "cpu":
+        if not cpu_multiplies_bf16():
+            return "fp32", "this CPU has no bf16 instructions"
+        if model.architecture.startswith("mednext"):
+            return "fp32", "depthwise convolutions train slowly in bf16 on a CPU"
+        return "bf16", "this CPU has bf16 instructions"
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        return "fp16", f"compute capability {major}.{minor} has no bf16"
+    if _is_wrong_in_bf16(versions()[1]):
+        return "fp16", f"cuDNN {versions()[1]} computes wrongly in bf16"
+    return "bf16", f"compute capability {major}.{minor}"
+
+
+def autocast(device: torch.device, precision: str):
+    """The context in which a network computes in this precision."""
+    import torch
+
+    return torch.autocast(device.type, getattr(torch, PRECISIONS[precision]), enabled=precision != "fp32")
+
+
+def versions() -> tuple[str, int | None]:
+    """torch's version, and cuDNN's as one number (9.10.2 is 91002), None without it."""
+    import torch
+
+    return torch.__version__, torch.backends.cudnn.version()
+
+
+def version_faults(torch_version: str, cudnn_version: int | None, precision: str, device_type: str) -> list[str]:
+    """What is known to be slow with these versions; ValueError, which names the remedy, where results are wrong.
+
+    Wrong: bf16 3-D convolution on cuDNN 9.8 to 9.10 (pytorch issue 163539). Slow: 3-D convolution in bf16 or fp16 on
+    torch 2.9 (166122), four times.
+    """
+    if device_type != "cuda" or precision == "fp32":
+        return []
+    if precision == "bf16" and _is_wrong_in_bf16(cudnn_version):
+        raise ValueError(f"expected a cuDNN that computes 3-D convolutions in bf16, got {cudnn_version}, which gives "
+                         "wrong results without a sign; install cuDNN 9.15 or newer, or set --system.precision fp16")
+    if torch_version.split(".")[:2] == ["2", "9"]:
+        return [f"torch {torch_version} is about four times slower in 3-D convolutions in {precision} than others; "
+                "install torch 2.11 or newer"]
+    return []
+
+
+def _is_wrong_in_bf16(cudnn_version: int | None) -> bool:
+    return cudnn_version is not None and 90800 <= cudnn_version < 91100
 
 
 def cpu_multiplies_bf16() -> bool:
@@ -59,6 +173,71 @@ def choose_workers(system: SystemConfig, device: torch.device, local_ranks: int)
     if system.workers is not None:
         return system.workers
     return 0 if device.type == "cpu" else max(1, min(8, cpu_count() // local_ranks - 1))
+
+
+def choose_threads(system: SystemConfig, local_ranks: int) -> int:
+    """CPU threads of a rank: its share of the cores."""
+    return system.threads or max(1, cpu_count() // local_ranks)
+
+
+def chunk_memory(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
+    """Bytes of decoded chunks that a loader process may keep: those that train share a quarter of what is free."""
+    return memory()[1] // 4 // (local_ranks * max(1, choose_workers(system, device, local_ranks)))
+
+
+def largest_batch(try_batch: Callable[[int], None], wanted: int) -> int:
+    """The first of wanted, then its divisors of at most half the size before, that `try_batch` runs in memory; else 0.
+
+    try_batch(size) takes real steps with a batch of `size`, and raises torch.OutOfMemoryError where they do not fit.
+    """
+    import torch
+
+    size = wanted
+    while size:
+        try:
+            try_batch(size)
+            return size
+        except torch.OutOfMemoryError:
+            size = next((n for n in range(size // 2, 0, -1) if wanted % n == 0), 0)
+    return 0
+
+
+def survey(system: SystemConfig, device: torch.device, model: ModelConfig, local_ranks: int = 1) -> list[Choice]:
+    """What the machine has, and what is chosen for a rank on it."""
+    import torch
+
+    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+    rows = [(f"GPU {number}", f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB",
+             f"compute capability {gpu.major}.{gpu.minor}") for number, gpu in enumerate(gpus)]  # fmt: skip
+
+    def row(name: str, field: str, value, reason: str) -> Choice:
+        return name, str(value), reason if getattr(system, field) in ("auto", None) else "as set"
+
+    on_gpu, quota, (limit, free) = device.type == "cuda", cpu_quota(), memory()
+    precision, why = _precision(system, device, model)
+    rows += [
+        row("device", "device", device.type, "a GPU" if on_gpu else "no GPU that torch can use"),
+        ("CPU cores", str(cpu_count()), f"{_affinity()} of {os.cpu_count()} by affinity, cgroup quota {quota:g}"),
+        ("memory", f"{limit / GIB:.1f} GiB", f"the least of machine and cgroups; {free / GIB:.1f} free"),
+        row("threads", "threads", choose_threads(system, local_ranks), f"share of {local_ranks} ranks on this machine"),
+        row("workers", "workers", choose_workers(system, device, local_ranks),
+            "its share of the cores but one, at most 8" if on_gpu else "on a CPU the cores train"),
+        row("precision", "precision", precision, why),
+        ("versions", f"torch {versions()[0]}", f"CUDA {torch.version.cuda}, cuDNN {versions()[1]}, "
+                                               f"Python {platform.python_version()}"),
+    ]  # fmt: skip
+    try:
+        return rows + [("warning", "slow", fault) for fault in version_faults(*versions(), precision, device.type)]
+    except ValueError as error:
+        return [*rows, ("warning", "wrong", str(error))]
+
+
+def print_table(choices: list[Choice]) -> None:
+    """Print choices as a table."""
+    table = Table("", "this machine", "because", title="hardware", title_justify="left")
+    for choice in choices:
+        table.add_row(*choice)
+    Console(width=None if Console().is_terminal else 110).print(table, highlight=False)
 
 
 def cpu_variant(config: Config) -> Config:
@@ -77,3 +256,23 @@ def cpu_variant(config: Config) -> Config:
         loop=replace(config.loop, max_steps=400, batch_size=2, val_every=100, checkpoint_every=100, images_every=100),
         inference=replace(config.inference, window=None),
     )
+
+
+def main() -> None:
+    """What a run on this machine may use, and what configs/mednext.py would choose for it."""
+    parser = argparse.ArgumentParser(prog="python -m pytc.hardware", description=main.__doc__)
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share this machine")
+    options = parser.parse_args()
+    if options.ranks < 1:
+        parser.error(f"expected at least one rank, got {options.ranks}")
+    system = SystemConfig(device=options.device)
+    try:
+        device = choose_device(system)
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
+    print_table(survey(system, device, ModelConfig(), options.ranks))
+
+
+if __name__ == "__main__":
+    main()

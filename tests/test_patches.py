@@ -1,11 +1,22 @@
+import gc
+import os
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
 from pytc.config import Config, DataConfig, LoopConfig, ModelConfig, SyntheticConfig, VolumeConfig
+from pytc.data import shared
 from pytc.data.patches import PatchDataset, StepSampler, compact_labels, train_dataset, val_dataset
 from pytc.data.sources import as_unit_range, open_source
-from pytc.io.volume import create_volume
+from pytc.io.volume import create_volume, open_volume
+from pytc.training.distributed import Ranks
 
 
 def write(path, array, **more):
@@ -140,3 +151,129 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
         open_source(VolumeConfig(image=image, labels=floats), SyntheticConfig())
     with pytest.raises(ValueError, match="expected labels for the volume"):
         PatchDataset(open_source(VolumeConfig(image=image), SyntheticConfig()), (4, 4, 4), seed=0)
+
+
+def spoil(path):
+    """Make what is stored unreadable, but for the metadata."""
+    if path.is_dir():
+        for chunk in (f for f in path.rglob("*") if f.is_file() and f.name[0] != "."):
+            chunk.write_bytes(b"spoilt")
+        return
+    with h5py.File(path, "r") as file:
+        chunks = [file["labels"].id.get_chunk_info(n) for n in range(file["labels"].id.get_num_chunks())]
+    with open(path, "r+b") as file:
+        for chunk in chunks:
+            file.seek(chunk.byte_offset)
+            file.write(bytes(chunk.size))
+
+
+@pytest.mark.parametrize("name", ["labels.h5", "labels.zarr"])
+def test_a_chunk_that_was_decoded_is_not_decoded_again(tmp_path, name):
+    labels = np.random.default_rng(0).integers(0, 9, (20, 30, 40), dtype=np.uint16)
+    path = tmp_path / name
+    with create_volume(path if path.suffix == ".zarr" else f"{path}:labels", labels.shape, labels.dtype,
+                       chunks=(8, 8, 8)) as volume:  # fmt: skip
+        volume[...] = labels
+    kept, forgotten = open_volume(path), open_volume(path)
+    kept.keep_decoded(2 * 24 * 32 * 40 * 2)  # all its chunks, to their ends, with the store's own notes
+    np.testing.assert_array_equal(kept[...], labels)
+    np.testing.assert_array_equal(forgotten[:5], labels[:5])
+    spoil(path)
+    np.testing.assert_array_equal(kept[3:17, 5:29, 1:40], labels[3:17, 5:29, 1:40])
+    if name.endswith(".zarr"):  # HDF5 shares what is open in a process
+        with pytest.raises(ValueError):
+            forgotten[...]
+
+
+def test_memory_for_chunks_is_shared_out_by_size(tmp_path, source):
+    opened, *_ = source
+    volume = VolumeConfig(image=opened.image.path, labels=opened.labels.path)
+    config = Config(data=DataConfig(train=(volume,), val=(volume,), patch_size=(12, 12, 12)))
+    dataset = train_dataset(config, chunk_memory=3000)
+    kept = [part._store.opener.keywords["cache_bytes"] for part in dataset.source.parts.values()]
+    assert kept == [1000, 2000]  # uint8 and uint16
+    np.testing.assert_array_equal(dataset[3]["labels"], train_dataset(config)[3]["labels"])
+
+
+def two_volumes(folder):
+    """Volumes of which one has channels last, sparse 64-bit labels and a mask."""
+    rng = np.random.default_rng(3)
+    image, labels = rng.integers(0, 256, (20, 30, 70), dtype=np.uint8), rng.integers(-1, 300, (20, 30, 70))
+    plain_one = VolumeConfig(image=write(folder / "a.zarr", image), weight=0.5,
+                             labels=write(folder / "b.zarr", labels.astype(np.int64)))  # fmt: skip
+    colours, mask = rng.integers(0, 60000, (70, 30, 20, 1), dtype=np.uint16), rng.integers(0, 2, (70, 30, 20))
+    large = rng.integers(0, 2**40, mask.shape, dtype=np.uint64)
+    other = VolumeConfig(image=write(folder / "c.zarr", colours, axes="xyzc", voxel_size=(9, 9, 20)), weight=0.5,
+                         labels=write(folder / "d.zarr", large, axes="xyz"),
+                         mask=write(folder / "e.zarr", mask.astype(np.int32), axes="xyz"), axes="xyzc")  # fmt: skip
+    return plain_one, other
+
+
+def test_volumes_in_memory_give_the_same_samples(tmp_path):
+    volumes = two_volumes(tmp_path)
+    config = Config(data=DataConfig(train=volumes, val=volumes[:1], patch_size=(12, 12, 12)))
+    cached = replace(config, data=replace(config.data, cache="memory"))
+    for make in (train_dataset, val_dataset):
+        expected, got = make(config), make(cached)
+        for n in range(6):
+            for part in ("image", "labels"):
+                assert got[n][part].dtype == expected[n][part].dtype
+                np.testing.assert_array_equal(got[n][part], expected[n][part])
+    sources = [part.source for part in train_dataset(cached).datasets]
+    assert [s.labels.dtype for s in sources] == [np.int16, np.uint64]
+    assert sources[1].mask.dtype == np.uint8 and sources[1].voxel_size == (9, 9, 20)
+    assert sources[1].image.path == volumes[1].image  # what errors name
+    with pytest.raises(ValueError):  # mapped for reading
+        sources[0].labels._store.handle()[0] = 1
+
+
+def held():
+    """Files in memory that something in this process still uses."""
+    gc.collect()
+    links = [f"/proc/self/fd/{file}" for file in os.listdir("/proc/self/fd")]
+    return [link for link in links if os.path.lexists(link) and os.readlink(link).startswith("/memfd:")]
+
+
+def test_volumes_are_decoded_once_a_node_and_read_by_other_processes(tmp_path, capfd):
+    volume, _ = two_volumes(tmp_path)
+    config = Config(data=DataConfig(train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)))
+    made = []
+    dataset = train_dataset(config, once_a_node=lambda make: made.append(make()) or made[0])
+    other_rank = train_dataset(config, once_a_node=lambda make: made[0])
+    np.testing.assert_array_equal(other_rank[1]["image"], dataset[1]["image"])
+    assert capfd.readouterr().out.count("decoding into memory") == 2  # of image and labels
+    Path(tmp_path / "dataset").write_bytes(pickle.dumps(dataset))
+    code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb'))[1]['image'].sum())"
+    said = subprocess.run([sys.executable, "-c", code, tmp_path / "dataset"], text=True, capture_output=True)
+    assert int(said.stdout) == dataset[1]["image"].sum(), said.stderr
+
+
+def test_memory_goes_with_the_dataset(tmp_path):
+    volume, _ = two_volumes(tmp_path)
+    before = len(held())
+    config = Config(data=DataConfig(train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)))
+    dataset = train_dataset(config)
+    assert len(held()) == before + 2
+    del dataset
+    assert len(held()) == before
+
+
+def test_volumes_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
+    volume, _ = two_volumes(tmp_path)
+    config = Config(data=DataConfig(train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)))
+    needed = 20 * 30 * 70 * 3  # image uint8, labels int16
+    monkeypatch.setattr(shared.hardware, "memory", lambda: (2**40, needed - 1))
+    with pytest.raises(ValueError, match="data.cache none"):
+        train_dataset(config)
+    monkeypatch.setattr(shared.hardware, "memory", lambda: (2**40, needed))
+    assert train_dataset(config)[0]["image"].shape == (1, 12, 12, 12)
+
+
+def test_a_failure_on_one_rank_is_a_failure_on_all():
+    class Second(Ranks):
+        def gather(self, value):
+            return [(None, "no room"), value]
+
+    with pytest.raises(ValueError, match="no room"):
+        Second(1, 2, 1, 2).once_a_node(lambda: pytest.fail("not this rank's to make"))
+    assert Ranks().once_a_node(lambda: [1]) == [1]

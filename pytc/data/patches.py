@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from pytc.config import Config
+from pytc.config import Config, VolumeConfig
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
+from pytc.data.shared import shared_sources
 from pytc.data.sources import Source, as_unit_range, open_source
 
 UNLABELLED = -1
@@ -109,15 +110,17 @@ class StepSampler(Sampler):
             batch += 1
 
 
-def train_dataset(config: Config) -> Dataset:
-    """The training volumes of a config, mixed as it says."""
+def _make(make: Callable[[], list]) -> list:
+    return make()
+
+
+def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=_make) -> Dataset:
+    """The training volumes of a config, mixed as it says.
+
+    A process that reads keeps up to `chunk_memory` bytes of decoded chunks; once_a_node as in `shared_sources`.
+    """
     data = config.data
-    parts = [
-        PatchDataset(open_source(volume, data.synthetic), data.patch_size, seed=config.loop.seed,
-                     min_labelled=data.min_labelled, max_tries=data.max_tries)
-        for volume in data.train
-    ]  # fmt: skip
-    _check_channels(config, parts)
+    parts = _datasets(config, data.train, 0, chunk_memory, once_a_node)
     if len(parts) == 1:
         return parts[0]
     if data.mixing == "stratified":
@@ -125,22 +128,31 @@ def train_dataset(config: Config) -> Dataset:
     return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
 
 
-def val_dataset(config: Config) -> Dataset | None:
+def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=_make) -> Dataset | None:
     """Fixed crops of the validation volumes that have labels, each volume in turn; None if none has."""
-    data = config.data
-    sources = [open_source(volume, data.synthetic) for volume in data.val]
-    parts = [
-        PatchDataset(source, data.patch_size, seed=config.loop.seed, stream=VALIDATION_STREAM,
-                     min_labelled=data.min_labelled, max_tries=data.max_tries)
-        for source in sources if source.labels is not None
-    ]  # fmt: skip
-    _check_channels(config, parts)
+    volumes = tuple(v for v in config.data.val if open_source(v, config.data.synthetic).labels is not None)
+    parts = _datasets(config, volumes, VALIDATION_STREAM, chunk_memory, once_a_node)
     return StratifiedConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
-def _check_channels(config: Config, parts: list[PatchDataset]) -> None:
-    for part in parts:
-        image = part.source.image
+def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int,
+              once_a_node) -> list[PatchDataset]:  # fmt: skip
+    """Crops of each volume; memory for decoded chunks is shared out in proportion to the volumes' bytes."""
+    data = config.data
+    sources = [open_source(volume, data.synthetic) for volume in volumes]
+    _check_channels(config, sources)
+    if data.cache == "memory":
+        sources = shared_sources(sources, once_a_node)
+    arrays = [array for source in sources for array in source.parts.values()]
+    sizes = [math.prod(array.shape) * array.dtype.itemsize for array in arrays]
+    for array, size in zip(arrays, sizes):
+        array.keep_decoded(chunk_memory * size // sum(sizes))
+    return [PatchDataset(source, data.patch_size, seed=config.loop.seed, stream=stream,
+                         min_labelled=data.min_labelled, max_tries=data.max_tries) for source in sources]  # fmt: skip
+
+
+def _check_channels(config: Config, sources: list[Source]) -> None:
+    for image in (source.image for source in sources):
         if image.n_channels != config.model.in_channels:
             expected = f"{config.model.in_channels} channels (model.in_channels)"
             raise ValueError(f"expected {expected}, got {image.n_channels} in {image.path}")

@@ -34,6 +34,12 @@ class Source:
         return self.image.spatial_shape
 
     @property
+    def parts(self) -> dict[str, Volume]:
+        """Those there are of image, labels and mask."""
+        named = {"image": self.image, "labels": self.labels, "mask": self.mask}
+        return {name: volume for name, volume in named.items() if volume is not None}
+
+    @property
     def voxel_size(self) -> tuple[float, float, float]:
         """nm along each spatial axis; isotropic 1 nm where nothing says."""
         return self.image.voxel_size or (1.0, 1.0, 1.0)

@@ -35,7 +35,7 @@ def infer(config: InferConfig) -> list[Path]:
     """
     announce_compilation()
     device = hardware.choose_device(config.system)
-    torch.set_num_threads(config.system.threads or hardware.cpu_count())
+    torch.set_num_threads(hardware.choose_threads(config.system, 1))
     checkpoint = Path(config.run) / "checkpoints" / f"{config.inference.checkpoint}.pt"
     if checkpoint.name == "best.pt" and not checkpoint.is_file():
         print("this run has no best checkpoint, as it was never validated: taking the last one", flush=True)
@@ -93,7 +93,7 @@ def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, fol
     precision = hardware.choose_precision(settings.system, device, trained.model)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(device.type, hardware.PRECISIONS[precision], enabled=precision != "fp32"):
+        with hardware.autocast(device, precision):
             return model(patches)[:, channels]
 
     attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}

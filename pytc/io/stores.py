@@ -50,6 +50,11 @@ class Store:
             self._handle, self._pid = self.opener(), os.getpid()
         return self._handle
 
+    def keep_decoded(self, size: int) -> None:
+        """Keep up to `size` bytes of decoded chunks, in formats that have chunks; for handles still to be opened."""
+        if self.opener.func in (_hdf5_dataset, _tensorstore):
+            self.opener = partial(self.opener, cache_bytes=size)
+
     def read(self, slices: Slices) -> np.ndarray:
         handle = self.handle()
         return np.array(handle[slices]) if isinstance(handle, np.memmap) else np.asarray(handle[slices])
@@ -142,8 +147,13 @@ def hdf5_datasets(file: h5py.File) -> list[str]:
     return sorted(names)
 
 
-def _hdf5_dataset(path: Path, name: str) -> h5py.Dataset:
-    return h5py.File(path, "r")[name]
+def _hdf5_dataset(path: Path, name: str, cache_bytes: int = 0) -> h5py.Dataset:
+    file = h5py.File(path, "r")
+    if not cache_bytes:
+        return file[name]
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)  # of this dataset: those of a file open already are shared
+    access.set_chunk_cache(100_003, cache_bytes, 0.0)  # one chunk a slot: many, so that few collide
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
 
 
 def open_npy(path: Path) -> Store:
@@ -219,10 +229,14 @@ def open_chunked(path: Path) -> Store:
     return Store(path, shape, dtype, attributes, partial(_tensorstore, path, driver, len(shape)))
 
 
-def _tensorstore(path: Path, driver: str, rank: int) -> Any:
+def _tensorstore(path: Path, driver: str, rank: int, cache_bytes: int = 0) -> Any:
     import tensorstore
 
-    array = tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}}).result()
+    spec, context = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}}, None
+    if cache_bytes:
+        context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
+        spec |= {"recheck_cached_data": "open", "recheck_cached_metadata": "open"}
+    array = tensorstore.open(spec, context=context).result()
     array = array[tensorstore.d[:].translate_to[0]]  # a precomputed volume may start anywhere
     return array[..., 0] if array.rank > rank else array
 

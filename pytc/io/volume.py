@@ -120,6 +120,11 @@ class Volume:
         values = np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
         return np.ascontiguousarray(values)
 
+    def keep_decoded(self, size: int) -> None:
+        """Let each process keep up to `size` bytes of the chunks it decodes, so that reads which share one decode it
+        once; to be said before the first read."""
+        self._store.keep_decoded(size)
+
     def close(self) -> None:
         """Finish a created single file under its name; let go of what is open."""
         self._store.finish(True)

@@ -47,6 +47,19 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
+    def once_a_node(self, make):
+        """What make() returns on the first rank of this one's node; ValueError on all ranks if any of them fails."""
+        made, error = None, None
+        try:
+            made = make() if self.local_rank == 0 else None
+        except (ValueError, OSError) as problem:
+            error = str(problem)
+        results = self.gather((made, error))
+        for _, error in results:
+            if error:
+                raise ValueError(error)
+        return results[self.rank - self.local_rank][0]
+
 
 def read_environment(environment=os.environ) -> Ranks:
     """Ranks as torchrun set them, or as Slurm did (srun), or a single one."""

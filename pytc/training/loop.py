@@ -29,6 +29,7 @@ from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Clock, Monitor, memory_figures
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 from pytc.training.signals import EXIT_REQUEUE, ignore_signals, noticed_signals
+from pytc.training.trial import configure
 from pytc.training.validation import scored_volumes, validate_volumes
 
 START_METHOD = "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
@@ -42,14 +43,19 @@ def train(config: Config, resume: Path | None = None) -> Path:
     """
     ranks = read_environment()
     device = hardware.choose_device(config.system, ranks.local_rank)
-    torch.set_num_threads(config.system.threads or max(1, hardware.cpu_count() // ranks.local_world))
+    torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
     with joined(ranks, device), noticed_signals() as request:
         if ranks.is_main:
             for volume in (*config.data.train, *config.data.val):
                 prepare_volume(volume, config.data.synthetic)
         ranks.share(None)  # the others wait for the volumes
-        return Trainer(config, resume, ranks, device).run(request)
+        config, choices = configure(config, ranks, device, resumed=resume is not None)
+        trainer = Trainer(config, resume, ranks, device)
+        if ranks.is_main:
+            found = {name: {"value": value, "reason": reason} for name, value, reason in choices}
+            write_json(trainer.folder / "hardware.json", found)
+        return trainer.run(request)
 
 
 class Trainer:
@@ -60,7 +66,8 @@ class Trainer:
         samples_per_step = ranks.world * config.optim.accumulate * config.loop.batch_size
         if config.loop.volumes_every or config.loop.monitor != "val/loss":
             scored_volumes(config)  # refuses what cannot be scored, before any work
-        dataset = train_dataset(config)
+        memory = hardware.chunk_memory(config.system, device, ranks.local_world)
+        dataset = train_dataset(config, memory, ranks.once_a_node)
         if config.loop.epochs is not None:
             steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
@@ -93,7 +100,7 @@ class Trainer:
         self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps, is_main=ranks.is_main)
         self.batches = iter(self.load(dataset, StepSampler(self.first_step, self.loop.batch_size, self.optim.accumulate,
                                                            ranks.rank, ranks.world)))  # fmt: skip
-        validation = val_dataset(config)
+        validation = val_dataset(config, memory, ranks.once_a_node)
         mine = range(ranks.rank, config.data.val_samples, ranks.world)
         self.val_batches = self.load(Subset(validation, mine)) if validation is not None else None
 
@@ -225,8 +232,7 @@ class Trainer:
                                f"with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names the samples")
 
     def autocast(self):
-        dtype = hardware.PRECISIONS[self.precision]
-        return torch.autocast(self.device.type, dtype, enabled=self.precision != "fp32")
+        return hardware.autocast(self.device, self.precision)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -1,0 +1,89 @@
+"""What `system.auto` does before a run: look at the machine, and try by real steps how many patches fit at once."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from pytc import hardware
+from pytc.config import Config
+from pytc.data.recipe import augment
+from pytc.data.targets import make_targets
+from pytc.losses import build_loss, deep_supervision_loss
+from pytc.models import build_model
+from pytc.training.distributed import Ranks
+from pytc.training.optim import build_optimizer
+
+
+def configure(config: Config, ranks: Ranks, device: torch.device, *,
+              resumed: bool) -> tuple[Config, list[hardware.Choice]]:  # fmt: skip
+    """The config with a batch that fits, and what was found and chosen; the same config where system.auto is off.
+
+    A batch that does not fit a GPU is split, and optim.accumulate raised by as much, so that a step still takes the
+    patches that the recipe says. All ranks take the smallest rank's batch. A resumed run keeps its own. Fields of
+    `system` are not filled in: whoever continues the run, or infers with it, is on a machine of its own.
+    ValueError if not even one patch fits, or if ranks would compute in different precisions.
+    """
+    precisions = ranks.gather(hardware.choose_precision(config.system, device, config.model))
+    if len(set(precisions)) > 1:
+        raise ValueError(f"expected one precision on all ranks, got {', '.join(precisions)}; set --system.precision")
+    choices = hardware.survey(config.system, device, config.model, ranks.local_world)
+    if not config.system.auto:
+        return config, choices
+    wanted, fits = config.loop.batch_size, config.loop.batch_size
+    if device.type != "cuda":
+        reason = "as set: on a CPU nothing is tried"
+    elif resumed:
+        reason = "that of the run so far"
+    else:
+        torch.cuda.reset_peak_memory_stats(device)
+        mine = hardware.largest_batch(partial(trial_steps, config, device, precisions[0], ranks.world), wanted)
+        used, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+        gc.collect()
+        torch.cuda.empty_cache()
+        fits = min(ranks.gather(mine))
+        if fits == 0:
+            raise ValueError(f"expected a GPU with memory for one patch of {config.data.patch_size}, got "
+                             f"{total / 2**30:.1f} GiB; lower data.patch_size or set model.checkpoint_style")
+        reason = f"{mine} patches took {used / 2**30:.1f} of {total / 2**30:.1f} GiB" if fits == wanted else \
+                 f"{wanted} patches did not fit; {wanted // fits} batches a step keep the recipe's number"  # fmt: skip
+    accumulate = config.optim.accumulate * (wanted // fits)
+    choices.append(("batch", f"{fits} patches, {accumulate} a step", reason))
+    if ranks.is_main:
+        hardware.print_table(choices)
+    return replace(config, loop=replace(config.loop, batch_size=fits),
+                   optim=replace(config.optim, accumulate=accumulate)), choices  # fmt: skip
+
+
+def trial_steps(config: Config, device: torch.device, precision: str, world: int, size: int) -> None:
+    """Two training steps with a batch of `size` patches of noise, from augmentation to optimizer.
+
+    The second is the first with the optimizer's state in memory. Nothing stays behind, and random states are left as
+    they were. torch.OutOfMemoryError if a step does not fit.
+    """
+    gc.collect()  # what a failed try left lives as long as its error, up to here
+    torch.cuda.empty_cache()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        model = build_model(config.model).to(device)
+        # the average of the weights, and DDP's copy of their gradients
+        kept = [copy.deepcopy(model) for needed in (config.optim.ema_decay, world > 1) if needed]
+        optimizer, loss = build_optimizer(model, config.optim, device), build_loss(config.loss)
+        for _ in range(2):
+            shape = (size, *config.data.patch_size)
+            image = torch.randint(256, (size, config.model.in_channels, *shape[1:]), dtype=torch.uint8, device=device)
+            labels = torch.randint(100, shape, dtype=torch.int32, device=device)
+            image, labels = augment(image, labels, torch.arange(size), config.augment, (1.0, 1.0, 1.0))
+            targets = make_targets(labels, config.target, model.output_scales)
+            with hardware.autocast(device, precision):
+                outputs = model(image)
+            total, _ = deep_supervision_loss(outputs, targets, loss, config.loss.scale_weights)
+            total.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        del kept
