@@ -190,7 +190,7 @@ def test_memory_for_chunks_is_shared_out_by_size(tmp_path, source):
     volume = VolumeConfig(image=opened.image.path, labels=opened.labels.path)
     config = Config(data=DataConfig(train=(volume,), val=(volume,), patch_size=(12, 12, 12)))
     dataset = train_dataset(config, chunk_memory=3000)
-    kept = [part._store.opener.keywords["cache_bytes"] for part in dataset.source.parts.values()]
+    kept = [part._opener.keywords["cache_bytes"] for part in dataset.source.parts.values()]
     assert kept == [1000, 2000]  # uint8 and uint16
     np.testing.assert_array_equal(dataset[3]["labels"], train_dataset(config)[3]["labels"])
 
@@ -224,7 +224,7 @@ def test_volumes_in_memory_give_the_same_samples(tmp_path):
     assert sources[1].mask.dtype == np.uint8 and sources[1].voxel_size == (9, 9, 20)
     assert sources[1].image.path == volumes[1].image  # what errors name
     with pytest.raises(ValueError):  # mapped for reading
-        sources[0].labels._store.handle()[0] = 1
+        sources[0].labels.handle[0] = 1
 
 
 def held():

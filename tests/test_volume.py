@@ -129,7 +129,7 @@ def test_a_volume_crosses_processes_unopened(every_format, name):
     volume = open_volume(path)
     volume[0]
     again = pickle.loads(pickle.dumps(volume))
-    assert again._store._handle is None
+    assert again._handle is None
     np.testing.assert_array_equal(again[5], array[5])
 
 
@@ -463,7 +463,7 @@ def test_a_forked_worker_reads_through_its_own_handle(tmp_path, name, read_befor
             child = os.fork()
             if child == 0:
                 equal = all((volume[z] == wanted[z]).all() for _ in range(5) for z in range(40))
-                os._exit(0 if equal and volume._store._pid == os.getpid() else 1)
+                os._exit(0 if equal and volume._pid == os.getpid() else 1)
             children.append(child)
         assert all((volume[z] == wanted[z]).all() for z in range(40))
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]

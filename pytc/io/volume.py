@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ import numpy as np
 import tifffile
 
 from pytc.config import require
-from pytc.io import stores
-from pytc.io.stores import HDF5_SUFFIXES, TIFF_SUFFIXES, Store, chunked_driver
+from pytc.io.stores import (
+    HDF5_SUFFIXES,
+    TIFF_SUFFIXES,
+    Stored,
+    hdf5_datasets,
+    is_zarr,
+    open_stored,
+    split_path,
+)
 
 NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
 Triple = tuple[float, float, float]
@@ -34,11 +42,11 @@ def open_volume(
     file says. writable: whether more may be written to it, Zarr only. ValueError if there is no such array, or if
     what the file says about itself does not fit it.
     """
-    store = stores.open_store(str(path))
-    store.writable = writable
-    can_be = not writable or chunked_driver(store.path) in ("zarr", "zarr3")
+    volume = Volume(open_stored(str(path)), path, axes, voxel_size)
+    can_be = not writable or is_zarr(Path(*filter(None, split_path(str(path)))))
     require(can_be, "a Zarr array to write more to", str(path))
-    return Volume(store, str(path), axes, voxel_size)
+    volume.writable = writable
+    return volume
 
 
 def create_volume(
@@ -54,23 +62,20 @@ def create_volume(
     say, e.g. offsets, activation; .npy holds none. ValueError if the path exists (unless overwrite), or cannot hold
     what is asked for.
     """
-    shape = tuple(int(n) for n in shape)
     saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
-    saved = stores.plain(saved | ({} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}))
-    _describe(str(path), shape, saved, None, None)  # what a reader would refuse is not written
-    file, inside = stores.split_path(str(path))
-    dtype = stores.native_dtype(dtype, file)
-    chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(saved["axes"], shape))
+    saved |= {} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}
+    wanted = Volume(Stored(shape, dtype, saved, None), path)  # what a reader would refuse is not written
+    chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(wanted.axes, shape))
     require(len(chunks) == len(shape) and min(chunks) > 0, f"chunks of {len(shape)} axes for shape {shape}", chunks)
+    file, inside = split_path(str(path))
     if any(part.endswith(".zarr") for part in file.parts):
-        store = create_zarr(file / (inside or ""), shape, dtype, saved, chunks, overwrite, zarr_format)
-    else:
-        known = file.suffix.lower() in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy")
-        require(known, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
-        if file.exists() and not overwrite:
-            raise ValueError(f"{file} exists; remove it, or say overwrite=True")
-        store = FileWriter(file, inside or "data", shape, dtype, saved, chunks)
-    return Volume(store, str(path), None, None)
+        _create_zarr(file / (inside or ""), wanted, chunks, overwrite, zarr_format)
+        return open_volume(path, writable=True)
+    known = file.suffix.lower() in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy")
+    require(known, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
+    if file.exists() and not overwrite:
+        raise ValueError(f"{file} exists; remove it, or say overwrite=True")
+    return NewFile(wanted, file, inside or "data", chunks)
 
 
 class Volume:
@@ -80,10 +85,13 @@ class Volume:
     stored with it. offsets: of the affinity channels, or None. Picklable; a reader is safe to use after a fork.
     """
 
-    def __init__(self, store: Store, path: str, axes: str | None, voxel_size: Triple | None):
-        self._store, self.path = store, path
-        self.shape, self.dtype, self.attributes = store.shape, store.dtype, store.attributes
-        self.axes, self.voxel_size, self.offsets = _describe(path, self.shape, self.attributes, axes, voxel_size)
+    writable = False
+
+    def __init__(self, stored: Stored, path: str | Path, axes: str | None = None, voxel_size: Triple | None = None):
+        self.path, self.shape = str(path), tuple(map(int, stored.shape))
+        self.dtype, self.attributes = _native_dtype(stored.dtype, self.path), _plain(stored.attributes)
+        self.axes, self.voxel_size, self.offsets = _describe(self, axes, voxel_size)
+        self._opener, self._handle, self._pid = stored.opener, None, None
 
     @property
     def spatial_shape(self) -> tuple[int, int, int]:
@@ -93,22 +101,32 @@ class Volume:
     def n_channels(self) -> int:
         return self.shape[self.axes.index("c")] if "c" in self.axes else 1
 
+    @property
+    def handle(self) -> Any:
+        """What is sliced like NumPy; opened once a process."""
+        if self._pid != os.getpid():
+            self._handle = None  # what a fork copied from its parent goes first, or HDF5 would share its descriptor
+            self._handle, self._pid = self._opener(), os.getpid()
+        return self._handle
+
     def __getitem__(self, index: Any) -> np.ndarray:
         slices, shape = self._slices(index)
-        values = np.empty(shape) if 0 in shape else self._store.read(slices)
-        return np.asarray(values, self.dtype).reshape(shape)
+        values = np.empty(shape) if 0 in shape else self.handle[slices]
+        copied = np.array if isinstance(values, np.memmap) else np.asarray
+        return copied(values, self.dtype).reshape(shape)
 
     def __setitem__(self, index: Any, values: Any) -> None:
         slices, shape = self._slices(index)
+        require(self.writable, f"a volume from create_volume to write to, {self.path} is open for reading", index)
         values = np.asarray(values)
         exact = values.astype(self.dtype, copy=False)
         same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
         rounded = same_kind and (self.dtype.kind == "f" or np.can_cast(values.dtype, self.dtype))
-        if not rounded and not (same_kind and (exact == values).all()):
-            raise ValueError(f"expected values that fit {self.dtype} of {self.path}, got {values.dtype}")
+        fits = rounded or (same_kind and (exact == values).all())
+        require(fits, f"values that fit {self.dtype} of {self.path}", str(values.dtype))
         require(values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape)
         lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
-        self._store.write(slices, np.broadcast_to(exact, shape).reshape(lengths))
+        self.handle[slices] = np.broadcast_to(exact, shape).reshape(lengths)
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
@@ -121,19 +139,26 @@ class Volume:
         return np.ascontiguousarray(values)
 
     def keep_decoded(self, size: int) -> None:
-        """Let each process keep up to `size` bytes of the chunks it decodes, so that reads which share one decode it
-        once; to be said before the first read."""
-        self._store.keep_decoded(size)
+        """Let each process keep up to `size` bytes of the chunks it decodes, in formats that have chunks, so that
+        reads which share one decode it once; to be said before the first read."""
+        if "cache_bytes" in self._opener.keywords:
+            self._opener = partial(self._opener, cache_bytes=size)
 
     def close(self) -> None:
         """Finish a created single file under its name; let go of what is open."""
-        self._store.finish(True)
+        self._finish(True)
 
     def __enter__(self) -> Volume:
         return self
 
     def __exit__(self, kind, error, trace) -> None:
-        self._store.finish(kind is None)
+        self._finish(kind is None)
+
+    def _finish(self, success: bool) -> None:
+        self._handle, self._pid = None, None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handle": None, "_pid": None}
 
     def __repr__(self) -> str:
         return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
@@ -154,11 +179,31 @@ class Volume:
         return tuple(slice(r.start, max(r.start, r.stop), r.step) for r in ranges), shape
 
 
-def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel_size: Triple | None):
+def _native_dtype(dtype: Any, path: str) -> np.dtype:
+    """`dtype` in this machine's byte order; ValueError unless it is bool, an integer or a float."""
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        dtype = np.dtype(object)
+    require(dtype.kind in "buif", f"voxels of {path} that are bool, integer or float", str(dtype))
+    return dtype.newbyteorder("=")
+
+
+def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
+    """Attributes as JSON has them: numbers, strings, lists, dicts; of anything else its text."""
+    def simple(value: Any) -> Any:
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        return value.tolist() if hasattr(value, "tolist") else text
+
+    return json.loads(json.dumps(attributes, default=simple))
+
+
+def _describe(volume: Volume, axes: str | None, voxel_size: Triple | None):
     """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes.
 
     Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.
     """
+    path, shape, attributes = volume.path, volume.shape, volume.attributes
     require(len(shape) in (3, 4) and min(shape) > 0, f"three axes, or four with channels, none empty, in {path}", shape)
     axes = axes or attributes.get("axes")
     clear = axes or len(shape) == 3 or shape[0] < min(shape[1:])
@@ -178,8 +223,7 @@ def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel
         voxel_size = tuple(map(float, voxel_size))
         positive = len(voxel_size) == 3 and min(voxel_size) > 0
         require(positive, f"a voxel size of three positive lengths in nm for {path}", voxel_size)
-    offsets = attributes.get("offsets")
-    if offsets is not None:
+    if (offsets := attributes.get("offsets")) is not None:
         whole, channels = np.array(offsets), shape[names.index("c")] if "c" in names else 1
         fit = whole.shape == (channels, 3) and whole.dtype.kind in "iu"
         require(fit, f"three whole voxels for each of {channels} offsets in {path}", offsets)
@@ -187,90 +231,84 @@ def _describe(path: str, shape: tuple, attributes: dict, axes: str | None, voxel
     return names, voxel_size, offsets
 
 
-class FileWriter(Store):
-    """A single file, written under a temporary name by the process that created it."""
+class NewFile(Volume):
+    """A single file like `wanted`, written under a temporary name by the process that creates it."""
 
     writable = True
 
-    def __init__(self, path: Path, dataset: str, shape: tuple, dtype: np.dtype, attributes: dict, chunks: tuple):
-        super().__init__(path, shape, dtype, attributes, None)
-        self._pid = os.getpid()
-        self.partial = path.with_name(f"{path.name}.{self._pid}.partial")
-        if self.partial.exists():
-            raise ValueError(f"{path} is being written: {self.partial} exists")
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, wanted: Volume, file: Path, dataset: str, chunks: tuple[int, ...]):
+        self.__dict__ |= wanted.__dict__
+        self._file, self._pid = file, os.getpid()
+        self._partial = file.with_name(f"{file.name}.{self._pid}.partial")
+        require(not self._partial.exists(), f"no other writer: {file} is being written", str(self._partial))
+        file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._handle = self._create(path.suffix.lower(), dataset, chunks)
+            self._handle = self._create(file.suffix.lower(), dataset, chunks)
         except (TypeError, ValueError) as error:
-            self.partial.unlink(missing_ok=True)
-            raise ValueError(f"cannot create {path} with attributes {attributes}: {error}") from error
+            self._partial.unlink(missing_ok=True)
+            raise ValueError(f"cannot create {file} with attributes {self.attributes}: {error}") from error
 
     def _create(self, suffix: str, dataset: str, chunks: tuple[int, ...]) -> h5py.Dataset | np.memmap:
         if suffix == ".npy":
             if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
                 raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
-            return np.lib.format.open_memmap(self.partial, mode="w+", shape=self.shape, dtype=self.dtype)
+            return np.lib.format.open_memmap(self._partial, mode="w+", shape=self.shape, dtype=self.dtype)
         if suffix in TIFF_SUFFIXES:
             if self.dtype.kind == "b":
                 raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
-            return tifffile.memmap(self.partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
+            return tifffile.memmap(self._partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
                                    metadata=self.attributes)
-        if self.path.exists():
-            with h5py.File(self.path, "r") as file:
-                names = stores.hdf5_datasets(file)
-            if names != [dataset]:
-                raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
+        if self._file.exists():
+            with h5py.File(self._file, "r") as file:
+                if (names := hdf5_datasets(file)) != [dataset]:
+                    raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
         packed = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
-        made = h5py.File(self.partial, "w").create_dataset(dataset, self.shape, self.dtype, **packed)
+        made = h5py.File(self._partial, "w").create_dataset(dataset, self.shape, self.dtype, **packed)
         made.attrs.update(self.attributes)
         return made
 
+    @property
     def handle(self) -> Any:
-        if self._pid != os.getpid():
-            self.__getstate__()
-        if self._handle is None:
-            raise ValueError(f"{self.path} is closed; open it with open_volume")
-        return self._handle
+        return self._handle if self._handle is not None and self._pid == os.getpid() else self.__getstate__()
 
-    def finish(self, success: bool) -> None:
+    def _finish(self, success: bool) -> None:
         if self._handle is None or self._pid != os.getpid():  # a forked child leaves its parent's file alone
             return
         handle, self._handle = self._handle, None
         handle.flush() if isinstance(handle, np.memmap) else handle.file.close()
-        self.partial.replace(self.path) if success else self.partial.unlink()
+        self._partial.replace(self._file) if success else self._partial.unlink()
 
     def __getstate__(self) -> dict[str, Any]:
-        raise ValueError(f"{self.path} is written by the process that created it; several can write to a .zarr")
+        raise ValueError(f"{self._file} is closed (open_volume reads it), or not of this process: only the process "
+                         "that created it writes it; several can write to a .zarr")
 
 
-def create_zarr(path: Path, shape, dtype, attributes, chunks, overwrite: bool, zarr_format: int) -> Store:
+def _create_zarr(path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite: bool, zarr_format: int) -> None:
     """A new Zarr array of blosc-compressed chunks (zstd, shuffled), and the groups above it."""
     import tensorstore
 
     require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
-    if path.exists() and not (overwrite and chunked_driver(path) in ("zarr", "zarr3")):
+    if path.exists() and not (overwrite and is_zarr(path)):
         raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
     groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
-    if arrays := [group for group in groups if chunked_driver(group)]:
-        raise ValueError(f"expected groups above {path}, but {arrays[0]} is an array")
+    for group in groups:
+        if is_zarr(group):
+            raise ValueError(f"expected groups above {path}, but {group} is an array")
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
-    blosc = {"cname": "zstd", "clevel": 5}
+    blosc, dtype = {"cname": "zstd", "clevel": 5}, wanted.dtype
     if zarr_format == 2:
         driver, marker, group_content = "zarr", ".zgroup", {"zarr_format": 2}
-        (path / ".zattrs").write_text(json.dumps(attributes, indent=1))  # first: an array never lacks its attributes
-        metadata = {"shape": shape, "chunks": chunks, "dtype": dtype.str, "fill_value": np.zeros((), dtype).item(),
+        (path / ".zattrs").write_text(json.dumps(wanted.attributes, indent=1))  # an array never lacks its attributes
+        metadata = {"chunks": chunks, "dtype": dtype.str, "fill_value": np.zeros((), dtype).item(),
                     "dimension_separator": "/", "compressor": {"id": "blosc", "shuffle": 1, **blosc}}
     else:
         driver, marker, group_content = "zarr3", "zarr.json", {"zarr_format": 3, "node_type": "group"}
         codec = {"name": "blosc", "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc}}
-        metadata = {"shape": shape, "data_type": dtype.name, "attributes": attributes, "codecs": [codec],
+        metadata = {"data_type": dtype.name, "attributes": wanted.attributes, "codecs": [codec],
                     "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}}
     for group in groups:
         if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
             (group / marker).write_text(json.dumps(group_content))
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": metadata}
-    tensorstore.open(spec, create=True).result()
-    store = stores.open_chunked(path)
-    store.writable = True
-    return store
+    tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"},
+                      "metadata": {"shape": wanted.shape, **metadata}}, create=True).result()

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from pytc.config import SegmentationConfig
-from pytc.io.stores import chunked_driver
+from pytc.io.stores import is_zarr
 from pytc.io.volume import Volume, create_volume
 from pytc.progress import track
 from pytc.segmentation.connected_components import (
@@ -52,7 +52,7 @@ def segment_volume(
     partial = output  # single files appear when they are whole; a Zarr array does by its new name
     if any(part.endswith(".zarr") for part in output.parts):
         partial = output.with_name(f"{output.name}.partial.zarr")
-        if output.exists() and chunked_driver(output) not in ("zarr", "zarr3"):
+        if output.exists() and not is_zarr(output):
             raise ValueError(f"{output} exists, and is not a Zarr array that could be replaced")
     attributes = {"threshold": config.threshold, "min_size": config.min_size, "grow": config.grow}
     with create_volume(
