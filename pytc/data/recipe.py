@@ -31,14 +31,16 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
     def rng(stream: str) -> SampleRandom:
         return SampleRandom(keys, stream)
 
-    permutations = warp.draw_permutations(rng("permute_axes"), c.permute_prob, shape, voxel_size)
-    turns = warp.draw_turns(rng("rot90"), c.rot90_prob, shape, voxel_size, axis)
-    image, labels = warp.reorient(image, labels, warp.draw_flips(rng("flip"), c.flip_prob) @ turns @ permutations)
+    permutations = warp.draw_permutations(rng("permute_axes"), shape, prob=c.permute_prob, voxel_size=voxel_size)
+    turns = warp.draw_turns(rng("rot90"), shape, prob=c.rot90_prob, voxel_size=voxel_size, axis=axis)
+    flips = warp.draw_flips(rng("flip"), shape, prob=c.flip_prob)
+    image, labels = warp.reorient(image, labels, flips @ turns @ permutations)
     image = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
-    matrices = warp.draw_affine(rng("affine"), c.affine_prob, c.affine_scale, c.affine_shear, c.affine_rotation,
-                                voxel_size)  # fmt: skip
-    knots = warp.draw_elastic(rng("elastic"), c.elastic_prob, shape, c.elastic_spacing, c.elastic_magnitude, voxel_size)
+    matrices = warp.draw_affine(rng("affine"), shape, prob=c.affine_prob, scale=c.affine_scale, shear=c.affine_shear,
+                                rotation=c.affine_rotation, voxel_size=voxel_size)  # fmt: skip
+    knots = warp.draw_elastic(rng("elastic"), shape, prob=c.elastic_prob, spacing=c.elastic_spacing,
+                              magnitude=c.elastic_magnitude, voxel_size=voxel_size)  # fmt: skip
     image, labels = warp.deform(image, labels, matrices, knots)
 
     linear, slices = {"scale": c.intensity_scale, "offset": c.intensity_offset}, {"prob": c.slices_prob, "axis": axis}

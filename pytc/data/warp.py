@@ -4,12 +4,13 @@ Every augmentation is f(image, labels, rng, *, ...) -> (image, labels) as in aug
 nearest voxel, so they stay whole; what comes from outside the patch is reflected in the image and unlabelled (-1).
 Of a voxel size only the ratios matter.
 
-What is drawn (draw_*) is apart from what is done with it (`reorient`, `deform`), so that a recipe moves the voxels
-once for all the permutations, turns and flips, and once for the affine map and the elastic field.
+What is drawn (draw_*, with the strengths) is apart from what is done with it (`reorient`, `deform`), so that a recipe
+moves the voxels once for all the permutations, turns and flips, and once for the affine map and the elastic field.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -25,34 +26,8 @@ SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay 
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 Size = tuple[float, float, float]
-
-
-def permute_axes(image, labels, rng: SampleRandom, *, prob: float, voxel_size: Size = ISOTROPIC) -> Result:
-    """Reorder at random the axes of a chosen sample that have the same voxel size and extent."""
-    return reorient(image, labels, draw_permutations(rng, prob, image.shape[2:], voxel_size))
-
-
-def rot90(image, labels, rng: SampleRandom, *, prob: float, voxel_size: Size = ISOTROPIC, axis: int = 0) -> Result:
-    """Turn a chosen sample about `axis` by 90, 180 or 270 degrees; by 180 where the plane's axes are not alike."""
-    return reorient(image, labels, draw_turns(rng, prob, image.shape[2:], voxel_size, axis))
-
-
-def flip(image, labels, rng: SampleRandom, *, prob: float) -> Result:
-    """Mirror each axis of a sample with probability `prob`."""
-    return reorient(image, labels, draw_flips(rng, prob))
-
-
-def affine(image, labels, rng: SampleRandom, *, prob: float, scale: float, shear: float, rotation: float,
-           voxel_size: Size = ISOTROPIC) -> Result:  # fmt: skip
-    """Scale, shear and rotate a chosen sample about its centre; strengths as in `draw_affine`."""
-    return deform(image, labels, draw_affine(rng, prob, scale, shear, rotation, voxel_size), [None] * len(image))
-
-
-def elastic(image, labels, rng: SampleRandom, *, prob: float, spacing: float, magnitude: float,
-            voxel_size: Size = ISOTROPIC) -> Result:  # fmt: skip
-    """Displace the voxels of a chosen sample smoothly; strengths as in `draw_elastic`."""
-    knots = draw_elastic(rng, prob, image.shape[2:], spacing, magnitude, voxel_size)
-    return deform(image, labels, [None] * len(image), knots)
+Shape = tuple[int, ...]
+Places = Callable[[slice], list[torch.Tensor]]  # where the voxels of some z-slices are read: z, y, x in voxels
 
 
 def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float, max_rotation: float,
@@ -80,7 +55,7 @@ def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float,
     return image, labels
 
 
-def draw_permutations(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size) -> torch.Tensor:
+def draw_permutations(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Size = ISOTROPIC) -> torch.Tensor:
     """Orientations (B, 3, 3): of each chosen sample the axes of equal voxel size and extent in a random order."""
     kinds = list(zip(voxel_size, shape))
     alike = [[other for other in range(3) if kinds[other] == kind] for kind in kinds]
@@ -91,8 +66,10 @@ def draw_permutations(rng: SampleRandom, prob: float, shape: tuple[int, ...], vo
     return torch.eye(3, dtype=torch.float64)[axes]
 
 
-def draw_turns(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_size: Size, axis: int) -> torch.Tensor:
-    """Orientations (B, 3, 3): 1 to 3 quarter turns of each chosen sample, or 2 if its plane's axes are not alike."""
+def draw_turns(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Size = ISOTROPIC,
+               axis: int = 0) -> torch.Tensor:  # fmt: skip
+    """Orientations (B, 3, 3): each chosen sample turned about `axis` by 1 to 3 quarters; by 2 where the voxel size or
+    the extent differs between the plane's axes."""
     a, b = PLANES[axis]
     quarter = _rotation(PLANES[axis], math.pi / 2).round()
     turns = torch.stack([torch.linalg.matrix_power(quarter, count) for count in range(4)])
@@ -101,13 +78,13 @@ def draw_turns(rng: SampleRandom, prob: float, shape: tuple[int, ...], voxel_siz
     return turns[chosen * (counts if alike else 2)]
 
 
-def draw_flips(rng: SampleRandom, prob: float) -> torch.Tensor:
+def draw_flips(rng: SampleRandom, shape: Shape, *, prob: float) -> torch.Tensor:
     """Orientations (B, 3, 3): each axis of each sample mirrored with probability `prob`."""
     return torch.diag_embed(1 - 2 * rng.bernoulli(prob, 3).double())
 
 
-def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rotation: float,
-                voxel_size: Size) -> list[torch.Tensor | None]:  # fmt: skip
+def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, shear: float, rotation: float,
+                voxel_size: Size = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
     """For each chosen sample the matrix (3, 3) from an output voxel to its source, both as offsets from the centre.
 
     Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit triangular matrices, so
@@ -120,7 +97,7 @@ def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rota
     angles = torch.deg2rad(rng.uniform(3, low=-rotation, high=rotation)).tolist()
     nm = torch.tensor(voxel_size, dtype=torch.float64)
     matrices: list[torch.Tensor | None] = [None] * len(chosen)
-    for row in (row for row, is_chosen in enumerate(chosen) if is_chosen):
+    for row in itertools.compress(range(len(chosen)), chosen):
         up, down = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
         up[*torch.triu_indices(3, 3, 1)], down[*torch.tril_indices(3, 3, -1)] = shears[row]
         matrix = down @ up @ torch.diag(scales[row])
@@ -131,8 +108,8 @@ def draw_affine(rng: SampleRandom, prob: float, scale: float, shear: float, rota
     return matrices
 
 
-def draw_elastic(rng: SampleRandom, prob: float, shape: tuple[int, ...], spacing: float, magnitude: float,
-                 voxel_size: Size) -> list[torch.Tensor | None]:  # fmt: skip
+def draw_elastic(rng: SampleRandom, shape: Shape, *, prob: float, spacing: float, magnitude: float,
+                 voxel_size: Size = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
     """For each chosen sample the knots (3, kz, ky, kx) of a cubic B-spline field of displacements in voxels.
 
     Knots are at most `spacing` voxels apart, and along each axis the displacement's standard deviation is `magnitude`
@@ -166,25 +143,34 @@ def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: tor
     return reoriented(image), None if labels is None else reoriented(labels)
 
 
-def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torch.Tensor | None],
-           knots: list[torch.Tensor | None]) -> Result:  # fmt: skip
+def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torch.Tensor | None] | None = None,
+           knots: list[torch.Tensor | None] | None = None) -> Result:  # fmt: skip
     """Resample each sample once, through its affine map (`draw_affine`) and its field (`draw_elastic`) together.
 
     Samples with neither come back bit for bit.
     """
-    rows = [row for row in range(len(image)) if matrices[row] is not None or knots[row] is not None]
-    if not rows:
+    none, shape = [None] * len(image), image.shape[2:]
+    maps = list(zip(matrices or none, knots or none))
+    moved = [row for row, (matrix, field) in enumerate(maps) if matrix is not None or field is not None]
+    if not moved:
         return image, labels
     image, labels = image.clone(), None if labels is None else labels.clone()
-    for row in rows:
-        matrix = torch.eye(3) if matrices[row] is None else matrices[row]
-        places = _affine_places(image.shape[2:], matrix, image.device)
-        field = None if knots[row] is None else _spline_field(knots[row].to(image.device), image.shape[2:])
+    for row in moved:
+        matrix, field = maps[row]
+        places = _affine_places(shape, torch.eye(3) if matrix is None else matrix, image.device)
+        field = None if field is None else _spline_field(field.to(image.device), shape)
         _resample(image[row], None if labels is None else labels[row], places, field)
     return image, labels
 
 
-Places = Callable[[slice], list[torch.Tensor]]  # where the voxels of some z-slices are read: z, y, x in voxels
+def _drawn(apply: Callable[..., Result], draw: Callable) -> Callable[..., Result]:
+    """The augmentation f(image, labels, rng, *, prob, ...) that draws, with the strengths of `draw`, and applies."""
+    return lambda image, labels, rng, **strengths: apply(image, labels, draw(rng, image.shape[2:], **strengths))
+
+
+permute_axes, rot90, flip = (_drawn(reorient, draw) for draw in (draw_permutations, draw_turns, draw_flips))
+affine = _drawn(deform, draw_affine)
+elastic = _drawn(lambda image, labels, knots: deform(image, labels, knots=knots), draw_elastic)
 
 
 def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
@@ -196,19 +182,16 @@ def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
     return matrix
 
 
-def _affine_places(shape: tuple[int, ...], matrix: torch.Tensor, device: torch.device,
-                   shift: tuple[float, float] = (0.0, 0.0)) -> Places:  # fmt: skip
+def _affine_places(shape: Shape, matrix: torch.Tensor, device: torch.device, shift=(0.0, 0.0)) -> Places:
     """Voxel v is read at matrix (v - centre) + centre - shift, with a shift along y and x."""
     centres = [(n - 1) / 2 for n in shape]
     z, y, x = (torch.arange(n, device=device, dtype=torch.float32) - c for n, c in zip(shape, centres))
-    by_z, in_plane = [], []
-    for (a, b, c), centre, move in zip(matrix.tolist(), centres, (0.0, *shift)):
-        by_z.append((a * z + (centre - move))[:, None, None])
-        in_plane.append((b * y)[:, None] + c * x)
-    return lambda slab: [along[slab] + across for along, across in zip(by_z, in_plane)]
+    parts = [((a * z + (centre - move))[:, None, None], (b * y)[:, None] + c * x)
+             for (a, b, c), centre, move in zip(matrix.tolist(), centres, (0.0, *shift))]  # fmt: skip
+    return lambda slab: [along[slab] + across for along, across in parts]
 
 
-def _spline_field(knots: torch.Tensor, shape: tuple[int, ...]) -> Callable[[slice], torch.Tensor]:
+def _spline_field(knots: torch.Tensor, shape: Shape) -> Callable[[slice], torch.Tensor]:
     """The field (3, z, Y, X) of a cubic B-spline on some z-slices; it varies as much as the knots do, everywhere."""
     (first, weights), *in_plane = (_spline_taps(n, k, knots.device) for n, k in zip(shape, knots.shape[1:]))
     for axis, taps in enumerate(in_plane, start=2):
