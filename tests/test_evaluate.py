@@ -22,10 +22,9 @@ from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS
-from pytc.report.errors import worst_skeletons
-from pytc.report.evaluate import evaluate
+from pytc.report.evaluate import evaluate, worst_skeletons
 from pytc.report.inputs import choose_metric
-from pytc.report.pictures import Matching, Scene, draw, palette
+from pytc.report.pictures import Matching, draw, palette
 from pytc.segmentation.connected_components import connected_components_3d
 
 SHAPE = (12, 20, 24)
@@ -296,7 +295,7 @@ def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
     ({"labels": "flipped"}, "labels with the prediction's axes zyx, got .* xzy"),
     ({"affinities": "nameless"}, "--offsets names them"),
     ({"affinities": "long"}, r"without \[\(1, 0, 0\), \(0, 1, 0\), \(0, 0, 1\)\]"),
-    ({"skeleton": "outside"}, r"1 nodes outside, e.g. \(12, 0, 0\)"),
+    ({"skeleton": "outside"}, r"inside \(12, 20, 24\), got .1 outside, e.g. \[\[12, 0, 0\]\]"),
     ({"task": "semantic"}, "probability map of one channel"),
     ({"task": "semantic", "labels": None}, "--labels to score against"),
     ({"task": "semantic", "affinities": "probability", "min_size": 5}, "affinities of instances"),
@@ -393,8 +392,7 @@ def test_errors_of_a_mask():
 
 
 def test_pictures_without_truth_and_of_anisotropic_voxels():
-    scene = Scene(None, None, bars(), "zyx", VOXEL)
-    rows = draw(scene, None)
+    rows = draw(bars(), "zyx", VOXEL)
     assert [[p.caption for p in row] for row in rows[::3]] == [["segmentation, z = 3"], ["segmentation, y = 10"]]
     assert rows[0][0].aspect == pytest.approx(24 / 20) and rows[3][0].aspect == pytest.approx(24 / (12 * 2))
 

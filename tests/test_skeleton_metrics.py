@@ -77,11 +77,13 @@ def test_details():
     details = SkeletonMetrics(two_lines()).details(volume)
     assert details["mergers"] == {1: [4, 9]}
     assert details["splits"] == {4: [(1, 2)]}
+    perfect = SkeletonMetrics(two_lines()).details(np.ones((1, 2, 5), np.uint8) * [[[1], [2]]])
+    assert [row["place"] for row in perfect["skeletons"]] == [None, None]
     assert details["skeletons"] == [
         {"id": 4, "length": 40.0, "run_length": 10**2 / 40, "segments": 2, "splits": 1, "mergers": 1,
-         "omitted_edges": 0},
+         "omitted_edges": 0, "place": [0, 0, 2]},
         {"id": 9, "length": 40.0, "run_length": 10**2 / 40, "segments": 2, "splits": 0, "mergers": 1,
-         "omitted_edges": 2},
+         "omitted_edges": 2, "place": [0, 1, 1]},
     ]
 
 
@@ -111,7 +113,7 @@ def test_a_volume_is_read_where_nodes_are(tmp_path):
 
 
 @pytest.mark.parametrize("segmentation, message", [
-    (np.zeros((1, 2, 4), np.uint32), r"one at \(0, 0, 4\) and 1 more"),
+    (np.zeros((1, 2, 4), np.uint32), r"nodes inside \(1, 2, 4\), got .2 outside, e.g. \[\[0, 0, 4\]\]"),
     (np.zeros((1, 2, 5)), "float64"),
     (np.zeros((2, 5), int), "integer segmentation"),
     (np.full((1, 2, 5), -1), "0 or more"),

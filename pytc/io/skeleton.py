@@ -51,6 +51,11 @@ class Skeleton:
             raise ValueError(f"expected edges within a skeleton, got one between skeletons {joined[0].tolist()}")
         require(np.isfinite(self.nm).all(), "finite lengths in nm", self.nm[~np.isfinite(self.nm).all(1)][:1].tolist())
 
+    def require_inside(self, shape: tuple[int, ...]) -> None:
+        """ValueError, with a node that is not, unless all nodes lie inside a volume of this shape."""
+        outside = self.positions[((self.positions < 0) | (self.positions >= shape)).any(1)].tolist()
+        require(not outside, f"skeleton nodes inside {shape}", f"{len(outside)} outside, e.g. {outside[:1]}")
+
     @property
     def edge_lengths(self) -> np.ndarray:
         """(E,) float64, nm."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pytc.config import require
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.hashing import number_ids
 from pytc.metrics.overlap import Contingency, metrics_of_table
@@ -47,16 +48,15 @@ class SkeletonMetrics:
     """
 
     def __init__(self, skeleton: Skeleton):
-        self._lengths = skeleton.edge_lengths
+        self.skeleton, self._lengths = skeleton, skeleton.edge_lengths
         self.total_length = float(self._lengths.sum())
-        if not self.total_length > 0:
-            raise ValueError(f"expected skeletons with edges of some length, got {len(skeleton.ids)} nodes without")
-        self.positions = skeleton.positions
+        require(self.total_length > 0, "skeletons with edges of some length", f"{len(skeleton.ids)} nodes without")
         self._columns = tuple(np.ascontiguousarray(skeleton.positions.T))
-        self._low, self._high = (np.array([f(column) for column in self._columns]) for f in (np.min, np.max))
+        self._low, self._high = skeleton.positions.min(0), skeleton.positions.max(0)
         self._nodes, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
-        self._skeleton_lengths = np.bincount(self._nodes[self._starts], self._lengths, len(self._ids))
+        self._owners = self._nodes[self._starts]  # of edges
+        self._skeleton_lengths = self._per_skeleton(self._owners, self._lengths)
         self.max_erl = float(np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length)
 
     def compute(self, segmentation) -> dict[str, float]:
@@ -85,32 +85,33 @@ class SkeletonMetrics:
 
         "mergers": {segment: [skeletons]}; "splits": {skeleton: [(segment, segment) of each split edge]};
         "skeletons": a dict for each, with id, length and run_length (nm; the squares of its correct lengths over its
-        length), and its numbers of segments, splits, mergers and omitted edges (a node in segment 0).
+        length), its numbers of segments, splits, mergers and omitted edges (a node in segment 0), and as place the
+        voxel at a split edge, or else at an omitted one, or None.
         """
         segments = self.segments_at_nodes(segmentation)
         pairs = self._pairs(segments)
-        on_merger = _mergers(pairs, 0)[pairs.segment]
+        table, on_merger = pairs.table, _mergers(pairs, 0)[pairs.segment]
         mergers, splits = defaultdict(list), defaultdict(list)
-        for segment, skeleton in zip(pairs.table.segmentation[on_merger], pairs.table.truth[on_merger]):
-            mergers[int(segment)].append(int(skeleton))
-        owner = self._nodes[self._starts]
-        for edge in np.flatnonzero(pairs.split):
-            ends = int(segments[self._starts[edge]]), int(segments[self._ends[edge]])
-            splits[int(self._ids[owner[edge]])].append(ends)
-
-        def per_skeleton(index, weights=None):
-            return np.bincount(index, weights, len(self._ids))
-
-        squares = per_skeleton(pairs.skeleton, np.where(_excluded(pairs, 0), 0, pairs.length) ** 2)
-        run_length = np.divide(squares, self._skeleton_lengths, out=np.zeros_like(squares),
-                               where=self._skeleton_lengths > 0)
+        for segment, skeleton in zip(table.segmentation[on_merger].tolist(), table.truth[on_merger].tolist()):
+            mergers[segment].append(skeleton)
+        ends = segments[self.skeleton.edges[pairs.split]].tolist()
+        for skeleton, pair in zip(self._ids[self._owners[pairs.split]].tolist(), ends):
+            splits[skeleton].append(tuple(pair))
+        count, severity = self._per_skeleton, 2 * pairs.split + pairs.omitted
+        order = np.lexsort((-severity, self._owners))  # edges by skeleton, the most severe first
+        owners, first = np.unique(self._owners[order], return_index=True)
+        wrong = severity[order[first]] > 0
+        nodes = self._starts[order[first][wrong]]
+        places = dict(zip(owners[wrong].tolist(), self.skeleton.positions[nodes].tolist()))
+        squares = count(pairs.skeleton, np.where(_excluded(pairs, 0), 0, pairs.length) ** 2)
         columns = {
-            "id": self._ids, "length": self._skeleton_lengths, "run_length": run_length,
-            "segments": per_skeleton(pairs.skeleton[pairs.table.segmentation != 0]),
-            "splits": per_skeleton(owner[pairs.split]), "mergers": per_skeleton(pairs.skeleton[on_merger]),
-            "omitted_edges": per_skeleton(owner[pairs.omitted]),
+            "id": self._ids, "length": self._skeleton_lengths,
+            "run_length": squares / np.where(self._skeleton_lengths > 0, self._skeleton_lengths, 1),
+            "segments": count(pairs.skeleton[table.segmentation != 0]), "splits": count(self._owners[pairs.split]),
+            "mergers": count(pairs.skeleton[on_merger]), "omitted_edges": count(self._owners[pairs.omitted]),
         }
-        rows = [dict(zip(columns, row)) for row in zip(*(column.tolist() for column in columns.values()))]
+        rows = [dict(zip(columns, row), place=places.get(number))
+                for number, row in enumerate(zip(*(column.tolist() for column in columns.values())))]
         return {"mergers": dict(mergers), "splits": dict(splits), "skeletons": rows}
 
     def segments_at_nodes(self, segmentation) -> np.ndarray:
@@ -119,29 +120,24 @@ class SkeletonMetrics:
         segmentation (Z, Y, X) integer, in the axis order of the skeleton: an array, or a volume, of which only blocks
         that hold nodes are read. ValueError if a node lies outside it or a segment is negative.
         """
-        shape = tuple(segmentation.shape)
-        if len(shape) != 3 or np.dtype(segmentation.dtype).kind not in "iu":
-            raise ValueError(f"expected an integer segmentation (Z, Y, X), got {segmentation.dtype} {shape}")
+        shape, dtype = tuple(segmentation.shape), np.dtype(segmentation.dtype)
+        fits = len(shape) == 3 and dtype.kind in "iu"
+        require(fits, "an integer segmentation (Z, Y, X)", f"{dtype} {shape}")
         if (self._low < 0).any() or (self._high >= shape).any():
-            outside = ((self.positions < 0) | (self.positions >= shape)).any(1)
-            raise ValueError(f"expected skeleton nodes inside a segmentation of shape {shape}, got one at "
-                             f"{tuple(self.positions[outside][0].tolist())} and {outside.sum() - 1} more outside")
-        if isinstance(segmentation, np.ndarray):
-            segments = segmentation[self._columns]
-        else:
-            segments = self._read_blocks(segmentation)
-        if segments.dtype.kind == "i" and segments.min() < 0:
-            raise ValueError(f"expected segments of 0 or more, got {segments.min()}")
+            self.skeleton.require_inside(shape)
+        in_memory = isinstance(segmentation, np.ndarray)
+        segments = segmentation[self._columns] if in_memory else self._read_blocks(segmentation)
+        require(dtype.kind == "u" or segments.min() >= 0, "segments of 0 or more", segments.min())
         return segments.astype(np.uint64)
 
     def _read_blocks(self, volume) -> np.ndarray:
-        segments = np.empty(len(self.positions), volume.dtype)
-        block = self.positions // BLOCK
+        positions = self.skeleton.positions
+        segments, block = np.empty(len(positions), volume.dtype), positions // BLOCK
         order = np.lexsort(block.T[::-1])
         bounds = np.flatnonzero(np.diff(block[order], axis=0, prepend=-1).any(1))
         for first, last in itertools.pairwise([*bounds, len(order)]):
             nodes = order[first:last]
-            inside = self.positions[nodes]
+            inside = positions[nodes]
             start, stop = inside.min(0), inside.max(0) + 1
             box = volume[tuple(map(slice, start.tolist(), stop.tolist()))]
             segments[nodes] = box[tuple((inside - start).T)]
@@ -149,8 +145,7 @@ class SkeletonMetrics:
 
     def _pairs(self, segments: np.ndarray) -> _Pairs:
         segments = np.ascontiguousarray(segments, np.uint64)
-        if segments.shape != self._nodes.shape:
-            raise ValueError(f"expected a segment for each of {len(self._nodes)} nodes, got shape {segments.shape}")
+        require(segments.shape == self._nodes.shape, f"a segment for each of {len(self._nodes)} nodes", segments.shape)
         codes, ids = number_ids(segments)
         nodes, keys = number_ids((self._nodes * len(ids) + codes).astype(np.uint64))
         skeleton, segment = np.divmod(keys.astype(np.int64), len(ids))
@@ -162,6 +157,9 @@ class SkeletonMetrics:
         kept = ~omitted & (start == end)
         length = np.bincount(nodes[self._starts[kept]], self._lengths[kept], len(keys))
         return _Pairs(table, skeleton, segment, len(ids), length, ~omitted & (start != end), omitted)
+
+    def _per_skeleton(self, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        return np.bincount(index, weights, len(self._ids))
 
     def _run_length(self, pairs: _Pairs, overlooked: float) -> float:
         return float(np.sum(pairs.length[~_excluded(pairs, overlooked)] ** 2) / self.total_length)

@@ -15,20 +15,21 @@ import rich
 import rich.table
 
 from pytc.commands import EvaluateConfig
+from pytc.io.skeleton import Skeleton
 from pytc.io.volume import create_volume
 from pytc.metrics.overlap import contingency_table
+from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.sweep import Sweep, is_error
 from pytc.progress import announce_compilation
-from pytc.report.errors import worst_skeletons
 from pytc.report.inputs import Inputs, gather
-from pytc.report.pictures import Matching, Picture, Scene, draw
-from pytc.report.scores import score, segment, sweep
+from pytc.report.pictures import Matching, Picture, draw, draw_sweep
 from pytc.runs import replacing, write_json
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
 HEADLINES = ("nerl", "voi_sum", "n_mergers", "n_splits", "dense_voi_sum", "dense_adapted_rand_error",
              "jaccard", "dice", "precision", "recall")
 BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow")
+WORST = 10  # skeletons in the table of those that lose most
 FILES = ("metrics.json", "report.html", "sweep.csv", "exact_sweep.csv", "sweep.png")
 
 
@@ -50,18 +51,16 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if inputs.channels:
         print(f"segmenting {segmentation.spatial_shape} voxels at {len(config.thresholds)} thresholds", flush=True)
         values = inputs.read_channels()
-        swept = sweep(inputs, values, labels)
-        segmentation = segment(inputs, values, swept.best["threshold"])
+        swept = inputs.sweep(values, labels)
+        segmentation = inputs.segment(values, swept.best["threshold"])
     overlaps = None if labels is None else contingency_table(labels, segmentation)
-    if swept:
-        figures = {key: value for key, value in swept.best.items() if key != "threshold"}
-    else:
-        figures = score(inputs, segmentation, labels, overlaps)
+    figures = dict(swept.best) if swept else inputs.score(labels, overlaps)
+    figures.pop("threshold", None)  # a setting
     if config.backend == "funlib":
         figures |= cross_check(figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...])
     settings = _settings(inputs, swept)
-    scene = Scene(inputs.volumes.get("image"), labels, segmentation, inputs.axes, config.voxel_size or (1.0, 1.0, 1.0))
-    pictures = draw(scene, overlaps and Matching(overlaps, config.task))
+    pictures = draw(segmentation, inputs.axes, config.voxel_size or (1.0, 1.0, 1.0), labels=labels,
+                    image=inputs.volumes.get("image"), matching=overlaps and Matching(overlaps, config.task))
     _write(inputs, figures, settings, swept, segmentation, pictures)
     _print(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
     print(f"report: {Path(config.output) / 'report.html'}", flush=True)
@@ -96,8 +95,6 @@ def _shown(value: float) -> str:
 def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], swept: Sweep | None, segmentation: Any,
            pictures: list[list[Picture]]) -> None:  # fmt: skip
     """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
-    from pytc.report.curves import draw_sweep  # matplotlib takes as long to load as all the rest
-
     config, output = inputs.config, Path(inputs.config.output)
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation, inputs.axes) if inputs.skeleton is not None else []
@@ -128,6 +125,23 @@ def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
 def _headlines(figures: dict[str, float], chosen: str) -> list[str]:
     """The figures to show first: the chosen one, and those of HEADLINES that there are."""
     return [key for key in dict.fromkeys((chosen, *HEADLINES)) if key in figures]
+
+
+def worst_skeletons(skeleton: Skeleton, segmentation: Any, axes: str) -> list[dict[str, Any]]:
+    """Where to look first: the WORST skeletons that lose most of their length; segmentation: array or volume."""
+    details = SkeletonMetrics(skeleton).details(segmentation)
+    mergers = [set(ids) for segment, ids in details["mergers"].items() if segment > 0]
+    losing = [row for row in details["skeletons"] if row["run_length"] < row["length"]]
+    rows = []
+    for row in sorted(losing, key=lambda row: row["run_length"] - row["length"])[:WORST]:
+        merged = sorted(set().union(*(ids for ids in mergers if row["id"] in ids)) - {row["id"]})
+        rows.append({
+            "skeleton": row["id"], "length, µm": f"{row['length'] / 1000:.2f}",
+            "reached": f"{row['run_length'] / row['length']:.0%}", "splits": int(row["splits"]),
+            "omitted": int(row["omitted_edges"]), "merged with": ", ".join(map(str, merged[:4])) or "none",
+            f"look at {', '.join(axes)}": ", ".join(map(str, row["place"] or ["anywhere"])),
+        })  # fmt: skip
+    return rows
 
 
 def _csv(rows: Sequence[dict[str, float]]) -> bytes:

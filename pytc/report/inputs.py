@@ -1,4 +1,5 @@
-"""What is scored against what: the files that evaluate.py is told of, or those of the newest results, checked."""
+"""What is scored against what: the files that evaluate.py is told of, or those of the newest results, checked; and
+the figures that follow: at each threshold of affinities, or of a segmentation as it is."""
 
 from __future__ import annotations
 
@@ -13,12 +14,15 @@ from pytc.commands import EvaluateConfig
 from pytc.config import require
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
-from pytc.metrics.semantic import SEMANTIC_METRICS
-from pytc.metrics.skeleton import SKELETON_METRICS
-from pytc.metrics.sweep import DENSE_METRICS, check_metric, full_name
+from pytc.metrics.exact import exact_sweep
+from pytc.metrics.overlap import Contingency, metrics_of_table
+from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
+from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
+from pytc.metrics.sweep import DENSE_METRICS, Sweep, check_metric, full_name, semantic_sweep, threshold_sweep
 from pytc.runs import newest_run
-from pytc.segmentation.connected_components import unit_channels
-from pytc.segmentation.edges import check_dtype
+from pytc.segmentation.connected_components import connected_components_3d, unit_channels
+from pytc.segmentation.edges import check_dtype, is_above
+from pytc.segmentation.growing import grow
 
 SOURCES = "predictions/*/source.json"  # written beside a prediction: what was predicted, from what, and the truth
 TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predicts, and how that is scored
@@ -63,6 +67,33 @@ class Inputs:
             return np.where(masked | (labels < 0), -1, labels > 0).astype(np.int8)
         return np.where(masked, 0, labels).astype(labels.dtype, copy=False)
 
+    def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
+        """The figures at each of the config's thresholds; values and labels as they are read here."""
+        config, thresholds, curve = self.config, self.config.thresholds, ()
+        if config.task == "semantic":
+            return semantic_sweep(values[0], labels, thresholds=thresholds, metric=config.metric)
+        if config.exact:
+            exact = exact_sweep(values, self.skeleton, metric=config.metric, min_size=config.min_size)
+            thresholds, curve = sorted({*thresholds, exact.best["threshold"]}), exact.rows
+        swept = threshold_sweep(values, self.skeleton, labels, thresholds=thresholds, metric=config.metric,
+                                grow=config.grow, min_size=config.min_size)
+        return replace(swept, curve=curve)
+
+    def segment(self, values: np.ndarray, threshold: float) -> np.ndarray:
+        """The segmentation (Z, Y, X) that a row of the sweep has scored."""
+        if self.config.task == "semantic":
+            return is_above(values[0], threshold).astype(np.uint8)
+        segmentation = connected_components_3d(values, threshold, min_size=self.config.min_size)
+        return grow(segmentation, values) if self.config.grow else segmentation
+
+    def score(self, labels: np.ndarray | Volume | None, table: Contingency | None) -> dict[str, float]:
+        """Every figure there is truth for, of a segmentation as it is; table: that of labels and segmentation."""
+        if self.config.task == "semantic":
+            return semantic_metrics(labels, self.prediction[...])
+        figures = {} if self.skeleton is None else SkeletonMetrics(self.skeleton).compute(self.prediction)
+        dense = {} if table is None else metrics_of_table(table)
+        return figures | {f"dense_{key}": value for key, value in dense.items()}
+
 
 def gather(config: EvaluateConfig) -> Inputs:
     """Open what a config names or implies; ValueError, before any work, where something lacks or does not fit."""
@@ -74,7 +105,11 @@ def gather(config: EvaluateConfig) -> Inputs:
     task = config.task or TASKS[kind]
     paths = _paths(config, folder, source, task)
     metric = choose_metric(config.metric, task, paths)
-    volumes = {part: _open(part, path, source) for part, path in paths.items() if part != "skeleton"}
+    volumes = {}
+    for part, path in paths.items():
+        if part != "skeleton":
+            axes = source.get("axes") if path == source.get(part) else None  # the source's, if it names this file
+            volumes[part] = open_volume(path, axes=axes.replace("c", "") if axes and part != "image" else axes)
     _check_volumes(volumes)
     prediction, decoded = next(iter(volumes.values())), "affinities" in volumes
     changed, semantic = config.grow or config.min_size, task == "semantic"
@@ -90,7 +125,10 @@ def gather(config: EvaluateConfig) -> Inputs:
         output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
     )
     require(not (config.exact and (config.grow or semantic)), "instances, and --grow False, with --exact", config.grow)
-    skeleton = _skeleton(paths["skeleton"], config.voxel_size, prediction) if "skeleton" in paths else None
+    skeleton = None
+    if "skeleton" in paths:
+        skeleton = load_skeleton(paths["skeleton"], config.voxel_size, axes=prediction.axes.replace("c", ""))
+        skeleton.require_inside(prediction.spatial_shape)
     title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
     return Inputs(config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths)
 
@@ -127,12 +165,6 @@ def _paths(config: EvaluateConfig, folder: Path | None, source: dict[str, Any], 
     return {part: path for part, path in paths.items() if path}
 
 
-def _open(part: str, path: str, source: dict[str, Any]) -> Volume:
-    """A part, with the source's axes if it is the source that names it."""
-    axes = source.get("axes") if path == source.get(part) else None
-    return open_volume(path, axes=axes.replace("c", "") if axes and part != "image" else axes)
-
-
 def _check_volumes(volumes: dict[str, Volume]) -> None:
     """ValueError unless all have the shape and axes of the first, the prediction, and labels are labels."""
     prediction = next(iter(volumes.values()))
@@ -155,11 +187,3 @@ def _channels(prediction: Volume, config: EvaluateConfig) -> list[int]:
     require(offsets, f"the offsets of {prediction.path}; --offsets names them where the file does not", offsets)
     return unit_channels(prediction.n_channels, offsets)
 
-
-def _skeleton(path: str, voxel_size: tuple[float, float, float] | None, prediction: Volume) -> Skeleton:
-    skeleton = load_skeleton(path, voxel_size, axes=prediction.axes.replace("c", ""))
-    outside = skeleton.positions[((skeleton.positions < 0) | (skeleton.positions >= prediction.spatial_shape)).any(1)]
-    if len(outside):
-        raise ValueError(f"expected skeletons inside the prediction's shape {prediction.spatial_shape}, got "
-                         f"{len(outside)} nodes outside, e.g. {tuple(outside[0].tolist())}, in {path}")
-    return skeleton

@@ -1,40 +1,38 @@
-"""Coloured slices of a result as PNGs. A segment wears the colour of the label it covers best, so that errors show."""
+"""What a report shows as PNGs: coloured slices, and the curves of a sweep. A segment wears the colour of the label it
+covers best, so that errors show. matplotlib takes long to load: not before the scores."""
 
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency
+from pytc.metrics.sweep import Sweep
 
 MAX_PIXELS = 512  # larger slices are strided
 SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))  # axis a slice is cut across, and where
 ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])  # colours of the codes of `errors`
 ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])  # a voxel in no segment, often at a membrane, is the lesser error
+# A panel shows the figures of one family that the sweep has.
+PANELS = {
+    "Run length": ("nerl", "nerl_5", "nerl_20", "nerl_100"),
+    "Skeleton VOI (bits)": ("voi_sum", "voi_split", "voi_merge"),
+    "Dense VOI (bits)": ("dense_voi_sum", "dense_voi_split", "dense_voi_merge"),
+    "Overlap": ("jaccard", "dice", "precision", "recall"),
+}
+COLOURS = ("#1f5fbf", "#d1495b", "#2a9d8f", "#e9a03b")
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A PNG, its caption, and its true width over height (voxels may be anisotropic)."""
 
     caption: str
     png: bytes
     aspect: float
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What there is to see, arrays or volumes of one shape in stored axis order; image and labels may be missing."""
-
-    image: Volume | None
-    labels: np.ndarray | Volume | None
-    segmentation: np.ndarray | Volume
-    axes: str  # stored order of the spatial axes, e.g. zyx
-    voxel_size: tuple[float, float, float]
 
 
 class Matching:
@@ -64,7 +62,7 @@ class Matching:
 
 def palette(ids: np.ndarray) -> np.ndarray:
     """A bright colour for each id, black for 0: (...) integers -> (..., 3) uint8; the same on every call."""
-    from matplotlib.colors import hsv_to_rgb  # takes long to load: not before the scores
+    from matplotlib.colors import hsv_to_rgb
 
     mixed = ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
@@ -73,26 +71,32 @@ def palette(ids: np.ndarray) -> np.ndarray:
     return np.where(ids[..., None] == 0, 0, colours).astype(np.uint8)
 
 
-def draw(scene: Scene, matching: Matching | None) -> list[list[Picture]]:
-    """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present."""
-    return [_draw_slice(scene, matching, axis, place) for axis, place in SLICES]
+def draw(segmentation: np.ndarray | Volume, axes: str, voxel_size: tuple[float, float, float], *,
+         image: Volume | None = None, labels: np.ndarray | Volume | None = None,
+         matching: Matching | None = None) -> list[list[Picture]]:  # fmt: skip
+    """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present.
 
-
-def _draw_slice(scene: Scene, matching: Matching | None, axis: str, place: float) -> list[Picture]:
-    index = int(place * scene.segmentation.shape[scene.axes.index(axis)])
-    segments = _cut(scene.segmentation, scene.axes, axis, index).astype(np.int64)
-    grey = np.full(segments.shape, 255, np.uint8) if scene.image is None else _grey(scene, axis, index)
-    drawn = {} if scene.image is None else {"image": _tint(grey)}
-    if scene.labels is not None:
-        labels = _cut(scene.labels, scene.axes, axis, index).astype(np.int64)
-        drawn["labels"] = _overlay(grey, np.maximum(labels, 0))
-    drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
-    if matching:
-        codes = matching.errors(labels, segments)
-        drawn["errors"] = _tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
-    height, width = (scene.voxel_size[scene.axes.index(a)] for a in "zyx" if a != axis)
-    aspect = segments.shape[1] * width / (segments.shape[0] * height)
-    return [Picture(f"{what}, {axis} = {index}", _png(pixels), aspect) for what, pixels in drawn.items()]
+    All are of one shape, their spatial axes in the order `axes`.
+    """
+    rows = []
+    for axis, place in SLICES:
+        index = int(place * segmentation.shape[axes.index(axis)])
+        segments = _cut(segmentation, axes, axis, index).astype(np.int64)
+        grey, drawn = np.full(segments.shape, 255, np.uint8), {}
+        if image is not None:
+            grey = _grey(image, axes, axis, index)
+            drawn["image"] = _tint(grey)
+        if labels is not None:
+            truth = _cut(labels, axes, axis, index).astype(np.int64)
+            drawn["labels"] = _overlay(grey, np.maximum(truth, 0))
+        drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
+        if matching:
+            codes = matching.errors(truth, segments)
+            drawn["errors"] = _tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
+        height, width = (voxel_size[axes.index(a)] for a in "zyx" if a != axis)
+        aspect = segments.shape[1] * width / (segments.shape[0] * height)
+        rows.append([Picture(f"{what}, {axis} = {index}", _png(pixels), aspect) for what, pixels in drawn.items()])
+    return rows
 
 
 def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
@@ -104,11 +108,11 @@ def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.nd
     return view[::step, ::step]
 
 
-def _grey(scene: Scene, axis: str, index: int) -> np.ndarray:
+def _grey(image: Volume, axes: str, axis: str, index: int) -> np.ndarray:
     """The image's slice in 8 bit, stretched between its 1st and 99th percentile."""
-    spatial = iter(scene.axes)  # the image's own where it does not state them
-    axes = "".join("c" if a == "c" else next(spatial) for a in scene.image.axes)
-    pixels = _cut(scene.image, axes, axis, index).astype(np.float32)
+    spatial = iter(axes)  # the image's own where it does not state them
+    axes = "".join("c" if a == "c" else next(spatial) for a in image.axes)
+    pixels = _cut(image, axes, axis, index).astype(np.float32)
     low, high = np.percentile(pixels, (1, 99))
     return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
 
@@ -137,3 +141,38 @@ def _look_up(table: dict[int, int], ids: np.ndarray) -> np.ndarray:
     """The entries of `ids`, 0 for those that have none."""
     distinct, place = np.unique(ids, return_inverse=True)
     return np.array([table.get(i, 0) for i in distinct.tolist()])[place].reshape(ids.shape)
+
+
+def draw_sweep(sweep: Sweep) -> bytes:
+    """PNG of each family of figures over the threshold, points on its whole curve where that is known, best marked."""
+    from matplotlib.figure import Figure
+
+    metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
+    panels = {title: [k for k in names if k in best] for title, names in PANELS.items()}
+    panels = {title: names for title, names in panels.items() if names}
+    if not any(metric in names for names in panels.values()):
+        panels[metric] = [metric]
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")
+    thresholds, changes = ([row["threshold"] for row in rows] for rows in (sweep.rows, curve))
+    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        for i, (name, colour) in enumerate(zip(names, COLOURS)):
+            chosen, known = name == metric, bool(curve) and name in curve[0]
+            if known:
+                axes.step(changes, [row[name] for row in curve], where="post", linewidth=0.8, color=colour)
+            axes.plot(thresholds, [row[name] for row in sweep.rows], "o" if known else "o-",
+                      markersize=4 if chosen else 2.5, linewidth=2.2 if chosen else 1.2, color=colour, label=name,
+                      zorder=9 - i)
+            if chosen:
+                axes.plot(best["threshold"], best[name], marker="*", markersize=17, color=colour,
+                          markeredgecolor="white", zorder=10)
+                axes.set_title(f"{best[name]:.3f} at {best['threshold']:.3f}", fontsize=10, loc="right", color=colour)
+        axes.axvline(best["threshold"], color="#888", linewidth=1, linestyle=":")
+        axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
+        axes.set(xlabel="threshold", ylim=(0, None), ymargin=0.18)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#e4e7eb")
+        axes.legend(frameon=False, fontsize=8)
+    figure.get_layout_engine().set(wspace=0.05)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -14,7 +14,6 @@ from pytc.data.sources import prepare_volume, volume_name
 from pytc.inference.pipeline import predict
 from pytc.models.base import ConnectomicsModel
 from pytc.report.inputs import METRICS, TASKS, choose_metric, gather
-from pytc.report.scores import sweep
 from pytc.segmentation.connected_components import unit_channels
 from pytc.training.distributed import Ranks
 
@@ -74,6 +73,6 @@ def _score(model: ConnectomicsModel, config: Config, device: torch.device, volum
     try:
         affinities = predict(model, config, volume, folder, config, device, "validation", channels)
         inputs = gather(EvaluateConfig(affinities=affinities.path, sweep=True, metric=metric if known else None))
-        return sweep(inputs, inputs.read_channels(), inputs.read_labels()).best
+        return inputs.sweep(inputs.read_channels(), inputs.read_labels()).best
     finally:
         shutil.rmtree(folder, ignore_errors=True)
