@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytc.config import require
+from pytc.io.stores import expecting
 from pytc.runs import replacing
 
 # What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it runs foreign code.
@@ -41,14 +42,13 @@ class Skeleton:
                   "edges": (np.int64, (len(self.edges), 2))}
         for name, (dtype, shape) in wanted.items():
             array = getattr(self, name)
-            if array.dtype != dtype or array.shape != shape:
-                raise ValueError(f"expected {name} as {np.dtype(dtype)} {shape}, got {array.dtype} {array.shape}")
+            fits = array.dtype == dtype and array.shape == shape
+            require(fits, f"{name} as {np.dtype(dtype)} {shape}", f"{array.dtype} {array.shape}")
         outside = self.edges[((self.edges < 0) | (self.edges >= n)).any(1)]
         require(len(outside) == 0, f"edges between nodes 0 to {n - 1}", outside[:1].tolist())
         joined = self.ids[self.edges]
-        joined = joined[joined[:, 0] != joined[:, 1]]
-        if len(joined):
-            raise ValueError(f"expected edges within a skeleton, got one between skeletons {joined[0].tolist()}")
+        joined = joined[joined[:, 0] != joined[:, 1]].tolist()
+        require(not joined, "edges within a skeleton, not between skeletons", joined[:1])
         require(np.isfinite(self.nm).all(), "finite lengths in nm", self.nm[~np.isfinite(self.nm).all(1)][:1].tolist())
 
     def require_inside(self, shape: tuple[int, ...]) -> None:
@@ -71,18 +71,15 @@ def load_skeleton(path: str | Path, voxel_size: Size | None = None, *, axes: str
     not used. A graph needs it only without nm_position. ValueError if the file is not what its name says.
     """
     path = Path(path)
-    if not path.exists():
-        raise ValueError(f"expected skeletons at {path}, but there is no such file or folder")
+    require(path.exists(), f"skeletons at {path}", "no such file or folder")
     suffix = path.suffix.lower()
     if suffix in (".pkl", ".pickle"):
-        return _from_graph(_read_graph(path), path, voxel_size)
+        return _from_graph(path, voxel_size)
     if suffix == ".npz":
         return _from_npz(path)
     files = sorted(path.glob("*.swc")) if path.is_dir() else [path] if suffix == ".swc" else []
-    if not files:
-        raise ValueError(f"expected skeletons as .pkl, .npz, .swc or a folder of .swc, got {path}")
-    if voxel_size is None:
-        raise ValueError(f"expected the voxel size of the volume: {path} holds nm, and its voxels are needed")
+    require(files, "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
+    require(voxel_size, f"the voxel size of the volume: {path} holds nm, and its voxels are needed", voxel_size)
     return _from_swc(files, np.asarray(voxel_size, np.float64), axes)
 
 
@@ -97,13 +94,10 @@ def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
 
 def _from_npz(path: Path) -> Skeleton:
     names = [field.name for field in fields(Skeleton)]
-    try:
+    with expecting(f"what save_skeleton wrote in {path}", ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile):
         with np.load(path, allow_pickle=False) as arrays:
             arrays = dict(arrays)
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"expected what save_skeleton wrote in {path}, got {error}") from error
-    if sorted(arrays) != sorted(names):
-        raise ValueError(f"expected the arrays {', '.join(names)} in {path}, got {', '.join(arrays)}")
+    require(sorted(arrays) == sorted(names), f"the arrays {', '.join(names)} in {path}", list(arrays))
     return Skeleton(**arrays)
 
 
@@ -118,34 +112,25 @@ class _GraphUnpickler(pickle.Unpickler):
         raise ValueError(f"expected a networkx graph, got a pickle that asks for {module}.{name}, which is refused")
 
 
-def _read_graph(path: Path) -> Any:
+def _from_graph(path: Path, voxel_size: Size | None) -> Skeleton:
     import networkx
 
-    with open(path, "rb") as file:
-        try:
-            graph = _GraphUnpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, ImportError, AttributeError, LookupError, TypeError) as error:
-            raise ValueError(f"expected a pickled networkx graph in {path}, got {error!r}") from error
-    if not isinstance(graph, networkx.Graph):
-        raise ValueError(f"expected a networkx graph in {path}, got {type(graph).__name__}")
-    return graph
+    foreign = pickle.UnpicklingError, EOFError, ImportError, AttributeError, LookupError, TypeError
+    with open(path, "rb") as file, expecting(f"a pickled networkx graph in {path}", *foreign):
+        graph = _GraphUnpickler(file).load()
+    require(isinstance(graph, networkx.Graph), f"a networkx graph in {path}", type(graph).__name__)
 
-
-def _from_graph(graph: Any, path: Path, voxel_size: Size | None) -> Skeleton:
     def attribute(name: str, dtype: type, width: tuple[int, ...]) -> np.ndarray:
         for node, values in graph.nodes(data=True):
-            if name not in values:
-                raise ValueError(f"expected {name} on each node of {path}, got {sorted(values)} on node {node!r}")
+            require(name in values, f"{name} on each node of {path}, so on {node!r}", sorted(values))
         exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
         array = exact.astype(dtype)
-        if (array != exact).any():
-            raise ValueError(f"expected {name} in {path} to be {np.dtype(dtype)}, got {exact[array != exact][0]}")
+        require((array == exact).all(), f"{name} in {path} to be {np.dtype(dtype)}", exact[array != exact][:1].tolist())
         return array
 
     positions = attribute("index_position", np.int64, (3,))
     has_nm = len(positions) == 0 or any("nm_position" in values for _, values in graph.nodes(data=True))
-    if not has_nm and voxel_size is None:
-        raise ValueError(f"expected nm_position on the nodes of {path}, or a voxel size, got neither")
+    require(has_nm or voxel_size, f"nm_position on the nodes of {path}, or a voxel size", voxel_size)
     nm = attribute("nm_position", np.float64, (3,)) if has_nm else positions * np.asarray(voxel_size, np.float64)
     number = {node: i for i, node in enumerate(graph.nodes)}
     edges = np.array([(number[a], number[b]) for a, b in graph.edges()], np.int64).reshape(-1, 2)
@@ -158,19 +143,16 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     require(sorted(axes) == sorted("zyx"), "axes that are an order of zyx", axes)
     nm, forest = [], networkx.Graph()
     for file in files:
-        try:  # sample, type, x, y, z, radius, parent (Cannon et al. 1998)
-            rows = np.loadtxt(file, usecols=range(7), ndmin=2)
-        except ValueError as error:
-            raise ValueError(f"expected 7 numbers in each line of {file}, got {error}") from error
+        with expecting(f"7 numbers in each line of {file}", ValueError):
+            rows = np.loadtxt(file, usecols=range(7), ndmin=2)  # sample, type, x, y, z, radius, parent (Cannon 1998)
         samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
         node = {sample: len(nm) + i for i, sample in enumerate(samples)}
         require(len(node) == len(rows), f"each sample number once in {file}", f"{len(node)} in {len(rows)} rows")
         forest.add_nodes_from(node.values())
-        for sample, parent in zip(samples, parents):
-            if parent >= 0 and parent not in node:
-                raise ValueError(f"expected sample {parent} in {file}, the parent of {sample}, got none")
-            if parent >= 0:
-                forest.add_edge(node[sample], node[parent])
+        edges = [(sample, parent) for sample, parent in zip(samples, parents) if parent >= 0]
+        lacking = [parent for _, parent in edges if parent not in node]
+        require(not lacking, f"parents that are samples of {file}", lacking)
+        forest.add_edges_from((node[sample], node[parent]) for sample, parent in edges)
         nm.extend(rows[:, [2 + "xyz".index(axis) for axis in axes]])
     ids = np.zeros(len(nm), np.uint64)
     for i, tree in enumerate(networkx.connected_components(forest), start=1):

@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,15 @@ HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
 Image.MAX_IMAGE_PIXELS = None  # slices of EM are larger than what Pillow takes for an attack
+
+
+@contextmanager
+def expecting(what: str, *errors: type[Exception]):
+    """A library's errors of these types as a ValueError that says what was expected."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"expected {what}, got {error}") from error
 
 
 class Stored(NamedTuple):
@@ -72,10 +82,8 @@ def open_stored(path: str) -> Stored:
     formats = {"slices": open_folder, ".npy": open_npy, **dict.fromkeys(TIFF_SUFFIXES, open_tiff),
                **dict.fromkeys(HDF5_SUFFIXES, partial(open_hdf5, dataset=inside))}  # fmt: skip
     require(kind in formats, "HDF5 (.h5), .zarr, .tif, .npy or a folder of slices", path)
-    try:
+    with expecting(f"{kind} in {path}", OSError, tifffile.TiffFileError):
         return formats[kind](file)
-    except (OSError, tifffile.TiffFileError) as error:
-        raise ValueError(f"expected {kind} in {path}, got {error}") from error
 
 
 def open_hdf5(path: Path, dataset: str | None) -> Stored:
@@ -84,10 +92,8 @@ def open_hdf5(path: Path, dataset: str | None) -> Stored:
         names = hdf5_datasets(file)
         chosen = dataset or (names[0] if len(names) == 1 else None)
         node = file.get(chosen) if chosen else None
-        if not isinstance(node, h5py.Dataset):
-            wanted = f"a dataset {dataset!r}" if dataset else "the name of a dataset"
-            there = ", ".join(f"{path}:{name}" for name in names) or "none"
-            raise ValueError(f"expected {wanted} in {path}; datasets there: {there}")
+        there = ", ".join(f"{path}:{name}" for name in names) or "none there"
+        require(isinstance(node, h5py.Dataset), f"the name of a dataset in {path} ({there})", dataset)
         opener = partial(_hdf5_dataset, path, chosen, cache_bytes=0)
         return Stored(node.shape or (), node.dtype, dict(node.attrs), opener)
 
@@ -107,10 +113,8 @@ def _hdf5_dataset(path: Path, name: str, cache_bytes: int) -> h5py.Dataset:
 def open_npy(path: Path) -> Stored:
     """A .npy file, mapped into memory."""
     opener = partial(np.load, path, mmap_mode="r")
-    try:
+    with expecting(f"a .npy array of numbers at {path}", ValueError):
         return Stored(opener().shape, opener().dtype, {}, opener)
-    except ValueError as error:
-        raise ValueError(f"expected a .npy array of numbers at {path}, got {error}") from error
 
 
 def open_tiff(path: Path) -> Stored:
@@ -124,10 +128,8 @@ def open_tiff(path: Path) -> Stored:
             attributes.setdefault("axes", named)
         if series.dataoffset is not None:
             return Stored(series.shape, series.dtype, attributes, partial(tifffile.memmap, path, mode="r"))
-        try:
+        with expecting(f"pages that tifffile can decode in {path}", ValueError):
             series.keyframe.asarray()
-        except ValueError as error:
-            raise ValueError(f"expected pages that tifffile can decode in {path}, got {error}") from error
         return Stored(series.shape, series.dtype, attributes, partial(_tiff_pages, path))
 
 
@@ -220,7 +222,5 @@ def list_arrays(path: Path) -> list[Path]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, empty if there is no such file."""
-    try:
+    with expecting(f"JSON in {path}", ValueError):
         return json.loads(path.read_text()) if path.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"expected JSON in {path}, got {error}") from None

@@ -18,6 +18,7 @@ from pytc.io.stores import (
     HDF5_SUFFIXES,
     TIFF_SUFFIXES,
     Stored,
+    expecting,
     hdf5_datasets,
     is_zarr,
     open_stored,
@@ -169,10 +170,8 @@ class Volume:
         at = index.index(...) if ... in index else len(index)
         full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))
         full = index[:at] + full + index[at + 1 :]
-        try:
+        with expecting(f"an index into {self.shape} of {self.path}", IndexError, TypeError, ValueError):
             parts = [range(length)[item] for length, item in zip(self.shape, full, strict=True)]
-        except (IndexError, TypeError, ValueError) as error:
-            raise ValueError(f"expected an index into {self.shape} of {self.path}, got {index}: {error}") from error
         ranges = [part if isinstance(part, range) else range(part, part + 1) for part in parts]
         require(all(r.step > 0 for r in ranges), "slices with a positive step", index)
         shape = tuple(len(part) for part in parts if isinstance(part, range))
