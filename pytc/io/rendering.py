@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 CYTOPLASM, MEMBRANE, ORGANELLE = 0.68, 0.50, 0.30  # brightness, and how much darker than it
@@ -41,20 +40,13 @@ def draw_membranes(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return membrane
 
 
-@numba.njit(cache=True)
-def draw_balls(image, labels, size, centres, radii, ids):
+def draw_balls(image: np.ndarray, labels: np.ndarray, size: np.ndarray, centres, radii, ids) -> None:
     """Set a ball to 1 wherever it is inside its own label."""
-    for n in range(len(centres)):
-        lo = np.maximum(0, ((centres[n] - radii[n]) / size).astype(np.int64))
-        hi = ((centres[n] + radii[n]) / size).astype(np.int64) + 1
-        for z in range(lo[0], min(image.shape[0], hi[0])):
-            for y in range(lo[1], min(image.shape[1], hi[1])):
-                for x in range(lo[2], min(image.shape[2], hi[2])):
-                    dz = (z + 0.5) * size[0] - centres[n, 0]
-                    dy = (y + 0.5) * size[1] - centres[n, 1]
-                    dx = (x + 0.5) * size[2] - centres[n, 2]
-                    if labels[z, y, x] == ids[n] and dz * dz + dy * dy + dx * dx <= radii[n] ** 2:
-                        image[z, y, x] = 1
+    for centre, radius, label in zip(centres, radii, ids):
+        first, last = (np.clip((centre + reach) / size, 0, image.shape).astype(int) for reach in (-radius, radius))
+        box = tuple(map(slice, first, last + 1))
+        z, y, x = (((np.arange(n)[part] + 0.5) * s - c) ** 2 for n, part, s, c in zip(image.shape, box, size, centre))
+        image[box][(labels[box] == label) & (z[:, None, None] + y[:, None] + x <= radius**2)] = 1
 
 
 def damage(image: np.ndarray, share: float, rng) -> None:

@@ -139,6 +139,15 @@ class Volume:
         values = np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
         return np.ascontiguousarray(values)
 
+    def read_channels(self, channels: list[int], planes: slice = slice(None), out: np.ndarray | None = None):
+        """Some channels as (len(channels), Z, Y, X); planes: along the first spatial axis; out: to be filled."""
+        lengths = (len(range(*planes.indices(self.spatial_shape[0]))), *self.spatial_shape[1:])
+        out = np.empty((len(channels), *lengths), self.dtype) if out is None else out
+        for channel, values in zip(channels, out):
+            box = iter((planes, slice(None), slice(None)))
+            values[...] = self[tuple(channel if axis == "c" else next(box) for axis in self.axes)]
+        return out
+
     def keep_decoded(self, size: int) -> None:
         """Let each process keep up to `size` bytes of the chunks it decodes, in formats that have chunks, so that
         reads which share one decode it once; to be said before the first read."""

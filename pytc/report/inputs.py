@@ -52,10 +52,7 @@ class Inputs:
 
     def read_channels(self) -> np.ndarray:
         """(channels, Z, Y, X): the affinities to the next voxel along each axis, or the probability map."""
-        values = np.empty((len(self.channels), *self.prediction.spatial_shape), self.prediction.dtype)
-        for row, channel in zip(values, self.channels):
-            row[...] = self.prediction[tuple(channel if axis == "c" else slice(None) for axis in self.prediction.axes)]
-        return values
+        return self.prediction.read_channels(self.channels)
 
     def read_labels(self) -> np.ndarray | Volume | None:
         """Labels, 0 outside of the mask; for a semantic task the foreground as int8, -1 where unlabelled."""

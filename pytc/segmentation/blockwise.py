@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import psutil
 
-from pytc.config import SegmentationConfig
+from pytc.config import SegmentationConfig, require
 from pytc.io.stores import is_zarr
 from pytc.io.volume import Volume, create_volume
 from pytc.progress import track
@@ -38,38 +37,34 @@ def segment_volume(
     there are no offsets, or config.grow is on and one slab does not hold the volume (growing has no exact form by
     slabs). The output appears under its name when it is whole.
     """
-    if affinities.offsets is None or "c" not in affinities.axes:
-        raise ValueError(f"expected affinities with channels and the attribute offsets, got {affinities}")
+    stated = affinities.offsets is not None and "c" in affinities.axes
+    require(stated, "affinities with channels and the attribute offsets", affinities)
     check_dtype(affinities.dtype)
     channels = unit_channels(affinities.n_channels, affinities.offsets)
     length = affinities.spatial_shape[0]
     planes = _fitting_planes(affinities, config.grow) if planes is None else planes
-    if planes < length and config.grow:
-        raise ValueError(f"expected a volume that fits into memory for growing: {planes} of {length} planes do; "
-                         "segment with grow off, or a part of the volume")
+    fits = planes >= length or not config.grow
+    require(fits, "a volume that fits into memory for growing; take a part, or grow off", f"{planes} of {length} planes")
 
-    output = Path(output)
-    partial = output  # single files appear when they are whole; a Zarr array does by its new name
+    output = partial = Path(output)  # single files appear when they are whole; a Zarr array does by its new name
     if any(part.endswith(".zarr") for part in output.parts):
         partial = output.with_name(f"{output.name}.partial.zarr")
-        if output.exists() and not is_zarr(output):
-            raise ValueError(f"{output} exists, and is not a Zarr array that could be replaced")
+        replaceable = not output.exists() or is_zarr(output)
+        require(replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array")
     attributes = {"threshold": config.threshold, "min_size": config.min_size, "grow": config.grow}
     with create_volume(
         partial, affinities.spatial_shape, label_dtype(affinities.spatial_shape), axes=affinities.axes.replace("c", ""),
         voxel_size=affinities.voxel_size, attributes=attributes, overwrite=True,
     ) as labels:
         if planes >= length:
-            values = np.empty((3, *affinities.spatial_shape), affinities.dtype)
-            _read_planes(affinities, channels, 0, length, values)
+            values = affinities.read_channels(channels)
             segmentation = connected_components_3d(values, config.threshold, min_size=config.min_size)
             labels[...] = grow(segmentation, values) if config.grow else segmentation
         else:
             _segment_slabs(affinities, channels, config, planes, labels)
     if partial != output:
-        if output.exists():
-            shutil.rmtree(output)
-        os.rename(partial, output)
+        shutil.rmtree(output, ignore_errors=True)
+        partial.rename(output)
 
 
 def _fitting_planes(affinities: Volume, growing: bool) -> int:
@@ -79,13 +74,6 @@ def _fitting_planes(affinities: Volume, growing: bool) -> int:
     plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
     return planes if planes >= affinities.spatial_shape[0] or planes < ALIGNMENT else planes - planes % ALIGNMENT
-
-
-def _read_planes(affinities: Volume, channels: list[int], start: int, stop: int, values: np.ndarray) -> None:
-    """Fill values (3, stop - start, Y, X) with planes along the first spatial axis."""
-    for channel, channel_values in zip(channels, values):
-        box = iter((slice(start, stop), slice(None), slice(None)))
-        channel_values[...] = affinities[tuple(channel if axis == "c" else next(box) for axis in affinities.axes)]
 
 
 def _segment_slabs(
@@ -102,7 +90,7 @@ def _segment_slabs(
         before, after = int(start > 0), int(stop < length)  # planes beyond the slab: the one after is never read
         values = np.empty((3, before + stop - start + after, *plane), affinities.dtype)
         inside = slice(before, before + stop - start)
-        _read_planes(affinities, channels, start, stop, values[:, inside])
+        affinities.read_channels(channels, slice(start, stop), values[:, inside])
         if before:
             values[:, 0] = last_values
         slab = np.empty((stop - start, *plane), labels.dtype)
