@@ -7,14 +7,13 @@ A cube of the NISB benchmark opens as it is published: data.zarr/img (axes xyzc)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pytc.config import VolumeConfig, require
 
 
-@dataclass(frozen=True)
-class Dataset:
+class Dataset(NamedTuple):
     """A download: volumes maps a split to its image and labels, as FILE or FILE:DATASET inside the download."""
 
     url: str
@@ -24,13 +23,9 @@ class Dataset:
     volumes: dict[str, tuple[str, str | None]]
 
 
-def _cremi(sample: str, sha256: str) -> Dataset:
-    file = f"sample_{sample}_20160501.hdf"
-    parts = {"train": (f"{file}:volumes/raw", f"{file}:volumes/labels/neuron_ids")}
-    url = f"https://cremi.org/static/data/{file}"
-    return Dataset(url, f"sha256:{sha256}", (40, 4, 4), f"CREMI 2016, sample {sample}, adult fly brain", parts)
-
-
+CREMI = {"A": "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d",
+         "B": "887e85521e00deead18c94a21ad71f278d88a5214c7edeed943130a1f4bb48b8",
+         "C": "2874496f224d222ebc29d0e4753e8c458093e1d37bc53acd1b69b19ed1ae7052"}  # SHA-256 of each sample
 DATASETS = {
     "snemi3d": Dataset(
         "https://zenodo.org/records/7142003/files/snemi.zip",
@@ -39,9 +34,11 @@ DATASETS = {
         "SNEMI3D, mouse cortex, Kasthuri et al. 2015, CC BY 4.0",
         {"train": ("train-input.tif", "train-labels.tif"), "test": ("test-input.tif", None)},  # its labels are secret
     ),
-    "cremi_a": _cremi("A", "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d"),
-    "cremi_b": _cremi("B", "887e85521e00deead18c94a21ad71f278d88a5214c7edeed943130a1f4bb48b8"),
-    "cremi_c": _cremi("C", "2874496f224d222ebc29d0e4753e8c458093e1d37bc53acd1b69b19ed1ae7052"),
+    **{f"cremi_{sample.lower()}": Dataset(
+        f"https://cremi.org/static/data/sample_{sample}_20160501.hdf", f"sha256:{sha256}", (40, 4, 4),
+        f"CREMI 2016, sample {sample}, adult fly brain",
+        {"train": tuple(f"sample_{sample}_20160501.hdf:volumes/{part}" for part in ("raw", "labels/neuron_ids"))},
+    ) for sample, sha256 in CREMI.items()},
     "lucchi++": Dataset(
         "https://huggingface.co/pytc/tutorial/resolve/main/mito_lucchi%2B%2B/lucchi%2B%2B.zip",
         "sha256:d6c29c25db29780f068b40edf27918ad4af8a1ce7d699f043ed91c6b012a0637",

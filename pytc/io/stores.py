@@ -143,7 +143,8 @@ def open_folder(path: Path) -> Stored:
     """A Zarr 2 or 3, N5 or precomputed array, a group with only one, or slices in the natural order of their names."""
     if len(arrays := list_arrays(path)) == 1:
         driver, shape, dtype, attributes = chunked_array(arrays[0])
-        return Stored(shape, dtype, attributes, partial(_tensorstore, arrays[0], driver, len(shape), cache_bytes=0))
+        opener = partial(_tensorstore, arrays[0], len(shape), driver=driver, cache_bytes=0)
+        return Stored(shape, dtype, attributes, opener)
     slices = [f for f in path.iterdir() if f.suffix.lower() in SLICE_SUFFIXES and f.name[0] != "."]
     if not slices:
         raise ValueError(f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
@@ -168,7 +169,7 @@ def _slice_like(shape: tuple[int, ...], dtype: np.dtype, files: list[Path], numb
     return image
 
 
-def _tensorstore(path: Path, driver: str, rank: int, cache_bytes: int) -> Any:
+def _tensorstore(path: Path, rank: int, driver: str, cache_bytes: int) -> Any:
     import tensorstore
 
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}}

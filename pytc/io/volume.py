@@ -44,9 +44,9 @@ def open_volume(
     what the file says about itself does not fit it.
     """
     volume = Volume(open_stored(str(path)), path, axes, voxel_size)
-    can_be = not writable or is_zarr(Path(*filter(None, split_path(str(path)))))
-    require(can_be, "a Zarr array to write more to", str(path))
     volume.writable = writable
+    chunked = volume._opener.keywords.get("driver") in ("zarr", "zarr3")
+    require(chunked or not writable, "a Zarr array to write more to", str(path))
     return volume
 
 
@@ -90,7 +90,10 @@ class Volume:
 
     def __init__(self, stored: Stored, path: str | Path, axes: str | None = None, voxel_size: Triple | None = None):
         self.path, self.shape = str(path), tuple(map(int, stored.shape))
-        self.dtype, self.attributes = _native_dtype(stored.dtype, self.path), _plain(stored.attributes)
+        with expecting(numbers := f"voxels of {path} that are bool, integer or float", TypeError):
+            self.dtype = np.dtype(stored.dtype).newbyteorder("=")
+        require(self.dtype.kind in "buif", numbers, str(self.dtype))
+        self.attributes = json.loads(json.dumps(stored.attributes, default=_plain))
         self.axes, self.voxel_size, self.offsets = _describe(self, axes, voxel_size)
         self._opener, self._handle, self._pid = stored.opener, None, None
 
@@ -187,23 +190,10 @@ class Volume:
         return tuple(slice(r.start, max(r.start, r.stop), r.step) for r in ranges), shape
 
 
-def _native_dtype(dtype: Any, path: str) -> np.dtype:
-    """`dtype` in this machine's byte order; ValueError unless it is bool, an integer or a float."""
-    try:
-        dtype = np.dtype(dtype)
-    except TypeError:
-        dtype = np.dtype(object)
-    require(dtype.kind in "buif", f"voxels of {path} that are bool, integer or float", str(dtype))
-    return dtype.newbyteorder("=")
-
-
-def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
-    """Attributes as JSON has them: numbers, strings, lists, dicts; of anything else its text."""
-    def simple(value: Any) -> Any:
-        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-        return value.tolist() if hasattr(value, "tolist") else text
-
-    return json.loads(json.dumps(attributes, default=simple))
+def _plain(value: Any) -> Any:
+    """What JSON cannot say as what it can: a number, a list, or text."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return value.tolist() if hasattr(value, "tolist") else text
 
 
 def _describe(volume: Volume, axes: str | None, voxel_size: Triple | None):
@@ -299,9 +289,8 @@ def _create_zarr(path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite:
     if path.exists() and not (overwrite and is_zarr(path)):
         raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
     groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
-    for group in groups:
-        if is_zarr(group):
-            raise ValueError(f"expected groups above {path}, but {group} is an array")
+    arrays = [str(group) for group in groups if is_zarr(group)]
+    require(not arrays, f"groups above {path}, none of which is an array", arrays)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     blosc, dtype = {"cname": "zstd", "clevel": 5}, wanted.dtype

@@ -44,7 +44,7 @@ def segment_volume(
     length = affinities.spatial_shape[0]
     planes = _fitting_planes(affinities, config.grow) if planes is None else planes
     fits = planes >= length or not config.grow
-    require(fits, "a volume that fits into memory for growing; take a part, or grow off", f"{planes} of {length} planes")
+    require(fits, "a volume that fits into memory, or grow off", f"{planes} of {length} planes for growing")
 
     output = partial = Path(output)  # single files appear when they are whole; a Zarr array does by its new name
     if any(part.endswith(".zarr") for part in output.parts):
