@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS
-from pytc.report.evaluate import evaluate, worst_skeletons
+from pytc.report.evaluate import evaluate
 from pytc.report.inputs import choose_metric
 from pytc.report.pictures import Matching, draw, palette
 from pytc.segmentation.connected_components import connected_components_3d
@@ -403,16 +404,20 @@ def test_palette_tells_ids_apart():
     assert colours.max(1)[np.arange(100) != 50].min() > 150
 
 
-def test_worst_skeletons_lead_to_the_place():
-    def worst(segmentation):
-        rows = worst_skeletons(bar_skeleton(), segmentation, "zyx")
-        return [tuple(row[key] for key in ("skeleton", "reached", "splits", "merged with", "look at z, y, x"))
-                for row in rows]
+def test_worst_skeletons_lead_to_the_place(files, tmp_path):
+    def worst(threshold):
+        segmentation = connected_components_3d(bar_affinities(bars()), threshold) if threshold else bars()
+        path = store(tmp_path / "s.zarr", segmentation)
+        evaluate(EvaluateConfig(segmentation=path, skeleton=files.skeleton, output=str(tmp_path / "out")))
+        shutil.rmtree(path)
+        page = (tmp_path / "out" / "report.html").read_text()
+        table = page.partition("look at z, y, x</th></tr>")[2].partition("</table>")[0]
+        return [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[1:]]
 
-    merged = [(1, "0%", 0, "2", "anywhere"), (2, "0%", 0, "1", "anywhere")]
-    assert worst(connected_components_3d(bar_affinities(bars()), 0.5)) == merged
-    assert worst(connected_components_3d(bar_affinities(bars()), 0.8)) == [(3, "46%", 1, "none", "6, 16, 11")]
-    assert worst(bars()) == []
+    merged = [["1", "0.23", "0%", "0", "0", "2", "anywhere"], ["2", "0.23", "0%", "0", "0", "1", "anywhere"]]
+    assert worst(0.5) == merged
+    assert worst(0.8) == [["3", "0.23", "46%", "1", "0", "none", "6, 16, 11"]]
+    assert worst(None) == []
 
 
 def test_require_fails_where_the_metric_is_worse(files, tmp_path):

@@ -70,9 +70,7 @@ class SkeletonMetrics:
         voi = metrics_of_table(pairs.table)
         on_merger = _mergers(pairs, 0)[pairs.segment]
         return {
-            "erl": erl,
-            "max_erl": self.max_erl,
-            "nerl": erl / self.max_erl,
+            "erl": erl, "max_erl": self.max_erl, "nerl": erl / self.max_erl,
             **{name: voi[name] for name in ("voi_sum", "voi_split", "voi_merge")},
             "n_mergers": int(on_merger.sum()),
             "n_non0_mergers": int((on_merger & (pairs.table.segmentation != 0)).sum()),

@@ -97,13 +97,13 @@ def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
     """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
     config, output = inputs.config, Path(inputs.config.output)
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
-    worst = worst_skeletons(inputs.skeleton, segmentation, inputs.axes) if inputs.skeleton is not None else []
+    worst = worst_skeletons(inputs.skeleton, segmentation) if inputs.skeleton is not None else []
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "report"), autoescape=True)
     environment.filters["png"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
     page = environment.get_template("report.html").render(
         title=inputs.title, subtitle=summary(settings), figures=figures, metric=config.metric, sweep=swept,
         headlines=_headlines(figures, config.metric), curves=curves, pictures=pictures, worst=worst, settings=settings,
-        attribution=config.attribution)  # fmt: skip
+        axes=inputs.axes, attribution=config.attribution)  # fmt: skip
     files = {"report.html": page.encode()}
     if curves:
         files |= {"sweep.png": curves, "sweep.csv": _csv(swept.rows)}
@@ -127,21 +127,13 @@ def _headlines(figures: dict[str, float], chosen: str) -> list[str]:
     return [key for key in dict.fromkeys((chosen, *HEADLINES)) if key in figures]
 
 
-def worst_skeletons(skeleton: Skeleton, segmentation: Any, axes: str) -> list[dict[str, Any]]:
-    """Where to look first: the WORST skeletons that lose most of their length; segmentation: array or volume."""
+def worst_skeletons(skeleton: Skeleton, segmentation: Any) -> list[dict[str, Any]]:
+    """Where to look first: details of the WORST skeletons that lose most of their length, and whom they merge with."""
     details = SkeletonMetrics(skeleton).details(segmentation)
-    mergers = [set(ids) for segment, ids in details["mergers"].items() if segment > 0]
     losing = [row for row in details["skeletons"] if row["run_length"] < row["length"]]
-    rows = []
-    for row in sorted(losing, key=lambda row: row["run_length"] - row["length"])[:WORST]:
-        merged = sorted(set().union(*(ids for ids in mergers if row["id"] in ids)) - {row["id"]})
-        rows.append({
-            "skeleton": row["id"], "length, µm": f"{row['length'] / 1000:.2f}",
-            "reached": f"{row['run_length'] / row['length']:.0%}", "splits": int(row["splits"]),
-            "omitted": int(row["omitted_edges"]), "merged with": ", ".join(map(str, merged[:4])) or "none",
-            f"look at {', '.join(axes)}": ", ".join(map(str, row["place"] or ["anywhere"])),
-        })  # fmt: skip
-    return rows
+    mergers = [set(ids) for segment, ids in details["mergers"].items() if segment > 0]
+    return [row | {"merged_with": sorted(set().union(*(ids for ids in mergers if row["id"] in ids)) - {row["id"]})}
+            for row in sorted(losing, key=lambda row: row["run_length"] - row["length"])[:WORST]]
 
 
 def _csv(rows: Sequence[dict[str, float]]) -> bytes:
