@@ -21,7 +21,8 @@ from pytc.data.random import SampleRandom, sample_key
 class _Mix(Dataset):
     """`pick(n)` says which dataset sample n comes from, and its number there; length: by default that of all."""
 
-    def __init__(self, datasets: Sequence[Dataset], length: int | None):
+    def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
+        require(len(datasets) > 0, "at least one dataset", datasets)
         self.datasets = list(datasets)
         self.length = sum(map(len, datasets)) if length is None else length
         self.endless = all(getattr(dataset, "endless", False) for dataset in datasets)  # foreign ones lack it
@@ -46,7 +47,7 @@ class WeightedConcatDataset(_Mix):
                  length: int | None = None):  # fmt: skip
         require(0 < len(datasets) == len(weights), f"a weight for each of {len(datasets)} datasets", tuple(weights))
         require(min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6, "weights from 0 up that sum to 1", tuple(weights))
-        super().__init__(datasets, length)
+        super().__init__(datasets, length=length)
         self.bounds, self.seed = list(itertools.accumulate(weights))[:-1], seed
 
     def pick(self, n: int) -> tuple[Dataset, int]:
@@ -59,10 +60,6 @@ class StratifiedConcatDataset(_Mix):
 
     A dataset shorter than its share is gone through again.
     """
-
-    def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
-        require(len(datasets) > 0, "at least one dataset", datasets)
-        super().__init__(datasets, length)
 
     def pick(self, n: int) -> tuple[Dataset, int]:
         item, turn = divmod(n, len(self.datasets))

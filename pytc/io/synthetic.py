@@ -174,15 +174,15 @@ def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) ->
     """A node where a walk enters a voxel; nm = voxel index times voxel size."""
     ids, positions, edges = [], [], []
     for label, tree in enumerate(trees, start=1):
-        voxels = (np.array(tree.points) / size).astype(np.int64)
         node_of = []
-        for voxel, parent in zip(voxels, tree.parents):
-            entered = parent < 0 or (voxel != voxels[parent]).any()
-            node_of.append(len(ids) if entered else node_of[parent])
-            if entered:
-                edges += [(node_of[parent], len(ids))] if parent >= 0 else []
-                ids.append(label)
-                positions.append(voxel)
+        for voxel, parent in zip((np.array(tree.points) / size).astype(np.int64), tree.parents):
+            if parent >= 0 and (voxel == positions[node_of[parent]]).all():
+                node_of.append(node_of[parent])
+                continue
+            edges += [(node_of[parent], len(ids))] if parent >= 0 else []
+            node_of.append(len(ids))
+            ids.append(label)
+            positions.append(voxel)
     positions, edges = np.array(positions, np.int64), np.array(edges, np.int64).reshape(-1, 2)
     return Skeleton(np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pytc.config import require
+
 SEMANTIC_METRICS = ("jaccard", "dice", "precision", "recall")
 
 
@@ -14,10 +16,8 @@ def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, flo
     (unlabelled) do not count. With both masks empty all figures are 1. ValueError if shapes or dtypes do not fit.
     """
     for name, mask in (("truth", truth), ("prediction", prediction)):
-        if mask.dtype.kind not in "iub":
-            raise ValueError(f"expected bool or integer masks, got a {name} of dtype {mask.dtype}")
-    if truth.shape != prediction.shape:
-        raise ValueError(f"expected a prediction of the truth's shape {truth.shape}, got {prediction.shape}")
+        require(mask.dtype.kind in "iub", f"a bool or integer {name}", str(mask.dtype))
+    require(truth.shape == prediction.shape, f"a prediction of the truth's shape {truth.shape}", prediction.shape)
     true, predicted = truth > 0, (prediction > 0) & (truth >= 0)
     both = np.count_nonzero(true & predicted)
     n_true, n_predicted = np.count_nonzero(true), np.count_nonzero(predicted)

@@ -6,13 +6,14 @@ Neither works in place or by blocks: both copy the affinities, to float32 and fl
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
 
 import numpy as np
 
+from pytc.config import require
 from pytc.segmentation.connected_components import short_range
 from pytc.segmentation.edges import check_affinities
-
-INSTALL = "is needed: pip install 'pytc[agglomeration]'"
 
 
 def agglomerate(
@@ -24,15 +25,10 @@ def agglomerate(
     Returns uint64 labels, each the label of one of its fragments. Source: Funke et al., "Large scale image
     segmentation with structured loss based deep learning for connectome reconstruction" (2019), by waterz.
     """
-    try:
-        import waterz
-    except ImportError as error:
-        raise ImportError(f"waterz {INSTALL}") from error
-
+    waterz = _extra("waterz")
     check_affinities(affinities)
-    if fragments.shape != affinities.shape[1:] or fragments.dtype.kind not in "iu":
-        raise ValueError(f"expected integer fragments of shape {affinities.shape[1:]}, "
-                         f"got {fragments.dtype} {fragments.shape}")
+    fits = fragments.shape == affinities.shape[1:] and fragments.dtype.kind in "iu"
+    require(fits, f"integer fragments of shape {affinities.shape[1:]}", f"{fragments.dtype} {fragments.shape}")
     backward = np.zeros((3, *fragments.shape), np.float32)  # waterz keeps the edge to the voxel before at each voxel
     for axis, values in enumerate(_as_fractions(short_range(affinities, offsets), np.float32)):
         np.moveaxis(backward[axis], axis, 0)[1:] = np.moveaxis(values, axis, 0)[:-1]
@@ -50,16 +46,18 @@ def mutex_watershed(
     by their distance from it. strides: of each offset, voxels between the edges that are used. Returns uint64 labels,
     0 where a voxel joins none. Source: Wolf et al., "The mutex watershed" (2018), by mwatershed.
     """
-    try:
-        import mwatershed
-    except ImportError as error:
-        raise ImportError(f"mwatershed {INSTALL}") from error
-
+    mwatershed = _extra("mwatershed")
     check_affinities(affinities)
-    if len(offsets) != len(affinities):
-        raise ValueError(f"expected an affinity channel for each of {len(offsets)} offsets, got {len(affinities)}")
-    return mwatershed.agglom(_as_fractions(affinities, np.float64) - threshold, [list(o) for o in offsets],
-                             strides=strides)
+    require(len(offsets) == len(affinities), f"an affinity channel for each of {len(offsets)} offsets", len(affinities))
+    certainty = _as_fractions(affinities, np.float64) - threshold
+    return mwatershed.agglom(certainty, [list(offset) for offset in offsets], strides=strides)
+
+
+def _extra(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(f"{name} is needed: pip install 'pytc[agglomeration]'") from error
 
 
 def _as_fractions(affinities: np.ndarray, dtype: type) -> np.ndarray:
