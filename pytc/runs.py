@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,15 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path):
-    """A temporary path beside `path` that takes its place when the block ends well, and goes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A path of the same name in a temporary folder beside `path`: the file or folder that is made there takes the
+    place of what is at `path` when the block ends well, and goes when it does not."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
-        yield temporary
-        os.replace(temporary, path)
+        yield aside / path.name
+        if path.is_dir():
+            path.rename(aside / "replaced")
+        os.replace(aside / path.name, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(aside)

@@ -87,9 +87,8 @@ def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
     """Write skeletons as .npz (arrays ids, positions, nm, edges), under a temporary name until the file is whole."""
     path = Path(path)
     require(path.suffix == ".npz", "a path that ends in .npz", str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)})
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)})
 
 
 def _from_npz(path: Path) -> Skeleton:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import rich
 import rich.table
 
@@ -111,7 +109,10 @@ def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
     output.mkdir(parents=True, exist_ok=True)
     best = output / "best_segmentation.zarr"
     if swept:
-        _replace_segmentation(best, inputs, settings, segmentation)
+        attributes = {key: settings[key] for key in DECODING if key in settings}
+        with replacing(best) as path, create_volume(path, segmentation.shape, segmentation.dtype, axes=inputs.axes,
+                                                    voxel_size=config.voxel_size, attributes=attributes) as volume:
+            volume[...] = segmentation
     elif Path(inputs.prediction.path).resolve() != best.resolve():
         shutil.rmtree(best, ignore_errors=True)
     for name in FILES:
@@ -138,16 +139,6 @@ def worst_skeletons(skeleton: Skeleton, segmentation: Any) -> list[dict[str, Any
 
 def _csv(rows: Sequence[dict[str, float]]) -> bytes:
     return "".join(",".join(map(str, line)) + "\n" for line in (rows[0], *(row.values() for row in rows))).encode()
-
-
-def _replace_segmentation(path: Path, inputs: Inputs, settings: dict[str, Any], segmentation: np.ndarray) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    attributes = {key: settings[key] for key in DECODING if key in settings}
-    with create_volume(temporary, segmentation.shape, segmentation.dtype, axes=inputs.axes,
-                       voxel_size=inputs.config.voxel_size, attributes=attributes) as volume:
-        volume[...] = segmentation
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
 
 
 def _print(title: str, figures: dict[str, float], metric: str, swept: Sweep | None) -> None:

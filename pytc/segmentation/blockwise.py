@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from pytc.config import SegmentationConfig, require
 from pytc.io.stores import is_zarr
 from pytc.io.volume import Volume, create_volume
 from pytc.progress import track
+from pytc.runs import replacing
 from pytc.segmentation.connected_components import (
     component_sizes,
     connected_components_3d,
@@ -46,14 +47,15 @@ def segment_volume(
     fits = planes >= length or not config.grow
     require(fits, "a volume that fits into memory, or grow off", f"{planes} of {length} planes for growing")
 
-    output = partial = Path(output)  # single files appear when they are whole; a Zarr array does by its new name
+    output = Path(output)
+    whole = nullcontext(output)  # single files appear when they are whole; a Zarr array takes its place then
     if any(part.endswith(".zarr") for part in output.parts):
-        partial = output.with_name(f"{output.name}.partial.zarr")
+        whole = replacing(output)
         replaceable = not output.exists() or is_zarr(output)
         require(replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array")
     attributes = {"threshold": config.threshold, "min_size": config.min_size, "grow": config.grow}
-    with create_volume(
-        partial, affinities.spatial_shape, label_dtype(affinities.spatial_shape), axes=affinities.axes.replace("c", ""),
+    with whole as path, create_volume(
+        path, affinities.spatial_shape, label_dtype(affinities.spatial_shape), axes=affinities.axes.replace("c", ""),
         voxel_size=affinities.voxel_size, attributes=attributes, overwrite=True,
     ) as labels:
         if planes >= length:
@@ -62,9 +64,6 @@ def segment_volume(
             labels[...] = grow(segmentation, values) if config.grow else segmentation
         else:
             _segment_slabs(affinities, channels, config, planes, labels)
-    if partial != output:
-        shutil.rmtree(output, ignore_errors=True)
-        partial.rename(output)
 
 
 def _fitting_planes(affinities: Volume, growing: bool) -> int:
