@@ -18,7 +18,7 @@ from functools import partial
 import common
 import numpy as np
 
-from pytc.io.rendering import smooth_noise
+from pytc.io.synthetic import smooth_noise
 from pytc.metrics.exact import exact_sweep
 from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics

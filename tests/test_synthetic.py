@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pytc.io.rendering import blur, draw_membranes, smooth_noise
-from pytc.io.synthetic import make_neurites
+from pytc.io.synthetic import blur, draw_membranes, make_neurites, smooth_noise
 from pytc.metrics.skeleton import SkeletonMetrics
 
 CASES = {"isotropic": ((96, 96, 96), (10, 10, 10)), "anisotropic": ((32, 112, 112), (30, 8, 8)),
