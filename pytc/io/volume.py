@@ -121,7 +121,7 @@ class Volume:
 
     def __setitem__(self, index: Any, values: Any) -> None:
         slices, shape = self._slices(index)
-        require(self.writable, f"a volume from create_volume to write to, {self.path} is open for reading", index)
+        require(self.writable, "a volume from create_volume to write to", f"{self.path}, open for reading")
         values = np.asarray(values)
         exact = values.astype(self.dtype, copy=False)
         same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
@@ -267,7 +267,8 @@ class NewFile(Volume):
 
     @property
     def handle(self) -> Any:
-        return self._handle if self._handle is not None and self._pid == os.getpid() else self.__getstate__()
+        ours = self._handle is not None and self._pid == os.getpid()
+        return self._handle if ours else self.__getstate__()  # which raises, and says why
 
     def _finish(self, success: bool) -> None:
         if self._handle is None or self._pid != os.getpid():  # a forked child leaves its parent's file alone

@@ -27,7 +27,6 @@ class _Pairs:
     table: Contingency  # ids and number of nodes of each pair
     skeleton: np.ndarray  # (P,) index of the pair's skeleton
     segment: np.ndarray  # (P,) index of the pair's segment
-    n_segments: int
     length: np.ndarray  # (P,) nm of edges with both nodes in the pair, segment 0 apart
     split: np.ndarray  # (E,) bool: edges between two segments other than 0
     omitted: np.ndarray  # (E,) bool: edges with a node in segment 0
@@ -66,9 +65,7 @@ class SkeletonMetrics:
     def compute_nodes(self, segments: np.ndarray) -> dict[str, float]:
         """All of SKELETON_METRICS, by name, from the segment at each node, (N,) unsigned."""
         pairs = self._pairs(segments)
-        erl = self._run_length(pairs, 0)
-        voi = metrics_of_table(pairs.table)
-        on_merger = _mergers(pairs, 0)[pairs.segment]
+        erl, voi, on_merger = self._run_length(pairs, 0), metrics_of_table(pairs.table), _on_mergers(pairs)
         return {
             "erl": erl, "max_erl": self.max_erl, "nerl": erl / self.max_erl,
             **{name: voi[name] for name in ("voi_sum", "voi_split", "voi_merge")},
@@ -88,7 +85,7 @@ class SkeletonMetrics:
         """
         segments = self.segments_at_nodes(segmentation)
         pairs = self._pairs(segments)
-        table, on_merger = pairs.table, _mergers(pairs, 0)[pairs.segment]
+        table, on_merger = pairs.table, _on_mergers(pairs)
         mergers, splits = defaultdict(list), defaultdict(list)
         for segment, skeleton in zip(table.segmentation[on_merger].tolist(), table.truth[on_merger].tolist()):
             mergers[segment].append(skeleton)
@@ -101,7 +98,7 @@ class SkeletonMetrics:
         wrong = severity[order[first]] > 0
         nodes = self._starts[order[first][wrong]]
         places = dict(zip(owners[wrong].tolist(), self.skeleton.positions[nodes].tolist()))
-        squares = count(pairs.skeleton, np.where(_excluded(pairs, 0), 0, pairs.length) ** 2)
+        squares = count(pairs.skeleton, np.where(_excluded(pairs), 0, pairs.length) ** 2)
         columns = {
             "id": self._ids, "length": self._skeleton_lengths,
             "run_length": squares / np.where(self._skeleton_lengths > 0, self._skeleton_lengths, 1),
@@ -150,11 +147,10 @@ class SkeletonMetrics:
         table = Contingency(self._ids[skeleton], ids[segment], np.bincount(nodes))
 
         start, end = codes[self._starts], codes[self._ends]
-        background = ids == 0
-        omitted = background[start] | background[end]
+        omitted = (ids == 0)[start] | (ids == 0)[end]
         kept = ~omitted & (start == end)
         length = np.bincount(nodes[self._starts[kept]], self._lengths[kept], len(keys))
-        return _Pairs(table, skeleton, segment, len(ids), length, ~omitted & (start != end), omitted)
+        return _Pairs(table, skeleton, segment, length, ~omitted & (start != end), omitted)
 
     def _per_skeleton(self, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(index, weights, len(self._ids))
@@ -163,15 +159,12 @@ class SkeletonMetrics:
         return float(np.sum(pairs.length[~_excluded(pairs, overlooked)] ** 2) / self.total_length)
 
 
-def _mergers(pairs: _Pairs, overlooked: float) -> np.ndarray:
-    """Which segments hold two or more skeletons, by pairs of more than `overlooked` nodes, (n_segments,) bool."""
-    counted = pairs.table.count > overlooked
-    return np.bincount(pairs.segment[counted], minlength=pairs.n_segments) > 1
+def _on_mergers(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
+    """Which pairs' segments hold two or more skeletons, by pairs of more than `overlooked` nodes, (P,) bool."""
+    return (np.bincount(pairs.segment, pairs.table.count > overlooked) > 1)[pairs.segment]
 
 
-def _excluded(pairs: _Pairs, overlooked: float) -> np.ndarray:
+def _excluded(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
     """Which pairs' edges are wrong, (P,) bool: a merger and a skeleton that is part of any merger."""
-    on_merger = _mergers(pairs, overlooked)[pairs.segment]
-    merged = np.zeros(pairs.skeleton.max() + 1, bool)
-    merged[pairs.skeleton[on_merger & (pairs.table.count > overlooked)]] = True
-    return on_merger & merged[pairs.skeleton]
+    on_merger = _on_mergers(pairs, overlooked)
+    return on_merger & (np.bincount(pairs.skeleton, on_merger & (pairs.table.count > overlooked)) > 0)[pairs.skeleton]
