@@ -10,7 +10,7 @@ import torch
 from pytc.config import TargetConfig
 
 Triple = tuple[int, int, int]
-FACES = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
 def make_targets(labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...],
@@ -56,11 +56,8 @@ def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     boundary, doubtful = torch.zeros_like(labelled), ~labelled
     for offset in FACES:
         here, there = pairs(offset, labels.shape[1:])
-        differ = (labels[here] != labels[there]) & labelled[here] & labelled[there]
-        boundary[here] |= differ
-        boundary[there] |= differ
+        boundary[here] |= (labels[here] != labels[there]) & labelled[here] & labelled[there]
         doubtful[here] |= ~labelled[there]
-        doubtful[there] |= ~labelled[here]
     return boundary[:, None], (labelled & (boundary | ~doubtful))[:, None]
 
 

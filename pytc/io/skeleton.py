@@ -76,7 +76,10 @@ def load_skeleton(path: str | Path, voxel_size: Size | None = None, *, axes: str
     if suffix in (".pkl", ".pickle"):
         return _from_graph(path, voxel_size)
     if suffix == ".npz":
-        return _from_npz(path)
+        broken = ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile
+        with expecting(f"what save_skeleton wrote in {path}, the arrays ids, positions, nm, edges", *broken):
+            with np.load(path, allow_pickle=False) as arrays:
+                return Skeleton(**arrays)
     files = sorted(path.glob("*.swc")) if path.is_dir() else [path] if suffix == ".swc" else []
     require(files, "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
     require(voxel_size, f"the voxel size of the volume: {path} holds nm, and its voxels are needed", voxel_size)
@@ -89,15 +92,6 @@ def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
     require(path.suffix == ".npz", "a path that ends in .npz", str(path))
     with replacing(path) as temporary:
         np.savez_compressed(temporary, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)})
-
-
-def _from_npz(path: Path) -> Skeleton:
-    names = [field.name for field in fields(Skeleton)]
-    with expecting(f"what save_skeleton wrote in {path}", ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile):
-        with np.load(path, allow_pickle=False) as arrays:
-            arrays = dict(arrays)
-    require(sorted(arrays) == sorted(names), f"the arrays {', '.join(names)} in {path}", list(arrays))
-    return Skeleton(**arrays)
 
 
 class _GraphUnpickler(pickle.Unpickler):
