@@ -24,8 +24,7 @@ from torch import nn
 
 from pytc.config import ModelConfig
 from pytc.hardware import PRECISIONS
-from pytc.models import build_model
-from pytc.models.registry import list_architectures
+from pytc.models import build_model, list_architectures
 
 SIZES = "SBML"
 
@@ -58,7 +57,7 @@ class Case:
 
     def __init__(self, name: str, options: argparse.Namespace):
         torch.manual_seed(0)
-        self.device, self.precision = options.device, PRECISIONS[options.precision]
+        self.device, self.precision = options.device, getattr(torch, PRECISIONS[options.precision])
         self.model = build(name, options).to(self.device)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-3)

@@ -59,7 +59,7 @@ def summarise(output: Tensor) -> dict:
     return {"shape": list(output.shape), **rounded}
 
 
-def rsunet(weights: dict[str, Tensor], x: Tensor, strides: tuple[tuple[int, int, int], ...]) -> list[Tensor]:
+def rsunet(weights: dict[str, Tensor], x: Tensor, strides: list[tuple[int, int, int]]) -> list[Tensor]:
     """What a residual symmetric U-Net with these weights predicts, finest first; axis by axis, layout by default."""
 
     def convolve(x: Tensor, name: str, relu: bool = True) -> Tensor:
@@ -69,8 +69,8 @@ def rsunet(weights: dict[str, Tensor], x: Tensor, strides: tuple[tuple[int, int,
         return x.relu() if relu else x
 
     def module(x: Tensor, name: str) -> Tensor:
-        x = convolve(x, f"{name}.first")
-        return (x + convolve(convolve(x, f"{name}.second"), f"{name}.third", relu=False)).relu()
+        x = convolve(x, f"{name}.0")
+        return (x + convolve(convolve(x, f"{name}.1.first"), f"{name}.1.second", relu=False)).relu()
 
     def project(x: Tensor, name: str) -> Tensor:
         kernel, bias = weights[f"{name}.weight"].flatten(1), weights[f"{name}.bias"]

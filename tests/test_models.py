@@ -10,8 +10,8 @@ from reference_models import fill_parameters, hash_parameters, make_image, rsune
 from torch import nn
 
 from pytc.config import ModelConfig, from_plain
-from pytc.models import build_model, registry
-from pytc.models.anisotropy import fit_to_data, plan_patch
+from pytc.models import build_model, is_architecture_available, list_architectures, register_architecture
+from pytc.models.anisotropy import fit_to_data, plan_levels
 from pytc.models.layers import ChannelNorm, InstanceNorm
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
@@ -164,7 +164,9 @@ def test_deep_supervision_gives_a_dict_in_training_and_uses_every_head(name):
     torch.testing.assert_close(model.eval()(x), outputs["output"])
 
 
-# Networks that nnU-Net planned (Isensee et al. 2021, supplement): voxel size in mm, patch, strides, levels of 1x3x3.
+# What nnU-Net's own planner (get_pool_and_conv_props, MIC-DKFZ/nnUNet commit 0e49508) makes of these voxel sizes and
+# patches, those of three tasks of the Medical Segmentation Decathlon and one flat along another axis: strides, and the
+# number of finest levels whose kernels are flat.
 PLANS = {
     "D2 heart": ((1.37, 1.25, 1.25), (80, 192, 160), ["222", "222", "222", "222", "122"], 0),
     "D4 hippocampus": ((1, 1, 1), (40, 56, 40), ["222", "222", "222"], 0),
@@ -175,7 +177,7 @@ PLANS = {
 
 @pytest.mark.parametrize("voxel_size, patch, strides, flat", PLANS.values(), ids=PLANS)
 def test_nnunet_is_planned_as_nnunet_plans(voxel_size, patch, strides, flat):
-    levels = plan_patch(voxel_size, patch)
+    levels = plan_levels(voxel_size, patch_size=patch)
     assert ["".join(map(str, level.stride)) for level in levels[1:]] == strides
     thin = tuple(1 if size > 2 * min(voxel_size) else 3 for size in voxel_size)
     assert [level.kernel(3) for level in levels] == [thin] * flat + [(3, 3, 3)] * (len(levels) - flat)
@@ -196,12 +198,17 @@ def test_nnunet_equals_dynunet():
     model = build_model(ModelConfig("nnunet", base_channels=4, image_size=(16, 32, 32)))
     strides = [(1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2)]
     twin = DynUNet(3, 1, 6, [3] * 4, strides, strides[1:], filters=[4, 8, 16, 32])
-    parts = [(model.encoder[0], twin.input_block), *zip(model.encoder[1:-1], twin.downsamples),
-             (model.encoder[-1], twin.bottleneck), *zip(model.decoder, twin.upsamples[::-1]),
+    fill_parameters(model)
+    parts = [(model.stem, twin.input_block), *zip(model.down, [*twin.downsamples, twin.bottleneck]),
+             *((narrow, rise.transp_conv) for narrow, rise in zip(model.narrow, twin.upsamples[::-1])),
+             *((up, rise.conv_block) for up, rise in zip(model.up, twin.upsamples[::-1])),
              (model.heads[0], twin.output_block)]  # fmt: skip
-    for ours, theirs in parts:
-        fill_parameters(ours)
-        theirs.load_state_dict(ours.state_dict())
+    with torch.no_grad():
+        for part in parts:
+            kernels, rest = ([[p for p in side.parameters() if (p.ndim == 5) == dense] for side in part]
+                             for dense in (True, False))
+            for ours, theirs in (*zip(*kernels, strict=True), *zip(*rest, strict=True)):
+                theirs.copy_(ours)
     assert sum(p.numel() for p in twin.parameters()) == model.info()["parameters"]
     x = make_image((2, 1, 16, 32, 32))
     torch.testing.assert_close(model(x), twin(x), atol=1e-4, rtol=1e-4)
@@ -220,7 +227,8 @@ def test_rsunet_equals_its_plain_twin(voxel_size):
     model = build_model(replace(NETWORKS["rsunet"][0], voxel_size=voxel_size, deep_supervision=True))
     fill_parameters(model)
     x = make_image((2, 1, 8, 12, 20))
-    for output, expected in zip(outputs_of(model, x), rsunet(model.state_dict(), x, model.strides), strict=True):
+    plain = rsunet(model.state_dict(), x, [rise.factor for rise in model.narrow])
+    for output, expected in zip(outputs_of(model, x), plain, strict=True):
         torch.testing.assert_close(output, expected, atol=1e-4, rtol=1e-4)
     kernels = {tuple(p.shape[2:]) for p in model.parameters() if p.ndim == 5 and p.shape[-1] > 1}
     assert kernels == ({(3, 3, 3)} if voxel_size is None else {(1, 5, 5), (1, 3, 3), (3, 3, 3)})
@@ -357,12 +365,12 @@ def test_basic_unet_refuses_other_levels():
 
 
 def test_registry():
-    assert registry.list_architectures() == sorted(NETWORKS)
-    assert registry.is_architecture_available("unet") and not registry.is_architecture_available("mednxt")
+    assert list_architectures() == sorted(NETWORKS)
+    assert is_architecture_available("unet") and not is_architecture_available("mednxt")
     with pytest.raises(ValueError, match="no architecture 'mednxt'; did you mean 'mednext'"):
         build_model(ModelConfig("mednxt"))
     with pytest.raises(ValueError, match="new architecture name, got 'unet'"):
-        registry.register_architecture("unet")(lambda config: None)
+        register_architecture("unet")(lambda config: None)
 
 
 def test_info_describes_the_network():

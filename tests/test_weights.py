@@ -136,7 +136,7 @@ def test_files_without_fitting_weights_are_refused(trained, tmp_path, monkeypatc
     Path("trap.pt").write_bytes(pickle.dumps({"state_dict": Trap()}, protocol=2))
     torch.save(prefixed(trained, "model.") | prefixed(trained, "net."), "double.pt")
     for name, message in {"other.pt": "that fit mednext_custom", "empty.pt": "found none", "broken.pt": "readable",
-                          "trap.pt": "readable", "none.pt": "found none at", "double.pt": "got two for"}.items():
+                          "trap.pt": "readable", "none.pt": "found no file", "double.pt": "got two for"}.items():
         config = replace(SMALL, pretrained=name)
         with pytest.raises(ValueError, match=message):
             initialise(build_model(config), config)
@@ -207,7 +207,7 @@ def test_what_is_no_export_is_refused(checkpoint, trained, tmp_path):
         export(tmp_path / "none.pt", tmp_path / "out.safetensors")
     save_file(trained, tmp_path / "foreign.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 20)
-    for name, message in {"foreign": "exported by pytc", "broken": "readable", "none": "readable"}.items():
+    for name, message in {"foreign": "a pytc checkpoint", "broken": "readable", "none": "found no file"}.items():
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / f"{name}.safetensors")
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
+from pytc.models import list_architectures
+
 
 def export(source: Positional[Path], target: Positional[Path], /) -> None:
     """Write the network of SOURCE, a run or a checkpoint, with its config to TARGET, one .safetensors file."""
@@ -18,8 +20,6 @@ def export(source: Positional[Path], target: Positional[Path], /) -> None:
 
 def list_() -> None:
     """Print the name of every architecture."""
-    from pytc.models.registry import list_architectures
-
     print("\n".join(list_architectures()))
 
 

@@ -8,14 +8,16 @@ left as it is, until halving the others has brought their voxels within a factor
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import mul
 
 from pytc.config import ModelConfig, Triple
 
 RATIO = 2  # an axis joins in when its voxels are less than this many times larger than those of the finest axis
 SMALLEST = 4  # voxels of a patch that nnU-Net leaves along each axis at its coarsest level
+ENDLESS = 2**62  # voxels of a patch that can be halved as often as one likes
 
 
 @dataclass(frozen=True)
@@ -30,40 +32,39 @@ class Level:
         return tuple(size if wide else 1 for wide in self.wide)
 
 
-def plan_levels(voxel_size: tuple[float, ...] | None, count: int) -> list[Level]:
-    """The first `count` levels, finest first, for voxels of this size (any unit; None: isotropic)."""
-    levels = _levels(voxel_size or (1.0, 1.0, 1.0), None)
-    return [next(levels) for _ in range(count)]
+def plan_levels(voxel_size: tuple[float, ...] | None, count: int | None = None,
+                patch_size: Triple | None = None) -> list[Level]:
+    """`count` levels, finest first, for voxels of this size (any unit; None: isotropic).
 
-
-def plan_patch(voxel_size: tuple[float, ...] | None, patch_size: Triple) -> list[Level]:
-    """As many levels as nnU-Net takes for patches of this size in voxels; kernels of the last are wide on all axes."""
-    *levels, last = _levels(voxel_size or (1.0, 1.0, 1.0), patch_size)
-    return [*levels, replace(last, wide=(True,) * 3)]
-
-
-def _levels(voxel_size: tuple[float, ...], patch_size: tuple[int, ...] | None) -> Iterator[Level]:
-    """Levels without end, or until the patch is too small to be halved along any axis that would be."""
-    spacing, left = list(voxel_size), patch_size and list(patch_size)
+    Without a count, as many as nnU-Net takes for patches of `patch_size` voxels; the last is wide along all axes.
+    """
+    spacing = list(voxel_size or (1.0, 1.0, 1.0))
     axes = range(len(spacing))
-    stride, wide = (1,) * len(spacing), (False,) * len(spacing)
-    while True:
+    left = list(patch_size or (ENDLESS for _ in axes))
+    stride, wide, levels = (1 for _ in axes), (False for _ in axes), []
+    while len(levels) != count:
         wide = tuple(was or spacing[axis] < RATIO * min(spacing) for axis, was in zip(axes, wide))
-        yield Level(stride, wide)
-        halved = [axis for axis in axes if left is None or left[axis] >= 2 * SMALLEST]
-        finest = min((spacing[axis] for axis in halved), default=0.0)
-        halved = [axis for axis in halved if spacing[axis] < RATIO * finest]
-        if not halved or (left and len(halved) == 1 and left[halved[0]] < 3 * SMALLEST):
-            return
-        stride = tuple(2 if axis in halved else 1 for axis in axes)
+        levels.append(Level(tuple(stride), wide))
+        halved = [axis for axis in axes if left[axis] >= 2 * SMALLEST]
+        halved = [axis for axis in halved if spacing[axis] < RATIO * min(spacing[other] for other in halved)]
+        if not halved or (len(halved) == 1 and left[halved[0]] < 3 * SMALLEST):
+            levels[-1] = replace(levels[-1], wide=tuple(True for _ in axes))
+            break
+        stride = [2 if axis in halved else 1 for axis in axes]
         spacing = [size * step for size, step in zip(spacing, stride)]
-        left = left and [-(-n // step) for n, step in zip(left, stride)]
+        left = [-(-n // step) for n, step in zip(left, stride)]
+    return levels
+
+
+def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
+    """The step from each level of `features` to the next along each axis, in voxels of the finer one."""
+    return config.strides or tuple(level.stride for level in plan_levels(config.voxel_size, len(config.features))[1:])
 
 
 def cumulative(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     """The stride of every level in voxels of the image, from 1 everywhere on."""
-    first = (1,) * len(strides[0])
-    return tuple(tuple(map(math.prod, zip(first, *strides[:level]))) for level in range(len(strides) + 1))
+    first = tuple(1 for _ in strides[0])
+    return tuple(accumulate(strides, lambda scale, stride: tuple(map(mul, scale, stride)), initial=first))
 
 
 def fit_to_data(config: ModelConfig, patch_size: Triple, voxel_size: tuple[float, float, float]) -> ModelConfig:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytc.config import ModelConfig
+from pytc.config import ModelConfig, require
 
 Scale = tuple[int, ...]
 
@@ -26,13 +26,12 @@ class ConnectomicsModel(nn.Module):
     def __init__(self, config: ModelConfig, scales: tuple[Scale, ...], size_multiple: Scale):
         """`scales`: all the network can predict at, finest first; `size_multiple`: the stride of its coarsest level."""
         super().__init__()
-        if config.deep_supervision and not self.supports_deep_supervision:
-            raise ValueError(f"expected deep_supervision off for {config.architecture}, which has one output, got on")
-        self.config = config
+        require(self.supports_deep_supervision or not config.deep_supervision,
+                f"deep_supervision off for {config.architecture}, which has one output", "on")  # fmt: skip
         scales = tuple((1,) * (3 - len(scale)) + scale for scale in scales)
+        self.config, self.size_multiple, self.dims = config, size_multiple, len(size_multiple)
         self.output_scales = scales if config.deep_supervision else scales[:1]
-        self.size_multiple = size_multiple
-        self.memory_format = torch.channels_last if len(size_multiple) == 2 else torch.channels_last_3d
+        self.memory_format = torch.channels_last if self.dims == 2 else torch.channels_last_3d
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits of an image, at full resolution; in training under deep supervision one tensor a scale.
@@ -42,19 +41,17 @@ class ConnectomicsModel(nn.Module):
         (B, out_channels, Z / s, ...), ...} with s the scales of `output_scales`. ValueError for an image that the
         network cannot take.
         """
-        if x.ndim == 5 and len(self.size_multiple) == 2:
-            self.require_size(tuple(map(int, x.shape[2:])))
-            outputs = self(x.squeeze(2))
-            flat = isinstance(outputs, Tensor)
-            return outputs.unsqueeze(2) if flat else {name: y.unsqueeze(2) for name, y in outputs.items()}
-        if x.ndim != 2 + len(self.size_multiple) or x.shape[1] != self.config.in_channels:
-            axes = "Z, Y, X" if len(self.size_multiple) == 3 else "Y, X"
+        size = tuple(map(int, x.shape[2:]))
+        if len(size) not in (3, self.dims) or x.shape[1] != self.config.in_channels:
+            axes = ("Z, Y, X", "Y, X")[3 - self.dims]
             raise ValueError(f"expected an image (B, {self.config.in_channels}, {axes}), got {tuple(x.shape)}")
-        self.require_size(tuple(map(int, x.shape[2:])))
-        outputs = self.predict(x.contiguous(memory_format=self.memory_format))
+        self.require_size(size)
+        lifted = len(size) > self.dims
+        outputs = self.predict((x.squeeze(2) if lifted else x).contiguous(memory_format=self.memory_format))
+        outputs = [y.unsqueeze(2) for y in outputs] if lifted else outputs
         if len(outputs) == 1:
             return outputs[0]
-        return {"output": outputs[0]} | {f"ds_{scale}": output for scale, output in enumerate(outputs) if scale}
+        return {f"ds_{scale}" if scale else "output": output for scale, output in enumerate(outputs)}
 
     def predict(self, x: Tensor) -> list[Tensor]:
         """Logits at full resolution, then, where `supervised`, those of the other scales of `output_scales`."""
@@ -67,20 +64,21 @@ class ConnectomicsModel(nn.Module):
 
     def require_size(self, size: tuple[int, ...]) -> None:
         """ValueError that names the nearest valid size, if the network cannot take an image of this size in voxels."""
-        if len(size) == 3 and len(self.size_multiple) == 2:
-            valid = (1, *self.nearest_valid_size(size[1:]))
-        else:
-            valid = self.nearest_valid_size(size)
+        valid = self.nearest_valid_size(size)
         if size != valid:
             raise ValueError(f"expected an image size that {self.config.architecture} can take, such as {valid}, "
                              f"got {size}; sizes are multiples of {self.size_multiple}")
 
     def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Multiples of the coarsest stride, with two voxels or more at that level: one alone has no variance."""
+        """Multiples of the coarsest stride, with two voxels or more at that level: one alone has no variance.
+
+        A 2-D network takes a single section.
+        """
+        sections, size = (1,) * (len(size) - self.dims), size[-self.dims :]
         steps = [max(1, round(n / multiple)) for n, multiple in zip(size, self.size_multiple, strict=True)]
         if math.prod(steps) == 1:
             steps[-1] = 2
-        return tuple(step * multiple for step, multiple in zip(steps, self.size_multiple))
+        return (*sections, *(step * multiple for step, multiple in zip(steps, self.size_multiple)))
 
     def info(self) -> dict[str, Any]:
         """What the network is, in plain types: its name, channels, scales and number of parameters."""
@@ -93,3 +91,7 @@ class ConnectomicsModel(nn.Module):
             "output_scales": self.output_scales,
             "size_multiple": self.size_multiple,
         }
+
+
+def require_image_size(config: ModelConfig) -> None:
+    require(config.image_size, f"an image_size for {config.architecture} (train.py takes data.patch_size)", None)

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from pytc.config import Config, from_plain
@@ -16,41 +17,64 @@ from pytc.models.base import ConnectomicsModel
 from pytc.runs import load_config, replacing
 
 FORMAT = 1
+# Checkpoints of nnU-Net hold NumPy numbers, for which these, and only these, are let through.
+_SCALAR = np.float64(0).__reduce__()[0]
+HARMLESS = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")),
+            (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar")]  # fmt: skip
+
+
+def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
+    """What a file of `torch.save` holds, after a test of its checksums; of .safetensors the tensors, as "model".
+
+    Nothing in the file is executed. An export of pytc's is read as a checkpoint without an average. ValueError if the
+    file is missing or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"expected a checkpoint, found no file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt", str(device)) as file:
+                metadata = file.metadata() or {}
+                state = {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  (not a dict)
+            if metadata.get("format") == f"pytc {FORMAT}":
+                state |= {"format": FORMAT, "config": json.loads(metadata["config"]), "step": int(metadata["step"]),
+                          "average": None}  # fmt: skip
+            return state
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
+                damaged = archive.testzip()
+            if damaged:
+                raise OSError(f"{damaged} has another checksum than when it was written")
+        with torch.serialization.safe_globals(HARMLESS):
+            return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint, after a test of its checksums; ValueError if it is missing, damaged or not one of pytc's."""
-    if not Path(path).is_file():
-        raise ValueError(f"expected a checkpoint, found no file {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
-            damaged = archive.testzip()
-        if damaged:
-            raise OSError(f"{damaged} has another checksum than when it was written")
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error
+    """Read a checkpoint or its export; ValueError if it is missing, damaged or not one of pytc's."""
+    state = read_file(path, device)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"expected a pytc checkpoint of format {FORMAT}, got {path}")
     return state
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
-    """The network of a checkpoint, or of its export, in evaluation mode, its config and its step.
-
-    Of a checkpoint with a moving average of the weights, that average. ValueError if `path` is neither.
-    """
-    state = read_export(path, device) if Path(path).suffix == ".safetensors" else load_checkpoint(path, device)
-    model, config = restore_model(state)
-    return model.to(device), config, state["step"]
-
-
 def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
-    """The same from a checkpoint that is read."""
+    """The network of a checkpoint that is read, in evaluation mode, with the moving average where there is one."""
     config = from_plain(Config, state["config"])
     model = build_model(config.model)
     model.load_state_dict(state["average"] or state["model"])
     return model.eval(), config
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
+    """The same from a file, a checkpoint or its export, with its step; ValueError if `path` is neither."""
+    state = load_checkpoint(path, device)
+    model, config = restore_model(state)
+    return model.to(device), config, state["step"]
 
 
 def export(source: Path, target: Path) -> Path:
@@ -71,19 +95,3 @@ def export(source: Path, target: Path) -> Path:
     with replacing(target) as temporary:
         temporary.write_bytes(save(weights, metadata))
     return source
-
-
-def read_export(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """An exported network as a checkpoint without an average; ValueError if it is missing, damaged or not of pytc."""
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, "pt", str(device)) as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    except Exception as error:
-        raise ValueError(f"expected a readable .safetensors file, got {path}: {error}") from error
-    if metadata.get("format") != f"pytc {FORMAT}":
-        raise ValueError(f"expected a network exported by pytc in format {FORMAT}, got {path}")
-    config, step = json.loads(metadata["config"]), int(metadata["step"])
-    return {"config": config, "step": step, "model": weights, "average": None}

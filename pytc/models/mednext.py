@@ -9,6 +9,7 @@ has no global response normalisation, whatever `grn` says.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 
 import torch
@@ -17,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pytc.config import ModelConfig
+from pytc.models import register_architecture
 from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel, Scale
 from pytc.models.convolution import Conv2d, Conv3d, ConvTranspose3d, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
-from pytc.models.registry import register_architecture
 
 LEVELS = 4
 # Expansion ratios and block counts of the published sizes: 4 stages down, bottleneck, 4 stages up.
@@ -89,11 +90,7 @@ class MedNeXtBlock(nn.Module):
         residual = None
         if self.residual:
             residual = x if self.resample == "same" else self.res_conv(x)
-        if self.grn:
-            h = self.conv3(self.response_norm(F.gelu(self.conv2(h))))
-            h = h if residual is None else h + residual
-        else:
-            h = perceptron(h, self.conv2, self.conv3, residual)
+        h = perceptron(h, self.conv2, self.conv3, residual, self.response_norm if self.grn else None)
         return F.pad(h, self.missing) if self.missing else h
 
     def response_norm(self, h: Tensor) -> Tensor:
@@ -101,17 +98,6 @@ class MedNeXtBlock(nn.Module):
         energy = torch.linalg.vector_norm(h, dim=tuple(range(2, h.ndim)), keepdim=True)
         response = energy / (energy.mean(dim=1, keepdim=True) + 1e-6)
         return self.grn_gamma * (h * response) + self.grn_beta + h
-
-
-class Head(nn.Module):
-    """Features to logits: (B, inputs, ...) -> (B, outputs, ...)."""
-
-    def __init__(self, config: ModelConfig, inputs: int):
-        super().__init__()
-        self.conv_out = TRANSPOSED[config.spatial_dims](inputs, config.out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_out(x)
 
 
 class MedNeXt(ConnectomicsModel):
@@ -152,7 +138,8 @@ class MedNeXt(ConnectomicsModel):
             self.add_module(f"up_{level}", resample("up", index, level, config.grn))
             self.add_module(f"dec_block_{level}", stage(index, level))
         for level in range(len(self.output_scales)):
-            self.add_module(f"out_{level}", Head(config, channels[level]))
+            head = TRANSPOSED[config.spatial_dims](channels[level], config.out_channels, 1)
+            self.add_module(f"out_{level}", nn.Sequential(OrderedDict(conv_out=head)))
 
     def predict(self, x: Tensor) -> list[Tensor]:
         # A convolution of so few input channels forgets the layout.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,15 +12,12 @@ from torch import Tensor
 from pytc.config import ModelConfig
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
+from pytc.models.checkpoint import read_file
 
 # Where frameworks keep the weights in a checkpoint, and what they put before the names.
 ENTRIES = ("average", "model", "state_dict", "network_weights")
 PREFIXES = ("model.", "net.", "module.")
 IDLE = "dummy_tensor"  # the official MedNeXt holds it and never uses it
-# Checkpoints of nnU-Net hold NumPy numbers, for which these, and only these, are let through.
-_SCALAR = np.float64(0).__reduce__()[0]
-HARMLESS = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")),
-            (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar")]  # fmt: skip
 
 
 @dataclass
@@ -38,8 +34,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"weights of {self.source}: {len(self.matched)} tensors fit, {len(self.resampled)} of them resampled"]
-        lines += [f"  not in this network: {', '.join(self.skipped)}"] if self.skipped else []
-        lines += [f"  not in the file: {', '.join(self.missing)}"] if self.missing else []
+        for what, names in (("not in this network", self.skipped), ("not in the file", self.missing)):
+            lines += [f"  {what}: {', '.join(names)}"] if names else []
         for what, differing in (("initialised anew", self.reset), ("of another shape", self.unmatched)):
             for name, (theirs, ours) in differing.items():
                 lines.append(f"  {what}: {name}, {theirs} in the file, {ours} in the network")
@@ -56,8 +52,10 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
     source = config.pretrained or config.upkern
     if source is None:
         return None
-    report, own, fitting = Report(Path(source)), model.state_dict(), {}
-    found = rename(read_weights(Path(source)), own)
+    own, fitting = model.state_dict(), {}
+    found = read_weights(Path(source), own)
+    report = Report(Path(source), missing=[name for name in own if name not in found])
+    heads = head_names(config) if config.reset_head else ()
     for name, tensor in found.items():
         if name not in own:
             report.skipped.append(name)
@@ -67,11 +65,8 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
             fitting[name] = resample_kernel(tensor, tuple(own[name].shape[2:]))
             report.resampled.append(name)
         else:
-            report.unmatched[name] = tuple(tensor.shape), tuple(own[name].shape)
-    if config.reset_head and report.unmatched:
-        heads = head_names(config)
-        report.reset = {name: report.unmatched.pop(name) for name in list(report.unmatched) if name in heads}
-    report.missing = [name for name in own if name not in found]
+            differing = report.reset if name in heads else report.unmatched
+            differing[name] = tuple(tensor.shape), tuple(own[name].shape)
     report.matched = list(fitting)
     if report.unmatched or not fitting:
         hint = "; --model.reset-head starts heads anew" if report.unmatched and not config.reset_head else ""
@@ -79,9 +74,7 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
     if config.upkern and not report.resampled:
         raise ValueError(f"expected kernels of another size in {source} for upkern, got the same; --model.pretrained "
                          "takes weights as they are")  # fmt: skip
-    with torch.no_grad():
-        for name, tensor in fitting.items():
-            own[name].copy_(tensor)
+    model.load_state_dict(own | fitting)
     return report
 
 
@@ -94,46 +87,26 @@ def head_names(config: ModelConfig) -> set[str]:
     """The parameters whose shape depends on the number of output channels."""
     with torch.device("meta"):
         this, other = (build_model(replace(config, out_channels=config.out_channels + more)) for more in (0, 1))
-    shapes = {name: p.shape for name, p in other.named_parameters()}
-    return {name for name, p in this.named_parameters() if p.shape != shapes[name]}
+    return {name for name, p in this.named_parameters() if p.shape != other.get_parameter(name).shape}
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint or a bare state dict by name, the moving average where there is one.
+def read_weights(path: Path, known: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint or a bare state dict under the names of the network, whose own are `known`.
 
-    Nothing in the file is executed. ValueError if there is no such file, it is unreadable or holds no weights.
+    The moving average where there is one; names are freed of the wrappers of compilation, Lightning and DDP. ValueError
+    if the file is missing, unreadable, holds no weights, or two for one name.
     """
-    if not path.is_file():
-        raise ValueError(f"expected a file of weights, found none at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        with torch.serialization.safe_globals(HARMLESS):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"expected readable weights, got {path}: {error}") from error
-    for entry in ENTRIES:
-        if isinstance(state, dict) and isinstance(state.get(entry), dict):
-            state = state[entry]
-            break
-    entries = state.items() if isinstance(state, dict) else ()
-    tensors = {name: value for name, value in entries if isinstance(value, Tensor)}
-    if not tensors:
-        raise ValueError(f"expected weights in {path} (a state dict, alone or as {', '.join(ENTRIES)}), found none")
-    return tensors
-
-
-def rename(tensors: dict[str, Tensor], known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names of the network, free of the wrappers of compilation, Lightning and DDP."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        name = name.replace("_orig_mod.", "")
+    state = read_file(path)
+    entries = [state[entry] for entry in ENTRIES if isinstance(state, dict) and isinstance(state.get(entry), dict)]
+    state, renamed = entries[0] if entries else state, {}
+    for name, tensor in state.items() if isinstance(state, dict) else ():
+        name = str(name).replace("_orig_mod.", "")
         while name not in known and name.startswith(PREFIXES):
             name = name.partition(".")[2]
         if name in renamed:
             raise ValueError(f"expected one tensor a parameter, got two for {name}")
-        if name != IDLE:
+        if isinstance(tensor, Tensor) and name != IDLE:
             renamed[name] = tensor
+    if not renamed:
+        raise ValueError(f"expected weights in {path} (a state dict, alone or as {', '.join(ENTRIES)}), found none")
     return renamed
