@@ -97,8 +97,9 @@ def choose_precision(system: SystemConfig, device: torch.device, model: ModelCon
     """fp32, bf16 or fp16, as asked for, or what is fast: on a GPU bf16, or fp16 on one that lacks it (before Ampere).
 
     On a CPU bf16 where it has the instructions and the network is made of dense convolutions: the gradients of
-    depthwise ones, as in MedNeXt, are four times slower in bf16 there (benchmarks/layout.py). ValueError for a
-    precision in which this torch and cuDNN compute wrongly; a warning for one in which they are slow.
+    depthwise ones, as in MedNeXt, gain nothing clear (a training step takes 0.86 times fp32's computing, but 1.5 times
+    its time by the clock; forward 1.13 times: benchmarks/README.md, Networks). ValueError for a precision in which this
+    torch and cuDNN compute wrongly; a warning for one in which they are slow.
     """
     precision, _ = _precision(system, device, model)
     for fault in version_faults(*versions(), precision, device.type):

@@ -82,15 +82,9 @@ class ConnectomicsModel(nn.Module):
 
     def info(self) -> dict[str, Any]:
         """What the network is, in plain types: its name, channels, scales and number of parameters."""
-        return {
-            "name": self.config.architecture,
-            "parameters": sum(p.numel() for p in self.parameters()),
-            "in_channels": self.config.in_channels,
-            "out_channels": self.config.out_channels,
-            "deep_supervision": self.config.deep_supervision,
-            "output_scales": self.output_scales,
-            "size_multiple": self.size_multiple,
-        }
+        fields = {name: getattr(self.config, name) for name in ("in_channels", "out_channels", "deep_supervision")}
+        return {"name": self.config.architecture, "parameters": sum(p.numel() for p in self.parameters()), **fields,
+                "output_scales": self.output_scales, "size_multiple": self.size_multiple}  # fmt: skip
 
 
 def require_image_size(config: ModelConfig) -> None:

@@ -1,10 +1,8 @@
 """MedNeXt: a U-Net of large-kernel depthwise convolutions (Roy et al. 2023, arXiv:2303.09975).
 
 Equal to the official network (MIC-DKFZ/MedNeXt, mednextv1) in outputs and in the names, shapes and order of its
-parameters, so that official weights fit; only `dummy_tensor`, which the official network holds for an old checkpointing
-bug and never uses, is absent here: drop that key before loading an official state dict.
-Two details are easily missed. The resampling blocks take the expansion ratio of the level they lead to. And `down_0`
-has no global response normalisation, whatever `grn` says.
+parameters, so that official weights fit (weights.py). Two details are easily missed. The resampling blocks take the
+expansion ratio of the level they lead to. And `down_0` has no global response normalisation, whatever `grn` says.
 """
 
 from __future__ import annotations
@@ -32,9 +30,7 @@ SIZES = {
     "M": ((2, 3, 4, 4, 4, 4, 4, 3, 2), (3, 4, 4, 4, 4, 4, 4, 4, 3)),
     "L": ((3, 4, 8, 8, 8, 8, 8, 4, 3), (3, 4, 8, 8, 8, 8, 8, 4, 3)),
 }
-CUSTOM_FIELDS = (
-    "base_channels", "expansion", "block_counts", "do_res", "do_res_up_down", "norm", "grn", "spatial_dims",
-)
+CUSTOM = ("base_channels", "expansion", "block_counts", "do_res", "do_res_up_down", "norm", "grn", "spatial_dims")
 CONVOLUTION = {2: Conv2d, 3: Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: ConvTranspose3d}
 NORM = {"group": InstanceNorm, "layer": ChannelNorm}
@@ -44,7 +40,7 @@ NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 def build_mednext(config: ModelConfig) -> ConnectomicsModel:
     """A published size, the same for every voxel size; ValueError if a field of mednext_custom is set."""
     default = ModelConfig()
-    for name in CUSTOM_FIELDS:
+    for name in CUSTOM:
         if getattr(config, name) != getattr(default, name):
             raise ValueError(f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
                              f"got {getattr(config, name)!r}")
@@ -86,8 +82,7 @@ class MedNeXtBlock(nn.Module):
         self.residual = config.do_res if resample == "same" else config.do_res_up_down
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(self.conv1(x))
-        residual = None
+        h, residual = self.norm(self.conv1(x)), None
         if self.residual:
             residual = x if self.resample == "same" else self.res_conv(x)
         h = perceptron(h, self.conv2, self.conv3, residual, self.response_norm if self.grn else None)
@@ -115,18 +110,16 @@ class MedNeXt(ConnectomicsModel):
         scales = cumulative([level.stride for level in levels[1:]])
         super().__init__(config, scales, scales[-1])
         channels = [config.base_channels * 2**level for level in range(LEVELS + 1)]
-        ratios = config.expansion
 
         def stage(index: int, level: int) -> nn.Sequential:
-            return nn.Sequential(*[
-                MedNeXtBlock(config, kernels[level], channels[level], channels[level], ratios[index], grn=config.grn)
-                for _ in range(config.block_counts[index])
-            ])  # fmt: skip
+            blocks = (MedNeXtBlock(config, kernels[level], channels[level], channels[level], config.expansion[index],
+                                   grn=config.grn) for _ in range(config.block_counts[index]))
+            return nn.Sequential(*blocks)
 
         def resample(direction: str, index: int, level: int, grn: bool) -> MedNeXtBlock:
-            ends = channels[level : level + 2] if direction == "down" else channels[level : level + 2][::-1]
-            stride = levels[level + 1].stride
-            return MedNeXtBlock(config, kernels[level], *ends, ratios[index], direction, stride, grn)
+            ends = sorted(channels[level : level + 2], reverse=direction == "up")
+            return MedNeXtBlock(config, kernels[level], *ends, config.expansion[index], direction,
+                                levels[level + 1].stride, grn)
 
         self.stem = CONVOLUTION[config.spatial_dims](config.in_channels, config.base_channels, 1)
         for level in range(LEVELS):

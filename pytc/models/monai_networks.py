@@ -12,11 +12,14 @@ from pytc.models.layers import InstanceNorm
 
 
 class MonaiModel(ConnectomicsModel):
-    """A network of MONAI, in `network`, whose coarsest level has the given stride; its norms are swapped for ours."""
+    """A network of MONAI, in `network`, whose coarsest level has the given stride; its norms are swapped for ours.
 
-    def __init__(self, config: ModelConfig, network: nn.Module, coarsest: Triple):
+    `size`: the only image size that it takes, if so.
+    """
+
+    def __init__(self, config: ModelConfig, network: nn.Module, coarsest: Triple, size: Triple | None = None):
         super().__init__(config, ((1, 1, 1),), coarsest)
-        self.network = network
+        self.network, self.size = network, size
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.InstanceNorm3d):
@@ -25,12 +28,8 @@ class MonaiModel(ConnectomicsModel):
     def predict(self, x: Tensor) -> list[Tensor]:
         return [self.network(x)]
 
-
-class FixedSizeModel(MonaiModel):
-    """A network that takes images of `image_size` only."""
-
     def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        return self.config.image_size
+        return self.size or super().nearest_valid_size(size)
 
 
 @register_architecture("monai_basic_unet3d")
@@ -67,7 +66,7 @@ def build_unetr(config: ModelConfig) -> ConnectomicsModel:
                     dropout_rate=config.dropout)
     for block in network.vit.blocks:
         block.norm_cross_attn.requires_grad_(False)  # MONAI makes these norms but never uses them here
-    return FixedSizeModel(config, network, (16, 16, 16))
+    return MonaiModel(config, network, (16, 16, 16), config.image_size)
 
 
 @register_architecture("monai_swin_unetr")
