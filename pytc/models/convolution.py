@@ -96,7 +96,7 @@ class Depthwise(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, stride: Triple, up: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride, ctx.up = stride, up
-        return turned(spread(x, stride), weight, bias) if up else convolve(x, weight, bias, stride)
+        return convolve(spread(x, stride), weight.flip(2, 3, 4), bias) if up else convolve(x, weight, bias, stride)
 
     @staticmethod
     @once_differentiable
@@ -104,20 +104,13 @@ class Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         g = g.contiguous(memory_format=torch.channels_last_3d)
         fine, coarse = (g, spread(x, ctx.stride)) if ctx.up else (x, spread(g, ctx.stride, x.shape[2:]))
-        gx = None
-        if ctx.needs_input_grad[0]:
-            gx = convolve(g, weight, None, ctx.stride) if ctx.up else turned(coarse, weight, None)
+        gx = convolve(g, weight, None, ctx.stride) if ctx.up else convolve(coarse, weight.flip(2, 3, 4))
         return gx, weight_gradient(fine, coarse, weight), g.sum((0, 2, 3, 4)), None, None
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple = (1, 1, 1)) -> Tensor:
-    """Depthwise, padded by half the kernel."""
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = (1, 1, 1)) -> Tensor:
+    """Depthwise, padded by half the kernel; its adjoint is that with the kernel turned round, without a stride."""
     return F.conv3d(x, weight, bias, stride, tuple(size // 2 for size in weight.shape[2:]), groups=len(weight))
-
-
-def turned(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The adjoint of that without a stride."""
-    return convolve(x, weight.flip(2, 3, 4), bias)
 
 
 def weight_gradient(x: Tensor, g: Tensor, weight: Tensor) -> Tensor:

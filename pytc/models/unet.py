@@ -88,11 +88,11 @@ def build_nnunet(config: ModelConfig) -> ConnectomicsModel:
         block(level, 2 * fine),
     ) for level, (stride, fine, coarse) in enumerate(zip(strides, features, features[1:]))]  # fmt: skip
     model = NnUNet(config, features, strides, block(0, config.in_channels), stages)
-    for module in model.modules():
-        if isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)):
-            nn.init.kaiming_normal_(module.weight, a=0.01)
-    for head in model.heads:
-        nn.init.zeros_(head.bias)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter, a=0.01)
+        elif name.startswith("heads"):
+            nn.init.zeros_(parameter)
     return model
 
 
