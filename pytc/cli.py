@@ -6,7 +6,6 @@ import argparse
 import re
 import runpy
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from pytc import config as config_module
-from pytc.commands import EvaluateConfig, InferConfig
+from pytc.commands import EvaluateConfig, InferConfig, readable_errors
 from pytc.config import Config, require, suggest
 from pytc.runs import load_config, newest_run
 
@@ -30,7 +29,7 @@ class TrainCommand:
 
 def train(arguments: list[str] | None = None) -> None:
     """torchrun train.py --config FILE.py [--section.field value ...] [--resume [RUN]]"""
-    with _readable_errors():
+    with readable_errors():
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--config", type=Path)
         first.add_argument("--resume", nargs="?", const="")
@@ -56,7 +55,7 @@ def train(arguments: list[str] | None = None) -> None:
 
 def infer(arguments: list[str] | None = None) -> None:
     """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.threshold T ...]"""
-    with _readable_errors():
+    with readable_errors():
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--run")
         given, rest = first.parse_known_args(arguments)
@@ -76,7 +75,7 @@ def infer(arguments: list[str] | None = None) -> None:
 
 def evaluate(arguments: list[str] | None = None) -> None:
     """python evaluate.py [--sweep] [--affinities A | --segmentation S] [--labels L] [--skeleton K] [--output D]"""
-    with _readable_errors():
+    with readable_errors():
         config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
 
         from pytc.report.evaluate import evaluate
@@ -105,12 +104,3 @@ def load_config_file(path: Path) -> Config:
         sys.path.pop(0)
     require(isinstance(config, Config), f"{path} to define config = Config(...)", type(config).__name__)
     return config
-
-
-@contextmanager
-def _readable_errors():
-    """A ValueError is the user's to mend: it ends a script with one line on stderr and exit code 1."""
-    try:
-        yield
-    except ValueError as error:
-        sys.exit(f"error: {error}")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pytc.config import InferenceConfig, SegmentationConfig, SystemConfig, Triple, require
+from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConfig, Triple, require
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,7 @@ class InferConfig:
     labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
     skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
     axes: str | None = None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
-    # Voxel size of the input in nm, in stored axis order, where the file does not say.
-    voxel_size: tuple[float, float, float] | None = None
+    voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where the file does not say.
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
@@ -38,8 +39,7 @@ class EvaluateConfig:
     mask: str | None = None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
     skeleton: str | None = None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
     image: str | None = None  # Image behind the report's pictures; default: the run's.
-    # Voxel size in nm, in stored axis order, where no file says.
-    voxel_size: tuple[float, float, float] | None = None
+    voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where no file says.
     offsets: tuple[Triple, ...] | None = None  # Offsets of the affinity channels, where the file does not say.
     output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
     # Instances, or a foreground mask; default: what the run predicts, else instances.
@@ -74,6 +74,17 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class HardwareConfig:
+    """What a run on this machine may use, and what configs/mednext.py would choose for it."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
+    ranks: int = 1  # Processes that share this machine.
+
+    def __post_init__(self):
+        require(self.ranks >= 1, "at least one rank", self.ranks)
+
+
+@dataclass(frozen=True)
 class ValidateConfig:
     """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for more."""
 
@@ -84,3 +95,12 @@ class ValidateConfig:
 
     def __post_init__(self):
         require(self.interval > 0, "a positive interval in seconds", self.interval)
+
+
+@contextmanager
+def readable_errors():
+    """A ValueError is the user's to mend: it ends a script with one line on stderr and exit code 1."""
+    try:
+        yield
+    except ValueError as error:
+        sys.exit(f"error: {error}")

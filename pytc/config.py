@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 Triple = tuple[int, int, int]
+Lengths = tuple[float, float, float]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
 
 
@@ -22,10 +23,17 @@ def require(condition: bool, expected: str, got: Any) -> None:
         raise ValueError(f"expected {expected}, got {got!r}")
 
 
-def _require_probabilities(config: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        require(0 <= value <= 1, f"{name} to be a probability in [0, 1]", value)
+def _check(config: Any, positive: str = "", not_negative: str = "", probability: str = "") -> None:
+    """ValueError unless the fields of these names are in range, each number of a tuple; None always is."""
+    for names, expected, fits in (
+        (positive, "a positive {}", lambda value: value > 0),
+        (not_negative, "a {} of 0 or more", lambda value: value >= 0),
+        (probability, "{} to be a probability in [0, 1]", lambda value: 0 <= value <= 1),
+    ):
+        for name in names.split():
+            value = getattr(config, name)
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            require(all(map(fits, numbers)), expected.format(name), value)
 
 
 @dataclass(frozen=True)
@@ -40,16 +48,14 @@ class VolumeConfig:
     skeleton: str | None = None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
     weight: float = 1.0  # Share of the training samples drawn from this volume; the weights of all volumes sum to 1.
     axes: str | None = None  # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
-    # Voxel size in nm, in stored axis order, where the file does not say.
-    voxel_size: tuple[float, float, float] | None = None
+    voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where the file does not say.
     name: str | None = None  # Name of the folder for results; by default derived from the image's path.
     attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
 
     def __post_init__(self):
-        require(self.weight > 0, "a positive volume weight", self.weight)
-        if self.image.startswith("synthetic"):
-            seed = self.image.removeprefix("synthetic:")
-            require(seed.isdigit(), "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
+        _check(self, positive="weight voxel_size")
+        known = not self.image.startswith("synthetic") or self.image.removeprefix("synthetic:").isdigit()
+        require(known, "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
 
 
 @dataclass(frozen=True)
@@ -57,15 +63,13 @@ class SyntheticConfig:
     """The synthetic neurites behind synthetic:SEED."""
 
     shape: Triple = (192, 192, 192)  # Voxels along z, y, x.
-    # Voxel size in nm along z, y, x; a larger first one makes an anisotropic volume.
-    voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0)
+    voxel_size: Lengths = (10.0, 10.0, 10.0)  # nm along z, y, x; a larger first one makes an anisotropic volume.
     noise: float = 0.08  # Standard deviation of the image noise, as a share of the grey range.
     defects: float = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
     def __post_init__(self):
         require(min(self.shape) >= 16, "a synthetic shape of at least 16 voxels along each axis", self.shape)
-        require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
-        _require_probabilities(self, "defects")
+        _check(self, positive="voxel_size", probability="defects")
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,7 @@ class DataConfig:
     val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
     synthetic: SyntheticConfig = SyntheticConfig()  # Shape and look of the volumes named synthetic:SEED.
     patch_size: Triple = (128, 128, 128)  # Voxels of a training patch, in stored axis order.
-    # How volumes share the samples: drawn by weight, or each in turn.
-    mixing: Literal["weighted", "stratified"] = "weighted"
+    mixing: Literal["weighted", "stratified"] = "weighted"  # Volumes share samples by weight, or each in turn.
     min_labelled: float = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
     max_tries: int = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
@@ -86,12 +89,9 @@ class DataConfig:
     cache: Literal["none", "memory"] = "none"
 
     def __post_init__(self):
-        require(len(self.train) > 0, "at least one training volume", self.train)
-        require(min(self.patch_size) > 0, "a positive patch size", self.patch_size)
-        require(self.max_tries > 0, "at least one try a patch", self.max_tries)
+        _check(self, positive="patch_size max_tries", probability="min_labelled")
         weights = [volume.weight for volume in self.train]
         require(abs(sum(weights) - 1) < 1e-6, "training volumes whose weights sum to 1", weights)
-        _require_probabilities(self, "min_labelled")
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ class AugmentConfig:
     drop_slice_prob: float = 0.0  # Chance of each slice of such a patch to be blanked.
     shift_slice_prob: float = 0.0  # Chance of each slice of such a patch to be shifted in plane.
     shift_slice_max: int = 10  # Largest shift of a slice in voxels.
-    # What moves into a shifted slice: its border voxels again, or its opposite side.
-    shift_slice_fill: Literal["border", "wrap"] = "border"
+    shift_slice_fill: Literal["border", "wrap"] = "border"  # What moves in: border voxels again, or the opposite side.
     missing_section_prob: float = 0.0  # Chance of a patch to have a short run of blank sections.
     missing_section_max: int = 3  # Most sections in such a run.
     blur_slice_prob: float = 0.0  # Chance of each slice of such a patch to be out of focus.
@@ -136,15 +135,12 @@ class AugmentConfig:
     cutout_size: float = 0.25  # Largest edge of such a box, as a share of the patch.
 
     def __post_init__(self):
-        _require_probabilities(self, *(f.name for f in fields(self) if f.name.endswith("_prob")))
-        require(0 < self.gamma_range[0] <= self.gamma_range[1], "0 < smallest gamma <= largest", self.gamma_range)
+        probabilities = " ".join(f.name for f in fields(self) if f.name.endswith("_prob"))
+        _check(self, "gamma_range elastic_spacing missing_section_max blur_sigma",
+               "shift_slice_max misalign_max noise_max elastic_magnitude", probabilities)  # fmt: skip
+        require(self.gamma_range[0] <= self.gamma_range[1], "smallest gamma <= largest", self.gamma_range)
         require(0 <= self.affine_scale < 1, "an affine_scale in [0, 1)", self.affine_scale)
-        require(self.elastic_spacing > 0, "an elastic_spacing of at least 1 voxel", self.elastic_spacing)
-        require(self.missing_section_max > 0, "a missing_section_max of at least 1", self.missing_section_max)
         require(0 <= self.cutout_size <= 1, "a cutout_size in [0, 1]", self.cutout_size)
-        require(self.blur_sigma > 0, "a blur_sigma above 0", self.blur_sigma)
-        for name in ("shift_slice_max", "misalign_max", "noise_max", "elastic_magnitude"):
-            require(getattr(self, name) >= 0, f"a {name} of 0 or more", getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -153,8 +149,7 @@ class TargetConfig:
 
     # Affinities of instances, a foreground mask, or the boundaries between instances.
     kind: Literal["affinity", "binary", "boundary"] = "affinity"
-    # Affinity channel c at voxel v: are v and v + offsets[c] the same object?
-    offsets: tuple[Triple, ...] = SHORT_AND_LONG
+    offsets: tuple[Triple, ...] = SHORT_AND_LONG  # Channel c at voxel v: are v and v + offsets[c] the same object?
     erosion: int = 0  # Background put between touching labels: each label shrinks by this many voxels in plane.
     # Deep supervision targets: from labels strided to each scale, or from resized full targets.
     scale_by: Literal["stride", "nearest"] = "stride"
@@ -163,7 +158,7 @@ class TargetConfig:
         for offset in self.offsets:
             require(min(offset) >= 0 and max(offset) > 0, "affinity offsets that are positive along an axis", offset)
         require(len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets)
-        require(self.erosion >= 0, "an erosion of 0 or more voxels", self.erosion)
+        _check(self, not_negative="erosion")
 
     @property
     def channels(self) -> int:
@@ -182,13 +177,12 @@ class ModelConfig:
     deep_supervision: bool = False  # Predict at every scale in training.
     # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom, rsunet and nnunet,
     # and the default strides of unet and monai_unet; by default that of the training volumes.
-    voxel_size: tuple[float, float, float] | None = None
+    voxel_size: Lengths | None = None
     # Patch size that nnunet is planned for, and the only one that monai_unetr takes; by default the training patch.
     image_size: Triple | None = None
     # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
     pretrained: str | None = None
-    # mednext, mednext_custom: weights of the same network with smaller kernels to start from, each kernel stretched.
-    upkern: str | None = None
+    upkern: str | None = None  # mednext*: weights of the same network with smaller kernels to stretch and start from.
     reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
     kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
@@ -196,11 +190,10 @@ class ModelConfig:
     base_channels: int = 32
     # mednext_custom: expansion ratio of each stage: 4 down, bottleneck, 4 up.
     expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
-    # mednext_custom: blocks in each stage: 4 down, bottleneck, 4 up.
-    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
+    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)  # mednext_custom: blocks in each of these stages.
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
-    # mednext and mednext_custom: recompute activations of each block in the backward pass to save memory.
+    # mednext*: recompute activations of each block in the backward pass to save memory.
     checkpoint_style: Literal["none", "outside_block"] = "none"
     norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
     grn: bool = False  # mednext_custom: global response normalisation in each block.
@@ -215,20 +208,15 @@ class ModelConfig:
     dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
-        require(self.in_channels > 0, "at least one input channel", self.in_channels)
-        require(self.out_channels > 0, "at least one output channel", self.out_channels)
+        _check(self, positive="in_channels out_channels block_counts features voxel_size")
         require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
         require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
         require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
-        require(min(self.block_counts) > 0, "at least one block a stage", self.block_counts)
-        require(len(self.features) > 1 and min(self.features) > 0, "positive features of at least two levels",
-                 self.features)
+        require(len(self.features) > 1, "features of at least two levels", self.features)
         sources = (self.pretrained, self.upkern)
         require(None in sources, "weights from pretrained or upkern, not both", sources)
         require(self.upkern is None or self.architecture.startswith("mednext"), "a MedNeXt for upkern",
                 self.architecture)
-        if self.voxel_size is not None:
-            require(min(self.voxel_size) > 0, "positive voxel sizes", self.voxel_size)
         if self.strides is not None:
             steps = len(self.features) - 1
             require(len(self.strides) == steps, f"{steps} strides for {steps + 1} levels of features", self.strides)
@@ -244,8 +232,7 @@ class LossConfig:
     max_positive_weight: float = 10.0  # balanced_bce: cap on the weight of a channel's rarer class.
     tversky_alpha: float = 0.3  # tversky: weight of false positives; false negatives weigh 1 - alpha.
     focal_gamma: float = 2.0  # focal: exponent that turns the loss from easy voxels.
-    # Deep supervision: weight of each scale, finest first; by default 1, 1/2, 1/4, ...
-    scale_weights: tuple[float, ...] | None = None
+    scale_weights: tuple[float, ...] | None = None  # Deep supervision, finest scale first; default 1, 1/2, 1/4, ...
 
     def __post_init__(self):
         known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
@@ -260,8 +247,7 @@ class OptimConfig:
 
     learning_rate: float = 1e-3  # Peak learning rate of AdamW.
     weight_decay: float = 1e-2  # Decoupled weight decay.
-    # Course of the learning rate after warm-up; cosine ends at 0 at the last step.
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine"] = "cosine"  # After warm-up; cosine ends at 0 at the last step.
     warmup_steps: int = 0  # Steps of linear warm-up from 0.
     clip_norm: float = 1.0  # Largest gradient norm; 0 switches clipping off.
     ema_decay: float = 0.0  # Decay of the moving average of the weights, which is then validated and used; 0 = none.
@@ -269,11 +255,8 @@ class OptimConfig:
     accumulate: int = 1  # Batches whose gradients are summed before a step.
 
     def __post_init__(self):
-        require(self.learning_rate > 0, "a positive learning rate", self.learning_rate)
-        require(self.warmup_steps >= 0, "0 or more warm-up steps", self.warmup_steps)
-        require(self.accumulate >= 1, "at least one batch a step", self.accumulate)
+        _check(self, positive="learning_rate accumulate", not_negative="warmup_steps clip_norm")
         require(0 <= self.ema_decay < 1, "an ema_decay in [0, 1)", self.ema_decay)
-        require(self.clip_norm >= 0, "a clip norm of 0 or more", self.clip_norm)
 
 
 @dataclass(frozen=True)
@@ -281,8 +264,7 @@ class LoopConfig:
     """Length of a run, and what it leaves behind."""
 
     max_steps: int = 50_000  # Optimizer steps of the run.
-    # Length in epochs instead of steps; an epoch draws as many voxels as the training volumes hold.
-    epochs: float | None = None
+    epochs: float | None = None  # Length in epochs instead of steps; one draws as many voxels as the volumes hold.
     batch_size: int = 8  # Patches in a batch, on each rank.
     seed: int = 0  # Every random draw of the run follows from this number.
     val_every: int = 1000  # Steps between validations.
@@ -290,21 +272,15 @@ class LoopConfig:
     keep_checkpoints: int = 3  # How many of the best checkpoints are kept, besides the last one.
     # Steps between validations of whole volumes, and at the end: predicted, segmented and scored; 0: never.
     volumes_every: int = 0
-    # Figure by which checkpoints are ranked: val/loss, or a score of whole volumes, e.g. val/nerl, val/dense_voi_sum.
-    monitor: str = "val/loss"
+    monitor: str = "val/loss"  # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
     log_every: int = 10  # Steps between log lines.
-    # Steps in a row whose loss or gradient is not finite before the run ends; each is skipped, and its samples logged.
-    max_skipped: int = 10
+    max_skipped: int = 10  # Steps in a row that are skipped, as loss or gradient is not finite, before the run ends.
     images_every: int = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
-        for name in ("max_steps", "batch_size", "val_every", "checkpoint_every", "log_every", "images_every",
-                     "max_skipped"):  # fmt: skip
-            require(getattr(self, name) > 0, f"a positive {name}", getattr(self, name))
-        require(self.volumes_every >= 0, "volumes_every of 0 or more steps", self.volumes_every)
+        _check(self, "max_steps batch_size val_every checkpoint_every log_every images_every max_skipped "
+                     "keep_checkpoints epochs", "volumes_every")  # fmt: skip
         require(self.monitor.startswith("val/"), "monitor val/loss, or val/ and a score such as nerl", self.monitor)
-        require(self.keep_checkpoints >= 1, "at least one kept checkpoint", self.keep_checkpoints)
-        require(self.epochs is None or self.epochs > 0, "a positive number of epochs", self.epochs)
 
     @property
     def picks_best(self) -> bool:
@@ -319,16 +295,14 @@ class SystemConfig:
     # Look at the machine first: print what it has and what is chosen, and on a GPU try how many patches fit at once.
     auto: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
-    # Arithmetic under autocast; auto takes what the hardware is fast at.
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the hardware is fast at.
     workers: int | None = None  # Processes that read patches; by default fitted to the machine.
     threads: int | None = None  # CPU threads of a rank; by default its share of the cores it may use.
     compile: bool = False  # Compile the network by torch.compile: the first step takes minutes, the rest less time.
     cpu_variant: bool = True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
 
     def __post_init__(self):
-        require(self.workers is None or self.workers >= 0, "0 or more workers", self.workers)
-        require(self.threads is None or self.threads >= 1, "at least one thread", self.threads)
+        _check(self, positive="threads", not_negative="workers")
 
 
 @dataclass(frozen=True)
@@ -337,8 +311,7 @@ class InferenceConfig:
 
     window: Triple | None = None  # Voxels of a prediction window; by default the training patch.
     overlap: float = 0.5  # Share of a window that the next one covers again.
-    # Weight of a window's voxels: distance to its border, or a Gaussian about its centre.
-    blending: Literal["distance", "gaussian"] = "distance"
+    blending: Literal["distance", "gaussian"] = "distance"  # Weight of voxels: distance to the border, or a Gaussian.
     flips: bool = False  # Average over the eight mirrorings of each window: eight times the work, better affinities.
     batch_size: int = 2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
     block: Triple = (512, 512, 512)  # Voxels of a block: predicted, written and marked as finished in one piece.
@@ -346,9 +319,8 @@ class InferenceConfig:
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
 
     def __post_init__(self):
+        _check(self, positive="activation_scale batch_size window block")
         require(0 <= self.overlap < 1, "an overlap in [0, 1)", self.overlap)
-        require(self.activation_scale > 0, "a positive activation scale", self.activation_scale)
-        require(self.batch_size > 0, "a positive batch size", self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -360,8 +332,8 @@ class SegmentationConfig:
     grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
 
     def __post_init__(self):
+        _check(self, not_negative="min_size")
         require(0 <= self.threshold <= 1, "a threshold in [0, 1]", self.threshold)
-        require(self.min_size >= 0, "a min_size of 0 or more voxels", self.min_size)
 
 
 @dataclass(frozen=True)
@@ -381,13 +353,11 @@ class Config:
     segmentation: SegmentationConfig = SegmentationConfig()
 
     def __post_init__(self):
-        expected = self.target.channels
-        require(self.model.out_channels == expected, f"model.out_channels {expected} for this target",
-                 self.model.out_channels)
-        if self.target.kind == "affinity":
-            for offset in self.target.offsets:
-                require(all(o < p for o, p in zip(offset, self.data.patch_size)),
-                         f"offsets smaller than the patch {self.data.patch_size}", offset)
+        channels, expected = self.model.out_channels, self.target.channels
+        require(channels == expected, f"model.out_channels {expected} for this target", channels)
+        patch = self.data.patch_size
+        for offset in self.target.offsets if self.target.kind == "affinity" else ():
+            require(all(o < p for o, p in zip(offset, patch)), f"offsets smaller than the patch {patch}", offset)
 
 
 def from_plain(cls: Any, value: Any, where: str = "config") -> Any:

@@ -5,21 +5,21 @@
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
+import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pytc.config import AugmentConfig, Config, ModelConfig, SystemConfig
+from pytc.commands import HardwareConfig, readable_errors
+from pytc.config import AugmentConfig, Config, ModelConfig, SystemConfig, require
 
 if TYPE_CHECKING:
     import torch
@@ -27,22 +27,18 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 GIB = 2**30
-
-
 Choice = tuple[str, str, str]  # what the machine has or what was chosen for it: name, value, reason
 
 
 def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
-    """CPU cores that this process may use: affinity and cgroup quota (v2 or v1), at least 1."""
-    return max(1, int(min(_affinity(), cpu_quota(root, own))))
-
-
-def cpu_quota(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> float:
-    """Cores' worth of time that this process's cgroup and those around it leave it; infinite without a limit."""
-    v1 = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    found = (_words(folder / "cpu.max") or sum((_words(folder / name) for name in v1), [])
-             for folder in _cgroups("cpu", root, own))  # fmt: skip
-    return min((int(w[0]) / int(w[1]) for w in found if len(w) == 2 and w[0] not in ("max", "-1")), default=math.inf)
+    """CPU cores that this process may use: affinity and the quota (v2 or v1) of its cgroups, at least 1."""
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for folder in _cgroups("cpu", root, own):
+        v1 = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+        quota, period = _words(folder / "cpu.max") or v1 or ("max", "1")
+        if quota not in ("max", "-1"):
+            limits.append(int(quota) // int(period))
+    return max(1, min(limits))
 
 
 def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
@@ -56,16 +52,12 @@ def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
         for names in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
             limit, used = (_words(folder / name) for name in names)
             if limit and used and limit != ["max"]:
-                stat = _words(folder / "memory.stat")
-                stat = dict(zip(stat[::2], map(int, stat[1::2])))
+                words = _words(folder / "memory.stat")
+                stat = dict(zip(words[::2], words[1::2]))
+                cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
                 limits.append(int(limit[0]))
-                cached = stat.get("total_inactive_file", stat.get("inactive_file", 0))
                 free.append(max(0, int(limit[0]) - int(used[0]) + cached))
     return min(limits), min(free)
-
-
-def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
@@ -86,11 +78,9 @@ def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     """The device of this rank; ValueError if a GPU is asked for and there is none."""
     import torch
 
-    if system.device == "cpu" or (system.device == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise ValueError("expected a CUDA device for system.device 'cuda', got a machine without one")
-    return torch.device("cuda", local_rank)
+    there = torch.cuda.is_available()
+    require(there or system.device != "cuda", "a CUDA device for system.device 'cuda'", "a machine without one")
+    return torch.device("cuda", local_rank) if there and system.device != "cpu" else torch.device("cpu")
 
 
 def choose_precision(system: SystemConfig, device: torch.device, model: ModelConfig) -> str:
@@ -101,14 +91,16 @@ def choose_precision(system: SystemConfig, device: torch.device, model: ModelCon
     its time by the clock; forward 1.13 times: benchmarks/README.md, Networks). ValueError for a precision in which this
     torch and cuDNN compute wrongly; a warning for one in which they are slow.
     """
-    precision, _ = _precision(system, device, model)
-    for fault in version_faults(*versions(), precision, device.type):
+    precision, _ = precision_and_reason(system, device, model)
+    degree, fault = version_fault(*versions(), precision, device.type)
+    require(degree != "wrong", "versions that compute rightly", fault)
+    if degree == "slow":
         warnings.warn(fault, stacklevel=2)
     return precision
 
 
-def _precision(system: SystemConfig, device: torch.device, model: ModelConfig) -> tuple[str, str]:
-    """Precision and the reason for it."""
+def precision_and_reason(system: SystemConfig, device: torch.device, model: ModelConfig) -> tuple[str, str]:
+    """What `choose_precision` returns, and why; faults of versions that cannot be avoided are not looked for."""
     import torch
 
     if system.precision != "auto":
@@ -122,7 +114,7 @@ def _precision(system: SystemConfig, device: torch.device, model: ModelConfig) -
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return "fp16", f"compute capability {major}.{minor} has no bf16"
-    if _is_wrong_in_bf16(versions()[1]):
+    if version_fault(*versions(), "bf16", "cuda")[0] == "wrong":
         return "fp16", f"cuDNN {versions()[1]} computes wrongly in bf16"
     return "bf16", f"compute capability {major}.{minor}"
 
@@ -141,25 +133,19 @@ def versions() -> tuple[str, int | None]:
     return torch.__version__, torch.backends.cudnn.version()
 
 
-def version_faults(torch_version: str, cudnn_version: int | None, precision: str, device_type: str) -> list[str]:
-    """What is known to be slow with these versions; ValueError, which names the remedy, where results are wrong.
+def version_fault(torch_version: str, cudnn: int | None, precision: str, device_type: str) -> tuple[str, str]:
+    """("wrong" or "slow", what and the remedy) if these versions are known to be so in 3-D convolutions, else empty.
 
-    Wrong: bf16 3-D convolution on cuDNN 9.8 to 9.10 (pytorch issue 163539). Slow: 3-D convolution in bf16 or fp16 on
-    torch 2.9 (166122), four times.
+    Wrong: bf16 on cuDNN 9.8 to 9.10 (pytorch issue 163539). Slow: bf16 or fp16 on torch 2.9, four times (166122).
     """
-    if device_type != "cuda" or precision == "fp32":
-        return []
-    if precision == "bf16" and _is_wrong_in_bf16(cudnn_version):
-        raise ValueError(f"expected a cuDNN that computes 3-D convolutions in bf16, got {cudnn_version}, which gives "
-                         "wrong results without a sign; install cuDNN 9.15 or newer, or set --system.precision fp16")
-    if torch_version.split(".")[:2] == ["2", "9"]:
-        return [f"torch {torch_version} is about four times slower in 3-D convolutions in {precision} than others; "
-                "install torch 2.11 or newer"]
-    return []
-
-
-def _is_wrong_in_bf16(cudnn_version: int | None) -> bool:
-    return cudnn_version is not None and 90800 <= cudnn_version < 91100
+    on_gpu = device_type == "cuda"
+    if on_gpu and precision == "bf16" and cudnn is not None and 90800 <= cudnn < 91100:
+        return "wrong", (f"cuDNN {cudnn}, whose 3-D convolutions in bf16 give wrong results without a sign; install "
+                         "cuDNN 9.15 or newer, or set --system.precision fp16")
+    if on_gpu and precision != "fp32" and torch_version.startswith("2.9."):
+        return "slow", (f"torch {torch_version} is about four times slower in 3-D convolutions in {precision} than "
+                        "others; install torch 2.11 or newer")
+    return "", ""
 
 
 def cpu_multiplies_bf16() -> bool:
@@ -186,55 +172,34 @@ def chunk_memory(system: SystemConfig, device: torch.device, local_ranks: int) -
     return memory()[1] // 4 // (local_ranks * max(1, choose_workers(system, device, local_ranks)))
 
 
-def largest_batch(try_batch: Callable[[int], None], wanted: int) -> int:
-    """The first of wanted, then its divisors of at most half the size before, that `try_batch` runs in memory; else 0.
-
-    try_batch(size) takes real steps with a batch of `size`, and raises torch.OutOfMemoryError where they do not fit.
-    """
-    import torch
-
-    size = wanted
-    while size:
-        try:
-            try_batch(size)
-            return size
-        except torch.OutOfMemoryError:
-            size = next((n for n in range(size // 2, 0, -1) if wanted % n == 0), 0)
-    return 0
-
-
 def survey(system: SystemConfig, device: torch.device, model: ModelConfig, local_ranks: int = 1) -> list[Choice]:
     """What the machine has, and what is chosen for a rank on it."""
     import torch
 
+    def chosen(field: str, value, reason: str) -> Choice:
+        return field, str(value), reason if getattr(system, field) in ("auto", None) else "as set"
+
     gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    rows = [(f"GPU {number}", f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB",
-             f"compute capability {gpu.major}.{gpu.minor}") for number, gpu in enumerate(gpus)]  # fmt: skip
-
-    def row(name: str, field: str, value, reason: str) -> Choice:
-        return name, str(value), reason if getattr(system, field) in ("auto", None) else "as set"
-
-    on_gpu, quota, (limit, free) = device.type == "cuda", cpu_quota(), memory()
-    precision, why = _precision(system, device, model)
-    rows += [
-        row("device", "device", device.type, "a GPU" if on_gpu else "no GPU that torch can use"),
-        ("CPU cores", str(cpu_count()), f"{_affinity()} of {os.cpu_count()} by affinity, cgroup quota {quota:g}"),
+    on_gpu, (limit, free) = device.type == "cuda", memory()
+    precision, why = precision_and_reason(system, device, model)
+    degree, fault = version_fault(*versions(), precision, device.type)
+    return [
+        *((f"GPU {number}", f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB",
+           f"compute capability {gpu.major}.{gpu.minor}") for number, gpu in enumerate(gpus)),
+        chosen("device", device.type, "a GPU" if on_gpu else "no GPU that torch can use"),
+        ("CPU cores", str(cpu_count()), f"what affinity and cgroups leave of {os.cpu_count()}"),
         ("memory", f"{limit / GIB:.1f} GiB", f"the least of machine and cgroups; {free / GIB:.1f} free"),
-        row("threads", "threads", choose_threads(system, local_ranks), f"share of {local_ranks} ranks on this machine"),
-        row("workers", "workers", choose_workers(system, device, local_ranks),
-            "its share of the cores but one, at most 8" if on_gpu else "on a CPU the cores train"),
-        row("precision", "precision", precision, why),
+        chosen("threads", choose_threads(system, local_ranks), f"share of {local_ranks} ranks on this machine"),
+        chosen("workers", choose_workers(system, device, local_ranks),
+               "its share of the cores but one, at most 8" if on_gpu else "on a CPU the cores train"),
+        chosen("precision", precision, why),
         ("versions", f"torch {versions()[0]}", f"CUDA {torch.version.cuda}, cuDNN {versions()[1]}, "
                                                f"Python {platform.python_version()}"),
+        *([("warning", degree, fault)] if degree else []),
     ]  # fmt: skip
-    try:
-        return rows + [("warning", "slow", fault) for fault in version_faults(*versions(), precision, device.type)]
-    except ValueError as error:
-        return [*rows, ("warning", "wrong", str(error))]
 
 
 def print_table(choices: list[Choice]) -> None:
-    """Print choices as a table."""
     table = Table("", "this machine", "because", title="hardware", title_justify="left")
     for choice in choices:
         table.add_row(*choice)
@@ -245,6 +210,7 @@ def cpu_variant(config: Config) -> Config:
     """A small relative of a recipe, for minutes on a CPU: same data, target and loss; little network, patch and run."""
     patch = tuple(min(size, 48) for size in config.data.patch_size)
     features = tuple(min(size, 64) for size in config.model.features)
+    precision = "auto" if config.system.precision == "fp16" else config.system.precision  # which is for GPUs
     model = replace(config.model, features=features, base_channels=12, image_size=patch)
     if model.architecture == "mednext":
         model = replace(model, architecture="mednext_custom", expansion=(2,) * 9, block_counts=(1,) * 9)
@@ -255,25 +221,13 @@ def cpu_variant(config: Config) -> Config:
         augment=AugmentConfig(permute_prob=1.0, noise_max=0.05),
         optim=replace(config.optim, learning_rate=3e-3, warmup_steps=20, ema_decay=0.98, ema_warmup_steps=10),
         loop=replace(config.loop, max_steps=400, batch_size=2, val_every=100, checkpoint_every=100, images_every=100),
+        system=replace(config.system, compile=False, precision=precision),
         inference=replace(config.inference, window=None),
     )
 
 
-def main() -> None:
-    """What a run on this machine may use, and what configs/mednext.py would choose for it."""
-    parser = argparse.ArgumentParser(prog="python -m pytc.hardware", description=main.__doc__)
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
-    parser.add_argument("--ranks", type=int, default=1, help="processes that share this machine")
-    options = parser.parse_args()
-    if options.ranks < 1:
-        parser.error(f"expected at least one rank, got {options.ranks}")
-    system = SystemConfig(device=options.device)
-    try:
-        device = choose_device(system)
-    except ValueError as error:
-        parser.exit(1, f"error: {error}\n")
-    print_table(survey(system, device, ModelConfig(), options.ranks))
-
-
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        options = tyro.cli(HardwareConfig, prog="python -m pytc.hardware")
+        settings = SystemConfig(device=options.device)
+        print_table(survey(settings, choose_device(settings), ModelConfig(), options.ranks))

@@ -6,40 +6,63 @@ import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+import rich.progress
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-SECONDS_BETWEEN_LINES = 15.0
+
+class Progress:
+    """How far a long step is: within its block a bar on a terminal; elsewhere a line, `seconds` or more after the last.
+
+    A step within a step has the terminal to itself: the outer bar is drawn again when the inner one is done.
+    """
+
+    bars: ClassVar[list[rich.progress.Progress]] = []  # on the terminal, of which the last is drawn
+
+    def __init__(self, description: str, unit: str, total: int, first: int = 0, seconds: float = 15.0):
+        self.description, self.unit, self.total, self.first, self.seconds = description, unit, total, first, seconds
+        self.started = self.said = time.monotonic()
+        self.bar = None
+        if sys.stdout.isatty():
+            columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            self.bar = rich.progress.Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+            self.bar.add_task("", total=total, completed=first, note="")
+
+    def __enter__(self) -> Progress:
+        if self.bar:
+            for outer in self.bars[-1:]:
+                outer.stop()
+            self.bars.append(self.bar)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar:
+            self.bars.pop().stop()
+            for outer in self.bars[-1:]:
+                outer.start()
+
+    def show(self, done: int, note: str = "") -> None:
+        """Show that `done` of the total are done."""
+        now = time.monotonic()
+        if self.bar:
+            self.bar.update(self.bar.task_ids[0], completed=done, note=note)
+        elif done == self.total or now - self.said >= self.seconds:
+            self.said = now
+            rate = (done - self.first) / max(now - self.started, 1e-9)
+            hours, rest = divmod(int((self.total - done) / rate), 3600)
+            note = f"{note}, " if note else ""
+            print(f"{self.description} {done}/{self.total} {self.unit}, {note}{rate:.3g} {self.unit}/s, "
+                  f"{hours}:{rest // 60:02d}:{rest % 60:02d} left", flush=True)
 
 
 def track(items: Sequence, description: str, unit: str) -> Iterator:
     """The items one by one; says how many are done, how fast, and how long the rest will take."""
-    if sys.stdout.isatty():
-        with bar(description) as shown:
-            yield from shown.track(items, description=description)
-        return
-    started = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if done == len(items) or now - said > SECONDS_BETWEEN_LINES:
-            said = now
-            rate = rate_and_rest(now - started, done, len(items), unit)
-            print(f"{description} {done}/{len(items)} {unit}, {rate}", flush=True)
-
-
-def bar(description: str, *more: TextColumn) -> Progress:
-    """A rich progress bar with count, elapsed time and time left."""
-    counts = (TextColumn(description), BarColumn(), MofNCompleteColumn())
-    return Progress(*counts, *more, TimeElapsedColumn(), TimeRemainingColumn(), console=Console())
-
-
-def rate_and_rest(seconds: float, done: int, total: int, unit: str) -> str:
-    """'3.2 windows/s, 0:01:40 left'."""
-    rate = done / max(seconds, 1e-9)
-    hours, rest = divmod(int((total - done) / rate), 3600)
-    return f"{rate:.3g} {unit}/s, {hours}:{rest // 60:02d}:{rest % 60:02d} left"
+    with Progress(description, unit, len(items)) as progress:
+        for done, item in enumerate(items, 1):
+            yield item
+            progress.show(done)
 
 
 @functools.cache

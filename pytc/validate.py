@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import signal
-import sys
 import time
 import warnings
 from collections.abc import Collection
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import tyro
 
-from pytc.commands import ValidateConfig
+from pytc.commands import ValidateConfig, readable_errors
 from pytc.runs import load_config, newest_run, replacing
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
@@ -113,13 +112,6 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
     print(f"step {step}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures), flush=True)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """python -m pytc.validate [--run RUN] [--watch] [--device DEVICE]"""
-    try:
-        validate(tyro.cli(ValidateConfig, args=arguments, prog="python -m pytc.validate"))
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-
-
 if __name__ == "__main__":
-    main()
+    with readable_errors():
+        validate(tyro.cli(ValidateConfig, prog="python -m pytc.validate"))

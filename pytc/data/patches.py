@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from pytc.config import Config, VolumeConfig
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
-from pytc.data.shared import shared_sources
+from pytc.data.shared import OnceANode, alone, shared_sources
 from pytc.data.sources import Source, as_unit_range, open_source
+from pytc.geometry import Box
 
 UNLABELLED = -1
 VALIDATION_STREAM = 1
@@ -43,13 +45,15 @@ class PatchDataset(Dataset):
     def __getitem__(self, n: int) -> dict:
         rng = np.random.Generator(np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n]))
         room = [max(0, size - patch) for size, patch in zip(self.source.shape, self.patch_size)]
+        size = tuple(map(min, self.patch_size, self.source.shape))
         best, best_share = None, 0.0
         for _ in range(self.max_tries):
             start = tuple(int(rng.integers(r + 1)) for r in room)
-            labels = self._labels(start)
+            crop = Box(start, tuple(map(sum, zip(start, size))))
+            labels = self._labels(crop)
             share = float(np.count_nonzero(labels > 0)) / math.prod(self.patch_size)
             if share > best_share:
-                best, best_share = (start, labels), share
+                best, best_share = (crop, labels), share
             if best_share >= max(self.min_labelled, 1e-12):
                 break
         if best is None:
@@ -57,25 +61,17 @@ class PatchDataset(Dataset):
                 f"expected labelled voxels in {self.source.labels.path}, got none in {self.max_tries} patches of "
                 f"{self.patch_size}; raise data.max_tries if the labels are sparse"
             )
-        start, labels = best
-        return {"image": self._image(start), "labels": labels, "number": n}
+        crop, labels = best
+        image = as_unit_range(self.source.image.read(crop.start, crop.stop))
+        missing = [(0, p - s) for p, s in zip(self.patch_size, size)]
+        return {"image": np.pad(image, [(0, 0), *missing], mode="reflect"),
+                "labels": np.pad(labels, missing, constant_values=UNLABELLED), "number": n}  # fmt: skip
 
-    def _image(self, start: tuple[int, ...]) -> np.ndarray:
-        image = as_unit_range(self.source.image.read(start, self._stop(start)))
-        return np.pad(image, [(0, 0), *self._missing(image.shape[1:])], mode="reflect")
-
-    def _labels(self, start: tuple[int, ...]) -> np.ndarray:
-        region = tuple(map(slice, start, self._stop(start)))
-        labels = compact_labels(self.source.labels[region])
+    def _labels(self, crop: Box) -> np.ndarray:
+        labels = compact_labels(self.source.labels[crop.slices])
         if self.source.mask is not None:
-            labels[self.source.mask[region] == 0] = UNLABELLED
-        return np.pad(labels, self._missing(labels.shape), constant_values=UNLABELLED)
-
-    def _stop(self, start: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(min(a + p, n) for a, p, n in zip(start, self.patch_size, self.source.shape))
-
-    def _missing(self, shape: tuple[int, ...]) -> list[tuple[int, int]]:
-        return [(0, p - n) for p, n in zip(self.patch_size, shape)]
+            labels[self.source.mask[crop.slices] == 0] = UNLABELLED
+        return labels
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:
@@ -90,31 +86,19 @@ def compact_labels(labels: np.ndarray) -> np.ndarray:
     return compact[inverse].reshape(labels.shape).astype(np.int32)
 
 
-class StepSampler(Sampler):
+def step_numbers(first_step: int, batch_size: int, accumulate: int = 1, rank: int = 0, world: int = 1) -> Iterator[int]:
     """The sample numbers of one rank, step by step from `first_step` on, without end.
 
     Step s consists of the numbers [s x G, (s + 1) x G), G = world x accumulate x batch; they are dealt to ranks in
     such a way that every rank and every accumulated batch has its own, and that the step as a whole is the same for
     any number of ranks.
     """
-
-    def __init__(self, first_step: int, batch_size: int, accumulate: int = 1, rank: int = 0, world: int = 1):
-        self.first_step, self.batch_size, self.accumulate = first_step, batch_size, accumulate
-        self.rank, self.world = rank, world
-
-    def __iter__(self) -> Iterator[int]:
-        batch = self.first_step * self.accumulate
-        while True:
-            first = (batch * self.world + self.rank) * self.batch_size
-            yield from range(first, first + self.batch_size)
-            batch += 1
+    for batch in itertools.count(first_step * accumulate):
+        first = (batch * world + rank) * batch_size
+        yield from range(first, first + batch_size)
 
 
-def _make(make: Callable[[], list]) -> list:
-    return make()
-
-
-def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=_make) -> Dataset:
+def train_dataset(config: Config, chunk_memory: int = 0, once_a_node: OnceANode = alone) -> Dataset:
     """The training volumes of a config, mixed as it says.
 
     A process that reads keeps up to `chunk_memory` bytes of decoded chunks; once_a_node as in `shared_sources`.
@@ -128,19 +112,19 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=_make) -> D
     return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
 
 
-def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=_make) -> Dataset | None:
+def val_dataset(config: Config, chunk_memory: int = 0, once_a_node: OnceANode = alone) -> Dataset | None:
     """Fixed crops of the validation volumes that have labels, each volume in turn; None if none has."""
-    volumes = tuple(v for v in config.data.val if open_source(v, config.data.synthetic).labels is not None)
-    parts = _datasets(config, volumes, VALIDATION_STREAM, chunk_memory, once_a_node)
+    parts = _datasets(config, config.data.val, VALIDATION_STREAM, chunk_memory, once_a_node)
     return StratifiedConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
 def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int,
-              once_a_node) -> list[PatchDataset]:  # fmt: skip
+              once_a_node: OnceANode) -> list[PatchDataset]:  # fmt: skip
     """Crops of each volume; memory for decoded chunks is shared out in proportion to the volumes' bytes."""
     data = config.data
-    sources = [open_source(volume, data.synthetic) for volume in volumes]
-    _check_channels(config, sources)
+    sources = [open_source(volume, data.synthetic, config.model.in_channels) for volume in volumes]
+    if stream == VALIDATION_STREAM:
+        sources = [source for source in sources if source.labels is not None]
     if data.cache == "memory":
         sources = shared_sources(sources, once_a_node)
     arrays = [array for source in sources for array in source.parts.values()]
@@ -149,10 +133,3 @@ def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, ch
         array.keep_decoded(chunk_memory * size // sum(sizes))
     return [PatchDataset(source, data.patch_size, seed=config.loop.seed, stream=stream,
                          min_labelled=data.min_labelled, max_tries=data.max_tries) for source in sources]  # fmt: skip
-
-
-def _check_channels(config: Config, sources: list[Source]) -> None:
-    for image in (source.image for source in sources):
-        if image.n_channels != config.model.in_channels:
-            expected = f"{config.model.in_channels} channels (model.in_channels)"
-            raise ValueError(f"expected {expected}, got {image.n_channels} in {image.path}")

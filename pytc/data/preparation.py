@@ -7,6 +7,7 @@ import torch
 from pytc.config import Config
 from pytc.data.random import sample_key
 from pytc.data.recipe import augment, section_axis
+from pytc.data.sources import open_source
 from pytc.data.targets import make_targets
 
 Scales = tuple[tuple[int, int, int], ...]
@@ -44,6 +45,7 @@ class Preparation:
         return self.config.loop.seed, *divmod(number, self.samples_per_step)
 
 
-def least_isotropic(voxel_sizes: list[tuple[float, ...]]) -> tuple[float, ...]:
-    """The voxel size that allows the fewest axes to be exchanged."""
-    return min(voxel_sizes, key=lambda size: sum(a == b for a in size for b in size))
+def training_voxel_size(config: Config) -> tuple[float, float, float]:
+    """Of the voxel sizes of the training volumes, the one that allows the fewest axes to be exchanged."""
+    sizes = [open_source(volume, config.data.synthetic).voxel_size for volume in config.data.train]
+    return min(sizes, key=lambda size: sum(a == b for a in size for b in size))

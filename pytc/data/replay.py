@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
-from pytc.config import Config
+from pytc.commands import readable_errors
+from pytc.config import Config, require
 from pytc.data.patches import train_dataset
-from pytc.data.preparation import Preparation, least_isotropic
-from pytc.data.sources import open_source
+from pytc.data.preparation import Preparation, training_voxel_size
 from pytc.runs import load_config
 
 
@@ -38,16 +38,15 @@ def replay(config: ReplayConfig) -> Path:
     run = Path(config.run)
     trained = load_config(run)
     samples_per_step = json.loads((run / "environment.json").read_text())["samples_per_step"]
-    if config.step < 0 or not 0 <= config.index < samples_per_step:
-        raise ValueError(f"expected a step of 0 or more and an index below {samples_per_step}, the samples of a step, "
-                         f"got step {config.step}, index {config.index}")
+    possible = config.step >= 0 and 0 <= config.index < samples_per_step
+    require(possible, f"a step from 0 up and an index below {samples_per_step}", (config.step, config.index))
     sample = make_sample(trained, config.step * samples_per_step + config.index, samples_per_step)
     path = Path(config.output) if config.output else run / "replay" / f"{config.step}-{config.index}.h5"
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for name, array in sample.items():
-            file.create_dataset(name, data=array, compression="gzip")
-            file[name].attrs["axes"] = "czyx"[4 - array.ndim :]
+            dataset = file.create_dataset(name, data=array, compression="gzip")
+            dataset.attrs["axes"] = "czyx"[4 - array.ndim :]
             known = array[np.isfinite(array)]
             extent = f"{known.min()} to {known.max()}" if known.size else "no number"
             print(f"{name} {array.dtype} {array.shape}: {extent}, {array.size - known.size} not finite")
@@ -58,8 +57,7 @@ def replay(config: ReplayConfig) -> Path:
 def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str, np.ndarray]:
     """Sample `number` of a run: crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32,
     target and valid (channels, Z, Y, X) bool at full resolution."""
-    sizes = [open_source(volume, config.data.synthetic).voxel_size for volume in config.data.train]
-    preparation = Preparation(config, least_isotropic(sizes), torch.device("cpu"), samples_per_step)
+    preparation = Preparation(config, training_voxel_size(config), torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))
     ((target, valid),) = preparation.targets(labels, ((1, 1, 1),))
@@ -70,4 +68,5 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
 if __name__ == "__main__":
     import tyro
 
-    replay(tyro.cli(ReplayConfig, prog="python -m pytc.data.replay"))
+    with readable_errors():
+        replay(tyro.cli(ReplayConfig, prog="python -m pytc.data.replay"))

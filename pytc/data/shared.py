@@ -8,79 +8,59 @@ from __future__ import annotations
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pytc import hardware
+from pytc.config import require
 from pytc.data.sources import Source
 from pytc.io.stores import open_npy
 from pytc.io.volume import Volume
 
 SLAB = 64  # slices decoded at once
+OnceANode = Callable[[Callable[[], list]], list]  # of make: what make() returns on a node's first rank, on all of them
 
 
-def shared_sources(sources: list[Source], once_a_node: Callable[[Callable[[], list]], list]) -> list[Source]:
-    """The same volumes, in memory that the ranks of a node share: an image in its own dtype, so that no sample
-    changes, labels and masks in the smallest integer dtype that holds them.
-
-    once_a_node(make) returns what make() does on one rank of the node, on all of them. ValueError if they do not fit.
-    """
-    decoded, shared = [], []
-
-    def make() -> list:
-        decoded.extend(_decode_all(sources))
-        return decoded
-
-    places = once_a_node(make)
-    for source, of_source in zip(sources, places):
-        spatial = source.image.axes.replace("c", "")
-        parts = {name: Volume(open_npy(Path(f"/proc/{process}/fd/{file}")), source.parts[name].path,
-                              "c" + spatial if name == "image" else spatial, source.image.voxel_size)
-                 for name, (process, file) in of_source.items()}  # fmt: skip
-        for name, (_, file) in of_source.items() if decoded else ():
-            weakref.finalize(parts[name], os.close, file)
-        shared.append(replace(source, **parts))
-    return shared
+def alone(make: Callable[[], list]) -> list:
+    """The `OnceANode` of a single rank."""
+    return make()
 
 
-def _decode_all(sources: list[Source]) -> list[dict[str, tuple[int, int]]]:
-    """(process, file descriptor) of each part of each volume, as .npy."""
-    if not hasattr(os, "memfd_create"):
-        raise ValueError("expected Linux for data.cache 'memory', got another system; take 'none'")
-    dtypes = {id(v): _smallest_dtype(v, name) for source in sources for name, v in source.parts.items()}
-    volumes = [volume for source in sources for volume in source.parts.values()]
-    needed, free = sum(math.prod(v.shape) * dtypes[id(v)].itemsize for v in volumes), hardware.memory()[1]
-    if needed > free:
-        raise ValueError(f"expected volumes that fit into the {free / 2**30:.2f} GiB of memory that this process may "
-                         f"still take, got {needed / 2**30:.2f} GiB; train with --data.cache none")  # fmt: skip
-    return [{name: (os.getpid(), _decode(v, dtypes[id(v)], name)) for name, v in source.parts.items()}
-            for source in sources]  # fmt: skip
+def shared_sources(sources: list[Source], once_a_node: OnceANode) -> list[Source]:
+    """The same volumes, in memory that the ranks of a node share; ValueError if they do not fit there."""
+    files = []
+
+    def make() -> list[tuple[int, int]]:
+        """(process, file descriptor) of each volume, as .npy."""
+        require(hasattr(os, "memfd_create"), "Linux for data.cache 'memory'", os.name)
+        needed, free = sum(math.prod(v.shape) * v.dtype.itemsize for v in volumes), hardware.memory()[1]
+        require(needed <= free, f"volumes that fit into the {free / 2**30:.2f} GiB of memory that are free, or "
+                                "--data.cache none", f"{needed / 2**30:.2f} GiB")  # fmt: skip
+        files.extend(map(_decode, volumes))
+        return [(os.getpid(), file) for file in files]
+
+    volumes, mapped = [volume for source in sources for volume in source.parts.values()], []
+    for volume, (process, file) in zip(volumes, once_a_node(make)):
+        axes = "c" * ("c" in volume.axes) + volume.axes.replace("c", "")
+        mapped.append(Volume(open_npy(Path(f"/proc/{process}/fd/{file}")), volume.path, axes, volume.voxel_size))
+        if files:
+            weakref.finalize(mapped[-1], os.close, file)
+    rest = iter(mapped)
+    return [replace(source, **{name: next(rest) for name in source.parts}) for source in sources]
 
 
-def _decode(volume: Volume, dtype: np.dtype, name: str) -> int:
+def _decode(volume: Volume) -> int:
+    """The descriptor of a file in memory with the array ([C,] Z, Y, X) of a volume as .npy."""
     print(f"decoding into memory: {volume.path}", flush=True)
-    file = os.memfd_create(volume.path[-200:])
-    shape = (volume.n_channels, *volume.spatial_shape) if name == "image" else volume.spatial_shape
-    array = np.lib.format.open_memmap(f"/proc/self/fd/{file}", "w+", dtype, shape)
-    for start, block in _slabs(volume):
-        array[..., start : start + block.shape[1], :, :] = block
-    return file
-
-
-def _slabs(volume: Volume) -> Iterator[tuple[int, np.ndarray]]:
-    """(first slice, (C, Z, Y, X)) of the slabs of a volume."""
     depth, *plane = volume.spatial_shape
-    volume.keep_decoded(2 * SLAB * volume.n_channels * math.prod(plane) * volume.dtype.itemsize)
+    file = os.memfd_create(volume.path[-200:])
+    shape = (volume.n_channels,) * ("c" in volume.axes) + volume.spatial_shape
+    array = np.lib.format.open_memmap(f"/proc/self/fd/{file}", "w+", volume.dtype, shape)
+    volume.keep_decoded(2 * SLAB * array.nbytes // depth)
     for start in range(0, depth, SLAB):
-        yield start, volume.read((start, 0, 0), (min(start + SLAB, depth), *plane))
-
-
-def _smallest_dtype(volume: Volume, name: str) -> np.dtype:
-    if name == "image" or volume.dtype.itemsize == 1:
-        return volume.dtype
-    extremes = [int(extreme) for _, block in _slabs(volume) for extreme in (block.min(), block.max())]
-    kinds = map(np.dtype, ("i1", "i2", "i4", "i8") if min(extremes) < 0 else ("u1", "u2", "u4", "u8"))
-    return next(k for k in kinds if np.iinfo(k).min <= min(extremes) and max(extremes) <= np.iinfo(k).max)
+        stop = min(start + SLAB, depth)
+        array[..., start:stop, :, :] = volume.read((start, 0, 0), (stop, *plane))
+    return file

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytc.config import SyntheticConfig, VolumeConfig
+from pytc.config import SyntheticConfig, VolumeConfig, require
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import Volume, create_volume, open_volume
@@ -26,8 +26,8 @@ class Source:
 
     name: str
     image: Volume
-    labels: Volume | None
-    mask: Volume | None
+    labels: Volume | None = None
+    mask: Volume | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,21 +45,19 @@ class Source:
         return self.image.voxel_size or (1.0, 1.0, 1.0)
 
 
-def open_source(config: VolumeConfig, synthetic: SyntheticConfig) -> Source:
-    """Open a volume and check that its parts fit; ValueError names what does not."""
+def open_source(config: VolumeConfig, synthetic: SyntheticConfig, channels: int | None = None) -> Source:
+    """Open a volume and check that its parts, and the network's input channels, fit; ValueError names what does not."""
     config = prepare_volume(config, synthetic)
     image = open_volume(config.image, axes=config.axes, voxel_size=config.voxel_size)
+    require(channels in (None, image.n_channels), f"{channels} channels (model.in_channels) in {image.path}",
+            image.n_channels)  # fmt: skip
     spatial = config.axes.replace("c", "") if config.axes else None
-    parts = {"labels": None, "mask": None}
-    for part in parts:
-        path = getattr(config, part)
-        if path is None:
-            continue
-        volume = parts[part] = open_volume(path, axes=spatial)
-        if volume.shape != image.spatial_shape:
-            raise ValueError(f"expected {part} of shape {image.spatial_shape}, got {volume.shape} in {path}")
-        if volume.dtype.kind not in "iub":
-            raise ValueError(f"expected {part} of an integer dtype, got {volume.dtype} in {path}")
+    given = {part: path for part in ("labels", "mask") if (path := getattr(config, part))}
+    parts = {part: open_volume(path, axes=spatial) for part, path in given.items()}
+    for part, volume in parts.items():
+        shape = image.spatial_shape
+        require(volume.shape == shape, f"{part} {volume.path} of shape {shape}", volume.shape)
+        require(volume.dtype.kind in "iub", f"{part} {volume.path} of an integer dtype", str(volume.dtype))
     return Source(volume_name(config), image, **parts)
 
 
@@ -71,9 +69,7 @@ def as_unit_range(image: np.ndarray) -> np.ndarray:
 
 def volume_name(config: VolumeConfig) -> str:
     """The name of a volume's folder of results."""
-    if config.name:
-        return config.name
-    return Path(config.image.split(":")[0]).stem or "volume"
+    return config.name or Path(config.image.split(":")[0]).stem or "volume"
 
 
 def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig, cache: Path = CACHE) -> VolumeConfig:

@@ -14,7 +14,7 @@ import torch
 from pytc import hardware
 from pytc.commands import InferConfig
 from pytc.config import Config, VolumeConfig, require
-from pytc.data.sources import Source, open_source, prepare_volume
+from pytc.data.sources import open_source, prepare_volume
 from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
@@ -48,7 +48,7 @@ def infer(config: InferConfig) -> list[Path]:
                                 voxel_size=config.voxel_size),)  # fmt: skip
     require(len(volumes) == 1 or not config.output, "--input with --output", f"{len(volumes)} volumes for one folder")
     model.require_size(config.inference.window or trained.data.patch_size)
-    sources = [open_fitting(volume, trained) for volume in volumes]  # all of them, before any work
+    sources = [open_source(volume, trained.data.synthetic, trained.model.in_channels) for volume in volumes]
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -63,14 +63,6 @@ def infer(config: InferConfig) -> list[Path]:
     return folders
 
 
-def open_fitting(volume: VolumeConfig, trained: Config) -> Source:
-    """A volume that the network of the config `trained` can take; ValueError for one that it cannot."""
-    source = open_source(volume, trained.data.synthetic)
-    expected, got = trained.model.in_channels, source.image.n_channels
-    require(got == expected, f"{expected} channels, as the network was trained with", f"{got} in {source.image.path}")
-    return source
-
-
 def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, folder: Path,
             settings: InferConfig | Config, device: torch.device, weights: str, channels: Sequence[int] | None = None,
             ) -> Volume:
@@ -80,8 +72,8 @@ def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, fol
     network; settings: how to predict; weights: names the network's state, so that an earlier prediction by the same is
     continued; channels: which of the network's channels are wanted, by default all.
     """
-    image, kind, inference = open_fitting(volume, trained).image, trained.target.kind, settings.inference
-    volume = prepare_volume(volume, trained.data.synthetic)
+    volume, kind, inference = prepare_volume(volume, trained.data.synthetic), trained.target.kind, settings.inference
+    image = open_source(volume, trained.data.synthetic, trained.model.in_channels).image
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "source.json", {
         **{key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")},

@@ -6,9 +6,14 @@ import os
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+from pytc.config import require
+
+PATIENCE = timedelta(hours=6)  # ranks wait for one another while one predicts and scores a whole volume, or decodes it
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,9 @@ class Ranks:
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """The sum of `value` over all ranks, on every rank; `value` itself is not changed."""
-        if self.world == 1:
-            return value
         value = value.detach().clone()
-        dist.all_reduce(value)
+        if self.world > 1:
+            dist.all_reduce(value)
         return value
 
     def mean_count(self, count: torch.Tensor) -> torch.Tensor:
@@ -50,14 +54,14 @@ class Ranks:
     def once_a_node(self, make):
         """What make() returns on the first rank of this one's node; ValueError on all ranks if any of them fails."""
         made, error = None, None
-        try:
-            made = make() if self.local_rank == 0 else None
-        except (ValueError, OSError) as problem:
-            error = str(problem)
+        if self.local_rank == 0:
+            try:
+                made = make()
+            except (ValueError, OSError) as problem:
+                error = str(problem)
         results = self.gather((made, error))
-        for _, error in results:
-            if error:
-                raise ValueError(error)
+        if errors := [error for _, error in results if error]:
+            raise ValueError(errors[0])
         return results[self.rank - self.local_rank][0]
 
 
@@ -79,12 +83,10 @@ def meeting_point(environment=os.environ) -> str:
     The port of a Slurm job follows from its number, so that two jobs on a node do not meet. ValueError if neither says.
     """
     host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
-    if host is None and "SLURM_JOB_NODELIST" in environment:
-        host = first_host(environment["SLURM_JOB_NODELIST"])
-    if port is None and "SLURM_JOB_ID" in environment:
-        port = 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000
-    if host is None or port is None:
-        raise ValueError("expected MASTER_ADDR and MASTER_PORT, or a Slurm job, to find the other ranks; got neither")
+    if "SLURM_JOB_ID" in environment:
+        host = host or first_host(environment["SLURM_JOB_NODELIST"])
+        port = port or 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000
+    require(host and port, "MASTER_ADDR and MASTER_PORT, or a Slurm job, to find the other ranks", (host, port))
     return f"tcp://{host}:{port}"
 
 
@@ -108,6 +110,6 @@ def joined(ranks: Ranks, device: torch.device):
         torch.cuda.set_device(device)
     inherited = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's own store, which its agent serves
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=ranks.rank, world_size=ranks.world,
-                            init_method="env://" if inherited else meeting_point())  # fmt: skip
+                            init_method="env://" if inherited else meeting_point(), timeout=PATIENCE)  # fmt: skip
     yield
     dist.destroy_process_group()

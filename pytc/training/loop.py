@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Subset
 
 from pytc import __version__, hardware
 from pytc.config import Config
-from pytc.data.patches import StepSampler, train_dataset, val_dataset
-from pytc.data.preparation import Preparation, least_isotropic
-from pytc.data.sources import open_source, prepare_volume
+from pytc.data.patches import step_numbers, train_dataset, val_dataset
+from pytc.data.preparation import Preparation, training_voxel_size
+from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
 from pytc.models.anisotropy import fit_to_data
@@ -26,7 +26,7 @@ from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
 from pytc.training.checkpoint import Keeper, newest_checkpoint, training_state
 from pytc.training.distributed import Ranks, joined, read_environment
-from pytc.training.monitor import Clock, Monitor, memory_figures
+from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 from pytc.training.signals import EXIT_REQUEUE, ignore_signals, noticed_signals
 from pytc.training.trial import configure
@@ -45,17 +45,15 @@ def train(config: Config, resume: Path | None = None) -> Path:
     device = hardware.choose_device(config.system, ranks.local_rank)
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    with joined(ranks, device), noticed_signals() as request:
-        if ranks.is_main:
-            for volume in (*config.data.train, *config.data.val):
-                prepare_volume(volume, config.data.synthetic)
-        ranks.share(None)  # the others wait for the volumes
+    with joined(ranks, device), noticed_signals() as signals:
+        volumes = (*config.data.train, *config.data.val)
+        ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
         config, choices = configure(config, ranks, device, resumed=resume is not None)
         trainer = Trainer(config, resume, ranks, device)
         if ranks.is_main:
-            found = {name: {"value": value, "reason": reason} for name, value, reason in choices}
-            write_json(trainer.folder / "hardware.json", found)
-        return trainer.run(request)
+            trainer.introduce(choices)
+        with closing(trainer.monitor):
+            return trainer.run(signals)
 
 
 class Trainer:
@@ -63,7 +61,8 @@ class Trainer:
 
     def __init__(self, config: Config, resume: Path | None, ranks: Ranks, device: torch.device):
         self.ranks, self.device = ranks, device
-        samples_per_step = ranks.world * config.optim.accumulate * config.loop.batch_size
+        samples_per_batch = ranks.world * config.loop.batch_size
+        samples_per_step = samples_per_batch * config.optim.accumulate
         if config.loop.volumes_every or config.loop.monitor != "val/loss":
             scored_volumes(config)  # refuses what cannot be scored, before any work
         memory = hardware.chunk_memory(config.system, device, ranks.local_world)
@@ -71,8 +70,7 @@ class Trainer:
         if config.loop.epochs is not None:
             steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
-        sources = [open_source(volume, config.data.synthetic) for volume in config.data.train]
-        voxel_size = least_isotropic([source.voxel_size for source in sources])
+        voxel_size = training_voxel_size(config)
         if resume is None:  # a run keeps the network it began with
             config = replace(config, model=fit_to_data(config.model, config.data.patch_size, voxel_size))
         self.config, self.loop, self.optim = config, config.loop, config.optim
@@ -89,20 +87,20 @@ class Trainer:
         self.precision = hardware.choose_precision(config.system, device, config.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.loss = build_loss(config.loss)
-        self.first_step, self.skipped, self.skipped_in_a_row, scores = 0, 0, 0, {}
-        if resume:
-            scores = self.restore(resume)
+        self.first_step, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        scores = self.restore(resume) if resume else {}
         network = torch.compile(self.model) if config.system.compile else self.model
         self.network = DistributedDataParallel(network) if ranks.world > 1 else network
 
         self.folder = ranks.share((resume or create_run(config.name)) if ranks.is_main else None)
         self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
-        self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps, is_main=ranks.is_main)
-        self.batches = iter(self.load(dataset, StepSampler(self.first_step, self.loop.batch_size, self.optim.accumulate,
-                                                           ranks.rank, ranks.world)))  # fmt: skip
+        self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps) if ranks.is_main else Silent()
+        numbers = step_numbers(self.first_step, self.loop.batch_size, self.optim.accumulate, ranks.rank, ranks.world)
+        self.batches = iter(self.load(dataset, numbers))
         validation = val_dataset(config, memory, ranks.once_a_node)
         mine = range(ranks.rank, config.data.val_samples, ranks.world)
         self.val_batches = self.load(Subset(validation, mine)) if validation is not None else None
+        self.clock = Clock(samples_per_batch, device)
 
     def restore(self, resume: Path) -> dict[int, float]:
         """Take up the state of the newest good checkpoint; returns the scores of the kept checkpoints."""
@@ -122,46 +120,47 @@ class Trainer:
                           multiprocessing_context=START_METHOD if workers else None, worker_init_fn=ignore_signals,
                           pin_memory=self.device.type == "cuda", persistent_workers=workers > 0)  # fmt: skip
 
-    def run(self, request) -> Path:
-        """Train to the last step, or to the one in which a stop is requested; returns the folder of the run."""
-        self.introduce()
-        clock = Clock(self.preparation.samples_per_step)
+    def run(self, signals: list) -> Path:
+        """Train to the last step, or to the one in which a signal comes; returns the folder of the run."""
         for step in range(self.first_step, self.loop.max_steps):
-            done, last = step + 1, step + 1 == self.loop.max_steps
-            logged = done % self.loop.log_every == 0 or last
-            stop, figures, example = self.train_step(step, clock, request.received is not None, detailed=logged)
-            clock.step()
-
+            done = step + 1
+            logged = self.is_due(done, self.loop.log_every)
+            stop, figures, example = self.train_step(step, bool(signals), detailed=logged)
             if logged:
-                figures |= clock.figures() | memory_figures(self.device)
+                figures |= self.clock.figures()
                 self.monitor.progress(done, figures["train/loss"], figures["train/samples_per_second"])
                 self.monitor.record(done, figures)
-            if done % self.loop.images_every == 0:
+            if self.is_due(done, self.loop.images_every):
                 self.monitor.panel(done, *example)
-            validated = {}
-            if self.val_batches is not None and (done % self.loop.val_every == 0 or last):
-                validated = self.validate()
-            if self.loop.volumes_every and (done % self.loop.volumes_every == 0 or last) and not stop:
-                if self.ranks.is_main:
-                    self.keeper.save(training_state(self, done), {})  # what follows may take longer than a signal gives
+            scores = {}
+            if self.val_batches is not None and self.is_due(done, self.loop.val_every):
+                scores = self.validate()
+            if self.is_due(done, self.loop.volumes_every) and not stop:
+                self.save(done, {})  # what follows may take longer than a signal gives
                 model = self.average.model if self.average else self.model
-                validated |= validate_volumes(model, self.config, self.device, self.folder / "validation", self.ranks)
-            if validated:
-                self.monitor.record(done, validated)
-                shown = {name: validated[name] for name in ("val/loss", self.loop.monitor) if name in validated}
-                self.monitor.say(f"step {done}: " + "  ".join(f"{name} {value:.4f}" for name, value in shown.items()))
-                clock.restart()
-            if self.ranks.is_main and (validated or done % self.loop.checkpoint_every == 0 or last or stop):
-                self.keeper.save(training_state(self, done), validated)
-            if stop and not last:
-                self.monitor.say(f"stopped by {request.received and request.received.name or 'another rank'} after "
-                                 f"step {done}; --resume {self.folder} continues")
-                self.monitor.close()
+                scores |= validate_volumes(model, self.config, self.device, self.folder / "validation", self.ranks)
+            if scores:
+                self.monitor.record(done, scores)
+                shown = sorted({"val/loss", self.loop.monitor} & scores.keys())
+                self.monitor.say(f"step {done}: " + "  ".join(f"{name} {scores[name]:.4f}" for name in shown))
+                self.clock.restart()
+            if scores or stop or self.is_due(done, self.loop.checkpoint_every):
+                self.save(done, scores)
+            if stop and done < self.loop.max_steps:
+                self.monitor.say(f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
+                                 f"--resume {self.folder} continues")
                 sys.exit(EXIT_REQUEUE)
-        self.monitor.close()
         return self.folder
 
-    def train_step(self, step: int, clock: Clock, stop: bool, *, detailed: bool):
+    def is_due(self, done: int, every: int) -> bool:
+        """Whether something that is done every so many steps, and at the end, is to be done now; never for 0."""
+        return every > 0 and (done % every == 0 or done == self.loop.max_steps)
+
+    def save(self, done: int, scores: dict[str, float]) -> None:
+        if self.ranks.is_main:
+            self.keeper.save(training_state(self, done), scores)
+
+    def train_step(self, step: int, stop: bool, *, detailed: bool):
         """One optimizer step, or none where a loss or gradient is not finite.
 
         Returns whether `stop` is true on any rank; the step's figures, with `detailed` those of each channel, too; and
@@ -174,13 +173,12 @@ class Trainer:
 
         losses, suspects = [], []
         for micro in range(self.optim.accumulate):
-            with clock.waiting():
-                batch = next(self.batches)
+            batch = self.clock.next(self.batches)
             image, labels = self.preparation.augmented(batch)
             targets = self.preparation.targets(labels, scales)
             last = micro == self.optim.accumulate - 1
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
-                with self.autocast():
+                with hardware.autocast(self.device, self.precision):
                     outputs = self.network(image)
                 weights = self.config.loss.scale_weights
                 total, per_scale = deep_supervision_loss(outputs, targets, self.loss, weights, self.ranks.mean_count)
@@ -219,20 +217,14 @@ class Trainer:
         """Count and log a step that is not taken; RuntimeError if there have been too many in a row."""
         self.skipped += 1
         self.skipped_in_a_row += 1
-        broken = [number for numbers, logits in suspects
-                  for number, finite in zip(numbers.tolist(), torch.isfinite(logits).flatten(1).all(1).tolist())
-                  if not finite]  # fmt: skip
-        mine = broken or [number for numbers, _ in suspects for number in numbers.tolist()]
-        broken_anywhere, all_ranks = self.ranks.gather(broken), self.ranks.gather(mine)
-        numbers = sorted(sum(broken_anywhere, []) or sum(all_ranks, []))
-        samples = [self.preparation.name(number) for number in numbers]
-        self.monitor.skipped(step, loss, norm, samples)
+        mine = [sample for numbers, logits in suspects
+                for sample in zip(numbers.tolist(), torch.isfinite(logits).flatten(1).all(1).tolist())]  # fmt: skip
+        samples = sorted(sum(self.ranks.gather(mine), []))
+        broken = [number for number, finite in samples if not finite] or [number for number, _ in samples]
+        self.monitor.skipped(step, loss, norm, [self.preparation.name(number) for number in broken])
         if self.skipped_in_a_row >= self.loop.max_skipped:
             raise RuntimeError(f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step {step}, "
                                f"with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names the samples")
-
-    def autocast(self):
-        return hardware.autocast(self.device, self.precision)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -242,18 +234,18 @@ class Trainer:
         for batch in self.val_batches:
             image, labels = self.preparation.plain(batch)
             targets = self.preparation.targets(labels, self.model.output_scales[:1])
-            with self.autocast():
+            with hardware.autocast(self.device, self.precision):
                 outputs = model(image)
             total, _ = deep_supervision_loss(outputs, targets, self.loss)
-            sums += torch.stack((total * len(image), torch.ones_like(total) * len(image)))
+            sums += len(image) * torch.stack((total, torch.ones_like(total)))
         self.model.train()
         total, count = self.ranks.sum(sums).tolist()
         return {"val/loss": total / count}
 
-    def introduce(self) -> None:
+    def introduce(self, choices: list[hardware.Choice]) -> None:
         """Save what the run is made of, and say it."""
-        if not self.ranks.is_main:
-            return
+        found = {name: {"value": value, "reason": reason} for name, value, reason in choices}
+        write_json(self.folder / "hardware.json", found)
         write_json(self.folder / "config.json", asdict(self.config))
         write_json(self.folder / "environment.json", {
             "pytc": __version__, "torch": torch.__version__, "python": platform.python_version(),

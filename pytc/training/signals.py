@@ -9,28 +9,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, to be continued by --resume
 
 
-class StopRequest:
-    """The signal that has come, or None."""
-
-    received: signal.Signals | None = None
-
-
 @contextmanager
 def noticed_signals():
-    """Within this block SIGNALS are noted in the StopRequest that it yields; a second one acts as if uncaught."""
-    request, before = StopRequest(), {}
-
-    def note(number, frame):
-        request.received = signal.Signals(number)
-        restore()
+    """Within this block the first of SIGNALS that comes goes into the list that it yields; a second acts uncaught."""
+    received, before = [], {number: signal.getsignal(number) for number in SIGNALS}
 
     def restore():
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    before.update({number: signal.signal(number, note) for number in SIGNALS})
+    def note(number, frame):
+        received.append(signal.Signals(number))
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, note)
     try:
-        yield request
+        yield received
     finally:
         restore()
 

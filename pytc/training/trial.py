@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from pytc import hardware
-from pytc.config import Config
+from pytc.config import Config, require
 from pytc.data.recipe import augment
 from pytc.data.targets import make_targets
 from pytc.losses import build_loss, deep_supervision_loss
@@ -29,34 +29,49 @@ def configure(config: Config, ranks: Ranks, device: torch.device, *,
     ValueError if not even one patch fits, or if ranks would compute in different precisions.
     """
     precisions = ranks.gather(hardware.choose_precision(config.system, device, config.model))
-    if len(set(precisions)) > 1:
-        raise ValueError(f"expected one precision on all ranks, got {', '.join(precisions)}; set --system.precision")
+    require(len(set(precisions)) == 1, "one precision on all ranks, by --system.precision", precisions)
     choices = hardware.survey(config.system, device, config.model, ranks.local_world)
     if not config.system.auto:
         return config, choices
-    wanted, fits = config.loop.batch_size, config.loop.batch_size
+    wanted = fits = config.loop.batch_size
     if device.type != "cuda":
         reason = "as set: on a CPU nothing is tried"
     elif resumed:
         reason = "that of the run so far"
     else:
         torch.cuda.reset_peak_memory_stats(device)
-        mine = hardware.largest_batch(partial(trial_steps, config, device, precisions[0], ranks.world), wanted)
-        used, total = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+        mine = largest_batch(lambda size: trial_steps(config, device, precisions[0], ranks.world, size), wanted)
+        memory = (torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory)
+        used, total = (f"{size / 2**30:.1f} GiB" for size in memory)
         gc.collect()
         torch.cuda.empty_cache()
         fits = min(ranks.gather(mine))
-        if fits == 0:
-            raise ValueError(f"expected a GPU with memory for one patch of {config.data.patch_size}, got "
-                             f"{total / 2**30:.1f} GiB; lower data.patch_size or set model.checkpoint_style")
-        reason = f"{mine} patches took {used / 2**30:.1f} of {total / 2**30:.1f} GiB" if fits == wanted else \
-                 f"{wanted} patches did not fit; {wanted // fits} batches a step keep the recipe's number"  # fmt: skip
+        require(fits > 0, f"a GPU with memory for one patch of {config.data.patch_size}, or a smaller data.patch_size, "
+                          "or model.checkpoint_style", total)  # fmt: skip
+        reason = f"{mine} patches took {used} of {total}"
+        if fits < wanted:
+            reason = f"{wanted} patches did not fit; {wanted // fits} batches a step keep the recipe's number"
     accumulate = config.optim.accumulate * (wanted // fits)
     choices.append(("batch", f"{fits} patches, {accumulate} a step", reason))
     if ranks.is_main:
         hardware.print_table(choices)
     return replace(config, loop=replace(config.loop, batch_size=fits),
                    optim=replace(config.optim, accumulate=accumulate)), choices  # fmt: skip
+
+
+def largest_batch(try_batch: Callable[[int], None], wanted: int) -> int:
+    """The first of wanted, then its divisors of at most half the size before, that `try_batch` runs in memory; else 0.
+
+    try_batch(size) takes real steps with a batch of `size`, and raises torch.OutOfMemoryError where they do not fit.
+    """
+    size = wanted
+    while size:
+        try:
+            try_batch(size)
+            break
+        except torch.OutOfMemoryError:
+            size = next((n for n in range(size // 2, 0, -1) if wanted % n == 0), 0)
+    return size
 
 
 def trial_steps(config: Config, device: torch.device, precision: str, world: int, size: int) -> None:
