@@ -74,17 +74,6 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class HardwareConfig:
-    """What a run on this machine may use, and what configs/mednext.py would choose for it."""
-
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
-    ranks: int = 1  # Processes that share this machine.
-
-    def __post_init__(self):
-        require(self.ranks >= 1, "at least one rank", self.ranks)
-
-
-@dataclass(frozen=True)
 class ValidateConfig:
     """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for more."""
 

@@ -42,8 +42,7 @@ class VolumeConfig:
 
     # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or synthetic:SEED.
     image: str = "synthetic:0"
-    # Instance labels of the image, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
-    labels: str | None = None
+    labels: str | None = None  # Instance labels, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
     mask: str | None = None  # Where the labels are valid (non-zero); everything else counts as unlabelled.
     skeleton: str | None = None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
     weight: float = 1.0  # Share of the training samples drawn from this volume; the weights of all volumes sum to 1.
@@ -77,16 +76,14 @@ class DataConfig:
     """Where patches come from."""
 
     train: tuple[VolumeConfig, ...] = (VolumeConfig(),)  # Volumes to train on.
-    # Volumes to validate on, and what infer.py and evaluate.py take by default.
-    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
+    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)  # To validate on; infer.py's default.
     synthetic: SyntheticConfig = SyntheticConfig()  # Shape and look of the volumes named synthetic:SEED.
     patch_size: Triple = (128, 128, 128)  # Voxels of a training patch, in stored axis order.
     mixing: Literal["weighted", "stratified"] = "weighted"  # Volumes share samples by weight, or each in turn.
     min_labelled: float = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
     max_tries: int = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
-    # memory: decode each volume once per node, into shared memory that all loaders read; for volumes that fit there.
-    cache: Literal["none", "memory"] = "none"
+    cache: Literal["none", "memory"] = "none"  # memory: decode each volume once per node, for all its loaders.
 
     def __post_init__(self):
         _check(self, positive="patch_size max_tries", probability="min_labelled")
@@ -127,8 +124,7 @@ class AugmentConfig:
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
     gamma_prob: float = 0.0  # Chance of a gamma correction.
     gamma_range: tuple[float, float] = (0.7, 1.5)  # Smallest and largest gamma.
-    # Chance of each slice of such a patch to change contrast and brightness on its own, as far as intensity_* say.
-    slice_contrast_prob: float = 0.0
+    slice_contrast_prob: float = 0.0  # Chance of each slice of such a patch to change by intensity_* on its own.
     noise_prob: float = 0.5  # Chance of Gaussian noise.
     noise_max: float = 0.1  # Largest standard deviation of the noise, as a share of the grey range.
     cutout_prob: float = 0.0  # Chance of boxes set to their mean grey value.
@@ -147,12 +143,10 @@ class AugmentConfig:
 class TargetConfig:
     """What the network learns to predict."""
 
-    # Affinities of instances, a foreground mask, or the boundaries between instances.
-    kind: Literal["affinity", "binary", "boundary"] = "affinity"
+    kind: Literal["affinity", "binary", "boundary"] = "affinity"  # Of instances: affinities, foreground, or boundaries.
     offsets: tuple[Triple, ...] = SHORT_AND_LONG  # Channel c at voxel v: are v and v + offsets[c] the same object?
     erosion: int = 0  # Background put between touching labels: each label shrinks by this many voxels in plane.
-    # Deep supervision targets: from labels strided to each scale, or from resized full targets.
-    scale_by: Literal["stride", "nearest"] = "stride"
+    scale_by: Literal["stride", "nearest"] = "stride"  # Deep supervision: labels strided, or full targets resized.
 
     def __post_init__(self):
         for offset in self.offsets:
@@ -178,22 +172,20 @@ class ModelConfig:
     # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom, rsunet and nnunet,
     # and the default strides of unet and monai_unet; by default that of the training volumes.
     voxel_size: Lengths | None = None
-    # Patch size that nnunet is planned for, and the only one that monai_unetr takes; by default the training patch.
-    image_size: Triple | None = None
+    image_size: Triple | None = None  # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
     # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
     pretrained: str | None = None
-    upkern: str | None = None  # mednext*: weights of the same network with smaller kernels to stretch and start from.
+    upkern: str | None = None  # A MedNeXt with smaller kernels, to stretch and start from.
     reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
     kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
     # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to ten times as many.
     base_channels: int = 32
-    # mednext_custom: expansion ratio of each stage: 4 down, bottleneck, 4 up.
-    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
+    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)  # mednext_custom, of 4 stages down, bottleneck, 4 up.
     block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)  # mednext_custom: blocks in each of these stages.
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
-    # mednext*: recompute activations of each block in the backward pass to save memory.
+    # mednext, mednext_custom: recompute activations of each block in the backward pass to save memory.
     checkpoint_style: Literal["none", "outside_block"] = "none"
     norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
     grn: bool = False  # mednext_custom: global response normalisation in each block.
@@ -270,8 +262,7 @@ class LoopConfig:
     val_every: int = 1000  # Steps between validations.
     checkpoint_every: int = 1000  # Steps between checkpoints.
     keep_checkpoints: int = 3  # How many of the best checkpoints are kept, besides the last one.
-    # Steps between validations of whole volumes, and at the end: predicted, segmented and scored; 0: never.
-    volumes_every: int = 0
+    volumes_every: int = 0  # Steps between scores of whole volumes, also at the end; 0: never.
     monitor: str = "val/loss"  # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
     log_every: int = 10  # Steps between log lines.
     max_skipped: int = 10  # Steps in a row that are skipped, as loss or gradient is not finite, before the run ends.

@@ -14,11 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pytc.commands import HardwareConfig, readable_errors
 from pytc.config import AugmentConfig, Config, ModelConfig, SystemConfig, require
 
 if TYPE_CHECKING:
@@ -227,7 +225,10 @@ def cpu_variant(config: Config) -> Config:
 
 
 if __name__ == "__main__":
+    import tyro
+
+    from pytc.commands import readable_errors
+
     with readable_errors():
-        options = tyro.cli(HardwareConfig, prog="python -m pytc.hardware")
-        settings = SystemConfig(device=options.device)
-        print_table(survey(settings, choose_device(settings), ModelConfig(), options.ranks))
+        asked = tyro.cli(SystemConfig, prog="python -m pytc.hardware", description=__doc__)
+        print_table(survey(asked, choose_device(asked), ModelConfig()))

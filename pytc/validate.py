@@ -18,6 +18,7 @@ from pathlib import Path
 import tyro
 
 from pytc.commands import ValidateConfig, readable_errors
+from pytc.config import require
 from pytc.runs import load_config, newest_run, replacing
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
@@ -32,8 +33,7 @@ def validate(config: ValidateConfig) -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Path(config.run) if config.run else newest_run("config.json")
-    if not (config.watch or run.is_dir()):
-        raise ValueError(f"expected the folder of a run, got {run}")
+    require(config.watch or run.is_dir(), "the folder of a run", str(run))
     try:
         while not run.is_dir():  # it is for the run to make
             print(f"waiting for {run}", flush=True)
@@ -44,21 +44,17 @@ def validate(config: ValidateConfig) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise ValueError(f"expected a run that no other process validates, got {run}") from None
-            _follow(run, config)
+            log, seen = run / "validation.jsonl", set()
+            rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+            while True:
+                if state := newest(run / "checkpoints", rows, seen, skip_older=config.watch):
+                    score(run, state, rows, config.device)
+                elif not config.watch or ((run / "config.json").exists() and load_config(run).loop.max_steps in rows):
+                    return
+                else:
+                    time.sleep(config.interval)
     except KeyboardInterrupt:
         print("stopped; the next call goes on from validation.jsonl", flush=True)
-
-
-def _follow(run: Path, config: ValidateConfig) -> None:
-    log, seen = run / "validation.jsonl", set()
-    rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
-    while True:
-        if state := newest(run / "checkpoints", rows, seen, skip_older=config.watch):
-            score(run, state, rows, config.device)
-        elif not config.watch or ((run / "config.json").exists() and load_config(run).loop.max_steps in rows):
-            return
-        else:
-            time.sleep(config.interval)
 
 
 def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
@@ -89,7 +85,7 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
 
     from pytc import hardware
     from pytc.models.checkpoint import restore_model
-    from pytc.training.checkpoint import is_rising, save_checkpoint
+    from pytc.training.checkpoint import loss_of, save_checkpoint
     from pytc.training.validation import validate_volumes
 
     step, (model, trained) = state["step"], restore_model(state)
@@ -99,8 +95,7 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
         trained = replace(trained, system=replace(trained.system, precision="auto"))
     figures, name = validate_volumes(model.to(device), trained, device, run / "validation"), trained.loop.monitor
     if name in figures and not trained.loop.picks_best:
-        sign = 1 if is_rising(name) else -1
-        if all(sign * figures[name] > sign * row[name] for row in rows.values() if name in row):
+        if all(loss_of(name, figures[name]) < loss_of(name, row[name]) for row in rows.values() if name in row):
             save_checkpoint(run / "checkpoints" / "best.pt", state)
     rows[step] = {"step": step, "time": round(time.time(), 3), **figures}
     with replacing(run / "validation.jsonl") as temporary:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from pytc.config import Config, VolumeConfig
+from pytc.config import Config, Triple, VolumeConfig, require
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
-from pytc.data.shared import OnceANode, alone, shared_sources
+from pytc.data.shared import shared_sources
 from pytc.data.sources import Source, as_unit_range, open_source
 from pytc.geometry import Box
 
@@ -19,6 +21,7 @@ UNLABELLED = -1
 VALIDATION_STREAM = 1
 
 
+@dataclass(eq=False)
 class PatchDataset(Dataset):
     """Crops of one volume at random positions.
 
@@ -27,16 +30,16 @@ class PatchDataset(Dataset):
     positions do not give one, the best of them is taken, and ValueError raised if that has none at all.
     """
 
-    endless = True  # any sample number is valid, however many the length says make an epoch
+    source: Source
+    patch_size: Triple
+    seed: int
+    stream: int = 0
+    min_labelled: float = 0.0
+    max_tries: int = 20
+    endless: ClassVar[bool] = True  # any sample number is valid, however many the length says make an epoch
 
-    def __init__(self, source: Source, patch_size: tuple[int, int, int], *, seed: int, stream: int = 0,
-                 min_labelled: float = 0.0, max_tries: int = 20):  # fmt: skip
-        if source.labels is None:
-            raise ValueError(f"expected labels for the volume {source.name}, got none; name them in data.*.labels")
-        self.source = source
-        self.patch_size = tuple(patch_size)
-        self.seed, self.stream = seed, stream
-        self.min_labelled, self.max_tries = min_labelled, max_tries
+    def __post_init__(self):
+        require(self.source.labels, f"labels for the volume {self.source.name}, by data.*.labels", None)
 
     def __len__(self) -> int:
         """Samples in an epoch, which draws as many voxels as the volume holds."""
@@ -51,16 +54,13 @@ class PatchDataset(Dataset):
             start = tuple(int(rng.integers(r + 1)) for r in room)
             crop = Box(start, tuple(map(sum, zip(start, size))))
             labels = self._labels(crop)
-            share = float(np.count_nonzero(labels > 0)) / math.prod(self.patch_size)
+            share = np.count_nonzero(labels > 0) / math.prod(self.patch_size)
             if share > best_share:
                 best, best_share = (crop, labels), share
             if best_share >= max(self.min_labelled, 1e-12):
                 break
-        if best is None:
-            raise ValueError(
-                f"expected labelled voxels in {self.source.labels.path}, got none in {self.max_tries} patches of "
-                f"{self.patch_size}; raise data.max_tries if the labels are sparse"
-            )
+        require(best, f"labelled voxels in {self.source.labels.path}, or a larger data.max_tries where they are sparse",
+                f"none in {self.max_tries} patches of {self.patch_size}")  # fmt: skip
         crop, labels = best
         image = as_unit_range(self.source.image.read(crop.start, crop.stop))
         missing = [(0, p - s) for p, s in zip(self.patch_size, size)]
@@ -98,7 +98,7 @@ def step_numbers(first_step: int, batch_size: int, accumulate: int = 1, rank: in
         yield from range(first, first + batch_size)
 
 
-def train_dataset(config: Config, chunk_memory: int = 0, once_a_node: OnceANode = alone) -> Dataset:
+def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset:
     """The training volumes of a config, mixed as it says.
 
     A process that reads keeps up to `chunk_memory` bytes of decoded chunks; once_a_node as in `shared_sources`.
@@ -112,14 +112,13 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node: OnceANode 
     return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
 
 
-def val_dataset(config: Config, chunk_memory: int = 0, once_a_node: OnceANode = alone) -> Dataset | None:
+def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:
     """Fixed crops of the validation volumes that have labels, each volume in turn; None if none has."""
     parts = _datasets(config, config.data.val, VALIDATION_STREAM, chunk_memory, once_a_node)
     return StratifiedConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
-def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int,
-              once_a_node: OnceANode) -> list[PatchDataset]:  # fmt: skip
+def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int, once_a_node) -> list:
     """Crops of each volume; memory for decoded chunks is shared out in proportion to the volumes' bytes."""
     data = config.data
     sources = [open_source(volume, data.synthetic, config.model.in_channels) for volume in volumes]

@@ -19,7 +19,7 @@ from torch.utils.data import default_collate
 from pytc.commands import readable_errors
 from pytc.config import Config, require
 from pytc.data.patches import train_dataset
-from pytc.data.preparation import Preparation, training_voxel_size
+from pytc.data.preparation import Preparation
 from pytc.runs import load_config
 
 
@@ -57,7 +57,7 @@ def replay(config: ReplayConfig) -> Path:
 def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str, np.ndarray]:
     """Sample `number` of a run: crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32,
     target and valid (channels, Z, Y, X) bool at full resolution."""
-    preparation = Preparation(config, training_voxel_size(config), torch.device("cpu"), samples_per_step)
+    preparation = Preparation(config, torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))
     ((target, valid),) = preparation.targets(labels, ((1, 1, 1),))

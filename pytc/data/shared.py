@@ -21,16 +21,13 @@ from pytc.io.stores import open_npy
 from pytc.io.volume import Volume
 
 SLAB = 64  # slices decoded at once
-OnceANode = Callable[[Callable[[], list]], list]  # of make: what make() returns on a node's first rank, on all of them
 
 
-def alone(make: Callable[[], list]) -> list:
-    """The `OnceANode` of a single rank."""
-    return make()
+def shared_sources(sources: list[Source], once_a_node: Callable[[Callable[[], list]], list] | None) -> list[Source]:
+    """The same volumes, in memory that the ranks of a node share; ValueError if they do not fit there.
 
-
-def shared_sources(sources: list[Source], once_a_node: OnceANode) -> list[Source]:
-    """The same volumes, in memory that the ranks of a node share; ValueError if they do not fit there."""
+    once_a_node(make) returns what make() does on one rank of the node, on all of them; None: there is but one.
+    """
     files = []
 
     def make() -> list[tuple[int, int]]:
@@ -43,7 +40,7 @@ def shared_sources(sources: list[Source], once_a_node: OnceANode) -> list[Source
         return [(os.getpid(), file) for file in files]
 
     volumes, mapped = [volume for source in sources for volume in source.parts.values()], []
-    for volume, (process, file) in zip(volumes, once_a_node(make)):
+    for volume, (process, file) in zip(volumes, once_a_node(make) if once_a_node else make()):
         axes = "c" * ("c" in volume.axes) + volume.axes.replace("c", "")
         mapped.append(Volume(open_npy(Path(f"/proc/{process}/fd/{file}")), volume.path, axes, volume.voxel_size))
         if files:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 
 from pytc.config import LoopConfig
 from pytc.metrics.sweep import is_error
-from pytc.models.checkpoint import FORMAT, load_checkpoint
+from pytc.models.checkpoint import load_checkpoint
 from pytc.runs import replacing
 
 
@@ -41,10 +41,11 @@ class Keeper:
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
         """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""
         self.folder.mkdir(exist_ok=True)
-        step, picks, sign = state["step"], self.loop.picks_best, -1 if is_rising(self.loop.monitor) else 1
+        step, picks = state["step"], self.loop.picks_best
         scores = {**self.scores, step: figures.get(self.loop.monitor, math.nan)}
         known = [step for step, score in scores.items() if not math.isnan(score)]
-        ranked = sorted(known, key=lambda step: sign * scores[step]) if picks else sorted(scores, reverse=True)
+        best_first = sorted(known, key=lambda step: loss_of(self.loop.monitor, scores[step]))
+        ranked = best_first if picks else sorted(scores, reverse=True)
         self.scores = {step: scores[step] for step in ranked[: self.loop.keep_checkpoints]}
         state = {**state, "scores": dict(self.scores)}
         if step in self.scores:
@@ -57,25 +58,10 @@ class Keeper:
                 path.unlink()
 
 
-def is_rising(monitor: str) -> bool:
-    """Whether more of a figure, e.g. val/nerl, is better."""
+def loss_of(monitor: str, figure: float) -> float:
+    """A number that is the smaller, the better the figure of that name, e.g. val/nerl, is."""
     name = monitor.rpartition("/")[2]
-    return name != "loss" and not is_error(name)
-
-
-def training_state(trainer, step: int) -> dict[str, Any]:
-    """Everything that the rest of a run depends on after `step` steps, as plain types; of a `Trainer`."""
-    return {
-        "format": FORMAT,
-        "config": asdict(trainer.config),
-        "step": step,
-        "skipped": trainer.skipped,
-        "skipped_in_a_row": trainer.skipped_in_a_row,
-        "model": trainer.model.state_dict(),
-        "average": trainer.average.model.state_dict() if trainer.average else None,
-        "optimizer": trainer.optimizer.state_dict(),
-        "scaler": trainer.scaler.state_dict(),
-    }
+    return figure if name == "loss" or is_error(name) else -figure
 
 
 def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
@@ -83,10 +69,9 @@ def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
 
     ValueError if there is no good one.
     """
-    others = {path for path in folder.glob("*.pt")} - {folder / "last.pt"}
-    candidates = [folder / "last.pt", *sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
-    problems = []
-    for path in candidates:
+    order = sorted(folder.glob("*.pt"), key=lambda path: (path.name == "last.pt", path.stat().st_mtime_ns))
+    problems = [] if folder / "last.pt" in order else ["no last.pt"]
+    for path in reversed(order):
         try:
             state = load_checkpoint(path, device)
         except ValueError as error:

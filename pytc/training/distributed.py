@@ -40,10 +40,6 @@ class Ranks:
         """What to divide a local sum by, so that DDP's average over ranks is the mean over all counted values."""
         return self.sum(count) / self.world
 
-    def share(self, value):
-        """The main rank's `value` (any picklable object), on every rank."""
-        return self.gather(value)[0]
-
     def gather(self, value) -> list:
         """The `value` (any picklable object) of every rank, in order, on every rank."""
         values = [value] * self.world

@@ -17,14 +17,15 @@ from torch.utils.data import DataLoader, Subset
 from pytc import __version__, hardware
 from pytc.config import Config
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
-from pytc.data.preparation import Preparation, training_voxel_size
+from pytc.data.preparation import Preparation
 from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
 from pytc.models.anisotropy import fit_to_data
+from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
-from pytc.training.checkpoint import Keeper, newest_checkpoint, training_state
+from pytc.training.checkpoint import Keeper, newest_checkpoint
 from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
@@ -70,11 +71,11 @@ class Trainer:
         if config.loop.epochs is not None:
             steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
             config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
-        voxel_size = training_voxel_size(config)
+        self.preparation = Preparation(config, device, samples_per_step)
         if resume is None:  # a run keeps the network it began with
-            config = replace(config, model=fit_to_data(config.model, config.data.patch_size, voxel_size))
+            size = self.preparation.voxel_size
+            config = replace(config, model=fit_to_data(config.model, config.data.patch_size, size))
         self.config, self.loop, self.optim = config, config.loop, config.optim
-        self.preparation = Preparation(config, voxel_size, device, samples_per_step)
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
@@ -86,13 +87,15 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.optim, device)
         self.precision = hardware.choose_precision(config.system, device, config.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.parts = {"model": self.model, "average": self.average and self.average.model,
+                      "optimizer": self.optimizer, "scaler": self.scaler}  # fmt: skip
         self.loss = build_loss(config.loss)
         self.first_step, self.skipped, self.skipped_in_a_row = 0, 0, 0
         scores = self.restore(resume) if resume else {}
         network = torch.compile(self.model) if config.system.compile else self.model
         self.network = DistributedDataParallel(network) if ranks.world > 1 else network
 
-        self.folder = ranks.share((resume or create_run(config.name)) if ranks.is_main else None)
+        self.folder, *_ = ranks.gather((resume or create_run(config.name)) if ranks.is_main else None)
         self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
         self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps) if ranks.is_main else Silent()
         numbers = step_numbers(self.first_step, self.loop.batch_size, self.optim.accumulate, ranks.rank, ranks.world)
@@ -105,13 +108,10 @@ class Trainer:
     def restore(self, resume: Path) -> dict[int, float]:
         """Take up the state of the newest good checkpoint; returns the scores of the kept checkpoints."""
         state = newest_checkpoint(resume / "checkpoints", self.device)
-        self.model.load_state_dict(state["model"])
-        if self.average:
-            self.average.model.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.first_step = state["step"]
-        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+        for name, part in self.parts.items():
+            if part is not None:
+                part.load_state_dict(state[name])
+        self.first_step, self.skipped, self.skipped_in_a_row = map(state.get, ("step", "skipped", "skipped_in_a_row"))
         return state["scores"]
 
     def load(self, dataset, sampler=None) -> DataLoader:
@@ -157,8 +157,11 @@ class Trainer:
         return every > 0 and (done % every == 0 or done == self.loop.max_steps)
 
     def save(self, done: int, scores: dict[str, float]) -> None:
+        """Save everything that the rest of the run depends on after `done` steps, as plain types."""
         if self.ranks.is_main:
-            self.keeper.save(training_state(self, done), scores)
+            parts = {name: part if part is None else part.state_dict() for name, part in self.parts.items()}
+            counts = {"step": done, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
+            self.keeper.save({"format": FORMAT, "config": asdict(self.config), **counts, **parts}, scores)
 
     def train_step(self, step: int, stop: bool, *, detailed: bool):
         """One optimizer step, or none where a loss or gradient is not finite.
@@ -170,7 +173,6 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         scales = self.model.output_scales if self.config.model.deep_supervision else self.model.output_scales[:1]
-
         losses, suspects = [], []
         for micro in range(self.optim.accumulate):
             batch = self.clock.next(self.batches)
