@@ -6,7 +6,7 @@ import argparse
 import re
 import runpy
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -34,9 +34,7 @@ def train(arguments: list[str] | None = None) -> None:
         first.add_argument("--config", type=Path)
         first.add_argument("--resume", nargs="?", const="")
         given, rest = first.parse_known_args(arguments)
-        resume = None
-        if given.resume is not None:
-            resume = Path(given.resume) if given.resume else newest_run("checkpoints/last.pt")
+        resume = newest_run("checkpoints/last.pt") if given.resume == "" else given.resume and Path(given.resume)
         settings = load_config_file(given.config) if given.config else load_config(resume) if resume else Config()
         command = TrainCommand(given.config, str(resume) if resume else None, settings)
         config = tyro.cli(TrainCommand, args=rest, default=command, prog="train.py").settings
@@ -64,8 +62,8 @@ def infer(arguments: list[str] | None = None) -> None:
             run = Path(given.run) if given.run else newest_run("checkpoints/last.pt")
             print(f"run: {run}", flush=True)
             trained = load_config(run)
-            default = replace(default, run=str(run), inference=trained.inference, segmentation=trained.segmentation,
-                              system=trained.system)  # fmt: skip
+            default = InferConfig(str(run), inference=trained.inference, segmentation=trained.segmentation,
+                                  system=trained.system)  # fmt: skip
         config = tyro.cli(InferConfig, args=rest, default=default, prog="infer.py")
 
         from pytc.inference.pipeline import infer
@@ -90,15 +88,14 @@ def load_config_file(path: Path) -> Config:
     """
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py"))
-        near = suggest(path.name, others) if others else ""
-        raise ValueError(f"expected a config file, found no {path}{near}")
+        raise ValueError(f"expected a config file, found no {path}{suggest(path.name, others)}")
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         config = runpy.run_path(str(path)).get("config")
     except TypeError as error:
         found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
         known = fields(getattr(config_module, found[1])) if found and hasattr(config_module, found[1]) else ()
-        near = suggest(found[2], [f.name for f in known]) if known else ""
+        near = suggest(found[2], [f.name for f in known]) if found else ""
         raise ValueError(f"{path}: {error}{near}") from error
     finally:
         sys.path.pop(0)

@@ -371,7 +371,7 @@ def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest known name, or the list of known ones."""
+    """'; did you mean X?' for the nearest known name, or the list of known ones, if there are any."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(map(repr, known))}"
+    return f"; did you mean {near[0]!r}?" if near else known and f"; it has {', '.join(map(repr, known))}" or ""

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytc.config import Config, from_plain
+from pytc.config import Config, from_plain, require
 
 RUNS = Path("runs")
 
@@ -27,16 +27,14 @@ def create_run(name: str, root: Path = RUNS) -> Path:
 def newest_run(having: str, root: Path = RUNS) -> Path:
     """The run below `root` whose files of pattern `having` changed last; ValueError if no run has any."""
     found = [(path.stat().st_mtime_ns, path, folder) for folder in root.glob("*/") for path in folder.glob(having)]
-    if not found:
-        raise ValueError(f"expected a run with {having} below {root.resolve()}, found none; train first, or name one")
+    require(found, f"a run with {having} below {root.resolve()}, which train.py makes, or its name", None)
     return max(found)[2]
 
 
 def load_config(run: Path) -> Config:
     """The config a run was started with; ValueError if `run` is no run."""
     path = run / "config.json"
-    if not path.is_file():
-        raise ValueError(f"expected a run with a config.json, got {run}")
+    require(path.is_file(), "a run with a config.json", str(run))
     return from_plain(Config, json.loads(path.read_text()))
 
 

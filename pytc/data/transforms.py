@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from functools import partial
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,45 +15,39 @@ from pytc.data.random import SampleRandom
 
 
 class SliceTransform(RandomizableTransform, MapTransform):
-    """Damages slices of the arrays (C, Z, Y, X) at `keys`, all in the same way, with probability `prob`."""
+    """Damages slices of the arrays (C, Z, Y, X) at `keys`, all in the same way, with probability `prob`.
 
-    def __init__(self, keys: KeysCollection, prob: float, damage, allow_missing_keys: bool):
+    Arrays or tensors in, the same type and dtype out; the input is not modified.
+    """
+
+    def __init__(self, damage, keys: KeysCollection, prob: float, allow_missing_keys: bool):
         RandomizableTransform.__init__(self, prob)
         MapTransform.__init__(self, keys, allow_missing_keys)
         self.damage = damage
 
-    def randomize(self, data: Any = None) -> None:
-        super().randomize(None)
-        self.sample = torch.tensor([self.R.randint(2**63 - 1, dtype=np.int64)])
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Arrays or tensors in, the same type and dtype out; the input is not modified."""
+    def __call__(self, data: dict) -> dict:
         result = dict(data)
-        self.randomize()
-        if self._do_transform:
-            for key in self.key_iterator(result):
-                image = convert_to_tensor(result[key], track_meta=False)[None]
-                damaged, _ = self.damage(image, None, SampleRandom(self.sample, type(self).__name__))
-                result[key], *_ = convert_to_dst_type(damaged[0], result[key])
+        self.randomize(None)
+        self.sample = torch.tensor([self.R.randint(2**63 - 1, dtype=np.int64)])
+        for key in self.key_iterator(result) if self._do_transform else ():
+            image = convert_to_tensor(result[key], track_meta=False)[None]
+            damaged, _ = self.damage(image, None, SampleRandom(self.sample, type(self).__name__))
+            result[key], *_ = convert_to_dst_type(damaged[0], result[key])
         return result
 
 
 class DropSliced(SliceTransform):
-    """Blanks each slice across `axis` with probability `drop_prob`, in a share `prob` of the samples."""
+    """Blanks each slice across `axis` with probability `drop_prob`."""
 
     def __init__(self, keys: KeysCollection, prob: float = 0.5, drop_prob: float = 0.05, axis: int = 0,
                  allow_missing_keys: bool = False):  # fmt: skip
-        super().__init__(keys, prob, partial(drop_slices, drop_prob=drop_prob, axis=axis), allow_missing_keys)
+        super().__init__(partial(drop_slices, drop_prob=drop_prob, axis=axis), keys, prob, allow_missing_keys)
 
 
 class ShiftSliced(SliceTransform):
-    """Shifts each slice across `axis`, with probability `shift_prob`, in a share `prob` of the samples.
-
-    A shift is up to `max_shift` voxels along each in-plane axis; `fill` says what moves in, as in `shift_slices`.
-    """
+    """Shifts each slice across `axis`, with probability `shift_prob`, as `shift_slices` does."""
 
     def __init__(self, keys: KeysCollection, prob: float = 0.5, shift_prob: float = 0.05, max_shift: int = 10,
-                 axis: int = 0, fill: Literal["border", "wrap"] = "border",
-                 allow_missing_keys: bool = False):  # fmt: skip
+                 axis: int = 0, fill: str = "border", allow_missing_keys: bool = False):  # fmt: skip
         damage = partial(shift_slices, shift_prob=shift_prob, max_shift=max_shift, axis=axis, fill=fill)
-        super().__init__(keys, prob, damage, allow_missing_keys)
+        super().__init__(damage, keys, prob, allow_missing_keys)

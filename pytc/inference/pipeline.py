@@ -75,11 +75,9 @@ def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, fol
     volume, kind, inference = prepare_volume(volume, trained.data.synthetic), trained.target.kind, settings.inference
     image = open_source(volume, trained.data.synthetic, trained.model.in_channels).image
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "source.json", {
-        **{key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")},
-        "voxel_size": image.voxel_size, "task": kind, "min_size": settings.segmentation.min_size,
-        "grow": settings.segmentation.grow,
-    })  # fmt: skip
+    source = {key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")}
+    decoding = {key: getattr(settings.segmentation, key) for key in ("min_size", "grow")}
+    write_json(folder / "source.json", {**source, **decoding, "voxel_size": image.voxel_size, "task": kind})
     channels = list(range(trained.model.out_channels) if channels is None else channels)
     offsets = [trained.target.offsets[channel] if kind == "affinity" else (0, 0, 0) for channel in channels]
     precision = hardware.choose_precision(settings.system, device, trained.model)
@@ -91,20 +89,18 @@ def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, fol
     attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}
     attributes |= {"offsets": offsets} if kind == "affinity" else {}
     window = inference.window or trained.data.patch_size
-    key = json.dumps([weights, asdict(inference), window, precision, channels, _identity(image)])
-    return predict_volume(
-        flip_averaged(network, offsets) if inference.flips else network, image, folder / "affinities.zarr",
-        channels=len(channels), window=window, config=inference, device=device, attributes=attributes,
-        key=hashlib.sha256(key.encode()).hexdigest(),
-    )  # fmt: skip
+    made_of = json.dumps([weights, asdict(inference), window, precision, channels, _identity(image)])
+    return predict_volume(flip_averaged(network, offsets) if inference.flips else network, image,
+                          folder / "affinities.zarr", channels=len(channels), window=window, config=inference,
+                          device=device, attributes=attributes, key=hashlib.sha256(made_of.encode()).hexdigest())
 
 
 def threshold_volume(probability: Volume, output: Path, threshold: float) -> None:
     """Write the mask probability > threshold, uint8 (Z, Y, X), of a one-channel probability map."""
-    axes = probability.axes.replace("c", "")
-    with create_volume(output, probability.spatial_shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
+    shape, axes = probability.spatial_shape, probability.axes.replace("c", "")
+    with create_volume(output, shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
                        attributes={"threshold": threshold}, overwrite=True) as mask:  # fmt: skip
-        for box in blocks(probability.spatial_shape, (512, 512, 512)):
+        for box in blocks(shape, (512, 512, 512)):
             mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
 
 
@@ -113,5 +109,5 @@ def _identity(image: Volume) -> list:
     path = Path(image.path)
     path = path if path.exists() else Path(image.path.rpartition(":")[0])
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
-    dates, sizes = max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
-    return [str(path.resolve()), image.path, image.shape, str(image.dtype), len(files), dates, sizes]
+    state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
+    return [str(path.resolve()), image.path, image.shape, str(image.dtype), *state]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from pathlib import Path
 
 import torch
@@ -32,13 +32,11 @@ def validate_volumes(model: ConnectomicsModel, config: Config, device: torch.dev
     mine = {name: _score(model, config, device, volumes[name], folder / name)
             for name in list(volumes)[ranks.rank :: ranks.world]}  # fmt: skip
     model.train(training)
-    scores = {name: row for part in ranks.gather(mine) for name, row in part.items()}
-    values = defaultdict(list)  # in the order of the volumes, so that sums are the same whatever the ranks
-    for name in volumes:
+    scores, values = ChainMap(*ranks.gather(mine)), defaultdict(list)
+    for name in volumes:  # in their order, so that sums are the same whatever the ranks
         for key, value in scores[name].items():
-            values[f"val/{key}"].append(float(value))
-            if len(volumes) > 1:
-                values[f"val/{name}/{key}"].append(float(value))
+            for prefix in ("val", f"val/{name}") if len(volumes) > 1 else ("val",):
+                values[f"{prefix}/{key}"].append(float(value))
     return {key: sum(of_key) / len(of_key) for key, of_key in values.items()}
 
 
@@ -50,12 +48,11 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     """
     kind, volumes, truth = config.target.kind, {}, {}
     require(kind in TASKS, f"a target that volumes are scored for, {' or '.join(TASKS)}", kind)
-    for volume in config.data.val:
-        volume = prepare_volume(volume, config.data.synthetic)
-        if known := {part for part in METRICS[TASKS[kind]] if getattr(volume, part)}:
+    for volume in (prepare_volume(volume, config.data.synthetic) for volume in config.data.val):
+        if known := {part: True for part in METRICS[TASKS[kind]] if getattr(volume, part)}:
             name = volume_name(volume)
             volumes[name if name not in volumes else f"{name}-{len(volumes) + 1}"] = volume
-            truth |= dict.fromkeys(known, True)
+            truth |= known
     require(volumes, f"validation volumes with {' or '.join(METRICS[TASKS[kind]])} to score", "none")
     metric = config.loop.monitor.removeprefix("val/")
     full_name = choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
