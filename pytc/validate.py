@@ -10,7 +10,6 @@ import fcntl
 import json
 import signal
 import time
-import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -58,22 +57,10 @@ def validate(config: ValidateConfig) -> None:
 
 
 def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
-    """The newest checkpoint whose step is not scored; with skip_older none that is older than a scored one.
+    """The newest checkpoint whose step is not scored; with skip_older none that is older than a scored one."""
+    from pytc.training.checkpoint import good_checkpoints  # torch takes seconds to load, and --help needs none
 
-    seen: notes of the files that were looked at, which are not read again unless they change.
-    """
-    from pytc.models.checkpoint import load_checkpoint  # torch takes seconds to load, and --help needs none
-
-    for path in (*folder.glob("last.pt"), *sorted(folder.glob("step-*.pt"), reverse=True)):
-        try:
-            looked_at = path.name, path.stat().st_mtime_ns
-            if looked_at in seen:
-                continue
-            seen.add(looked_at)
-            state = load_checkpoint(path)
-        except (ValueError, OSError) as error:
-            warnings.warn(f"{error}: passed over", stacklevel=2)
-            continue
+    for state in good_checkpoints(folder, seen):
         if state["step"] not in scored and not (skip_older and state["step"] < max(scored, default=0)):
             return state
     return None

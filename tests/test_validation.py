@@ -245,11 +245,11 @@ def test_what_cannot_be_read_is_passed_over(run):
 
 
 def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
-    def vanishes(path):
+    def vanishes(path, device):
         path.unlink()
-        return load_checkpoint(path)
+        return load_checkpoint(path, device)
 
-    monkeypatch.setattr("pytc.models.checkpoint.load_checkpoint", vanishes)
+    monkeypatch.setattr("pytc.training.checkpoint.load_checkpoint", vanishes)
     with pytest.warns(UserWarning, match="found no file"):
         assert newest(run / "checkpoints", [], set(), skip_older=False) is None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,20 +65,19 @@ def loss_of(monitor: str, figure: float) -> float:
     return figure if name == "loss" or is_error(name) else -figure
 
 
-def newest_checkpoint(folder: Path, device: torch.device) -> dict[str, Any]:
-    """The state in last.pt, or if that is damaged in the newest other checkpoint that is not, with a warning.
+def good_checkpoints(folder: Path, seen: set, device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
+    """The states in last.pt, then in the newest step-N.pt and so on; a warning for each that cannot be read.
 
-    ValueError if there is no good one.
+    seen: notes of the files that were looked at, which are not read again unless they change.
     """
-    order = sorted(folder.glob("*.pt"), key=lambda path: (path.name == "last.pt", path.stat().st_mtime_ns))
-    problems = [] if folder / "last.pt" in order else ["no last.pt"]
-    for path in reversed(order):
+    for path in (*folder.glob("last.pt"), *sorted(folder.glob("step-*.pt"), reverse=True), *folder.glob("best.pt")):
         try:
+            looked_at = path.name, path.stat().st_mtime_ns
+            if looked_at in seen:
+                continue
+            seen.add(looked_at)
             state = load_checkpoint(path, device)
-        except ValueError as error:
-            problems.append(str(error))
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}: passed over", stacklevel=2)
             continue
-        if problems:
-            warnings.warn(f"{'; '.join(problems)}: continuing from {path}, step {state['step']}", stacklevel=2)
-        return state
-    raise ValueError(f"expected a good checkpoint in {folder}, got: {'; '.join(problems)}")
+        yield state

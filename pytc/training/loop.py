@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 
 from pytc import __version__, hardware
-from pytc.config import Config
+from pytc.config import Config, require
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
 from pytc.data.preparation import Preparation
 from pytc.data.sources import prepare_volume
@@ -25,7 +25,7 @@ from pytc.models.anisotropy import fit_to_data
 from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
-from pytc.training.checkpoint import Keeper, newest_checkpoint
+from pytc.training.checkpoint import Keeper, good_checkpoints
 from pytc.training.distributed import Ranks, joined, read_environment
 from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
@@ -87,6 +87,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.model, self.optim, device)
         self.precision = hardware.choose_precision(config.system, device, config.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.judged = self.average.model if self.average else self.model
         self.parts = {"model": self.model, "average": self.average and self.average.model,
                       "optimizer": self.optimizer, "scaler": self.scaler}  # fmt: skip
         self.loss = build_loss(config.loss)
@@ -107,7 +108,8 @@ class Trainer:
 
     def restore(self, resume: Path) -> dict[int, float]:
         """Take up the state of the newest good checkpoint; returns the scores of the kept checkpoints."""
-        state = newest_checkpoint(resume / "checkpoints", self.device)
+        state = next(good_checkpoints(resume / "checkpoints", set(), self.device), None)
+        require(state, f"a good checkpoint in {resume}/checkpoints", None)
         for name, part in self.parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
@@ -137,8 +139,8 @@ class Trainer:
                 scores = self.validate()
             if self.is_due(done, self.loop.volumes_every) and not stop:
                 self.save(done, {})  # what follows may take longer than a signal gives
-                model = self.average.model if self.average else self.model
-                scores |= validate_volumes(model, self.config, self.device, self.folder / "validation", self.ranks)
+                folder = self.folder / "validation"
+                scores |= validate_volumes(self.judged, self.config, self.device, folder, self.ranks)
             if scores:
                 self.monitor.record(done, scores)
                 shown = sorted({"val/loss", self.loop.monitor} & scores.keys())
@@ -231,13 +233,13 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The loss over the fixed validation patches, of the moving average where there is one."""
-        model = (self.average.model if self.average else self.model).eval()
+        self.judged.eval()
         sums = torch.zeros(2, device=self.device)
         for batch in self.val_batches:
             image, labels = self.preparation.plain(batch)
             targets = self.preparation.targets(labels, self.model.output_scales[:1])
             with hardware.autocast(self.device, self.precision):
-                outputs = model(image)
+                outputs = self.judged(image)
             total, _ = deep_supervision_loss(outputs, targets, self.loss)
             sums += len(image) * torch.stack((total, torch.ones_like(total)))
         self.model.train()

@@ -34,11 +34,8 @@ def configure(config: Config, ranks: Ranks, device: torch.device, *,
     if not config.system.auto:
         return config, choices
     wanted = fits = config.loop.batch_size
-    if device.type != "cuda":
-        reason = "as set: on a CPU nothing is tried"
-    elif resumed:
-        reason = "that of the run so far"
-    else:
+    reason = "that of the run so far" if resumed else "as set: on a CPU nothing is tried"
+    if device.type == "cuda" and not resumed:
         torch.cuda.reset_peak_memory_stats(device)
         mine = largest_batch(lambda size: trial_steps(config, device, precisions[0], ranks.world, size), wanted)
         memory = (torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory)
