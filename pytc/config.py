@@ -361,9 +361,7 @@ def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
                 raise ValueError(f"{where} has no field {key!r}{suggest(key, hints)}")
         return cls(**{key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()})
     if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return from_plain(next(a for a in arguments if a is not type(None)), value, where)
+        return value if value is None else from_plain(next(a for a in arguments if a is not type(None)), value, where)
     if origin is tuple:
         items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(from_plain(item, v, where) for item, v in zip(items, value, strict=True))

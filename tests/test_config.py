@@ -99,7 +99,7 @@ def test_banis_trains_by_adamw_on_a_cosine_to_zero():
 
     config = load_config_file(ROOT / "configs" / "banis.py").optim
     network = torch.nn.Conv3d(1, 1, 3)
-    ours, theirs = build_optimizer(network, config, torch.device("cpu")), torch.optim.AdamW(network.parameters(), 1e-3)
+    ours, theirs = build_optimizer(network, config), torch.optim.AdamW(network.parameters(), 1e-3)
     assert isinstance(ours, torch.optim.AdamW)
     assert all(ours.defaults[key] == theirs.defaults[key] for key in ("betas", "eps", "amsgrad"))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=100)

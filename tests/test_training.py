@@ -34,10 +34,9 @@ from pytc.io.volume import open_volume
 from pytc.models.checkpoint import load_checkpoint, load_model
 from pytc.runs import create_run, load_config, newest_run
 from pytc.training.checkpoint import Keeper, good_checkpoints, save_checkpoint
-from pytc.training.distributed import Ranks, first_host, meeting_point, read_environment
+from pytc.training.distributed import EXIT_REQUEUE, Ranks, first_host, meeting_point, read_environment
 from pytc.training.loop import train
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
-from pytc.training.signals import EXIT_REQUEUE
 
 ROOT = Path(__file__).parent.parent
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -377,7 +376,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
 
 def test_weight_decay_spares_biases_and_norms():
     model = torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.GroupNorm(1, 2))
-    decayed, spared = build_optimizer(model, OptimConfig(weight_decay=0.1), torch.device("cpu")).param_groups
+    decayed, spared = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
     assert [p.ndim for p in decayed["params"]] == [5] and decayed["weight_decay"] == 0.1
     assert [p.ndim for p in spared["params"]] == [1, 1, 1] and spared["weight_decay"] == 0
 

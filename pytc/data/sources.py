@@ -90,9 +90,8 @@ def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
     made = make_neurites(seed=seed, **asdict(synthetic))
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
-    for name, array in (("image", made.image), ("labels", made.labels)):
-        path = temporary / f"{name}.zarr"
-        with create_volume(path, array.shape, array.dtype, voxel_size=made.voxel_size) as volume:
+    for name, array in (("image.zarr", made.image), ("labels.zarr", made.labels)):
+        with create_volume(temporary / name, array.shape, array.dtype, voxel_size=made.voxel_size) as volume:
             volume[...] = array
     save_skeleton(temporary / "skeleton.npz", made.skeleton)
     try:

@@ -1,9 +1,10 @@
-"""Ranks: who am I, how many are we, and sums over all of us. One process is simply one rank of one."""
+"""The processes of a run: who am I, how many are we, sums over all of us, and being asked to stop."""
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,12 +14,14 @@ import torch.distributed as dist
 
 from pytc.config import require
 
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # end a run after the step it is in, with a checkpoint
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, to be continued by --resume
 PATIENCE = timedelta(hours=6)  # ranks wait for one another while one predicts and scores a whole volume, or decodes it
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all processes of a run."""
+    """This process among all processes of a run; one process is simply one rank of one."""
 
     rank: int = 0
     world: int = 1
@@ -109,3 +112,30 @@ def joined(ranks: Ranks, device: torch.device):
                             init_method="env://" if inherited else meeting_point(), timeout=PATIENCE)  # fmt: skip
     yield
     dist.destroy_process_group()
+
+
+@contextmanager
+def noticed_signals():
+    """Within this block the first of SIGNALS that comes goes into the list that it yields; a second acts uncaught."""
+    received, before = [], {number: signal.getsignal(number) for number in SIGNALS}
+
+    def restore():
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def note(number, frame):
+        received.append(signal.Signals(number))
+        restore()
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        restore()
+
+
+def ignore_signals(worker: int) -> None:
+    """For loader processes: a scheduler signals the whole job, and the main process needs them to its last step."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

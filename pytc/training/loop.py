@@ -25,11 +25,11 @@ from pytc.models.anisotropy import fit_to_data
 from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
+from pytc.training import distributed
 from pytc.training.checkpoint import Keeper, good_checkpoints
-from pytc.training.distributed import Ranks, joined, read_environment
+from pytc.training.distributed import Ranks
 from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
-from pytc.training.signals import EXIT_REQUEUE, ignore_signals, noticed_signals
 from pytc.training.trial import configure
 from pytc.training.validation import scored_volumes, validate_volumes
 
@@ -40,13 +40,13 @@ def train(config: Config, resume: Path | None = None) -> Path:
     """Train as `config` says, or continue the run in the folder `resume`; returns the folder of the run.
 
     ValueError if the data do not fit the config; RuntimeError if the loss stops being finite; SystemExit with
-    EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
+    distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
     """
-    ranks = read_environment()
+    ranks = distributed.read_environment()
     device = hardware.choose_device(config.system, ranks.local_rank)
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    with joined(ranks, device), noticed_signals() as signals:
+    with distributed.joined(ranks, device), distributed.noticed_signals() as signals:
         volumes = (*config.data.train, *config.data.val)
         ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
         config, choices = configure(config, ranks, device, resumed=resume is not None)
@@ -84,7 +84,7 @@ class Trainer:
             print(report, flush=True)
         self.model.require_size(config.data.patch_size)
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
-        self.optimizer = build_optimizer(self.model, self.optim, device)
+        self.optimizer = build_optimizer(self.model, self.optim)
         self.precision = hardware.choose_precision(config.system, device, config.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.judged = self.average.model if self.average else self.model
@@ -118,9 +118,10 @@ class Trainer:
 
     def load(self, dataset, sampler=None) -> DataLoader:
         workers = hardware.choose_workers(self.config.system, self.device, self.ranks.local_world)
+        processes = {"multiprocessing_context": START_METHOD, "worker_init_fn": distributed.ignore_signals,
+                     "persistent_workers": True} if workers else {}  # fmt: skip
         return DataLoader(dataset, self.loop.batch_size, sampler=sampler, num_workers=workers,
-                          multiprocessing_context=START_METHOD if workers else None, worker_init_fn=ignore_signals,
-                          pin_memory=self.device.type == "cuda", persistent_workers=workers > 0)  # fmt: skip
+                          pin_memory=self.device.type == "cuda", **processes)  # fmt: skip
 
     def run(self, signals: list) -> Path:
         """Train to the last step, or to the one in which a signal comes; returns the folder of the run."""
@@ -151,7 +152,7 @@ class Trainer:
             if stop and done < self.loop.max_steps:
                 self.monitor.say(f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
                                  f"--resume {self.folder} continues")
-                sys.exit(EXIT_REQUEUE)
+                sys.exit(distributed.EXIT_REQUEUE)
         return self.folder
 
     def is_due(self, done: int, every: int) -> bool:

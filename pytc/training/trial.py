@@ -19,9 +19,8 @@ from pytc.training.distributed import Ranks
 from pytc.training.optim import build_optimizer
 
 
-def configure(config: Config, ranks: Ranks, device: torch.device, *,
-              resumed: bool) -> tuple[Config, list[hardware.Choice]]:  # fmt: skip
-    """The config with a batch that fits, and what was found and chosen; the same config where system.auto is off.
+def configure(config: Config, ranks: Ranks, device: torch.device, *, resumed: bool) -> tuple[Config, list]:
+    """The config with a batch that fits, and the `hardware.Choice`s; the same config where system.auto is off.
 
     A batch that does not fit a GPU is split, and optim.accumulate raised by as much, so that a step still takes the
     patches that the recipe says. All ranks take the smallest rank's batch. A resumed run keeps its own. Fields of
@@ -84,11 +83,11 @@ def trial_steps(config: Config, device: torch.device, precision: str, world: int
         model = build_model(config.model).to(device)
         # the average of the weights, and DDP's copy of their gradients
         kept = [copy.deepcopy(model) for needed in (config.optim.ema_decay, world > 1) if needed]
-        optimizer, loss = build_optimizer(model, config.optim, device), build_loss(config.loss)
+        optimizer, loss = build_optimizer(model, config.optim), build_loss(config.loss)
         for _ in range(2):
-            shape = (size, *config.data.patch_size)
-            image = torch.randint(256, (size, config.model.in_channels, *shape[1:]), dtype=torch.uint8, device=device)
-            labels = torch.randint(100, shape, dtype=torch.int32, device=device)
+            channels, patch = config.model.in_channels, config.data.patch_size
+            image = torch.randint(256, (size, channels, *patch), dtype=torch.uint8, device=device)
+            labels = torch.randint(100, (size, *patch), dtype=torch.int32, device=device)
             image, labels = augment(image, labels, torch.arange(size), config.augment, (1.0, 1.0, 1.0))
             targets = make_targets(labels, config.target, model.output_scales)
             with hardware.autocast(device, precision):
