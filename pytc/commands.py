@@ -32,8 +32,7 @@ class EvaluateConfig:
     """What evaluate.py scores, and against what; with nothing named, the newest results below runs/."""
 
     run: str | None = None  # Folder of the run whose newest predictions are scored; by default the newest run.
-    # Affinities to segment, one channel an offset; for a semantic task a probability map of one channel.
-    affinities: str | None = None
+    affinities: str | None = None  # To segment: one channel an offset, or a semantic task's probability map.
     segmentation: str | None = None  # Segmentation to score as it is.
     labels: str | None = None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
     mask: str | None = None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
@@ -42,20 +41,16 @@ class EvaluateConfig:
     voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where no file says.
     offsets: tuple[Triple, ...] | None = None  # Offsets of the affinity channels, where the file does not say.
     output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
-    # Instances, or a foreground mask; default: what the run predicts, else instances.
-    task: Literal["instance", "semantic"] | None = None
+    task: Literal["instance", "semantic"] | None = None  # Default: what the run predicts, else instances.
     sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
     # Find the best threshold of all, and draw the whole curve; for NERL, ERL and VOI over skeletons, without --grow.
     exact: bool = False
     # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
     thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
-    # Figure that picks the threshold; default: nerl with skeletons, dense_voi_sum with labels alone, or jaccard.
-    metric: str | None = None
+    metric: str | None = None  # Picks the threshold; default: nerl with skeletons, else dense_voi_sum, or jaccard.
     min_size: int | None = None  # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
-    # Let voxels that are left join the object they are most strongly tied to; default: as in infer.py, or False.
-    grow: bool | None = None
-    # Fail unless the best value of the metric is at least this (at most, where less is better).
-    require: float | None = None
+    grow: bool | None = None  # Let voxels that are left join the object they are most tied to; default: as in infer.py.
+    require: float | None = None  # Fail unless the metric's best value is at least this (at most, if less is better).
     # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and compare.
     backend: Literal["pytc", "funlib"] = "pytc"
     attribution: str | None = None  # Where the data comes from and its licence; printed in the report.

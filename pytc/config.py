@@ -163,9 +163,7 @@ class TargetConfig:
 class ModelConfig:
     """The network."""
 
-    # Registered name: mednext, mednext_custom, unet, rsunet, nnunet, monai_basic_unet3d, monai_unet, monai_unetr,
-    # monai_swin_unetr.
-    architecture: str = "mednext"
+    architecture: str = "mednext"  # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
     in_channels: int = 1  # Channels of the image.
     out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
     deep_supervision: bool = False  # Predict at every scale in training.
@@ -205,14 +203,12 @@ class ModelConfig:
         require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
         require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
         require(len(self.features) > 1, "features of at least two levels", self.features)
-        sources = (self.pretrained, self.upkern)
-        require(None in sources, "weights from pretrained or upkern, not both", sources)
-        require(self.upkern is None or self.architecture.startswith("mednext"), "a MedNeXt for upkern",
-                self.architecture)
-        if self.strides is not None:
-            steps = len(self.features) - 1
-            require(len(self.strides) == steps, f"{steps} strides for {steps + 1} levels of features", self.strides)
-            require(min(map(min, self.strides)) > 0, "positive strides", self.strides)
+        require(None in (self.pretrained, self.upkern), "weights from pretrained or upkern, not both", self.upkern)
+        mednext = self.architecture.startswith("mednext")
+        require(mednext or self.upkern is None, "a MedNeXt for upkern", self.architecture)
+        levels, strides = len(self.features), self.strides
+        fit = strides is None or (len(strides) == levels - 1 and min(map(min, strides)) > 0)
+        require(fit, f"{levels - 1} positive strides for {levels} levels of features", strides)
 
 
 @dataclass(frozen=True)

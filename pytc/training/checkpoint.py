@@ -42,11 +42,10 @@ class Keeper:
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
         """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""
         self.folder.mkdir(exist_ok=True)
-        step, picks = state["step"], self.loop.picks_best
-        scores = {**self.scores, step: figures.get(self.loop.monitor, math.nan)}
-        known = [step for step, score in scores.items() if not math.isnan(score)]
-        best_first = sorted(known, key=lambda step: loss_of(self.loop.monitor, scores[step]))
-        ranked = best_first if picks else sorted(scores, reverse=True)
+        step, monitor, picks = state["step"], self.loop.monitor, self.loop.picks_best
+        scores = {**self.scores, step: figures.get(monitor, math.nan)}
+        known = [step for step, score in scores.items() if not (picks and math.isnan(score))]
+        ranked = sorted(known, key=lambda step: loss_of(monitor, scores[step]) if picks else -step)
         self.scores = {step: scores[step] for step in ranked[: self.loop.keep_checkpoints]}
         state = {**state, "scores": dict(self.scores)}
         if step in self.scores:
