@@ -82,10 +82,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
 
 def load_config_file(path: Path) -> Config:
-    """The `config` that a Python file defines; ValueError if there is none, or it names an unknown field.
-
-    A config file may import another one of its folder: `from banis import config as banis`.
-    """
+    """The `config` that a Python file, which may import others of its folder, defines; ValueError if there is none."""
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py"))
         raise ValueError(f"expected a config file, found no {path}{suggest(path.name, others)}")

@@ -40,10 +40,7 @@ def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
 
 
 def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
-    """Bytes that this process may come to use, and how many are free: the machine's, or the least its cgroups allow.
-
-    What a cgroup's file cache holds counts as free, as it gives way.
-    """
+    """Bytes that machine and cgroups let this process use, and how many are free; file cache is, as it yields."""
     machine = psutil.virtual_memory()
     limits, free = [machine.total], [machine.available]
     for folder in _cgroups("memory", root, own):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from pytc.io.volume import open_volume
 from pytc.models.checkpoint import load_checkpoint, load_model
 from pytc.runs import create_run, load_config, newest_run
 from pytc.training.checkpoint import Keeper, good_checkpoints, save_checkpoint
-from pytc.training.distributed import EXIT_REQUEUE, Ranks, first_host, meeting_point, read_environment
+from pytc.training.distributed import EXIT_REQUEUE, Ranks, first_host, joined, meeting_point, read_environment
 from pytc.training.loop import train
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 
@@ -410,6 +411,15 @@ def test_ranks_meet_at_the_first_node_of_a_slurm_job():
     assert meeting_point({**job, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "999"}) == "tcp://10.0.0.1:999"
     with pytest.raises(ValueError, match="expected MASTER_ADDR"):
         meeting_point({})
+
+
+def test_ranks_wait_for_hours_for_the_one_that_scores_a_volume(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    with joined(Ranks(1, 2, 1, 2), torch.device("cpu")):
+        assert asked["timeout"] >= timedelta(hours=2) and asked["rank"] == 1
 
 
 def test_run_names_are_never_taken_twice(tmp_path):

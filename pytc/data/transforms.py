@@ -15,10 +15,7 @@ from pytc.data.random import SampleRandom
 
 
 class SliceTransform(RandomizableTransform, MapTransform):
-    """Damages slices of the arrays (C, Z, Y, X) at `keys`, all in the same way, with probability `prob`.
-
-    Arrays or tensors in, the same type and dtype out; the input is not modified.
-    """
+    """Damages slices of arrays or tensors (C, Z, Y, X) at `keys`, all in the same way, with probability `prob`."""
 
     def __init__(self, damage, keys: KeysCollection, prob: float, allow_missing_keys: bool):
         RandomizableTransform.__init__(self, prob)

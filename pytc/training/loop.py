@@ -130,9 +130,7 @@ class Trainer:
             logged = self.is_due(done, self.loop.log_every)
             stop, figures, example = self.train_step(step, bool(signals), detailed=logged)
             if logged:
-                figures |= self.clock.figures()
-                self.monitor.progress(done, figures["train/loss"], figures["train/samples_per_second"])
-                self.monitor.record(done, figures)
+                self.monitor.record(done, figures | self.clock.figures())
             if self.is_due(done, self.loop.images_every):
                 self.monitor.panel(done, *example)
             scores = {}

@@ -31,12 +31,11 @@ class Monitor:
     def say(self, line: str) -> None:
         print(line, flush=True)
 
-    def progress(self, step: int, loss: float, samples_per_second: float) -> None:
-        """Show that `step` steps are done."""
-        self.bar.show(step, f"loss {loss:.4f}, {samples_per_second:.3g} samples/s")
-
     def record(self, step: int, figures: dict[str, float]) -> None:
-        """Append figures to log.jsonl, null where they are not finite, and TensorBoard."""
+        """Append figures to log.jsonl, null where they are not finite, and TensorBoard; show those of training."""
+        if "train/loss" in figures:
+            loss, rate = figures["train/loss"], figures["train/samples_per_second"]
+            self.bar.show(step, f"loss {loss:.4f}, {rate:.3g} samples/s")
         self.log(step, {name: round(float(value), 8) if math.isfinite(value) else None
                         for name, value in figures.items()})
         for name, value in figures.items():

@@ -56,10 +56,7 @@ def configure(config: Config, ranks: Ranks, device: torch.device, *, resumed: bo
 
 
 def largest_batch(try_batch: Callable[[int], None], wanted: int) -> int:
-    """The first of wanted, then its divisors of at most half the size before, that `try_batch` runs in memory; else 0.
-
-    try_batch(size) takes real steps with a batch of `size`, and raises torch.OutOfMemoryError where they do not fit.
-    """
+    """Of wanted and its divisors, each at most half the one before, the first without OutOfMemoryError; else 0."""
     size = wanted
     while size:
         try:
