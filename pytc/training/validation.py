@@ -27,10 +27,20 @@ def validate_volumes(model: ConnectomicsModel, config: Config, device: torch.dev
     mean over the volumes that have it; with several volumes there is also val/NAME/nerl. Volumes are shared out among
     the ranks; all get all figures. Affinities are kept below `folder` until they are scored.
     """
-    volumes, training = scored_volumes(config), model.training
+    volumes, training, mine = scored_volumes(config), model.training, {}
+    task, metric = TASKS[config.target.kind], config.loop.monitor.removeprefix("val/")
+    channels = unit_channels(config.model.out_channels, config.target.offsets) if task == "instance" else None
     model.eval()
-    mine = {name: _score(model, config, device, volumes[name], folder / name)
-            for name in list(volumes)[ranks.rank :: ranks.world]}  # fmt: skip
+    for name in list(volumes)[ranks.rank :: ranks.world]:
+        volume, place = volumes[name], folder / name
+        known = any(metric in metrics for part, metrics in METRICS[task].items() if getattr(volume, part))
+        shutil.rmtree(place, ignore_errors=True)
+        try:
+            affinities = predict(model, config, volume, place, config, device, "validation", channels)
+            inputs = gather(EvaluateConfig(affinities=affinities.path, sweep=True, metric=metric if known else None))
+            mine[name] = inputs.sweep(inputs.read_channels(), inputs.read_labels()).best
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
     model.train(training)
     scores, values = ChainMap(*ranks.gather(mine)), defaultdict(list)
     for name in volumes:  # in their order, so that sums are the same whatever the ranks
@@ -58,18 +68,3 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     full_name = choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
     require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
     return volumes
-
-
-def _score(model: ConnectomicsModel, config: Config, device: torch.device, volume: VolumeConfig,
-           folder: Path) -> dict[str, float]:  # fmt: skip
-    """The best row of one volume's sweep."""
-    task, metric = TASKS[config.target.kind], config.loop.monitor.removeprefix("val/")
-    known = any(metric in metrics for part, metrics in METRICS[task].items() if getattr(volume, part))
-    channels = unit_channels(config.model.out_channels, config.target.offsets) if task == "instance" else None
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        affinities = predict(model, config, volume, folder, config, device, "validation", channels)
-        inputs = gather(EvaluateConfig(affinities=affinities.path, sweep=True, metric=metric if known else None))
-        return inputs.sweep(inputs.read_channels(), inputs.read_labels()).best
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
