@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 GIB = 2**30
+KERNEL = 3  # voxels: the usual extent of a kernel
 Choice = tuple[str, str, str]  # what the machine has or what was chosen for it: name, value, reason
 
 
@@ -78,15 +79,21 @@ def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     return torch.device("cuda", local_rank) if there and system.device != "cpu" else torch.device("cpu")
 
 
-def choose_precision(system: SystemConfig, device: torch.device, model: ModelConfig) -> str:
+def choose_precision(system: SystemConfig, device: torch.device, model: ModelConfig, coarsest: int = KERNEL) -> str:
     """fp32, bf16 or fp16, as asked for, or what is fast: on a GPU bf16, or fp16 on one that lacks it (before Ampere).
 
     On a CPU bf16 where it has the instructions and the network is made of dense convolutions: the gradients of
     depthwise ones, as in MedNeXt, gain nothing clear (a training step takes 0.86 times fp32's computing, but 1.5 times
     its time by the clock; forward 1.13 times: benchmarks/README.md, Networks). ValueError for a precision in which this
     torch and cuDNN compute wrongly; a warning for one in which they are slow.
+
+    coarsest: for training, the voxels along the shortest axis of a patch at the network's coarsest level. Where they
+    are fewer than a kernel's, torch's gradients in bf16 on a CPU hold whatever was in memory (oneDNN, torch 2.13).
     """
-    precision, _ = precision_and_reason(system, device, model)
+    precision, _ = precision_and_reason(system, device, model, coarsest)
+    if precision == "bf16" and device.type == "cpu":
+        require(coarsest >= KERNEL, f"{KERNEL} voxels or more at the coarsest level to train in bf16 on a CPU, which "
+                "else computes wrong gradients (larger patches, or --system.precision fp32)", coarsest)
     degree, fault = version_fault(*versions(), precision, device.type)
     require(degree != "wrong", "versions that compute rightly", fault)
     if degree == "slow":
@@ -94,7 +101,8 @@ def choose_precision(system: SystemConfig, device: torch.device, model: ModelCon
     return precision
 
 
-def precision_and_reason(system: SystemConfig, device: torch.device, model: ModelConfig) -> tuple[str, str]:
+def precision_and_reason(system: SystemConfig, device: torch.device, model: ModelConfig,
+                         coarsest: int = KERNEL) -> tuple[str, str]:  # fmt: skip
     """What `choose_precision` returns, and why; faults of versions that cannot be avoided are not looked for."""
     import torch
 
@@ -105,6 +113,8 @@ def precision_and_reason(system: SystemConfig, device: torch.device, model: Mode
             return "fp32", "this CPU has no bf16 instructions"
         if model.architecture.startswith("mednext"):
             return "fp32", "depthwise convolutions train slowly in bf16 on a CPU"
+        if coarsest < KERNEL:
+            return "fp32", "the coarsest level is too small for gradients in bf16 on a CPU"
         return "bf16", "this CPU has bf16 instructions"
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:

@@ -224,3 +224,11 @@ def test_the_cpu_variant_of_every_preset_is_small_and_can_be_built(path):
     model = build_model(small.model)
     model.require_size(small.data.patch_size)
     assert model.info()["parameters"] < 3e6
+
+
+def test_bf16_gradients_on_a_cpu_need_a_coarsest_level_as_large_as_a_kernel(monkeypatch):
+    monkeypatch.setattr(hardware, "cpu_multiplies_bf16", lambda: True)
+    unet = ModelConfig(architecture="unet")
+    assert [hardware.choose_precision(SystemConfig(), CPU, unet, n) for n in (2, 3)] == ["fp32", "bf16"]
+    with pytest.raises(ValueError, match="3 voxels or more at the coarsest level.*got 2"):
+        hardware.choose_precision(SystemConfig(precision="bf16"), CPU, unet, 2)

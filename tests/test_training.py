@@ -182,8 +182,10 @@ def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, t
     for attempt in range(10):
         wait_for_steps(process, run, reached + 1)
         time.sleep(random.uniform(0, 0.3))
+        loaders = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM if attempt % 2 else signal.SIGKILL)
         exits.append(process.wait())
+        assert not psutil.wait_procs(loaders, timeout=30)[1]  # none outlives the run
         assert reached < (reached := step_of(run)) < 120
         workers = str(attempt % 3)
         process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--resume", str(run), "--system.workers",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 
 import torch
 import torch.distributed as dist
@@ -135,7 +138,15 @@ def noticed_signals():
         restore()
 
 
-def ignore_signals(worker: int) -> None:
-    """For loader processes: a scheduler signals the whole job, and the main process needs them to its last step."""
+def live_with_parent(worker: int) -> None:
+    """For loader processes: outlive the signals of a scheduler, since the run needs them to its last step, but not it.
+
+    torch watches the process that forked them, the forkserver, which itself lives as long as they do.
+    """
+    def end_with_parent():
+        wait([parent_process().sentinel])
+        os._exit(1)
+
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=end_with_parent, daemon=True).start()

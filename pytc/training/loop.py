@@ -85,7 +85,9 @@ class Trainer:
         self.model.require_size(config.data.patch_size)
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optim)
-        self.precision = hardware.choose_precision(config.system, device, config.model)
+        multiple = self.model.size_multiple
+        coarsest = min(n // m for n, m in zip(config.data.patch_size[-len(multiple):], multiple))
+        self.precision = hardware.choose_precision(config.system, device, config.model, coarsest)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.judged = self.average.model if self.average else self.model
         self.parts = {"model": self.model, "average": self.average and self.average.model,
@@ -118,7 +120,7 @@ class Trainer:
 
     def load(self, dataset, sampler=None) -> DataLoader:
         workers = hardware.choose_workers(self.config.system, self.device, self.ranks.local_world)
-        processes = {"multiprocessing_context": START_METHOD, "worker_init_fn": distributed.ignore_signals,
+        processes = {"multiprocessing_context": START_METHOD, "worker_init_fn": distributed.live_with_parent,
                      "persistent_workers": True} if workers else {}  # fmt: skip
         return DataLoader(dataset, self.loop.batch_size, sampler=sampler, num_workers=workers,
                           pin_memory=self.device.type == "cuda", **processes)  # fmt: skip
