@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import runpy
 import sys
@@ -16,6 +17,9 @@ from pytc import config as config_module
 from pytc.commands import EvaluateConfig, InferConfig, readable_errors
 from pytc.config import Config, require, suggest
 from pytc.runs import load_config, newest_run
+
+# Read when torch is loaded: threads that spin while they wait for one another stall where cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)
