@@ -152,6 +152,7 @@ class Trainer:
             if stop and done < self.loop.max_steps:
                 self.monitor.say(f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
                                  f"--resume {self.folder} continues")
+                self.ranks.gather(None)  # a scheduler may end all with the first that leaves: not before the checkpoint
                 sys.exit(distributed.EXIT_REQUEUE)
         return self.folder
 
