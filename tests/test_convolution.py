@@ -13,6 +13,7 @@ from torch import nn
 from pytc.config import ModelConfig
 from pytc.models import build_model
 from pytc.models.convolution import Conv3d, ConvTranspose3d, Depthwise, Perceptron, perceptron
+from pytc.models.layers import ChannelNorm, InstanceNorm
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {Conv3d: nn.Conv3d, ConvTranspose3d: nn.ConvTranspose3d}
@@ -70,17 +71,20 @@ def test_bf16_gradients_where_rows_are_one_voxel_long(kind, kernel):
             torch.testing.assert_close(ours.double(), theirs, atol=0.1, rtol=0.05)
 
 
-def test_perceptron_equals_its_layers_part_by_part(monkeypatch):
-    inner, outer = Conv3d(4, 8, 1).double(), Conv3d(8, 3, 1).double()
+@pytest.mark.parametrize("norm", [InstanceNorm(4), ChannelNorm(4)], ids=lambda norm: type(norm).__name__)
+def test_perceptron_equals_its_layers_part_by_part(monkeypatch, norm):
+    norm, inner, outer = norm.double(), Conv3d(4, 8, 1).double(), Conv3d(8, 3, 1).double()
+    for layer in (norm, inner, outer):
+        fill_parameters(layer)
     x, residual = (make_image((2, c, 3, 4, 5)).double().contiguous(memory_format=torch.channels_last_3d)
                    for c in (4, 3))
-    for part in (2**19, 8 * 7, 1):  # all voxels at once, by sevens, one by one
+    for part in (2**19, 8 * 7, 1):  # all voxels of a sample at once, by sevens, one by one
         monkeypatch.setattr(Perceptron, "PART", part)
         fast, plain = [], []
-        for gradients, call in ((fast, perceptron), (plain, lambda x, i, o, r: o(F.gelu(i(x))) + r)):
+        for gradients, call in ((fast, perceptron), (plain, lambda x, n, i, o, r: o(F.gelu(i(n(x)))) + r)):
             arrays = [x.clone().requires_grad_(), residual.clone().requires_grad_()]
-            y = call(arrays[0], inner, outer, arrays[1])
-            arrays += [*inner.parameters(), *outer.parameters()]
+            y = call(arrays[0], norm, inner, outer, arrays[1])
+            arrays += [*norm.parameters(), *inner.parameters(), *outer.parameters()]
             gradients += [y, *torch.autograd.grad(y, arrays, make_image(tuple(y.shape)).double())]
         for ours, theirs in zip(fast, plain, strict=True):
             torch.testing.assert_close(ours, theirs)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pytc.config import Triple
+from pytc.models.layers import InstanceNorm
 
 
 class Conv2d(nn.Conv2d):
@@ -142,22 +143,24 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor) -> Tensor:
 class Perceptron(torch.autograd.Function):
     """At each voxel outer @ gelu(inner @ x + inner_bias) + outer_bias, and a residual if given.
 
-    x: (voxels, C), residual: (voxels, D) or None -> (voxels, D). The hidden layer, the largest array of a network, is
-    made in parts that stay in the cache, and again in the backward pass: it never lies in memory as a whole.
+    x (B, V, C), residual (B, V, D) or None, inner (B, H, C) and its bias (B, H) -> (B, V, D). The hidden layer, the
+    largest array of a network, is made in parts that stay in the cache, and again in the backward pass: it never lies
+    in memory as a whole.
     """
 
-    PART = 2**17  # elements of the hidden layer: 512 KB, half a core's second cache
+    PART = 2**20  # elements of the hidden layer: 4 MB stay in a cache, and are long enough for threads to share
 
     @staticmethod
     def forward(ctx, x, residual, inner, inner_bias, outer, outer_bias):
         ctx.save_for_backward(x, inner, inner_bias, outer)
-        y = x.new_empty(len(x), len(outer))
-        rows = max(1, Perceptron.PART // len(inner))
-        for start in range(0, len(x), rows):
-            part = slice(start, start + rows)
-            torch.addmm(outer_bias, F.gelu(F.linear(x[part], inner, inner_bias)), outer.T, out=y[part])
-            if residual is not None:
-                y[part] += residual[part]
+        y = x.new_empty(*x.shape[:2], len(outer))
+        for sample, rows in parts(x, inner):
+            part = sample, rows
+            h = F.gelu(F.linear(x[part], inner[sample], inner_bias[sample]))
+            if residual is None:
+                torch.addmm(outer_bias, h, outer.T, out=y[part])
+            else:
+                torch.add(residual[part], outer_bias, out=y[part]).addmm_(h, outer.T)
         return y
 
     @staticmethod
@@ -167,24 +170,36 @@ class Perceptron(torch.autograd.Function):
         gx = torch.empty_like(x)
         g_inner, g_bias, g_outer = (torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
                                     for weight in (inner, inner_bias, outer))
-        rows = max(1, Perceptron.PART // len(inner))
-        for part, g_part, out in zip(x.split(rows), g.split(rows), gx.split(rows)):
-            h = F.linear(part, inner, inner_bias)
-            g_outer += g_part.T @ F.gelu(h)
-            h = torch.ops.aten.gelu_backward(g_part @ outer, h)
-            g_inner += h.T @ part
-            g_bias += h.sum(0)
-            torch.mm(h, inner, out=out)
-        return gx, g if ctx.needs_input_grad[1] else None, g_inner, g_bias, g_outer, g.sum(0)
+        for sample, rows in parts(x, inner):
+            part = sample, rows
+            h = F.linear(x[part], inner[sample], inner_bias[sample])
+            g_outer += g[part].T @ F.gelu(h)
+            h = torch.ops.aten.gelu_backward(g[part] @ outer, h)
+            g_inner[sample] += h.T @ x[part]
+            g_bias[sample] += h.sum(0)
+            torch.mm(h, inner[sample], out=gx[part])
+        return gx, g if ctx.needs_input_grad[1] else None, g_inner, g_bias, g_outer, g.sum((0, 1))
 
 
-def perceptron(x: Tensor, inner: Conv3d, outer: Conv3d, residual: Tensor | None,
-               norm: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # fmt: skip
-    """outer(norm(gelu(inner(x)))) + residual, of pointwise convolutions: (B, C, Z, Y, X) -> (B, D, Z, Y, X)."""
-    if norm or not (is_fast(inner, x) and is_fast(outer, x)) or torch.compiler.is_compiling():
-        h = F.gelu(inner(x))
-        h = outer(norm(h) if norm else h)
+def parts(x: Tensor, inner: Tensor) -> list[tuple[int, slice]]:
+    """Samples and rows of x (B, V, C) that are few enough for one part of the hidden layer."""
+    rows = max(1, Perceptron.PART // inner.shape[1])
+    return [(sample, slice(row, row + rows)) for sample in range(len(x)) for row in range(0, x.shape[1], rows)]
+
+
+def perceptron(x: Tensor, norm: nn.Module, inner: Conv3d, outer: Conv3d, residual: Tensor | None,
+               response: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # fmt: skip
+    """outer(response(gelu(inner(norm(x))))) + residual, of pointwise convolutions: (B, C, ...) -> (B, D, ...)."""
+    if response or not (is_fast(inner, x) and is_fast(outer, x)) or torch.compiler.is_compiling():
+        h = F.gelu(inner(norm(x)))
+        h = outer(response(h) if response else h)
         return h if residual is None else h + residual
-    weights = autocast(inner.weight.flatten(1), inner.bias, outer.weight.flatten(1), outer.bias)
-    flat = [None if t is None else autocast(t)[0].movedim(1, -1).flatten(0, -2) for t in (x, residual)]
+    weight, bias = inner.weight.flatten(1), inner.bias
+    if isinstance(norm, InstanceNorm) and x.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu"):
+        scale, shift = norm.scale_and_shift(x)  # into the weights, if these are precise enough: x is not written anew
+        weight, bias = weight * scale[:, None], bias + shift @ weight.T
+    else:
+        x, weight, bias = norm(x), weight.expand(len(x), -1, -1), bias.expand(len(x), -1)
+    weights = autocast(weight, bias, outer.weight.flatten(1), outer.bias)
+    flat = [None if t is None else autocast(t)[0].movedim(1, -1).flatten(1, -2) for t in (x, residual)]
     return Perceptron.apply(*flat, *weights).view(len(x), *x.shape[2:], -1).movedim(-1, 1)

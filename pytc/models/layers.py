@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class InstanceNorm(nn.Module):
@@ -26,6 +27,32 @@ class InstanceNorm(nn.Module):
         samples = [F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
                    for sample in samples]
         return samples[0] if len(samples) == 1 else torch.cat(samples)
+
+    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """By which `forward` would multiply each channel of each sample, and what it would add, (B, C) each."""
+        mean, variance = Moments.apply(x)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return scale, self.bias - mean * scale
+
+
+class Moments(torch.autograd.Function):
+    """Mean and variance of each channel of each sample, (B, C) each."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = map(torch.stack, zip(*(torch.batch_norm_update_stats(sample, None, None, 0.0)
+                                                for sample in x.split(1))))
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g_mean: Tensor, g_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        slope = 2 * g_variance
+        slope, level = (t.view(*t.shape, *[1] * (x.ndim - 2)) * (t.numel() / x.numel())
+                        for t in (slope, g_mean - slope * mean))
+        return torch.addcmul(level, x, slope)
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -82,10 +82,10 @@ class MedNeXtBlock(nn.Module):
         self.residual = config.do_res if resample == "same" else config.do_res_up_down
 
     def forward(self, x: Tensor) -> Tensor:
-        h, residual = self.norm(self.conv1(x)), None
+        h, residual = self.conv1(x), None
         if self.residual:
             residual = x if self.resample == "same" else self.res_conv(x)
-        h = perceptron(h, self.conv2, self.conv3, residual, self.response_norm if self.grn else None)
+        h = perceptron(h, self.norm, self.conv2, self.conv3, residual, self.response_norm if self.grn else None)
         return F.pad(h, self.missing) if self.missing else h
 
     def response_norm(self, h: Tensor) -> Tensor:
