@@ -153,7 +153,10 @@ class Perceptron(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, inner, inner_bias, outer, outer_bias):
         ctx.save_for_backward(x, inner, inner_bias, outer)
-        y = x.new_empty(*x.shape[:2], len(outer))
+        return Perceptron.fill(x.new_empty(*x.shape[:2], len(outer)), x, residual, inner, inner_bias, outer, outer_bias)
+
+    @staticmethod
+    def fill(y, x, residual, inner, inner_bias, outer, outer_bias):
         for sample, rows in parts(x, inner):
             part = sample, rows
             h = F.gelu(F.linear(x[part], inner[sample], inner_bias[sample]))
@@ -189,7 +192,10 @@ def parts(x: Tensor, inner: Tensor) -> list[tuple[int, slice]]:
 
 def perceptron(x: Tensor, norm: nn.Module, inner: Conv3d, outer: Conv3d, residual: Tensor | None,
                response: Callable[[Tensor], Tensor] | None = None) -> Tensor:  # fmt: skip
-    """outer(response(gelu(inner(norm(x))))) + residual, of pointwise convolutions: (B, C, ...) -> (B, D, ...)."""
+    """outer(response(gelu(inner(norm(x))))) + residual, of pointwise convolutions: (B, C, ...) -> (B, D, ...).
+
+    Without gradients the result may be written over the residual.
+    """
     if response or not (is_fast(inner, x) and is_fast(outer, x)) or torch.compiler.is_compiling():
         h = F.gelu(inner(norm(x)))
         h = outer(response(h) if response else h)
@@ -202,4 +208,6 @@ def perceptron(x: Tensor, norm: nn.Module, inner: Conv3d, outer: Conv3d, residua
         x, weight, bias = norm(x), weight.expand(len(x), -1, -1), bias.expand(len(x), -1)
     weights = autocast(weight, bias, outer.weight.flatten(1), outer.bias)
     flat = [None if t is None else autocast(t)[0].movedim(1, -1).flatten(1, -2) for t in (x, residual)]
-    return Perceptron.apply(*flat, *weights).view(len(x), *x.shape[2:], -1).movedim(-1, 1)
+    reused = flat[1] is not None and not torch.is_grad_enabled()
+    y = Perceptron.fill(flat[1], *flat, *weights) if reused else Perceptron.apply(*flat, *weights)
+    return y.view(len(x), *x.shape[2:], -1).movedim(-1, 1)

@@ -58,7 +58,7 @@ class MedNeXtBlock(nn.Module):
     """Depthwise convolution, norm, expansion, GELU, compression, around which runs a residual connection.
 
     (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied ("up") by `stride`,
-    which is 1 or 2 along each axis.
+    which is 1 or 2 along each axis. Without gradients the result may be written over the input.
     """
 
     def __init__(self, config: ModelConfig, kernel: Scale, inputs: int, outputs: int, expansion: int,
@@ -146,7 +146,8 @@ class MedNeXt(ConnectomicsModel):
         for level in reversed(range(LEVELS)):
             if self.supervised:
                 outputs.append(self.run(f"out_{level + 1}", x))
-            x = skips.pop() + self.run(f"up_{level}", x)
+            skip, x = skips.pop(), self.run(f"up_{level}", x)
+            x = skip + x if torch.is_grad_enabled() else skip.add_(x)
             x = self.run(f"dec_block_{level}", x)
         outputs.append(self.run("out_0", x))
         return outputs[::-1]
