@@ -12,7 +12,7 @@ from pytc.io.volume import create_volume, open_volume
 from pytc.segmentation import blockwise, connected_components, descent, growing
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d
-from pytc.segmentation.descent import names_at_thresholds, spanning_forest
+from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.edges import is_above, label_dtype
 from pytc.segmentation.growing import grow
 
@@ -155,10 +155,10 @@ def test_unsigned_64_bit_labels(monkeypatch):
     assert labels.dtype == np.uint64
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(grow(labels, affinities), slow_grow(expected, affinities))
-    forest = spanning_forest(affinities, [0.9, 0.7], grow=True)
-    assert forest.nodes.dtype == forest.edges.dtype == np.uint64
-    *_, names = names_at_thresholds(forest, min_size=3)
-    np.testing.assert_array_equal(np.unique(names(forest.nodes.ravel()), return_inverse=True)[1], expected.ravel())
+    graph = component_graph(affinities, [0.9, 0.7], grow=True)
+    assert graph.nodes.dtype == graph.edges.dtype == np.uint64
+    *_, names = names_at_thresholds(graph, min_size=3)
+    np.testing.assert_array_equal(np.unique(names(graph.nodes.ravel()), return_inverse=True)[1], expected.ravel())
 
 
 def test_unit_offsets_are_found():

@@ -12,7 +12,7 @@ from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.descent import names_at_thresholds, spanning_forest
+from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.growing import grow as grow_labels
 
 SHAPE = (6, 7, 8)
@@ -75,12 +75,12 @@ def test_names_equal_decoding_afresh(min_size, grow):
     rng = np.random.default_rng(6)
     for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
         chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
-        forest = spanning_forest(affinities, chosen, grow=grow)
-        for threshold, names in zip(chosen, names_at_thresholds(forest, min_size=min_size, grow=grow), strict=True):
+        graph = component_graph(affinities, chosen, grow=grow)
+        for threshold, names in zip(chosen, names_at_thresholds(graph, min_size=min_size, grow=grow), strict=True):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)
             if grow:
                 expected = grow_labels(expected, affinities)
-            numbers = np.unique(np.append(0, names(forest.nodes.ravel())), return_inverse=True)[1][1:]
+            numbers = np.unique(np.append(0, names(graph.nodes.ravel())), return_inverse=True)[1][1:]
             np.testing.assert_array_equal(numbers.reshape(expected.shape), expected)
 
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 
 from pytc.config import require
@@ -146,17 +147,29 @@ class SkeletonMetrics:
         skeleton, segment = np.divmod(keys.astype(np.int64), len(ids))
         table = Contingency(self._ids[skeleton], ids[segment], np.bincount(nodes))
 
-        start, end = codes[self._starts], codes[self._ends]
-        omitted = (ids == 0)[start] | (ids == 0)[end]
-        kept = ~omitted & (start == end)
-        length = np.bincount(nodes[self._starts[kept]], self._lengths[kept], len(keys))
-        return _Pairs(table, skeleton, segment, length, ~omitted & (start != end), omitted)
+        edges = self._starts, self._ends, self._lengths
+        return _Pairs(table, skeleton, segment, *_follow_edges(*edges, codes, ids, nodes, len(keys)))
 
     def _per_skeleton(self, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(index, weights, len(self._ids))
 
     def _run_length(self, pairs: _Pairs, overlooked: float) -> float:
         return float(np.sum(pairs.length[~_excluded(pairs, overlooked)] ** 2) / self.total_length)
+
+
+@numba.njit(cache=True, nogil=True)
+def _follow_edges(starts, ends, lengths, codes, ids, pairs, count):
+    """`length`, `split` and `omitted` of `_Pairs`, from the segment's code and the pair of each node."""
+    length, split, omitted = np.zeros(count), np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+    for edge in range(len(starts)):
+        start, end = codes[starts[edge]], codes[ends[edge]]
+        if ids[start] == 0 or ids[end] == 0:
+            omitted[edge] = True
+        elif start != end:
+            split[edge] = True
+        else:
+            length[pairs[starts[edge]]] += lengths[edge]
+    return length, split, omitted
 
 
 def _on_mergers(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:

@@ -1,13 +1,13 @@
 """Components while the threshold falls: they only merge, so one forest, grown edge by edge, holds those of all.
 
-Its nodes are the components at the first threshold (voxels without an edge are some, too), few and numbered without
+Its nodes are the components at the first threshold (voxels without an edge are some, too), often few, numbered without
 gaps: of the volume, only edges between two of them are ever looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numba
@@ -27,18 +27,22 @@ NEVER = np.iinfo(np.int32).max
 
 
 @dataclass(frozen=True)
-class Forest:
-    """A maximum spanning forest of the affinity graph, in which components at the first threshold are the nodes."""
+class Graph:
+    """Components at the first threshold as nodes, and the edges between two of them."""
 
     nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
     sizes: np.ndarray  # (N + 1,) int64, voxels of each node
-    edges: np.ndarray  # (M, 2) nodes: the edges that join components, in descending order
+    edges: np.ndarray  # (M, 2) nodes, in descending order of the affinity
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     last: int  # how many are above 0, for growing
 
+    def parents(self) -> np.ndarray:
+        """A union-find forest of nodes that are not joined yet; `find` counts from 1."""
+        return np.arange(1, len(self.sizes), dtype=self.nodes.dtype)
 
-def spanning_forest(affinities: np.ndarray, thresholds: Sequence[float], *, grow: bool = False) -> Forest:
-    """The forest for thresholds in descending order; affinities as in `connected_components_3d`.
+
+def component_graph(affinities: np.ndarray, thresholds: Sequence[float], *, grow: bool = False) -> Graph:
+    """The graph for thresholds in descending order; affinities as in `connected_components_3d`.
 
     grow: with the edges, down to 0, by which `grow` joins voxels to components. Memory: 5 bytes a voxel, 8 an edge
     between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
@@ -53,37 +57,45 @@ def spanning_forest(affinities: np.ndarray, thresholds: Sequence[float], *, grow
         floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
     floors, places = np.unique(-floors, return_inverse=True)
     edges, ends = descending_edges(affinities, volume, -floors[::-1], volume)
-    _keep_spanning(edges, ends, not grow, np.arange(1, count + 1, dtype=volume.dtype))
     ends = ends[places]
     sizes = component_sizes(volume, count, numba.config.NUMBA_NUM_THREADS)
-    return Forest(volume, sizes, edges[:ends.max()].copy(), ends[:len(thresholds)], int(ends[-1]))
+    return Graph(volume, sizes, edges, ends[:len(thresholds)], int(ends[-1]))
 
 
-def names_at_thresholds(forest: Forest, *, min_size: int = 0, grow: bool = False) -> Iterator[Callable]:
+def spanning_forest(graph: Graph, *, as_roots: bool = False) -> Graph:
+    """The same graph with only the edges that join two components; as_roots: as the smallest nodes of these."""
+    ends = np.append(graph.ends, graph.last)
+    order = np.argsort(ends, kind="stable")
+    ends[order] = kept = _keep_spanning(graph.edges, ends[order], as_roots, graph.parents())
+    return replace(graph, edges=graph.edges[:kept[-1]].copy(), ends=ends[:-1], last=int(ends[-1]))
+
+
+def names_at_thresholds(graph: Graph, *, min_size: int = 0, grow: bool = False) -> Iterator[Callable]:
     """At each threshold in turn, a function from nodes (n,) to names of their components, (n,) uint64.
 
     A name is 0 where `connected_components_3d` with this min_size, and `grow` after it if asked for, give the label 0;
     else names are ordered as the labels are. It is valid until the next threshold.
     """
     min_size, start = max(min_size, 2), 0  # a voxel without an edge is not in a component
-    parents, sizes = np.arange(1, len(forest.sizes), dtype=forest.nodes.dtype), forest.sizes.copy()
-    for end in forest.ends:
-        _join(forest.edges[start:end], parents, sizes)
+    graph = spanning_forest(graph) if grow else graph
+    parents, sizes = graph.parents(), graph.sizes.copy()
+    for end in graph.ends:
+        _join(graph.edges[start:end], parents, sizes)
         start, named = end, parents
         if grow:
             named = parents.copy()
-            grow_components(forest.edges[end:forest.last], named, sizes, min_size)
+            grow_components(graph.edges[end:graph.last], named, sizes, min_size)
         yield partial(names, named, sizes, min_size)
 
 
-def line_up(forest: Forest, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def line_up(graph: Graph, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points in a line, such that those of each component, at each threshold, are a stretch of it.
 
-    nodes (n,): of each point, in a forest without edges for growing. Returns the points' indices in line and, by place
+    nodes (n,): of each point. Returns the points' indices in line and, by place
     on it, the times (indices of thresholds) from which a point has a label, and has that of the next; NEVER if not
     at all. min_size as in `connected_components_3d`.
     """
-    min_size = max(min_size, 2)
+    min_size, forest = max(min_size, 2), spanning_forest(graph, as_roots=True)
     line = np.argsort(nodes, kind="stable")
     nodes = nodes[line]
     born = np.where(forest.sizes[nodes] >= min_size, 0, NEVER)
@@ -105,7 +117,7 @@ def line_up(forest: Forest, nodes: np.ndarray, min_size: int = 0) -> tuple[np.nd
 
 @numba.njit(cache=True, nogil=True)
 def _keep_spanning(edges, ends, as_roots, parents):
-    """Keep the edges that join two components, in place; as_roots: as the smallest nodes of these components."""
+    """Keep the edges that join two components, in place, and return the new ends."""
     start = count = 0
     for k in range(len(ends)):
         for n in range(start, ends[k]):
@@ -117,15 +129,17 @@ def _keep_spanning(edges, ends, as_roots, parents):
                 edges[count, 0], edges[count, 1] = (i, j) if as_roots else (a, b)
                 count += 1
         start, ends[k] = ends[k], count
+    return ends
 
 
 @numba.njit(cache=True, nogil=True)
 def _join(edges, parents, sizes):
     for n in range(len(edges)):
         i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
-        i, j = min(i, j), max(i, j)
-        parents[j - 1] = i
-        sizes[i] += sizes[j]
+        if i != j:
+            i, j = min(i, j), max(i, j)
+            parents[j - 1] = i
+            sizes[i] += sizes[j]
 
 
 @numba.njit(cache=True, nogil=True)
