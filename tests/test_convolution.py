@@ -90,6 +90,19 @@ def test_perceptron_equals_its_layers_part_by_part(monkeypatch, norm):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_without_gradients_memory_is_reused_and_the_result_the_same(bf16):
+    model = build_model(TINY)
+    fill_parameters(model)
+    x = make_image((2, 1, 32, 16, 32))
+    before = x.clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        y = model(x)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), y, atol=0, rtol=0)
+    assert torch.equal(x, before)
+
+
 def test_autocast_computes_in_bf16_with_gradients_of_full_precision():
     model = build_model(TINY)
     fill_parameters(model)
