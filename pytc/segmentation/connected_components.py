@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import iadd
 
 import numba
 import numpy as np
@@ -240,8 +242,8 @@ def component_sizes(labels: np.ndarray, count: int, threads: int = 1) -> np.ndar
     """Voxels of each label 0 .. count, int64."""
     bounds = [labels.shape[0] * i // threads for i in range(threads + 1)]
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(lambda a, b: _count(labels[a:b].ravel(), np.zeros(count + 1, np.int64)),
-                            bounds[:-1], bounds[1:]))
+        return reduce(iadd, pool.map(lambda a, b: _count(labels[a:b].ravel(), np.zeros(count + 1, np.int64)),
+                                     bounds[:-1], bounds[1:]))
 
 
 @numba.njit(cache=True, nogil=True)
