@@ -9,11 +9,17 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
 Triple = tuple[int, int, int]
 Lengths = tuple[float, float, float]
+T = TypeVar("T")
+Positive = Annotated[T, ("a positive {}", lambda number: number > 0)]
+NotNegative = Annotated[T, ("a {} of 0 or more", lambda number: number >= 0)]
+AtLeast16 = Annotated[T, ("a {} of at least 16 voxels along each axis", lambda number: number >= 16)]
+Fraction = Annotated[float, ("{} in [0, 1]", lambda number: 0 <= number <= 1)]
+BelowOne = Annotated[float, ("{} in [0, 1)", lambda number: 0 <= number < 1)]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
 
 
@@ -23,21 +29,19 @@ def require(condition: bool, expected: str, got: Any) -> None:
         raise ValueError(f"expected {expected}, got {got!r}")
 
 
-def _check(config: Any, positive: str = "", not_negative: str = "", probability: str = "") -> None:
-    """ValueError unless the fields of these names are in range, each number of a tuple; None always is."""
-    for names, expected, fits in (
-        (positive, "a positive {}", lambda value: value > 0),
-        (not_negative, "a {} of 0 or more", lambda value: value >= 0),
-        (probability, "{} to be a probability in [0, 1]", lambda value: 0 <= value <= 1),
-    ):
-        for name in names.split():
-            value = getattr(config, name)
-            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-            require(all(map(fits, numbers)), expected.format(name), value)
+class Section:
+    """Refuses values outside the range that a field's type names: each number of a tuple counts, None always fits."""
+
+    def __post_init__(self):
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            for expected, fits in getattr(hint, "__metadata__", ()):
+                value = getattr(self, name)
+                numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+                require(all(map(fits, numbers)), expected.format(name), value)
 
 
 @dataclass(frozen=True)
-class VolumeConfig:
+class VolumeConfig(Section):
     """One volume on disk, or a synthetic one."""
 
     # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or synthetic:SEED.
@@ -45,114 +49,106 @@ class VolumeConfig:
     labels: str | None = None  # Instance labels, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
     mask: str | None = None  # Where the labels are valid (non-zero); everything else counts as unlabelled.
     skeleton: str | None = None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
-    weight: float = 1.0  # Share of the training samples drawn from this volume; the weights of all volumes sum to 1.
+    weight: Positive[float] = 1.0  # Share of the training samples drawn from this volume; all weights sum to 1.
     axes: str | None = None  # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
-    voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where the file does not say.
+    voxel_size: Positive[Lengths | None] = None  # Voxel size in nm, in stored axis order, where the file does not say.
     name: str | None = None  # Name of the folder for results; by default derived from the image's path.
     attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
 
     def __post_init__(self):
-        _check(self, positive="weight voxel_size")
+        super().__post_init__()
         known = not self.image.startswith("synthetic") or self.image.removeprefix("synthetic:").isdigit()
         require(known, "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
 
 
 @dataclass(frozen=True)
-class SyntheticConfig:
+class SyntheticConfig(Section):
     """The synthetic neurites behind synthetic:SEED."""
 
-    shape: Triple = (192, 192, 192)  # Voxels along z, y, x.
-    voxel_size: Lengths = (10.0, 10.0, 10.0)  # nm along z, y, x; a larger first one makes an anisotropic volume.
-    noise: float = 0.08  # Standard deviation of the image noise, as a share of the grey range.
-    defects: float = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
-
-    def __post_init__(self):
-        require(min(self.shape) >= 16, "a synthetic shape of at least 16 voxels along each axis", self.shape)
-        _check(self, positive="voxel_size", probability="defects")
+    shape: AtLeast16[Triple] = (192, 192, 192)  # Voxels along z, y, x.
+    voxel_size: Positive[Lengths] = (10.0, 10.0, 10.0)  # nm along z, y, x; a larger first one: an anisotropic volume.
+    noise: NotNegative[float] = 0.08  # Standard deviation of the image noise, as a share of the grey range.
+    defects: Fraction = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Section):
     """Where patches come from."""
 
     train: tuple[VolumeConfig, ...] = (VolumeConfig(),)  # Volumes to train on.
     val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)  # To validate on; infer.py's default.
     synthetic: SyntheticConfig = SyntheticConfig()  # Shape and look of the volumes named synthetic:SEED.
-    patch_size: Triple = (128, 128, 128)  # Voxels of a training patch, in stored axis order.
+    patch_size: Positive[Triple] = (128, 128, 128)  # Voxels of a training patch, in stored axis order.
     mixing: Literal["weighted", "stratified"] = "weighted"  # Volumes share samples by weight, or each in turn.
-    min_labelled: float = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
-    max_tries: int = 20  # Positions tried before a patch with too few labels is an error.
+    min_labelled: Fraction = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
+    max_tries: Positive[int] = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
     cache: Literal["none", "memory"] = "none"  # memory: decode each volume once per node, for all its loaders.
 
     def __post_init__(self):
-        _check(self, positive="patch_size max_tries", probability="min_labelled")
+        super().__post_init__()
         weights = [volume.weight for volume in self.train]
         require(abs(sum(weights) - 1) < 1e-6, "training volumes whose weights sum to 1", weights)
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Section):
     """Probability (prob) and strength of each augmentation; a probability of 0 switches it off."""
 
-    permute_prob: float = 0.5  # Random order of the axes of equal voxel size and patch extent.
-    rot90_prob: float = 0.5  # Rotation by a multiple of 90 degrees in the plane of the sections.
-    flip_prob: float = 0.5  # Mirroring, drawn for each axis.
-    affine_prob: float = 0.0  # Random scale, shear and rotation in one resampling.
-    affine_scale: float = 0.2  # Largest relative change of scale, each axis.
+    permute_prob: Fraction = 0.5  # Random order of the axes of equal voxel size and patch extent.
+    rot90_prob: Fraction = 0.5  # Rotation by a multiple of 90 degrees in the plane of the sections.
+    flip_prob: Fraction = 0.5  # Mirroring, drawn for each axis.
+    affine_prob: Fraction = 0.0  # Random scale, shear and rotation in one resampling.
+    affine_scale: BelowOne = 0.2  # Largest relative change of scale, each axis.
     affine_shear: float = 0.5  # Largest shear, of each axis along each other one.
     affine_rotation: float = 0.0  # Largest rotation in degrees, in each plane of equal voxel sizes.
-    elastic_prob: float = 0.0  # Smooth random deformation.
-    elastic_spacing: int = 24  # Voxels (of the finest axis) between the control points of the deformation.
-    elastic_magnitude: float = 3.0  # Standard deviation of the displacement in voxels (of the finest axis).
-    misalign_prob: float = 0.0  # All sections behind a random one moved (or one alone), by translation or rotation.
-    misalign_max: int = 8  # Largest translation of a misalignment in voxels.
+    elastic_prob: Fraction = 0.0  # Smooth random deformation.
+    elastic_spacing: Positive[int] = 24  # Voxels (of the finest axis) between the control points of the deformation.
+    elastic_magnitude: NotNegative[float] = 3.0  # Standard deviation of the displacement in voxels of the finest axis.
+    misalign_prob: Fraction = 0.0  # All sections behind a random one moved (or one alone), by translation or rotation.
+    misalign_max: NotNegative[int] = 8  # Largest translation of a misalignment in voxels.
     misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
     # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice, blur_slice, slice_contrast.
     # Slices lie across the axis of the largest voxels, or the first axis.
-    slices_prob: float = 1.0
-    drop_slice_prob: float = 0.0  # Chance of each slice of such a patch to be blanked.
-    shift_slice_prob: float = 0.0  # Chance of each slice of such a patch to be shifted in plane.
-    shift_slice_max: int = 10  # Largest shift of a slice in voxels.
+    slices_prob: Fraction = 1.0
+    drop_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be blanked.
+    shift_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be shifted in plane.
+    shift_slice_max: NotNegative[int] = 10  # Largest shift of a slice in voxels.
     shift_slice_fill: Literal["border", "wrap"] = "border"  # What moves in: border voxels again, or the opposite side.
-    missing_section_prob: float = 0.0  # Chance of a patch to have a short run of blank sections.
-    missing_section_max: int = 3  # Most sections in such a run.
-    blur_slice_prob: float = 0.0  # Chance of each slice of such a patch to be out of focus.
-    blur_sigma: float = 2.0  # Largest blur of a slice: standard deviation in voxels.
-    intensity_prob: float = 0.5  # Chance of a change of contrast and brightness.
+    missing_section_prob: Fraction = 0.0  # Chance of a patch to have a short run of blank sections.
+    missing_section_max: Positive[int] = 3  # Most sections in such a run.
+    blur_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be out of focus.
+    blur_sigma: Positive[float] = 2.0  # Largest blur of a slice: standard deviation in voxels.
+    intensity_prob: Fraction = 0.5  # Chance of a change of contrast and brightness.
     intensity_scale: float = 0.1  # Largest relative change of contrast.
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
-    gamma_prob: float = 0.0  # Chance of a gamma correction.
-    gamma_range: tuple[float, float] = (0.7, 1.5)  # Smallest and largest gamma.
-    slice_contrast_prob: float = 0.0  # Chance of each slice of such a patch to change by intensity_* on its own.
-    noise_prob: float = 0.5  # Chance of Gaussian noise.
-    noise_max: float = 0.1  # Largest standard deviation of the noise, as a share of the grey range.
-    cutout_prob: float = 0.0  # Chance of boxes set to their mean grey value.
-    cutout_size: float = 0.25  # Largest edge of such a box, as a share of the patch.
+    gamma_prob: Fraction = 0.0  # Chance of a gamma correction.
+    gamma_range: Positive[tuple[float, float]] = (0.7, 1.5)  # Smallest and largest gamma.
+    slice_contrast_prob: Fraction = 0.0  # Chance of each slice of such a patch to change by intensity_* on its own.
+    noise_prob: Fraction = 0.5  # Chance of Gaussian noise.
+    noise_max: NotNegative[float] = 0.1  # Largest standard deviation of the noise, as a share of the grey range.
+    cutout_prob: Fraction = 0.0  # Chance of boxes set to their mean grey value.
+    cutout_size: Fraction = 0.25  # Largest edge of such a box, as a share of the patch.
 
     def __post_init__(self):
-        probabilities = " ".join(f.name for f in fields(self) if f.name.endswith("_prob"))
-        _check(self, "gamma_range elastic_spacing missing_section_max blur_sigma",
-               "shift_slice_max misalign_max noise_max elastic_magnitude", probabilities)  # fmt: skip
+        super().__post_init__()
         require(self.gamma_range[0] <= self.gamma_range[1], "smallest gamma <= largest", self.gamma_range)
-        require(0 <= self.affine_scale < 1, "an affine_scale in [0, 1)", self.affine_scale)
-        require(0 <= self.cutout_size <= 1, "a cutout_size in [0, 1]", self.cutout_size)
 
 
 @dataclass(frozen=True)
-class TargetConfig:
+class TargetConfig(Section):
     """What the network learns to predict."""
 
     kind: Literal["affinity", "binary", "boundary"] = "affinity"  # Of instances: affinities, foreground, or boundaries.
     offsets: tuple[Triple, ...] = SHORT_AND_LONG  # Channel c at voxel v: are v and v + offsets[c] the same object?
-    erosion: int = 0  # Background put between touching labels: each label shrinks by this many voxels in plane.
+    erosion: NotNegative[int] = 0  # Background put between touching labels: each shrinks by this many voxels in plane.
     scale_by: Literal["stride", "nearest"] = "stride"  # Deep supervision: labels strided, or full targets resized.
 
     def __post_init__(self):
+        super().__post_init__()
         for offset in self.offsets:
             require(min(offset) >= 0 and max(offset) > 0, "affinity offsets that are positive along an axis", offset)
         require(len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets)
-        _check(self, not_negative="erosion")
 
     @property
     def channels(self) -> int:
@@ -160,19 +156,18 @@ class TargetConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Section):
     """The network."""
 
     architecture: str = "mednext"  # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
-    in_channels: int = 1  # Channels of the image.
-    out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
+    in_channels: Positive[int] = 1  # Channels of the image.
+    out_channels: Positive[int] = 6  # Channels of the prediction: one per affinity offset, or 1.
     deep_supervision: bool = False  # Predict at every scale in training.
     # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom, rsunet and nnunet,
     # and the default strides of unet and monai_unet; by default that of the training volumes.
-    voxel_size: Lengths | None = None
+    voxel_size: Positive[Lengths | None] = None
     image_size: Triple | None = None  # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
-    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
-    pretrained: str | None = None
+    pretrained: str | None = None  # Weights to start from: pytc, official MedNeXt, nnU-Net, Lightning, or safetensors.
     upkern: str | None = None  # A MedNeXt with smaller kernels, to stretch and start from.
     reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
@@ -180,7 +175,7 @@ class ModelConfig:
     # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to ten times as many.
     base_channels: int = 32
     expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)  # mednext_custom, of 4 stages down, bottleneck, 4 up.
-    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)  # mednext_custom: blocks in each of these stages.
+    block_counts: Positive[tuple[int, ...]] = (2, 2, 2, 2, 2, 2, 2, 2, 2)  # mednext_custom: blocks in each stage.
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
     # mednext, mednext_custom: recompute activations of each block in the backward pass to save memory.
@@ -189,7 +184,7 @@ class ModelConfig:
     grn: bool = False  # mednext_custom: global response normalisation in each block.
     spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
     # unet, rsunet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
-    features: tuple[int, ...] = (32, 32, 64, 128, 256)
+    features: Positive[tuple[int, ...]] = (32, 32, 64, 128, 256)
     # unet, rsunet, monai_unet: step from each level to the next along each axis; by default 2, or 1 along an axis while
     # its voxels are at least twice as large as those of the finest.
     strides: tuple[Triple, ...] | None = None
@@ -198,14 +193,13 @@ class ModelConfig:
     dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
-        _check(self, positive="in_channels out_channels block_counts features voxel_size")
+        super().__post_init__()
         require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
         require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
         require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
         require(len(self.features) > 1, "features of at least two levels", self.features)
         require(None in (self.pretrained, self.upkern), "weights from pretrained or upkern, not both", self.upkern)
-        mednext = self.architecture.startswith("mednext")
-        require(mednext or self.upkern is None, "a MedNeXt for upkern", self.architecture)
+        require(self.upkern is None or "mednext" in self.architecture, "a MedNeXt for upkern", self.architecture)
         levels, strides = len(self.features), self.strides
         fit = strides is None or (len(strides) == levels - 1 and min(map(min, strides)) > 0)
         require(fit, f"{levels - 1} positive strides for {levels} levels of features", strides)
@@ -230,43 +224,38 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Section):
     """Optimizer and schedule."""
 
-    learning_rate: float = 1e-3  # Peak learning rate of AdamW.
+    learning_rate: Positive[float] = 1e-3  # Peak learning rate of AdamW.
     weight_decay: float = 1e-2  # Decoupled weight decay.
     schedule: Literal["constant", "cosine"] = "cosine"  # After warm-up; cosine ends at 0 at the last step.
-    warmup_steps: int = 0  # Steps of linear warm-up from 0.
-    clip_norm: float = 1.0  # Largest gradient norm; 0 switches clipping off.
-    ema_decay: float = 0.0  # Decay of the moving average of the weights, which is then validated and used; 0 = none.
+    warmup_steps: NotNegative[int] = 0  # Steps of linear warm-up from 0.
+    clip_norm: NotNegative[float] = 1.0  # Largest gradient norm; 0 switches clipping off.
+    ema_decay: BelowOne = 0.0  # Decay of the moving average of the weights, which is then validated and used; 0 = none.
     ema_warmup_steps: int = 10  # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
-    accumulate: int = 1  # Batches whose gradients are summed before a step.
-
-    def __post_init__(self):
-        _check(self, positive="learning_rate accumulate", not_negative="warmup_steps clip_norm")
-        require(0 <= self.ema_decay < 1, "an ema_decay in [0, 1)", self.ema_decay)
+    accumulate: Positive[int] = 1  # Batches whose gradients are summed before a step.
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class LoopConfig(Section):
     """Length of a run, and what it leaves behind."""
 
-    max_steps: int = 50_000  # Optimizer steps of the run.
-    epochs: float | None = None  # Length in epochs instead of steps; one draws as many voxels as the volumes hold.
-    batch_size: int = 8  # Patches in a batch, on each rank.
+    max_steps: Positive[int] = 50_000  # Optimizer steps of the run.
+    epochs: Positive[float | None] = None  # Length in epochs, not steps; one draws as many voxels as the volumes hold.
+    batch_size: Positive[int] = 8  # Patches in a batch, on each rank.
     seed: int = 0  # Every random draw of the run follows from this number.
-    val_every: int = 1000  # Steps between validations.
-    checkpoint_every: int = 1000  # Steps between checkpoints.
-    keep_checkpoints: int = 3  # How many of the best checkpoints are kept, besides the last one.
-    volumes_every: int = 0  # Steps between scores of whole volumes, also at the end; 0: never.
+    val_every: Positive[int] = 1000  # Steps between validations.
+    checkpoint_every: Positive[int] = 1000  # Steps between checkpoints.
+    keep_checkpoints: Positive[int] = 3  # How many of the best checkpoints are kept, besides the last one.
+    volumes_every: NotNegative[int] = 0  # Steps between scores of whole volumes, also at the end; 0: never.
     monitor: str = "val/loss"  # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
-    log_every: int = 10  # Steps between log lines.
-    max_skipped: int = 10  # Steps in a row that are skipped, as loss or gradient is not finite, before the run ends.
-    images_every: int = 1000  # Steps between image panels in TensorBoard.
+    log_every: Positive[int] = 10  # Steps between log lines.
+    max_skipped: Positive[int] = 10  # Steps skipped in a row, as loss or gradient is not finite, that end the run.
+    images_every: Positive[int] = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
-        _check(self, "max_steps batch_size val_every checkpoint_every log_every images_every max_skipped "
-                     "keep_checkpoints epochs", "volumes_every")  # fmt: skip
+        super().__post_init__()
         require(self.monitor.startswith("val/"), "monitor val/loss, or val/ and a score such as nerl", self.monitor)
 
     @property
@@ -276,51 +265,40 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
-class SystemConfig:
+class SystemConfig(Section):
     """The machine."""
 
     # Look at the machine first: print what it has and what is chosen, and on a GPU try how many patches fit at once.
     auto: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the hardware is fast at.
-    workers: int | None = None  # Processes that read patches; by default fitted to the machine.
-    threads: int | None = None  # CPU threads of a rank; by default its share of the cores it may use.
+    workers: NotNegative[int | None] = None  # Processes that read patches; by default fitted to the machine.
+    threads: Positive[int | None] = None  # CPU threads of a rank; by default its share of the cores it may use.
     compile: bool = False  # Compile the network by torch.compile: the first step takes minutes, the rest less time.
     cpu_variant: bool = True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
 
-    def __post_init__(self):
-        _check(self, positive="threads", not_negative="workers")
-
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class InferenceConfig(Section):
     """From an image to affinities."""
 
-    window: Triple | None = None  # Voxels of a prediction window; by default the training patch.
-    overlap: float = 0.5  # Share of a window that the next one covers again.
+    window: Positive[Triple | None] = None  # Voxels of a prediction window; by default the training patch.
+    overlap: BelowOne = 0.5  # Share of a window that the next one covers again.
     blending: Literal["distance", "gaussian"] = "distance"  # Weight of voxels: distance to the border, or a Gaussian.
     flips: bool = False  # Average over the eight mirrorings of each window: eight times the work, better affinities.
-    batch_size: int = 2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
-    block: Triple = (512, 512, 512)  # Voxels of a block: predicted, written and marked as finished in one piece.
-    activation_scale: float = 0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating at 1.
+    batch_size: Positive[int] = 2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
+    block: Positive[Triple] = (512, 512, 512)  # Voxels of a block: predicted, written and marked as done in one piece.
+    activation_scale: Positive[float] = 0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
-
-    def __post_init__(self):
-        _check(self, positive="activation_scale batch_size window block")
-        require(0 <= self.overlap < 1, "an overlap in [0, 1)", self.overlap)
 
 
 @dataclass(frozen=True)
-class SegmentationConfig:
+class SegmentationConfig(Section):
     """From affinities to instances."""
 
-    threshold: float = 0.5  # Neighbours with an affinity above this are the same object.
-    min_size: int = 0  # Objects of fewer voxels are removed.
+    threshold: Fraction = 0.5  # Neighbours with an affinity above this are the same object.
+    min_size: NotNegative[int] = 0  # Objects of fewer voxels are removed.
     grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
-
-    def __post_init__(self):
-        _check(self, not_negative="min_size")
-        require(0 <= self.threshold <= 1, "a threshold in [0, 1]", self.threshold)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def test_an_unknown_field_gets_a_suggestion(tmp_path):
         (lambda: ModelConfig(block_counts=(1, 2)), "nine block counts"),
         (lambda: Config(model=ModelConfig(out_channels=3)), "out_channels 6 for this target, got 3"),
         (lambda: Config(data=DataConfig(patch_size=(8, 64, 64))), r"smaller than the patch \(8, 64, 64\)"),
-        (lambda: AugmentConfig(flip_prob=1.5), r"probability in \[0, 1\], got 1.5"),
+        (lambda: AugmentConfig(flip_prob=1.5), r"flip_prob in \[0, 1\], got 1.5"),
         (lambda: TargetConfig(offsets=((0, 0, -1),)), "positive along an axis"),
         (lambda: VolumeConfig(image="synthetic:x"), "synthetic:SEED"),
         (lambda: DataConfig(train=(VolumeConfig(weight=0.5), VolumeConfig(weight=0.2))), "sum to 1"),
