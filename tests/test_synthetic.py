@@ -122,9 +122,9 @@ def test_defects_damage_a_share_of_the_slices_and_leave_the_labels():
 
 @pytest.mark.parametrize("arguments, message", [
     ({"shape": (64, 64)}, "three axes"), ({"shape": (64, 64, 15)}, "at least 16 voxels"),
-    ({"voxel_size": (10, 10, 0)}, "positive voxel sizes"), ({"voxel_size": (10, 10)}, "three positive"),
+    ({"voxel_size": (10, 10, 0)}, "positive voxel_size"), ({"voxel_size": (10, 10)}, "three axes"),
     ({"voxel_size": (100, 4, 4)}, "12 times as long"),
-    ({"defects": 1.5}, "share of defects"), ({"noise": -0.1}, "noise of at least 0"),
+    ({"defects": 1.5}, r"defects in \[0, 1\]"), ({"noise": -0.1}, "noise of 0 or more"),
 ])  # fmt: skip
 def test_impossible_volumes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

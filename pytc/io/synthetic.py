@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pytc.config import require
+from pytc.config import SyntheticConfig, require
 from pytc.io.skeleton import Skeleton
 
 MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0
@@ -55,14 +55,11 @@ def make_neurites(
     voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of z-slices whose image is
     dropped, shifted or blurred. Every node of a skeleton lies on its own label. ValueError for an impossible shape.
     """
-    require(len(shape) == 3 and min(shape) >= 16, "a shape of three axes of at least 16 voxels", shape)
-    require(len(voxel_size) == 3 and min(voxel_size) > 0, "three positive voxel sizes", voxel_size)
-    require(0 <= defects <= 1, "a share of defects in [0, 1]", defects)
-    require(noise >= 0, "noise of at least 0", noise)
+    SyntheticConfig(tuple(shape), tuple(voxel_size), noise, defects)  # refuses what is out of range
+    require(len(shape) == len(voxel_size) == 3, "a shape and a voxel size of three axes", (shape, voxel_size))
     rng = np.random.default_rng(seed)
     size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
-    share = max(size) <= MIN_RADIUS + 1
-    require(share, "voxels at most 12 times as long as wide, or neurites share them", voxel_size)
+    require(max(size) <= MIN_RADIUS + 1, "voxels at most 12 times as long as wide, or neurites share them", voxel_size)
     trees = grow_trees(np.asarray(shape) * size, rng)
     labels = fill(tuple(shape), size, trees, rng)
     image = render(labels, size, grow_organelles(trees, rng), rng)
@@ -83,7 +80,9 @@ def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
         seed = np.array(np.unravel_index(rng.choice(places), room.shape))
         seed = np.minimum((seed + 0.5) * CELL, extent - 1e-3)
         trees.append(grow_tree(seed, radius, room, extent, rng))
-        stamp_room(room, np.array(trees[-1].points), np.array(trees[-1].radii))
+        for point, thickness in zip(trees[-1].points, trees[-1].radii):
+            box, squared = ball(point, FAR + thickness, CELL, room.shape)
+            room[box] = np.minimum(room[box], np.sqrt(squared) - thickness)
     long = min(LONG, 0.4 * extent.min())
     return [tree for tree in trees if tree.length >= long] or [max(trees, key=lambda tree: tree.length)]
 
@@ -137,19 +136,16 @@ def look_up(room: np.ndarray, points: np.ndarray) -> np.ndarray:
     return room[tuple(cells.T)]
 
 
-@numba.njit(cache=True)
-def stamp_room(room, points, radii):
-    """Lower `room` to the distance to the surface of a neurite, where that is nearer than what was there."""
-    for n in range(len(points)):
-        reach = FAR + radii[n]
-        lo = np.maximum(0, ((points[n] - reach) / CELL).astype(np.int64))
-        for z in range(lo[0], min(room.shape[0], int((points[n, 0] + reach) / CELL) + 1)):
-            dz = (z + 0.5) * CELL - points[n, 0]
-            for y in range(lo[1], min(room.shape[1], int((points[n, 1] + reach) / CELL) + 1)):
-                dy = (y + 0.5) * CELL - points[n, 1]
-                for x in range(lo[2], min(room.shape[2], int((points[n, 2] + reach) / CELL) + 1)):
-                    dx = (x + 0.5) * CELL - points[n, 2]
-                    room[z, y, x] = min(room[z, y, x], np.sqrt(dz * dz + dy * dy + dx * dx) - radii[n])
+def ball(centre: np.ndarray, radius: float, size: np.ndarray | float, shape: tuple) -> tuple[tuple, np.ndarray]:
+    """The box of a volume's voxels that a ball in units reaches, and their squared distances (Z, Y, X) from its centre.
+
+    size: of a voxel, in units. shape: of the volume, which the box does not leave.
+    """
+    first, last = (np.clip((centre + reach) / size, 0, shape).astype(int) for reach in (-radius, radius))
+    box = tuple(map(slice, first, last + 1))
+    sizes = np.broadcast_to(size, 3)
+    z, y, x = (((np.arange(n)[part] + 0.5) * s - c) ** 2 for n, part, s, c in zip(shape, box, sizes, centre))
+    return box, z[:, None, None] + y[:, None] + x
 
 
 def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -261,7 +257,9 @@ def render(labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.rand
     blur(texture, 1.0 / size)
     image += 0.05 / texture.std() * texture
     dark = np.zeros(shape, np.float32)
-    draw_balls(dark, labels, size, *organelles)
+    for centre, radius, label in zip(*organelles):
+        box, squared = ball(centre, radius, size, shape)
+        dark[box][(labels[box] == label) & (squared <= radius**2)] = 1  # a ball stays inside its own label
     blur(dark, 0.6 / size)
     image -= ORGANELLE * dark
     membrane = draw_membranes(labels, np.minimum(1, 1 / size).astype(np.float32))
@@ -280,15 +278,6 @@ def draw_membranes(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
         np.maximum(drawn[1:], border, out=drawn[1:])
         np.maximum(drawn[:-1], border, out=drawn[:-1])
     return membrane
-
-
-def draw_balls(image: np.ndarray, labels: np.ndarray, size: np.ndarray, centres, radii, ids) -> None:
-    """Set a ball to 1 wherever it is inside its own label."""
-    for centre, radius, label in zip(centres, radii, ids):
-        first, last = (np.clip((centre + reach) / size, 0, image.shape).astype(int) for reach in (-radius, radius))
-        box = tuple(map(slice, first, last + 1))
-        z, y, x = (((np.arange(n)[part] + 0.5) * s - c) ** 2 for n, part, s, c in zip(image.shape, box, size, centre))
-        image[box][(labels[box] == label) & (z[:, None, None] + y[:, None] + x <= radius**2)] = 1
 
 
 def damage(image: np.ndarray, share: float, rng) -> None:
