@@ -18,6 +18,7 @@ from pytc.data.sources import open_source, prepare_volume
 from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
+from pytc.io.stores import split_path
 from pytc.io.volume import Volume, create_volume
 from pytc.models.base import ConnectomicsModel
 from pytc.models.checkpoint import load_model
@@ -106,8 +107,7 @@ def threshold_volume(probability: Volume, output: Path, threshold: float) -> Non
 
 def _identity(image: Volume) -> list:
     """What tells one state of an image on disk from another without reading it: size and date of all its files."""
-    path = Path(image.path)
-    path = path if path.exists() else Path(image.path.rpartition(":")[0])
+    path, _ = split_path(image.path)
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
     return [str(path.resolve()), image.path, image.shape, str(image.dtype), *state]

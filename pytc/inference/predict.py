@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from itertools import islice
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from pytc.geometry import Box, blocks, tile
 from pytc.inference.flips import Network
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.progress import track
-from pytc.runs import write_json
+from pytc.runs import replacing, write_json
 
 
 def predict_volume(network: Network, image: Volume, output: Path, *, channels: int, window: Triple,
@@ -36,16 +35,12 @@ def predict_volume(network: Network, image: Volume, output: Path, *, channels: i
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / "blocks.json"
     finished = _finished(output, manifest, key)
-    if finished is None:  # made aside, so that a kill leaves no array without a manifest under the name
-        aside, finished = output.with_name(f".{output.name}"), []
-        shutil.rmtree(aside, ignore_errors=True)
-        if output.exists():
-            output.rename(aside)
-            shutil.rmtree(aside)
-        create_volume(aside, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
-                      voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
-        write_json(aside / manifest.name, {"key": key, "finished": finished})
-        aside.rename(output)
+    if finished is None:
+        finished = []
+        with replacing(output) as new:  # a kill leaves no array without a manifest under the name
+            create_volume(new, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
+                          voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
+            write_json(new / manifest.name, {"key": key, "finished": finished})
     affinities = open_volume(output, writable=True)
     for number, box in enumerate(boxes):
         if number not in finished:

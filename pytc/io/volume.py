@@ -14,16 +14,7 @@ import numpy as np
 import tifffile
 
 from pytc.config import require
-from pytc.io.stores import (
-    HDF5_SUFFIXES,
-    TIFF_SUFFIXES,
-    Stored,
-    expecting,
-    hdf5_datasets,
-    is_zarr,
-    open_stored,
-    split_path,
-)
+from pytc.io import stores
 
 NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
 Triple = tuple[float, float, float]
@@ -43,7 +34,7 @@ def open_volume(
     file says. writable: whether more may be written to it, Zarr only. ValueError if there is no such array, or if
     what the file says about itself does not fit it.
     """
-    volume = Volume(open_stored(str(path)), path, axes, voxel_size)
+    volume = Volume(stores.open_stored(str(path)), path, axes, voxel_size)
     volume.writable = writable
     chunked = volume._opener.keywords.get("driver") in ("zarr", "zarr3")
     require(chunked or not writable, "a Zarr array to write more to", str(path))
@@ -65,14 +56,14 @@ def create_volume(
     """
     saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
     saved |= {} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}
-    wanted = Volume(Stored(shape, dtype, saved, None), path)  # what a reader would refuse is not written
+    wanted = Volume(stores.Stored(shape, dtype, saved, None), path)  # what a reader would refuse is not written
     chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(wanted.axes, shape))
     require(len(chunks) == len(shape) and min(chunks) > 0, f"chunks of {len(shape)} axes for shape {shape}", chunks)
-    file, inside = split_path(str(path))
+    file, inside = stores.split_path(str(path))
     if any(part.endswith(".zarr") for part in file.parts):
         _create_zarr(file / (inside or ""), wanted, chunks, overwrite, zarr_format)
         return open_volume(path, writable=True)
-    known = file.suffix.lower() in (*HDF5_SUFFIXES, *TIFF_SUFFIXES, ".npy")
+    known = file.suffix.lower() in (*stores.HDF5_SUFFIXES, *stores.TIFF_SUFFIXES, ".npy")
     require(known, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
@@ -88,9 +79,10 @@ class Volume:
 
     writable = False
 
-    def __init__(self, stored: Stored, path: str | Path, axes: str | None = None, voxel_size: Triple | None = None):
+    def __init__(self, stored: stores.Stored, path: str | Path, axes: str | None = None,
+                 voxel_size: Triple | None = None):  # fmt: skip
         self.path, self.shape = str(path), tuple(map(int, stored.shape))
-        with expecting(numbers := f"voxels of {path} that are bool, integer or float", TypeError):
+        with stores.expecting(numbers := f"voxels of {path} that are bool, integer or float", TypeError):
             self.dtype = np.dtype(stored.dtype).newbyteorder("=")
         require(self.dtype.kind in "buif", numbers, str(self.dtype))
         self.attributes = json.loads(json.dumps(stored.attributes, default=_plain))
@@ -182,7 +174,7 @@ class Volume:
         at = index.index(...) if ... in index else len(index)
         full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))
         full = index[:at] + full + index[at + 1 :]
-        with expecting(f"an index into {self.shape} of {self.path}", IndexError, TypeError, ValueError):
+        with stores.expecting(f"an index into {self.shape} of {self.path}", IndexError, TypeError, ValueError):
             parts = [range(length)[item] for length, item in zip(self.shape, full, strict=True)]
         ranges = [part if isinstance(part, range) else range(part, part + 1) for part in parts]
         require(all(r.step > 0 for r in ranges), "slices with a positive step", index)
@@ -251,14 +243,14 @@ class NewFile(Volume):
             if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
                 raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
             return np.lib.format.open_memmap(self._partial, mode="w+", shape=self.shape, dtype=self.dtype)
-        if suffix in TIFF_SUFFIXES:
+        if suffix in stores.TIFF_SUFFIXES:
             if self.dtype.kind == "b":
                 raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
             return tifffile.memmap(self._partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
                                    metadata=self.attributes)
         if self._file.exists():
             with h5py.File(self._file, "r") as file:
-                if (names := hdf5_datasets(file)) != [dataset]:
+                if (names := stores.hdf5_datasets(file)) != [dataset]:
                     raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
         packed = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
         made = h5py.File(self._partial, "w").create_dataset(dataset, self.shape, self.dtype, **packed)
@@ -287,10 +279,10 @@ def _create_zarr(path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite:
     import tensorstore
 
     require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
-    if path.exists() and not (overwrite and is_zarr(path)):
+    if path.exists() and not (overwrite and stores.is_zarr(path)):
         raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
     groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
-    arrays = [str(group) for group in groups if is_zarr(group)]
+    arrays = [str(group) for group in groups if stores.is_zarr(group)]
     require(not arrays, f"groups above {path}, none of which is an array", arrays)
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import parent_process
@@ -120,22 +120,15 @@ def joined(ranks: Ranks, device: torch.device):
 @contextmanager
 def noticed_signals():
     """Within this block the first of SIGNALS that comes goes into the list that it yields; a second acts uncaught."""
-    received, before = [], {number: signal.getsignal(number) for number in SIGNALS}
+    received = []
+    with ExitStack() as handlers:
+        def note(number, frame):
+            received.append(signal.Signals(number))
+            handlers.close()
 
-    def restore():
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def note(number, frame):
-        received.append(signal.Signals(number))
-        restore()
-
-    for number in SIGNALS:
-        signal.signal(number, note)
-    try:
+        for number in SIGNALS:
+            handlers.callback(signal.signal, number, signal.signal(number, note))
         yield received
-    finally:
-        restore()
 
 
 def live_with_parent(worker: int) -> None:
