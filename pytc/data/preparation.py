@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from pytc.config import Config
+from pytc.config import Config, Triple
 from pytc.data.random import sample_key
 from pytc.data.recipe import augment, section_axis
 from pytc.data.sources import open_source
 from pytc.data.targets import make_targets
-
-Scales = tuple[tuple[int, int, int], ...]
 
 
 class Preparation:
@@ -39,7 +37,7 @@ class Preparation:
     def _moved(self, batch: dict) -> list[torch.Tensor]:
         return [batch[part].to(self.device, non_blocking=True) for part in ("image", "labels")]
 
-    def targets(self, labels: torch.Tensor, scales: Scales) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def targets(self, labels: torch.Tensor, scales: tuple[Triple, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(target, valid) for each scale, as from `make_targets`."""
         return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
 

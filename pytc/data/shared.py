@@ -41,7 +41,7 @@ def shared_sources(sources: list[Source], once_a_node: Callable[[Callable[[], li
 
     volumes, mapped = [volume for source in sources for volume in source.parts.values()], []
     for volume, (process, file) in zip(volumes, once_a_node(make) if once_a_node else make()):
-        axes = "c" * ("c" in volume.axes) + volume.axes.replace("c", "")
+        axes = "c" * ("c" in volume.axes) + volume.spatial_axes
         mapped.append(Volume(open_npy(Path(f"/proc/{process}/fd/{file}")), volume.path, axes, volume.voxel_size))
         if files:
             weakref.finalize(mapped[-1], os.close, file)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from pytc.config import TargetConfig
+from pytc.config import TargetConfig, Triple
 
-Triple = tuple[int, int, int]
 FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 

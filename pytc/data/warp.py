@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from pytc.config import Lengths
 from pytc.data.random import SampleRandom
 
 UNLABELLED = -1
@@ -25,7 +26,6 @@ PLANES = ((1, 2), (0, 2), (0, 1))
 SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay in its cache
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
-Size = tuple[float, float, float]
 Shape = tuple[int, ...]
 Places = Callable[[slice], list[torch.Tensor]]  # where the voxels of some z-slices are read: z, y, x in voxels
 
@@ -55,7 +55,7 @@ def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float,
     return image, labels
 
 
-def draw_permutations(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Size = ISOTROPIC) -> torch.Tensor:
+def draw_permutations(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC) -> torch.Tensor:
     """Orientations (B, 3, 3): of each chosen sample the axes of equal voxel size and extent in a random order."""
     kinds = list(zip(voxel_size, shape))
     alike = [[other for other in range(3) if kinds[other] == kind] for kind in kinds]
@@ -66,7 +66,7 @@ def draw_permutations(rng: SampleRandom, shape: Shape, *, prob: float, voxel_siz
     return torch.eye(3, dtype=torch.float64)[axes]
 
 
-def draw_turns(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Size = ISOTROPIC,
+def draw_turns(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC,
                axis: int = 0) -> torch.Tensor:  # fmt: skip
     """Orientations (B, 3, 3): each chosen sample turned about `axis` by 1 to 3 quarters; by 2 where the voxel size or
     the extent differs between the plane's axes."""
@@ -84,7 +84,7 @@ def draw_flips(rng: SampleRandom, shape: Shape, *, prob: float) -> torch.Tensor:
 
 
 def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, shear: float, rotation: float,
-                voxel_size: Size = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
+                voxel_size: Lengths = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
     """For each chosen sample the matrix (3, 3) from an output voxel to its source, both as offsets from the centre.
 
     Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit triangular matrices, so
@@ -109,7 +109,7 @@ def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, s
 
 
 def draw_elastic(rng: SampleRandom, shape: Shape, *, prob: float, spacing: float, magnitude: float,
-                 voxel_size: Size = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
+                 voxel_size: Lengths = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
     """For each chosen sample the knots (3, kz, ky, kx) of a cubic B-spline field of displacements in voxels.
 
     Knots are at most `spacing` voxels apart, and along each axis the displacement's standard deviation is `magnitude`

@@ -98,7 +98,7 @@ def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, fol
 
 def threshold_volume(probability: Volume, output: Path, threshold: float) -> None:
     """Write the mask probability > threshold, uint8 (Z, Y, X), of a one-channel probability map."""
-    shape, axes = probability.spatial_shape, probability.axes.replace("c", "")
+    shape, axes = probability.spatial_shape, probability.spatial_axes
     with create_volume(output, shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
                        attributes={"threshold": threshold}, overwrite=True) as mask:  # fmt: skip
         for box in blocks(shape, (512, 512, 512)):

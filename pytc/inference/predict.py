@@ -38,7 +38,7 @@ def predict_volume(network: Network, image: Volume, output: Path, *, channels: i
     if finished is None:
         finished = []
         with replacing(output) as new:  # a kill leaves no array without a manifest under the name
-            create_volume(new, (channels, *image.spatial_shape), np.float16, axes="c" + image.axes.replace("c", ""),
+            create_volume(new, (channels, *image.spatial_shape), np.float16, axes="c" + image.spatial_axes,
                           voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
             write_json(new / manifest.name, {"key": key, "finished": finished})
     affinities = open_volume(output, writable=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pytc.config import require
+from pytc.config import Lengths, require
 from pytc.io.stores import expecting
 from pytc.runs import replacing
 
@@ -22,7 +22,6 @@ ALLOWED_GLOBALS = {
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
-Size = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Skeleton:
         return np.sqrt(np.einsum("ea,ea->e", steps, steps))
 
 
-def load_skeleton(path: str | Path, voxel_size: Size | None = None, *, axes: str = "zyx") -> Skeleton:
+def load_skeleton(path: str | Path, voxel_size: Lengths | None = None, *, axes: str = "zyx") -> Skeleton:
     """Skeletons from a file: a NISB graph (.pkl), SWC (.swc, or a folder of them), or what save_skeleton wrote (.npz).
 
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm / voxel size rounded,
@@ -105,7 +104,7 @@ class _GraphUnpickler(pickle.Unpickler):
         raise ValueError(f"expected a networkx graph, got a pickle that asks for {module}.{name}, which is refused")
 
 
-def _from_graph(path: Path, voxel_size: Size | None) -> Skeleton:
+def _from_graph(path: Path, voxel_size: Lengths | None) -> Skeleton:
     import networkx
 
     foreign = pickle.UnpicklingError, EOFError, ImportError, AttributeError, LookupError, TypeError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,17 @@ import h5py
 import numpy as np
 import tifffile
 
-from pytc.config import require
+from pytc.config import Lengths, require
 from pytc.io import stores
 
 NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
-Triple = tuple[float, float, float]
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512 is whole chunks,
 # and one channel a chunk lets a decoder read the three short-range affinities alone.
 CHUNK = 64
 
 
 def open_volume(
-    path: str | Path, *, axes: str | None = None, voxel_size: Triple | None = None, writable: bool = False
+    path: str | Path, *, axes: str | None = None, voxel_size: Lengths | None = None, writable: bool = False
 ) -> Volume:
     """A stored volume, of which only what is asked for is read.
 
@@ -42,7 +42,7 @@ def open_volume(
 
 
 def create_volume(
-    path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None, voxel_size: Triple | None = None,
+    path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None, voxel_size: Lengths | None = None,
     chunks: tuple[int, ...] | None = None, attributes: dict[str, Any] | None = None, overwrite: bool = False,
     zarr_format: int = 2,
 ) -> Volume:
@@ -70,7 +70,7 @@ def create_volume(
     return NewFile(wanted, file, inside or "data", chunks)
 
 
-class Volume:
+class Volume(AbstractContextManager):
     """A stored array: `volume[slices]` in stored axis order, `read(start, stop)` as (C, Z, Y, X).
 
     axes: e.g. "zyx", "czyx", "xyzc". voxel_size: nm, spatial axes in stored order, or None. attributes: all that is
@@ -80,7 +80,7 @@ class Volume:
     writable = False
 
     def __init__(self, stored: stores.Stored, path: str | Path, axes: str | None = None,
-                 voxel_size: Triple | None = None):  # fmt: skip
+                 voxel_size: Lengths | None = None):  # fmt: skip
         self.path, self.shape = str(path), tuple(map(int, stored.shape))
         with stores.expecting(numbers := f"voxels of {path} that are bool, integer or float", TypeError):
             self.dtype = np.dtype(stored.dtype).newbyteorder("=")
@@ -92,6 +92,10 @@ class Volume:
     @property
     def spatial_shape(self) -> tuple[int, int, int]:
         return tuple(n for n, axis in zip(self.shape, self.axes) if axis != "c")
+
+    @property
+    def spatial_axes(self) -> str:
+        return self.axes.replace("c", "")
 
     @property
     def n_channels(self) -> int:
@@ -153,9 +157,6 @@ class Volume:
         """Finish a created single file under its name; let go of what is open."""
         self._finish(True)
 
-    def __enter__(self) -> Volume:
-        return self
-
     def __exit__(self, kind, error, trace) -> None:
         self._finish(kind is None)
 
@@ -188,7 +189,7 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else text
 
 
-def _describe(volume: Volume, axes: str | None, voxel_size: Triple | None):
+def _describe(volume: Volume, axes: str | None, voxel_size: Lengths | None):
     """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes.
 
     Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.

@@ -48,7 +48,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     labels, swept, segmentation = inputs.read_labels(), None, inputs.prediction
     if inputs.channels:
         print(f"segmenting {segmentation.spatial_shape} voxels at {len(config.thresholds)} thresholds", flush=True)
-        values = inputs.read_channels()
+        values = segmentation.read_channels(inputs.channels)
         swept = inputs.sweep(values, labels)
         segmentation = inputs.segment(values, swept.best["threshold"])
     overlaps = None if labels is None else contingency_table(labels, segmentation)
@@ -57,7 +57,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.backend == "funlib":
         figures |= cross_check(figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...])
     settings = _settings(inputs, swept)
-    pictures = draw(segmentation, inputs.axes, config.voxel_size or (1.0, 1.0, 1.0), labels=labels,
+    pictures = draw(segmentation, inputs.prediction.spatial_axes, config.voxel_size or (1.0, 1.0, 1.0), labels=labels,
                     image=inputs.volumes.get("image"), matching=overlaps and Matching(overlaps, config.task))
     _write(inputs, figures, settings, swept, segmentation, pictures)
     _print(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
@@ -93,7 +93,7 @@ def _shown(value: float) -> str:
 def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], swept: Sweep | None, segmentation: Any,
            pictures: list[list[Picture]]) -> None:  # fmt: skip
     """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
-    config, output = inputs.config, Path(inputs.config.output)
+    config, output, axes = inputs.config, Path(inputs.config.output), inputs.prediction.spatial_axes
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation) if inputs.skeleton is not None else []
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "report"), autoescape=True)
@@ -101,7 +101,7 @@ def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
     page = environment.get_template("report.html").render(
         title=inputs.title, subtitle=summary(settings), figures=figures, metric=config.metric, sweep=swept,
         headlines=_headlines(figures, config.metric), curves=curves, pictures=pictures, worst=worst, settings=settings,
-        axes=inputs.axes, attribution=config.attribution)  # fmt: skip
+        axes=axes, attribution=config.attribution)  # fmt: skip
     files = {"report.html": page.encode()}
     if curves:
         files |= {"sweep.png": curves, "sweep.csv": _csv(swept.rows)}
@@ -110,7 +110,7 @@ def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
     best = output / "best_segmentation.zarr"
     if swept:
         attributes = {key: settings[key] for key in DECODING if key in settings}
-        with replacing(best) as path, create_volume(path, segmentation.shape, segmentation.dtype, axes=inputs.axes,
+        with replacing(best) as path, create_volume(path, segmentation.shape, segmentation.dtype, axes=axes,
                                                     voxel_size=config.voxel_size, attributes=attributes) as volume:
             volume[...] = segmentation
     elif Path(inputs.prediction.path).resolve() != best.resolve():

@@ -36,7 +36,7 @@ class Inputs:
 
     config: EvaluateConfig  # without defaults: only what no file says is None
     title: str
-    channels: list[int]  # of the prediction, to segment by; none where it is a segmentation already
+    channels: list[int]  # to segment by: of the unit offsets, or the probability map; none of a segmentation
     volumes: dict[str, Volume]  # affinities or segmentation, then what there is of labels, mask and image
     skeleton: Skeleton | None
     paths: dict[str, str]  # what was opened
@@ -44,15 +44,6 @@ class Inputs:
     @property
     def prediction(self) -> Volume:
         return next(iter(self.volumes.values()))
-
-    @property
-    def axes(self) -> str:
-        """The stored order of the spatial axes."""
-        return self.prediction.axes.replace("c", "")
-
-    def read_channels(self) -> np.ndarray:
-        """(channels, Z, Y, X): the affinities to the next voxel along each axis, or the probability map."""
-        return self.prediction.read_channels(self.channels)
 
     def read_labels(self) -> np.ndarray | Volume | None:
         """Labels, 0 outside of the mask; for a semantic task the foreground as int8, -1 where unlabelled."""
@@ -65,7 +56,7 @@ class Inputs:
         return np.where(masked, 0, labels).astype(labels.dtype, copy=False)
 
     def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
-        """The figures at each of the config's thresholds; values and labels as they are read here."""
+        """The figures at each of the config's thresholds; values: (channels, Z, Y, X), those to segment by."""
         config, thresholds, curve = self.config, self.config.thresholds, ()
         if config.task == "semantic":
             return semantic_sweep(values[0], labels, thresholds=thresholds, metric=config.metric)
@@ -124,7 +115,7 @@ def gather(config: EvaluateConfig) -> Inputs:
     require(not (config.exact and (config.grow or semantic)), "instances, and --grow False, with --exact", config.grow)
     skeleton = None
     if "skeleton" in paths:
-        skeleton = load_skeleton(paths["skeleton"], config.voxel_size, axes=prediction.axes.replace("c", ""))
+        skeleton = load_skeleton(paths["skeleton"], config.voxel_size, axes=prediction.spatial_axes)
         skeleton.require_inside(prediction.spatial_shape)
     title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
     return Inputs(config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths)
@@ -166,10 +157,10 @@ def _check_volumes(volumes: dict[str, Volume]) -> None:
     """ValueError unless all have the shape and axes of the first, the prediction, and labels are labels."""
     prediction = next(iter(volumes.values()))
     for part, volume in volumes.items():
-        shape, axes = prediction.spatial_shape, prediction.axes.replace("c", "")
+        shape, axes = prediction.spatial_shape, prediction.spatial_axes
         require(volume.spatial_shape == shape, f"{part} of the prediction's shape {shape}", volume)
         unstated = not ("axes" in volume.attributes and "axes" in prediction.attributes)
-        require(unstated or volume.axes.replace("c", "") == axes, f"{part} with the prediction's axes {axes}", volume)
+        require(unstated or volume.spatial_axes == axes, f"{part} with the prediction's axes {axes}", volume)
         labelled = part in ("affinities", "image") or (volume.dtype.kind in "iub" and "c" not in volume.axes)
         require(labelled, f"{part} of three axes and an integer dtype", volume)
 

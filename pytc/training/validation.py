@@ -38,7 +38,7 @@ def validate_volumes(model: ConnectomicsModel, config: Config, device: torch.dev
         try:
             affinities = predict(model, config, volume, place, config, device, "validation", channels)
             inputs = gather(EvaluateConfig(affinities=affinities.path, sweep=True, metric=metric if known else None))
-            mine[name] = inputs.sweep(inputs.read_channels(), inputs.read_labels()).best
+            mine[name] = inputs.sweep(inputs.prediction.read_channels(inputs.channels), inputs.read_labels()).best
         finally:
             shutil.rmtree(place, ignore_errors=True)
     model.train(training)
