@@ -234,34 +234,34 @@ def test_affine_of_no_strength_changes_nothing():
 
 def test_affine_strengths():
     def draw(**strengths):
-        return warp.draw_affine(SampleRandom(keys(200), "a"), SHAPE, prob=1.0, **strengths)
+        return torch.stack([*warp.draw_affine(SampleRandom(keys(200), "a"), SHAPE, prob=1.0, **strengths).values()])
 
-    scaled = torch.stack(draw(scale=0.2, shear=0, rotation=0))
+    scaled = draw(scale=0.2, shear=0, rotation=0)
     diagonal = scaled.diagonal(dim1=1, dim2=2)
     assert torch.equal(scaled, torch.diag_embed(diagonal))
     assert 0.8 <= diagonal.min() < 0.82 and 1.18 < diagonal.max() <= 1.2
-    sheared = torch.stack(draw(scale=0, shear=0.5, rotation=0))
+    sheared = draw(scale=0, shear=0.5, rotation=0)
     torch.testing.assert_close(torch.linalg.det(sheared), torch.ones(200, dtype=torch.float64))
     assert sheared[:, 0].abs().amax(0)[1:].max() <= 0.5
-    turned = torch.stack(draw(scale=0, shear=0, rotation=180))
+    turned = draw(scale=0, shear=0, rotation=180)
     torch.testing.assert_close(turned @ turned.mT, torch.eye(3, dtype=torch.float64).expand_as(turned))
     assert turned[:, 0, 0].min() < -0.9
-    in_plane = torch.stack(draw(scale=0, shear=0, rotation=180, voxel_size=(9, 9, 20)))
+    in_plane = draw(scale=0, shear=0, rotation=180, voxel_size=(9, 9, 20))
     assert torch.equal(in_plane[:, 2], torch.tensor([0.0, 0, 1], dtype=torch.float64).expand(200, 3))
     assert in_plane[:, 0, 0].min() < -0.9
 
 
 def test_shear_is_in_nm():
     draw = partial(warp.draw_affine, shape=SHAPE, prob=1.0, scale=0, shear=0.5, rotation=0)
-    matrices = [torch.stack(draw(SampleRandom(keys(9), "a"), voxel_size=size)) for size in (ISOTROPIC, (40, 4, 4))]
-    in_voxels, plain = matrices[1], matrices[0]
+    plain, in_voxels = (torch.stack([*draw(SampleRandom(keys(9), "a"), voxel_size=size).values()])
+                        for size in (ISOTROPIC, (40, 4, 4)))  # fmt: skip
     torch.testing.assert_close(in_voxels[:, 1, 0], plain[:, 1, 0] * 10)
     torch.testing.assert_close(in_voxels[:, 0, 2], plain[:, 0, 2] / 10)
 
 
 def test_a_quarter_turn_by_affine_is_rot90():
     image, labels = random_batch(1, shape=(4, 6, 6))
-    moved, label_moved = warp.deform(image, labels, [warp._rotation((1, 2), np.pi / 2)], [None])
+    moved, label_moved = warp.deform(image, labels, {0: warp._rotation((1, 2), np.pi / 2)}, {})
     torch.testing.assert_close(moved, image.rot90(-1, (3, 4)), rtol=0, atol=1e-5)
     assert torch.equal(label_moved, labels.rot90(-1, (2, 3)))
 
@@ -270,7 +270,7 @@ def test_elastic_field_has_the_stated_size_and_is_smooth():
     shape = (40, 50, 60)
     strengths = {"spacing": 12, "magnitude": 2.0, "voxel_size": (2.0, 1.0, 1.0)}
     knots = warp.draw_elastic(SampleRandom(keys(30), "a"), shape, prob=1.0, **strengths)
-    fields = torch.stack([warp._spline_field(field, shape)(slice(None)) for field in knots])
+    fields = torch.stack([warp._spline_field(field, shape)(slice(None)) for field in knots.values()])
     spread = fields.pow(2).mean((0, 2, 3, 4)).sqrt()
     torch.testing.assert_close(spread, torch.tensor([1.0, 2.0, 2.0]), rtol=0.1, atol=0)
     ends = fields[..., 0, 0, 0].pow(2).mean(0).sqrt()  # as much at the corners as inside
@@ -283,7 +283,7 @@ def test_affine_and_elastic_together_are_one_resampling():
     matrices = warp.draw_affine(SampleRandom(keys(1), "a"), SHAPE, prob=1.0, scale=0.1, shear=0.1, rotation=10)
     knots = warp.draw_elastic(SampleRandom(keys(1), "e"), (12, 12, 12), prob=1.0, spacing=8, magnitude=0.5)
     both = warp.deform(image, labels, matrices, knots)[0][0]
-    affine = warp.deform(image, labels, matrices, [None])[0][0]
+    affine = warp.deform(image, labels, matrices, {})[0][0]
     inner = ((affine > 2) & (affine < 9)).all(0)
     field = warp._spline_field(knots[0], (12, 12, 12))(slice(None))
     torch.testing.assert_close((both - affine)[:, inner], field[:, inner], rtol=0, atol=1e-4)

@@ -10,7 +10,6 @@ moves the voxels once for all the permutations, turns and flips, and once for th
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 
@@ -84,20 +83,20 @@ def draw_flips(rng: SampleRandom, shape: Shape, *, prob: float) -> torch.Tensor:
 
 
 def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, shear: float, rotation: float,
-                voxel_size: Lengths = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
-    """For each chosen sample the matrix (3, 3) from an output voxel to its source, both as offsets from the centre.
+                voxel_size: Lengths = ISOTROPIC) -> dict[int, torch.Tensor]:  # fmt: skip
+    """Row of each chosen sample -> matrix (3, 3) from an output voxel to its source, both as offsets from the centre.
 
     Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit triangular matrices, so
     that no map is singular. Rotations are up to `rotation` degrees in each plane of equal voxel sizes. Scale, shear
-    and rotation act on lengths in nm, not on voxels. None for a sample that is not chosen.
+    and rotation act on lengths in nm, not on voxels.
     """
-    chosen = rng.bernoulli(prob).tolist()
+    rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     scales = rng.uniform(3, low=1 - scale, high=1 + scale).double()
     shears = rng.uniform(2, 3, low=-shear, high=shear).double()
     angles = torch.deg2rad(rng.uniform(3, low=-rotation, high=rotation)).tolist()
     nm = torch.tensor(voxel_size, dtype=torch.float64)
-    matrices: list[torch.Tensor | None] = [None] * len(chosen)
-    for row in itertools.compress(range(len(chosen)), chosen):
+    matrices = {}
+    for row in rows:
         up, down = torch.eye(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
         up[*torch.triu_indices(3, 3, 1)], down[*torch.tril_indices(3, 3, -1)] = shears[row]
         matrix = down @ up @ torch.diag(scales[row])
@@ -109,19 +108,18 @@ def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, s
 
 
 def draw_elastic(rng: SampleRandom, shape: Shape, *, prob: float, spacing: float, magnitude: float,
-                 voxel_size: Lengths = ISOTROPIC) -> list[torch.Tensor | None]:  # fmt: skip
-    """For each chosen sample the knots (3, kz, ky, kx) of a cubic B-spline field of displacements in voxels.
+                 voxel_size: Lengths = ISOTROPIC) -> dict[int, torch.Tensor]:  # fmt: skip
+    """Row of each chosen sample -> knots (3, kz, ky, kx) of a cubic B-spline field of displacements in voxels.
 
     Knots are at most `spacing` voxels apart, and along each axis the displacement's standard deviation is `magnitude`
-    voxels; both are in voxels of the finest axis, so that the field is isotropic in nm. None for a sample that is not
-    chosen.
+    voxels; both are in voxels of the finest axis, so that the field is isotropic in nm.
     """
-    chosen = rng.bernoulli(prob).tolist()
+    rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     ratios = [size / min(voxel_size) for size in voxel_size]
     spans = [max(1, math.ceil((n - 1) * ratio / spacing)) for n, ratio in zip(shape, ratios)]
     knots = rng.normal(3, *(span + 3 for span in spans))
     knots = knots * (magnitude / torch.tensor(ratios, dtype=torch.float32)).view(3, 1, 1, 1)
-    return [knots[row] if is_chosen else None for row, is_chosen in enumerate(chosen)]
+    return {row: knots[row] for row in rows}
 
 
 def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: torch.Tensor) -> Result:
@@ -143,22 +141,19 @@ def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: tor
     return reoriented(image), None if labels is None else reoriented(labels)
 
 
-def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: list[torch.Tensor | None] | None = None,
-           knots: list[torch.Tensor | None] | None = None) -> Result:  # fmt: skip
+def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: dict[int, torch.Tensor],
+           knots: dict[int, torch.Tensor]) -> Result:  # fmt: skip
     """Resample each sample once, through its affine map (`draw_affine`) and its field (`draw_elastic`) together.
 
     Samples with neither come back bit for bit.
     """
-    none, shape = [None] * len(image), image.shape[2:]
-    maps = list(zip(matrices or none, knots or none))
-    moved = [row for row, (matrix, field) in enumerate(maps) if matrix is not None or field is not None]
+    moved, shape = {**matrices, **knots}, image.shape[2:]
     if not moved:
         return image, labels
     image, labels = image.clone(), None if labels is None else labels.clone()
     for row in moved:
-        matrix, field = maps[row]
-        places = _affine_places(shape, torch.eye(3) if matrix is None else matrix, image.device)
-        field = None if field is None else _spline_field(field.to(image.device), shape)
+        places = _affine_places(shape, matrices.get(row, torch.eye(3)), image.device)
+        field = _spline_field(knots[row].to(image.device), shape) if row in knots else None
         _resample(image[row], None if labels is None else labels[row], places, field)
     return image, labels
 
@@ -169,8 +164,8 @@ def _drawn(apply: Callable[..., Result], draw: Callable) -> Callable[..., Result
 
 
 permute_axes, rot90, flip = (_drawn(reorient, draw) for draw in (draw_permutations, draw_turns, draw_flips))
-affine = _drawn(deform, draw_affine)
-elastic = _drawn(lambda image, labels, knots: deform(image, labels, knots=knots), draw_elastic)
+affine = _drawn(lambda image, labels, matrices: deform(image, labels, matrices, {}), draw_affine)
+elastic = _drawn(lambda image, labels, knots: deform(image, labels, {}, knots), draw_elastic)
 
 
 def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
