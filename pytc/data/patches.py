@@ -105,8 +105,6 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Da
     """
     data = config.data
     parts = _datasets(config, data.train, 0, chunk_memory, once_a_node)
-    if len(parts) == 1:
-        return parts[0]
     if data.mixing == "stratified":
         return StratifiedConcatDataset(parts)
     return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
@@ -115,7 +113,7 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Da
 def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:
     """Fixed crops of the validation volumes that have labels, each volume in turn; None if none has."""
     parts = _datasets(config, config.data.val, VALIDATION_STREAM, chunk_memory, once_a_node)
-    return StratifiedConcatDataset(parts) if len(parts) > 1 else parts[0] if parts else None
+    return StratifiedConcatDataset(parts) if parts else None
 
 
 def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int, once_a_node) -> list:
