@@ -66,7 +66,7 @@ class SyntheticConfig(Section):
     """The synthetic neurites behind synthetic:SEED."""
 
     shape: AtLeast16[Triple] = (192, 192, 192)  # Voxels along z, y, x.
-    voxel_size: Positive[Lengths] = (10.0, 10.0, 10.0)  # nm along z, y, x; a larger first one: an anisotropic volume.
+    voxel_size: Positive[Lengths] = (10.0, 10.0, 10.0)  # nm along z, y, x; a larger first one makes it anisotropic.
     noise: NotNegative[float] = 0.08  # Standard deviation of the image noise, as a share of the grey range.
     defects: Fraction = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
@@ -167,7 +167,8 @@ class ModelConfig(Section):
     # and the default strides of unet and monai_unet; by default that of the training volumes.
     voxel_size: Positive[Lengths | None] = None
     image_size: Triple | None = None  # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
-    pretrained: str | None = None  # Weights to start from: pytc, official MedNeXt, nnU-Net, Lightning, or safetensors.
+    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
+    pretrained: str | None = None
     upkern: str | None = None  # A MedNeXt with smaller kernels, to stretch and start from.
     reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.

@@ -121,9 +121,8 @@ class Volume(AbstractContextManager):
         values = np.asarray(values)
         exact = values.astype(self.dtype, copy=False)
         same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
-        rounded = same_kind and (self.dtype.kind == "f" or np.can_cast(values.dtype, self.dtype))
-        fits = rounded or (same_kind and (exact == values).all())
-        require(fits, f"values that fit {self.dtype} of {self.path}", str(values.dtype))
+        kept = self.dtype.kind == "f" or np.can_cast(values.dtype, self.dtype) or (exact == values).all()
+        require(same_kind and kept, f"values that fit {self.dtype} of {self.path}", str(values.dtype))
         require(values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape)
         lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
         self.handle[slices] = np.broadcast_to(exact, shape).reshape(lengths)
