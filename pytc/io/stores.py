@@ -208,9 +208,7 @@ def is_zarr(path: Path) -> bool:
 
 def list_arrays(path: Path) -> list[Path]:
     """The array that a folder is, or those in the Zarr or N5 group that it is and in the groups below it."""
-    if chunked_array(path)[0]:
-        return [path]
-    markers = (".zgroup", "zarr.json", "attributes.json")
+    markers = (".zarray", ".zgroup", "zarr.json", "attributes.json", "info")
     if path.suffix not in (".zarr", ".n5") and not any((path / marker).exists() for marker in markers):
         return []
     found = []
