@@ -128,8 +128,10 @@ def test_an_exported_network_has_pytorch_s_own_convolutions():
 
 
 def test_the_benchmark_prints_its_table():
-    command = [sys.executable, "benchmarks/models.py", "--models", "mednext-S", "--size", "32", "--repeats", "1"]
+    models = ("mednext-S", "monai_unet")
+    command = [sys.executable, "benchmarks/models.py", "--models", *models, "--size", "32", "--repeats", "1"]
     lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    row = next(line for line in lines if line.startswith("| mednext-S |")).strip("| ").split(" | ")
-    assert row[-1] == f"{build_model(ModelConfig()).info()['parameters']:,}"
-    assert all(float(figure) > 0 for figure in row[1:-1])
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| m")]
+    assert [row[0] for row in rows] == list(models)
+    assert rows[0][-1] == f"{build_model(ModelConfig()).info()['parameters']:,}"
+    assert all(float(figure) > 0 for row in rows for figure in row[1:-1])
