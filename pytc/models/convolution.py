@@ -4,7 +4,7 @@ PyTorch takes slow paths on a CPU for single samples of 1x1x1, for depthwise gra
 (benchmarks/README.md). A 1x1x1 convolution is a matrix product. A depthwise gradient by the input, as a transposed
 convolution, is a convolution with the kernel turned round, of what was strided spread out with zeros; one by the
 weights is a sum over 2-D ones of the slices, for which oneDNN has kernels; in channels-last layout the slices of a
-volume are a batch without a copy.
+volume are a batch without a copy. Two pointwise convolutions about a GELU are computed part by part (`perceptron`).
 """
 
 from __future__ import annotations

@@ -63,7 +63,10 @@ def component_graph(affinities: np.ndarray, thresholds: Sequence[float], *, grow
 
 
 def spanning_forest(graph: Graph, *, as_roots: bool = False) -> Graph:
-    """The same graph with only the edges that join two components; as_roots: as the smallest nodes of these."""
+    """The same graph with only the edges that join two components; as_roots: as the smallest nodes of these.
+
+    Those of the given graph are overwritten.
+    """
     ends = np.append(graph.ends, graph.last)
     order = np.argsort(ends, kind="stable")
     ends[order] = kept = _keep_spanning(graph.edges, ends[order], as_roots, graph.parents())
@@ -74,10 +77,10 @@ def names_at_thresholds(graph: Graph, *, min_size: int = 0, grow: bool = False) 
     """At each threshold in turn, a function from nodes (n,) to names of their components, (n,) uint64.
 
     A name is 0 where `connected_components_3d` with this min_size, and `grow` after it if asked for, give the label 0;
-    else names are ordered as the labels are. It is valid until the next threshold.
+    else names are ordered as the labels are. It is valid until the next threshold. With grow, which visits edges again
+    at each threshold, a `spanning_forest` takes less time.
     """
     min_size, start = max(min_size, 2), 0  # a voxel without an edge is not in a component
-    graph = spanning_forest(graph) if grow else graph
     parents, sizes = graph.parents(), graph.sizes.copy()
     for end in graph.ends:
         _join(graph.edges[start:end], parents, sizes)
@@ -88,14 +91,14 @@ def names_at_thresholds(graph: Graph, *, min_size: int = 0, grow: bool = False) 
         yield partial(names, named, sizes, min_size)
 
 
-def line_up(graph: Graph, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def line_up(forest: Graph, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points in a line, such that those of each component, at each threshold, are a stretch of it.
 
-    nodes (n,): of each point. Returns the points' indices in line and, by place
+    forest: a `spanning_forest` of roots. nodes (n,): of each point. Returns the points' indices in line and, by place
     on it, the times (indices of thresholds) from which a point has a label, and has that of the next; NEVER if not
     at all. min_size as in `connected_components_3d`.
     """
-    min_size, forest = max(min_size, 2), spanning_forest(graph, as_roots=True)
+    min_size = max(min_size, 2)
     line = np.argsort(nodes, kind="stable")
     nodes = nodes[line]
     born = np.where(forest.sizes[nodes] >= min_size, 0, NEVER)
