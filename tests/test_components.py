@@ -155,9 +155,9 @@ def test_unsigned_64_bit_labels(monkeypatch):
     assert labels.dtype == np.uint64
     np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(grow(labels, affinities), slow_grow(expected, affinities))
-    graph = component_graph(affinities, [0.9, 0.7], grow=True)
+    graph = component_graph(affinities, [0.9, 0.7], min_size=3)
     assert graph.nodes.dtype == graph.edges.dtype == np.uint64
-    *_, names = names_at_thresholds(graph, min_size=3)
+    *_, names = names_at_thresholds(graph)
     np.testing.assert_array_equal(np.unique(names(graph.nodes.ravel()), return_inverse=True)[1], expected.ravel())
 
 

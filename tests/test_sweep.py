@@ -75,8 +75,8 @@ def test_names_equal_decoding_afresh(min_size, grow):
     rng = np.random.default_rng(6)
     for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
         chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
-        graph = component_graph(affinities, chosen, grow=grow)
-        for threshold, names in zip(chosen, names_at_thresholds(graph, min_size=min_size, grow=grow), strict=True):
+        graph = component_graph(affinities, chosen, min_size=min_size, grow=grow)
+        for threshold, names in zip(chosen, names_at_thresholds(graph), strict=True):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)
             if grow:
                 expected = grow_labels(expected, affinities)

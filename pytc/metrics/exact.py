@@ -13,7 +13,7 @@ import numpy as np
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.sweep import Sweep, best_of
-from pytc.segmentation.descent import component_graph, line_up, spanning_forest
+from pytc.segmentation.descent import component_graph, line_up
 from pytc.segmentation.edges import values_above
 
 EXACT_METRICS = ("erl", "nerl", "voi_sum", "voi_split", "voi_merge")
@@ -30,8 +30,8 @@ def exact_sweep(affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "ne
         raise ValueError(f"expected a metric from {', '.join(EXACT_METRICS)} for an exact sweep, got {metric!r}")
     skeletons = SkeletonMetrics(skeleton)
     thresholds = np.append(0, values_above(affinities[:3], 0))[::-1]
-    forest = spanning_forest(component_graph(affinities, thresholds), as_roots=True)
-    nodes, born, joined = line_up(forest, skeletons.segments_at_nodes(forest.nodes), min_size)
+    graph = component_graph(affinities, thresholds, min_size=min_size, follow=skeletons.segments_at_nodes)
+    nodes, born, joined = line_up(graph)
     times, rows = np.unique(np.concatenate([[0], born, joined]), return_inverse=True)
     born, joined = np.split(rows[1:], 2)
     lowest = thresholds[np.append(times[1:-1], len(thresholds)) - 1]  # the last of the times is NEVER

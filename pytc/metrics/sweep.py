@@ -15,7 +15,7 @@ from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
-from pytc.segmentation.descent import component_graph, names_at_thresholds, spanning_forest
+from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
@@ -79,9 +79,9 @@ def _score_group(
         nodes = connected_components_3d(affinities, thresholds[0], min_size=min_size)
         naming = [lambda labels: labels]
     else:
-        graph = component_graph(affinities, thresholds, grow=grow)
-        graph = spanning_forest(graph) if grow else graph
-        nodes, naming = graph.nodes, names_at_thresholds(graph, min_size=min_size, grow=grow)
+        follow = skeletons.segments_at_nodes if labels is None else None
+        graph = component_graph(affinities, thresholds, min_size=min_size, grow=grow, follow=follow)
+        nodes, naming = graph.nodes, names_at_thresholds(graph)
     if skeletons is not None:
         at_skeletons = skeletons.segments_at_nodes(nodes)
     if labels is not None:

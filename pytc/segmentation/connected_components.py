@@ -95,7 +95,7 @@ def label_planes(
     bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
     slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
     with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda a, b, slab: _label_slab(edges, ranges, a, b, mask, alone, slab),
+        counts = list(pool.map(lambda a, b, slab: label_slab(edges, ranges, a, b, mask, alone, slab),
                                bounds[:-1], bounds[1:], slabs))
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
@@ -111,8 +111,10 @@ def label_planes(
     return int(table.max())
 
 
-def _label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, alone: bool, labels: np.ndarray) -> int:
+def label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, alone: bool, labels: np.ndarray) -> int:
     """The same by one thread, without a size limit."""
+    if labels.size == 0:
+        return 0
     plane = labels[0].size
     step = max(1, FLAG_BYTES // plane)
     flags = np.zeros((step + 1, *labels.shape[1:]), np.uint8)  # plane 0: the one before

@@ -7,19 +7,22 @@ gaps: of the volume, only edges between two of them are ever looked at.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import component_sizes, find, label_planes
+from pytc.segmentation.connected_components import component_sizes, find, label_slab
 from pytc.segmentation.edges import (
     check_affinities,
     comparable,
     descending_edges,
+    in_one,
     label_dtype,
     ranges_above,
+    slabs_of,
     values_above,
 )
 
@@ -28,87 +31,102 @@ NEVER = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Graph:
-    """Components at the first threshold as nodes, and the edges between two of them."""
+    """Components at the first threshold as nodes, and edges between two of them."""
 
     nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
-    sizes: np.ndarray  # (N + 1,) int64, voxels of each node
+    sizes: np.ndarray  # (N + 1,) int64, voxels of each node, or of what it has joined before its first edge
     edges: np.ndarray  # (M, 2) nodes, in descending order of the affinity
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     last: int  # how many are above 0, for growing
+    min_size: int  # smaller components have no label; at least 2, as a voxel without an edge is not in a component
+    grow: bool
+    followed: np.ndarray | None  # (F,) the nodes to name, or None for all
 
-    def parents(self) -> np.ndarray:
-        """A union-find forest of nodes that are not joined yet; `find` counts from 1."""
-        return np.arange(1, len(self.sizes), dtype=self.nodes.dtype)
 
+def component_graph(
+    affinities: np.ndarray, thresholds: Sequence[float], *, min_size: int = 0, grow: bool = False,
+    follow: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Graph:
+    """The graph for thresholds in descending order; affinities and min_size as in `connected_components_3d`.
 
-def component_graph(affinities: np.ndarray, thresholds: Sequence[float], *, grow: bool = False) -> Graph:
-    """The graph for thresholds in descending order; affinities as in `connected_components_3d`.
-
-    grow: with the edges, down to 0, by which `grow` joins voxels to components. Memory: 5 bytes a voxel, 8 an edge
+    grow: with the edges, down to 0, by which `grow` joins voxels to components. follow: picks those of the nodes
+    (Z, Y, X) that will be named; edges are left out that change no name of theirs. Memory: 5 bytes a voxel, 10 an edge
     between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
     """
     check_affinities(affinities)
     affinities, shape = affinities[:3], affinities.shape[1:]
     volume = np.empty(shape, label_dtype(shape))
-    count = label_planes(comparable(affinities), ranges_above(thresholds[0], affinities.dtype), 0, shape[0], volume,
-                         alone=True)
     floors = np.array(thresholds, np.float64)
     if grow:
         floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
     floors, places = np.unique(-floors, return_inverse=True)
-    edges, ends = descending_edges(affinities, volume, -floors[::-1], volume)
+    floors = -floors[::-1]
+    slabs = slabs_of(shape[0], len(floors))
+    values, ranges = comparable(affinities), ranges_above(thresholds[0], affinities.dtype)
+    min_size = max(min_size, 2)
+    with ThreadPoolExecutor(len(slabs)) as pool:
+        counts = list(pool.map(lambda slab: label_slab(values, ranges, *slab, None, True, volume[slice(*slab)]), slabs))
+        first = np.cumsum([0, *counts])
+        sizes = np.zeros(first[-1] + 1, np.int64)
+
+        def count(slab, before, nodes):
+            part = volume[slice(*slab)]
+            sizes[before + 1:before + nodes + 1] = component_sizes(part, nodes)[1:]
+            part += volume.dtype.type(before)
+
+        list(pool.map(count, slabs, first, counts))
+        followed = None if grow or follow is None else follow(volume)
+
+        def keep(slab, before, after):
+            edges, ends = descending_edges(affinities, *slab, volume, floors, volume)
+            faces = [int(volume[z:z + 1].max(initial=n)) for z, n in zip(slab, (before, after))]  # last nodes at either one
+            held = np.full(faces[1] - before + 1, followed is None)
+            if followed is not None:
+                own = followed.astype(np.int64) - before
+                held[own[(own > 0) & (own < len(held))]] = True
+                held[:(faces[0] - before + 1) * (slab[0] > 0)] = held[after - before + 1:] = True
+            parents = np.arange(1, len(held), dtype=volume.dtype)
+            ends = _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size)
+            return edges[:ends[-1]], ends
+
+        edges, ends = in_one(list(pool.map(keep, slabs, first, first[1:])))
     ends = ends[places]
-    sizes = component_sizes(volume, count, numba.config.NUMBA_NUM_THREADS)
-    return Graph(volume, sizes, edges, ends[:len(thresholds)], int(ends[-1]))
+    return Graph(volume, sizes, edges, ends[:len(thresholds)], int(ends[-1]), min_size, grow, followed)
 
 
-def spanning_forest(graph: Graph, *, as_roots: bool = False) -> Graph:
-    """The same graph with only the edges that join two components; as_roots: as the smallest nodes of these.
-
-    Those of the given graph are overwritten.
-    """
-    ends = np.append(graph.ends, graph.last)
-    order = np.argsort(ends, kind="stable")
-    ends[order] = kept = _keep_spanning(graph.edges, ends[order], as_roots, graph.parents())
-    return replace(graph, edges=graph.edges[:kept[-1]].copy(), ends=ends[:-1], last=int(ends[-1]))
-
-
-def names_at_thresholds(graph: Graph, *, min_size: int = 0, grow: bool = False) -> Iterator[Callable]:
+def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
     """At each threshold in turn, a function from nodes (n,) to names of their components, (n,) uint64.
 
-    A name is 0 where `connected_components_3d` with this min_size, and `grow` after it if asked for, give the label 0;
-    else names are ordered as the labels are. It is valid until the next threshold. With grow, which visits edges again
-    at each threshold, a `spanning_forest` takes less time.
+    A name is 0 where `connected_components_3d` with the graph's min_size, and `grow` after it if asked for, give the
+    label 0; else names are ordered as the labels are. It is valid until the next threshold.
     """
-    min_size, start = max(min_size, 2), 0  # a voxel without an edge is not in a component
-    parents, sizes = graph.parents(), graph.sizes.copy()
+    parents, sizes, start = np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype), graph.sizes.copy(), 0
     for end in graph.ends:
         _join(graph.edges[start:end], parents, sizes)
         start, named = end, parents
-        if grow:
+        if graph.grow:
             named = parents.copy()
-            grow_components(graph.edges[end:graph.last], named, sizes, min_size)
-        yield partial(names, named, sizes, min_size)
+            grow_components(graph.edges[end:graph.last], named, sizes, graph.min_size)
+        yield partial(names, named, sizes, graph.min_size)
 
 
-def line_up(forest: Graph, nodes: np.ndarray, min_size: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points in a line, such that those of each component, at each threshold, are a stretch of it.
+def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The nodes followed as points in a line, such that those of each component, at each threshold, are a stretch of it.
 
-    forest: a `spanning_forest` of roots. nodes (n,): of each point. Returns the points' indices in line and, by place
-    on it, the times (indices of thresholds) from which a point has a label, and has that of the next; NEVER if not
-    at all. min_size as in `connected_components_3d`.
+    Returns the points' indices in line and, by place on it, the times (indices of thresholds) from which a point has a
+    label, and has that of the next; NEVER if not at all.
     """
-    min_size = max(min_size, 2)
-    line = np.argsort(nodes, kind="stable")
-    nodes = nodes[line]
-    born = np.where(forest.sizes[nodes] >= min_size, 0, NEVER)
+    line = np.argsort(graph.followed, kind="stable")
+    nodes = graph.followed[line]
+    born = np.where(graph.sizes[nodes] >= graph.min_size, 0, NEVER)
     joined = np.where(np.diff(nodes, append=nodes.dtype.type(0)) == 0, 0, NEVER)
     tails = np.flatnonzero(joined)
     following = np.arange(1, len(nodes) + 1)  # the first point of a component comes after its last one
     following[tails] = np.append(0, tails + 1)[:-1]
-    tail_at = np.zeros(forest.sizes.shape, np.int32)  # index + 1 of the last point in a component, at its root
+    tail_at = np.zeros(graph.sizes.shape, np.int32)  # index + 1 of the last point in a component, at its root
     tail_at[nodes[tails]] = tails + 1
-    _join_lines(forest.edges, forest.ends, min_size, forest.sizes.copy(), tail_at, following, born, joined)
+    parents, sizes = np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype), graph.sizes.copy()
+    _join_lines(graph.edges, graph.ends, graph.min_size, parents, sizes, tail_at, following, born, joined)
 
     order, following = [], following.tolist()
     for tail in np.flatnonzero(joined == NEVER).tolist():
@@ -119,18 +137,29 @@ def line_up(forest: Graph, nodes: np.ndarray, min_size: int = 0) -> tuple[np.nda
 
 
 @numba.njit(cache=True, nogil=True)
-def _keep_spanning(edges, ends, as_roots, parents):
-    """Keep the edges that join two components, in place, and return the new ends."""
-    start = count = 0
+def _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size):
+    """Keep, in place, the edges of a slab by which a component that holds a node to name may change its name.
+
+    Its nodes are before + 1, ...; they are joined in `parents`. Returns the new ends. Edges kept become edges between
+    roots, but for growing, where components at their ends may stay apart.
+    """
+    start, count, running = 0, 0, sizes[before:before + len(held)].copy()
     for k in range(len(ends)):
         for n in range(start, ends[k]):
-            a, b = edges[n]
-            i, j = find(parents, a), find(parents, b)
-            if i != j:
-                i, j = min(i, j), max(i, j)
-                parents[j - 1] = i
-                edges[count, 0], edges[count, 1] = (i, j) if as_roots else (a, b)
+            a, b = np.int64(edges[n, 0]), np.int64(edges[n, 1])
+            i, j = find(parents, parents.dtype.type(a - before)), find(parents, parents.dtype.type(b - before))
+            if i == j:
+                continue
+            i, j = min(i, j), max(i, j)
+            parents[j - 1] = i
+            if held[j] or (held[i] and running[i] < min_size):
+                for root in (i, j):
+                    if not held[root]:
+                        sizes[before + root] = running[root]
+                edges[count, 0], edges[count, 1] = (a, b) if grow else (before + i, before + j)
                 count += 1
+            running[i] += running[j]
+            held[i] |= held[j]
         start, ends[k] = ends[k], count
     return ends
 
@@ -168,11 +197,15 @@ def names(parents, sizes, min_size, nodes):
 
 
 @numba.njit(cache=True, nogil=True)
-def _join_lines(edges, ends, min_size, sizes, tail_at, following, born, joined):
+def _join_lines(edges, ends, min_size, parents, sizes, tail_at, following, born, joined):
     start = 0
     for time in range(len(ends)):
         for n in range(start, ends[time]):
-            i, j = edges[n]
+            i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
+            if i == j:
+                continue
+            i, j = min(i, j), max(i, j)
+            parents[j - 1] = i
             sizes[i] += sizes[j]
             tail, new_tail = tail_at[i] - 1, tail_at[j] - 1
             if sizes[i] >= min_size:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numba
 import numpy as np
 
 AFFINITY_DTYPES = ("float16", "float32", "float64", "uint8")
+DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # times 1 << bit, its first six bits differ for each bit
+BITS = np.argsort(DE_BRUIJN << np.arange(64, dtype=np.uint64) >> np.uint64(58))
 
 
 def check_affinities(affinities: np.ndarray) -> None:
@@ -110,43 +112,53 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
     return values / 255 if dtype == np.uint8 else values.astype(np.float64)
 
 
+def slabs_of(length: int, n_floors: int) -> list[tuple[int, int]]:
+    """(start, stop) of a slab of planes for each thread; a single one where tables of all floors would be too large."""
+    slabs = max(1, min(length, numba.config.NUMBA_NUM_THREADS if n_floors < 1 << 16 else 1))
+    return list(pairwise(length * i // slabs for i in range(slabs + 1)))
+
+
+def in_one(slabs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """What `descending_edges` gives for all slabs, from what it gives for each."""
+    if len(slabs) == 1:
+        return slabs[0]
+    bounds = zip(*(pairwise([0, *ends.tolist()]) for _, ends in slabs))
+    parts = [edges[i:j] for at_level in bounds for (edges, _), (i, j) in zip(slabs, at_level) if i < j]
+    return np.concatenate([slabs[0][0][:0], *parts]), sum(ends for _, ends in slabs)
+
+
 def descending_edges(
-    affinities: np.ndarray, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray,
+    affinities: np.ndarray, start: int, stop: int, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges above the lowest floor in descending order, and how many are above each floor, the highest first.
 
-    affinities (3, Z, Y, X); labels (Z, Y, X): edges within one label, 0 apart, are left out; floors: ascending. An
-    edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X). Edges between the same floors come in the
-    raster order of their first voxel, then z, y, x. Memory: a byte a voxel and 8 an edge (16 with uint64 nodes).
+    affinities (3, Z, Y, X), of which those of planes start to stop; labels (Z, Y, X): edges within one label, 0 apart,
+    are left out; floors: ascending. An edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X). Edges
+    between the same floors come in the raster order of their first voxel, then z, y, x. Memory: up to 10 bytes an edge
+    (18 with uint64 nodes).
     """
     small = affinities.dtype.itemsize < 4
     levels = np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
     levels = levels.astype(np.min_scalar_type(len(floors)))
-    slabs = numba.config.NUMBA_NUM_THREADS if len(floors) < 1 << 16 else 1
-    bounds = [labels.shape[0] * i // slabs for i in range(slabs + 1)]
-    places = np.zeros((slabs, len(floors) + 1), np.int64)
     values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
-    plane = labels[:1].size
-    flags = np.zeros((len(labels), -(-plane // 8) * 8), np.uint8)  # of each plane, to a multiple of 8
-
-    def visit(start, stop, places):
-        found = np.empty(3 * flags.shape[1], np.int64)
-        for z in range(start, stop):
-            if len(edges) == 0:
-                inside = flags[z, :plane].reshape(labels[z:z + 1].shape)
-                edge_flags(values, ranges, z, z + 1, None, inside)
-                _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
-            count = _find_flags(flags[z].view(np.uint64), flags[z], found)
-            _place(found[:count], values[:, z], levels, floors, z * plane, nodes.ravel(), places, edges)
-
-    edges = np.empty((0, 2), nodes.dtype)
-    with ThreadPoolExecutor(slabs) as pool:
-        list(pool.map(visit, bounds[:-1], bounds[1:], places))
-        counts = places[:, ::-1].T.copy()
-        places[:, ::-1] = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape).T
-        edges = np.empty((counts.sum(), 2), edges.dtype)
-        list(pool.map(visit, bounds[:-1], bounds[1:], places))
-    return edges, np.cumsum(counts.sum(1)[:-1])
+    _, height, width = labels.shape
+    flags = np.zeros((1, height, -(-width // 8) * 8), np.uint8)
+    found = np.empty(3 * height * width, label_dtype((4, height, width)))
+    found_levels, counts = np.empty(len(found), levels.dtype), np.zeros(len(floors) + 1, np.int64)
+    planes = []
+    for z in range(start, stop):
+        inside = flags[:, :, :width]
+        edge_flags(values, ranges, z, z + 1, None, inside)
+        _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
+        count = _find_edges(flags[0].view(np.uint64), values[:, z], levels, floors, found, found_levels, counts)
+        planes.append((found[:count].copy(), found_levels[:count].copy()))
+    ends = np.cumsum(counts[::-1])
+    places, edges = np.append(0, ends)[-2::-1].copy(), np.empty((ends[-1], 2), nodes.dtype)
+    strides = np.array([height * width, width, 1])
+    for z in range(start, stop):
+        _place(*planes[z - start], nodes[z:z + 2].ravel(), strides, places, edges)
+        planes[z - start] = None
+    return edges, ends[:-1]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -163,31 +175,31 @@ def _drop_within_labels(flags, labels, below):
 
 
 @numba.njit(cache=True, nogil=True)
-def _find_flags(words, flags, found):
-    """Write 3 x index + bit of each flag set; returns how many. words: the flags, eight at a time."""
-    count = 0
-    for word in range(len(words)):
-        if words[word]:
-            for i in range(8 * word, 8 * word + 8):
-                for bit in range(3):  # without a branch that could be mispredicted
-                    found[count] = 3 * i + bit
-                    count += flags[i] >> bit & 1
+def _find_edges(words, values, levels, floors, found, found_levels, counts):
+    """Write 4 x index + axis and the level of each flag set in a plane; returns how many. words: flags, by eights."""
+    count, width = 0, values.shape[2]
+    for y in range(len(words)):
+        for x in range(0, width, 8):
+            flags = words[y, x // 8]
+            while flags:
+                rest = flags & (flags - np.uint64(1))
+                bit = BITS[((flags ^ rest) * DE_BRUIJN) >> np.uint64(58)]
+                flags = rest
+                at, axis = x + (bit >> 3), bit & 7
+                value = values[axis, y, at]
+                level = np.int64(levels[np.uint16(value)]) if len(levels) else np.searchsorted(floors, value)
+                counts[level] += 1
+                found[count], found_levels[count] = 4 * (y * width + at) + axis, level
+                count += 1
     return count
 
 
 @numba.njit(cache=True, nogil=True)
-def _place(found, values, levels, floors, first, nodes, places, edges):
-    """Write each edge of a plane to the next place of its level, or only count."""
-    _, height, width = values.shape
-    strides = (height * width, width, 1)
-    y, end = 0, width
-    for edge in found:
-        i, axis = edge // 3, edge % 3
-        while i >= end:
-            y, end = y + 1, end + width
-        value = values[axis, y, i - end + width]
-        level = np.int64(levels[np.uint16(value)]) if len(levels) else np.searchsorted(floors, value)
-        if len(edges):
-            voxel, place = first + i, places[level]
-            edges[place, 0], edges[place, 1] = nodes[voxel], nodes[voxel + strides[axis]]
-        places[level] += 1
+def _place(found, levels, nodes, strides, places, edges):
+    """Write each edge of a plane to the next place of its level."""
+    for n in range(len(found)):
+        edge, level = np.int64(found[n]), np.int64(levels[n])
+        place = places[level]
+        places[level] = place + 1
+        voxel = edge >> 2
+        edges[place, 0], edges[place, 1] = nodes[voxel], nodes[voxel + strides[edge & 3]]
