@@ -81,12 +81,12 @@ def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int
 
 def label_planes(
     edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, *, mask: np.ndarray | None = None,
-    min_size: int = 0, alone: bool = False, threads: int | None = None,
+    min_size: int = 0, threads: int | None = None,
 ) -> int:
     """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1; returns how many.
 
     edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes before and after
-    make a voxel foreground, and join nothing. alone: a voxel without an edge is a component, not 0.
+    make a voxel foreground, and join nothing.
     """
     assert labels.flags.c_contiguous
     if labels.size == 0:
@@ -95,7 +95,7 @@ def label_planes(
     bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
     slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
     with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda a, b, slab: label_slab(edges, ranges, a, b, mask, alone, slab),
+        counts = list(pool.map(lambda a, b, slab: label_slab(edges, ranges, a, b, slab, mask),
                                bounds[:-1], bounds[1:], slabs))
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
@@ -111,8 +111,15 @@ def label_planes(
     return int(table.max())
 
 
-def label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, alone: bool, labels: np.ndarray) -> int:
-    """The same by one thread, without a size limit."""
+def label_slab(
+    edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, mask: np.ndarray | None = None,
+    shared: np.ndarray | None = None,
+) -> int:
+    """The same by one thread, without a size limit.
+
+    shared (labels.size + 1,) bool: if given, a voxel without an edge is a component too, not 0, and shared[n] becomes
+    whether component n has two voxels or more.
+    """
     if labels.size == 0:
         return 0
     plane = labels[0].size
@@ -124,9 +131,9 @@ def label_slab(edges: np.ndarray, ranges: tuple, start: int, stop: int, mask, al
     for z in range(start, stop, step):
         planes = min(step, stop - z)
         edge_flags(edges, ranges, z, z + planes, mask, flags[1:planes + 1])
-        _link_runs(flags[:planes + 1], labels, z - start, alone, events)
+        _link_runs(flags[:planes + 1], labels, z - start, shared is not None, events)
         flags[0] = flags[planes]
-    return _number_roots(labels.ravel())
+    return _number_roots(labels.ravel(), np.empty(0, np.bool_) if shared is None else shared)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -208,20 +215,17 @@ def _unite(parents, i, j):
 
 
 @numba.njit(cache=True, nogil=True)
-def _number_roots(labels):
+def _number_roots(labels, shared):
     """Turn pointers to earlier voxels into 1, 2, ... in raster order, in place; returns the number of roots."""
     count = 0
-    pointer = number = labels.dtype.type(0)
-    for i in range(len(labels)):
-        if labels[i] != pointer:
-            pointer = labels[i]
-            if pointer == i + 1:
-                count += 1
-                number = labels.dtype.type(count)
-                labels[i] = number
-                continue
-            number = labels[pointer - 1] if pointer > 0 else pointer
-        labels[i] = number
+    for i in range(len(labels)):  # without a branch that could be mispredicted
+        pointer = labels[i]
+        is_root = pointer == i + 1
+        count += is_root
+        number = labels[max(np.int64(pointer), 1) - 1] if pointer > 0 else pointer
+        labels[i] = labels.dtype.type(count) if is_root else number
+        if len(shared):
+            shared[labels[i]] = not is_root
     return count
 
 

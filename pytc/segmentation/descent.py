@@ -34,11 +34,11 @@ class Graph:
     """Components at the first threshold as nodes, and edges between two of them."""
 
     nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
-    sizes: np.ndarray  # (N + 1,) int64, voxels of each node, or of what it has joined before its first edge
+    sizes: np.ndarray  # (N + 1,) voxels of each node and what it joins before its first edge, up to min_size
     edges: np.ndarray  # (M, 2) nodes, in descending order of the affinity
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     last: int  # how many are above 0, for growing
-    min_size: int  # smaller components have no label; at least 2, as a voxel without an edge is not in a component
+    min_size: np.unsignedinteger  # smaller components have no label; at least 2, as a voxel without an edge is not in a component
     grow: bool
     followed: np.ndarray | None  # (F,) the nodes to name, or None for all
 
@@ -63,18 +63,23 @@ def component_graph(
     floors = -floors[::-1]
     slabs = slabs_of(shape[0], len(floors))
     values, ranges = comparable(affinities), ranges_above(thresholds[0], affinities.dtype)
-    min_size = max(min_size, 2)
-    with ThreadPoolExecutor(len(slabs)) as pool:
-        counts = list(pool.map(lambda slab: label_slab(values, ranges, *slab, None, True, volume[slice(*slab)]), slabs))
+    min_size = volume.dtype.type(min(max(min_size, 2), np.iinfo(volume.dtype).max))
+    with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
+        shared = [np.empty(volume[slice(*slab)].size + 1, np.bool_) for slab in slabs]
+        counts = list(pool.map(lambda slab, shared: label_slab(values, ranges, *slab, volume[slice(*slab)], None, shared),
+                               slabs, shared))
         first = np.cumsum([0, *counts])
-        sizes = np.zeros(first[-1] + 1, np.int64)
+        sizes = np.empty(first[-1] + 1, volume.dtype)
 
-        def count(slab, before, nodes):
-            part = volume[slice(*slab)]
-            sizes[before + 1:before + nodes + 1] = component_sizes(part, nodes)[1:]
+        def count(slab, shared, before, nodes):
+            part, known = volume[slice(*slab)], sizes[before + 1:before + nodes + 1]
+            if min_size > 2:
+                np.minimum(component_sizes(part, nodes)[1:], min_size, out=known, casting="unsafe")
+            else:
+                np.add(shared[1:nodes + 1], 1, out=known, casting="unsafe")
             part += volume.dtype.type(before)
 
-        list(pool.map(count, slabs, first, counts))
+        list(pool.map(count, slabs, shared, first, counts))
         followed = None if grow or follow is None else follow(volume)
 
         def keep(slab, before, after):
@@ -102,7 +107,7 @@ def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
     """
     parents, sizes, start = np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype), graph.sizes.copy(), 0
     for end in graph.ends:
-        _join(graph.edges[start:end], parents, sizes)
+        _join(graph.edges[start:end], parents, sizes, graph.min_size)
         start, named = end, parents
         if graph.grow:
             named = parents.copy()
@@ -143,7 +148,7 @@ def _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size):
     Its nodes are before + 1, ...; they are joined in `parents`. Returns the new ends. Edges kept become edges between
     roots, but for growing, where components at their ends may stay apart.
     """
-    start, count, running = 0, 0, sizes[before:before + len(held)].copy()
+    start, count, size = 0, 0, sizes[before:before + len(held)].copy()
     for k in range(len(ends)):
         for n in range(start, ends[k]):
             a, b = np.int64(edges[n, 0]), np.int64(edges[n, 1])
@@ -152,26 +157,27 @@ def _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size):
                 continue
             i, j = min(i, j), max(i, j)
             parents[j - 1] = i
-            if held[j] or (held[i] and running[i] < min_size):
-                for root in (i, j):
-                    if not held[root]:
-                        sizes[before + root] = running[root]
+            if held[j] | (held[i] & (size[i] < min_size)):
+                if not held[i]:
+                    sizes[before + i] = size[i]
+                if not held[j]:
+                    sizes[before + j] = size[j]
                 edges[count, 0], edges[count, 1] = (a, b) if grow else (before + i, before + j)
                 count += 1
-            running[i] += running[j]
+            size[i] = min(size[i] + size[j], min_size)
             held[i] |= held[j]
         start, ends[k] = ends[k], count
     return ends
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(edges, parents, sizes):
+def _join(edges, parents, sizes, min_size):
     for n in range(len(edges)):
         i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
         if i != j:
             i, j = min(i, j), max(i, j)
             parents[j - 1] = i
-            sizes[i] += sizes[j]
+            sizes[i] = min(sizes[i] + sizes[j], min_size)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -206,7 +212,7 @@ def _join_lines(edges, ends, min_size, parents, sizes, tail_at, following, born,
                 continue
             i, j = min(i, j), max(i, j)
             parents[j - 1] = i
-            sizes[i] += sizes[j]
+            sizes[i] = min(sizes[i] + sizes[j], min_size)
             tail, new_tail = tail_at[i] - 1, tail_at[j] - 1
             if sizes[i] >= min_size:
                 for point in (tail, new_tail):
