@@ -12,7 +12,7 @@ import numpy as np
 
 from pytc.config import require
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.hashing import number_ids
+from pytc.metrics.hashing import add_pairs, empty_table, number_ids
 from pytc.metrics.overlap import Contingency, metrics_of_table
 
 TOLERANCES = {"nerl_5": 5, "nerl_20": 20, "nerl_100": 100, "nerl_inf": np.inf}
@@ -53,9 +53,9 @@ class SkeletonMetrics:
         require(self.total_length > 0, "skeletons with edges of some length", f"{len(skeleton.ids)} nodes without")
         self._columns = tuple(np.ascontiguousarray(skeleton.positions.T))
         self._low, self._high = skeleton.positions.min(0), skeleton.positions.max(0)
-        self._nodes, self._ids = number_ids(skeleton.ids)
+        skeletons, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
-        self._owners = self._nodes[self._starts]  # of edges
+        self._skeletons, self._owners = skeletons.astype(np.uint64), skeletons[self._starts]  # of nodes, of edges
         self._skeleton_lengths = self._per_skeleton(self._owners, self._lengths)
         self.max_erl = float(np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length)
 
@@ -141,14 +141,13 @@ class SkeletonMetrics:
 
     def _pairs(self, segments: np.ndarray) -> _Pairs:
         segments = np.ascontiguousarray(segments, np.uint64)
-        require(segments.shape == self._nodes.shape, f"a segment for each of {len(self._nodes)} nodes", segments.shape)
-        codes, ids = number_ids(segments)
-        nodes, keys = number_ids((self._nodes * len(ids) + codes).astype(np.uint64))
-        skeleton, segment = np.divmod(keys.astype(np.int64), len(ids))
-        table = Contingency(self._ids[skeleton], ids[segment], np.bincount(nodes))
-
-        edges = self._starts, self._ends, self._lengths
-        return _Pairs(table, skeleton, segment, *_follow_edges(*edges, codes, ids, nodes, len(keys)))
+        require(segments.shape == self._skeletons.shape, f"a segment for each of {len(self._skeletons)} nodes", segments.shape)
+        nodes = np.empty(len(segments), np.int64)
+        _, *columns, known = add_pairs(self._skeletons, segments, np.empty(0, np.int64), nodes, *empty_table())
+        skeleton, segment, count = (column[:known] for column in columns)
+        skeleton, (codes, ids) = skeleton.astype(np.int64), number_ids(segment)
+        table = Contingency(self._ids[skeleton], segment, count)
+        return _Pairs(table, skeleton, codes, *_follow_edges(self._starts, self._ends, self._lengths, nodes, segment))
 
     def _per_skeleton(self, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(index, weights, len(self._ids))
@@ -158,12 +157,12 @@ class SkeletonMetrics:
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow_edges(starts, ends, lengths, codes, ids, pairs, count):
-    """`length`, `split` and `omitted` of `_Pairs`, from the segment's code and the pair of each node."""
-    length, split, omitted = np.zeros(count), np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+def _follow_edges(starts, ends, lengths, pairs, segments):
+    """`length`, `split` and `omitted` of `_Pairs`, from the pair of each node and the segment of each pair."""
+    length, split, omitted = np.zeros(len(segments)), np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
     for edge in range(len(starts)):
-        start, end = codes[starts[edge]], codes[ends[edge]]
-        if ids[start] == 0 or ids[end] == 0:
+        start, end = segments[pairs[starts[edge]]], segments[pairs[ends[edge]]]
+        if start == 0 or end == 0:
             omitted[edge] = True
         elif start != end:
             split[edge] = True
