@@ -121,8 +121,12 @@ class SkeletonMetrics:
         require(fits, "an integer segmentation (Z, Y, X)", f"{dtype} {shape}")
         if (self._low < 0).any() or (self._high >= shape).any():
             self.skeleton.require_inside(shape)
-        in_memory = isinstance(segmentation, np.ndarray)
-        segments = segmentation[self._columns] if in_memory else self._read_blocks(segmentation)
+        if not isinstance(segmentation, np.ndarray):
+            segments = self._read_blocks(segmentation)
+        elif segmentation.flags.c_contiguous:  # twice as fast
+            segments = segmentation.ravel()[np.ravel_multi_index(self._columns, shape)]
+        else:
+            segments = segmentation[self._columns]
         require(dtype.kind == "u" or segments.min() >= 0, "segments of 0 or more", segments.min())
         return segments.astype(np.uint64)
 
@@ -141,8 +145,8 @@ class SkeletonMetrics:
 
     def _pairs(self, segments: np.ndarray) -> _Pairs:
         segments = np.ascontiguousarray(segments, np.uint64)
-        require(segments.shape == self._skeletons.shape, f"a segment for each of {len(self._skeletons)} nodes", segments.shape)
-        nodes = np.empty(len(segments), np.int64)
+        nodes = np.empty(len(self._skeletons), np.int64)
+        require(segments.shape == nodes.shape, f"a segment for each of {len(nodes)} nodes", segments.shape)
         _, *columns, known = add_pairs(self._skeletons, segments, np.empty(0, np.int64), nodes, *empty_table())
         skeleton, segment, count = (column[:known] for column in columns)
         skeleton, (codes, ids) = skeleton.astype(np.int64), number_ids(segment)
@@ -160,14 +164,19 @@ class SkeletonMetrics:
 def _follow_edges(starts, ends, lengths, pairs, segments):
     """`length`, `split` and `omitted` of `_Pairs`, from the pair of each node and the segment of each pair."""
     length, split, omitted = np.zeros(len(segments)), np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+    current, total = 0, 0.0  # of the pair of the edge before, not in `length` yet
     for edge in range(len(starts)):
-        start, end = segments[pairs[starts[edge]]], segments[pairs[ends[edge]]]
-        if start == 0 or end == 0:
+        pair, end = pairs[starts[edge]], segments[pairs[ends[edge]]]
+        if segments[pair] == 0 or end == 0:
             omitted[edge] = True
-        elif start != end:
+        elif segments[pair] != end:
             split[edge] = True
         else:
-            length[pairs[starts[edge]]] += lengths[edge]
+            if pair != current:
+                length[current] = total
+                current, total = pair, length[pair]
+            total += lengths[edge]
+    length[current] = total
     return length, split, omitted
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from pytc.config import suggest
 from pytc.io.skeleton import Skeleton
+from pytc.metrics.hashing import number_ids
 from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
@@ -21,8 +22,8 @@ from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
 LOWER_IS_BETTER = ("voi_split", "voi_merge", "voi_sum", "adapted_rand_error", "n_mergers", "n_non0_mergers", "n_splits")
-SAMPLE = 16  # every n-th row of every n-th plane tells how many edges lie between two thresholds
-EDGES_AS_A_DECODE = 0.2  # a voxel: as costly to join one by one as a decode
+SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
+EDGES_AS_A_DECODE = 0.3  # a voxel: as costly to join one by one as a decode
 
 
 @dataclass(frozen=True)
@@ -75,19 +76,20 @@ def _score_group(
     grow: bool,
 ) -> Iterator[dict[str, float]]:
     """The scores at each threshold, in descending order, over one forest (or, for a single threshold, without)."""
+    followed = None
     if len(thresholds) == 1 and not grow:
         nodes = connected_components_3d(affinities, thresholds[0], min_size=min_size)
         naming = [lambda labels: labels]
     else:
         follow = skeletons.segments_at_nodes if labels is None else None
         graph = component_graph(affinities, thresholds, min_size=min_size, grow=grow, follow=follow)
-        nodes, naming = graph.nodes, names_at_thresholds(graph)
+        nodes, followed, naming = graph.nodes, graph.followed, names_at_thresholds(graph)
     if skeletons is not None:
-        at_skeletons = skeletons.segments_at_nodes(nodes)
+        at_nodes, distinct = number_ids(skeletons.segments_at_nodes(nodes) if followed is None else followed)
     if labels is not None:
         truth, segments, count = count_pairs(labels, nodes, mask)
     for names in naming:
-        figures = {} if skeletons is None else skeletons.compute_nodes(names(at_skeletons))
+        figures = {} if skeletons is None else skeletons.compute_nodes(names(distinct)[at_nodes])
         if labels is not None:
             dense = metrics_of_table(table_of_pairs(truth, names(segments), count))
             figures |= {f"dense_{name}": value for name, value in dense.items()}
