@@ -1,4 +1,4 @@
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
+from pytc.segmentation import descent
 from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.growing import grow as grow_labels
@@ -82,6 +83,27 @@ def test_names_equal_decoding_afresh(min_size, grow):
                 expected = grow_labels(expected, affinities)
             numbers = np.unique(np.append(0, names(graph.nodes.ravel())), return_inverse=True)[1][1:]
             np.testing.assert_array_equal(numbers.reshape(expected.shape), expected)
+
+
+@pytest.mark.parametrize("n_slabs", (1, 2, 5))
+@pytest.mark.parametrize("min_size", (0, 3, 30))
+def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs):
+    """Few nodes are followed, so that most edges are let go; the names and their order stay those of all labels."""
+    monkeypatch.setattr(descent, "slabs_of", lambda length, n: list(pairwise(length * i // n_slabs
+                                                                             for i in range(n_slabs + 1))))
+    rng, thresholds = np.random.default_rng(min_size), (0.95, 0.9, 0.8, 0.7, 0.3)
+    for _ in range(10):
+        affinities = random_affinities(rng, (11, 9, 10))
+        voxels = rng.integers(0, 990, 6)
+        graph = component_graph(affinities, thresholds, min_size=min_size,
+                                follow=lambda nodes, voxels=voxels: nodes.ravel()[voxels])
+        everything = component_graph(affinities, thresholds, min_size=min_size)
+        assert len(graph.edges) < len(everything.edges) / (3 if n_slabs == 1 else 1)
+        for threshold, names in zip(thresholds, names_at_thresholds(graph), strict=True):
+            expected = connected_components_3d(affinities, threshold, min_size=min_size).ravel()[voxels]
+            found = np.append(0, names(graph.followed))
+            np.testing.assert_array_equal(np.unique(found, return_inverse=True)[1],
+                                          np.unique(np.append(0, expected), return_inverse=True)[1])
 
 
 def walks(rng, shape):

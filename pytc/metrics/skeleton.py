@@ -149,7 +149,7 @@ class SkeletonMetrics:
         require(segments.shape == nodes.shape, f"a segment for each of {len(nodes)} nodes", segments.shape)
         _, *columns, known = add_pairs(self._skeletons, segments, np.empty(0, np.int64), nodes, *empty_table())
         skeleton, segment, count = (column[:known] for column in columns)
-        skeleton, (codes, ids) = skeleton.astype(np.int64), number_ids(segment)
+        skeleton, (codes, _) = skeleton.astype(np.int64), number_ids(segment)
         table = Contingency(self._ids[skeleton], segment, count)
         return _Pairs(table, skeleton, codes, *_follow_edges(self._starts, self._ends, self._lengths, nodes, segment))
 

@@ -95,7 +95,7 @@ def label_planes(
     bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
     slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
     with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda a, b, slab: label_slab(edges, ranges, a, b, slab, mask),
+        counts = list(pool.map(lambda a, b, slab: label_slab(edges, ranges, a, b, slab, mask=mask),
                                bounds[:-1], bounds[1:], slabs))
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
@@ -112,8 +112,8 @@ def label_planes(
 
 
 def label_slab(
-    edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, mask: np.ndarray | None = None,
-    shared: np.ndarray | None = None,
+    edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, shared: np.ndarray | None = None, *,
+    mask: np.ndarray | None = None,
 ) -> int:
     """The same by one thread, without a size limit.
 

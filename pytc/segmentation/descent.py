@@ -38,7 +38,7 @@ class Graph:
     edges: np.ndarray  # (M, 2) nodes, in descending order of the affinity
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     last: int  # how many are above 0, for growing
-    min_size: np.unsignedinteger  # smaller components have no label; at least 2, as a voxel without an edge is not in a component
+    min_size: np.unsignedinteger  # smaller components have no label, and voxels without an edge: 2 or more
     grow: bool
     followed: np.ndarray | None  # (F,) the nodes to name, or None for all
 
@@ -54,49 +54,54 @@ def component_graph(
     between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
     """
     check_affinities(affinities)
-    affinities, shape = affinities[:3], affinities.shape[1:]
-    volume = np.empty(shape, label_dtype(shape))
+    affinities, length = affinities[:3], affinities.shape[1]
     floors = np.array(thresholds, np.float64)
     if grow:
         floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
     floors, places = np.unique(-floors, return_inverse=True)
-    floors = -floors[::-1]
-    slabs = slabs_of(shape[0], len(floors))
-    values, ranges = comparable(affinities), ranges_above(thresholds[0], affinities.dtype)
-    min_size = volume.dtype.type(min(max(min_size, 2), np.iinfo(volume.dtype).max))
-    with ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS) as pool:
-        shared = [np.empty(volume[slice(*slab)].size + 1, np.bool_) for slab in slabs]
-        counts = list(pool.map(lambda slab, shared: label_slab(values, ranges, *slab, volume[slice(*slab)], None, shared),
-                               slabs, shared))
-        first = np.cumsum([0, *counts])
-        sizes = np.empty(first[-1] + 1, volume.dtype)
+    slabs = slabs_of(length, len(floors))
+    nodes, first, sizes = _number_nodes(affinities, thresholds[0], slabs, max(min_size, 2))
+    min_size = sizes.dtype.type(min(max(min_size, 2), np.iinfo(sizes.dtype).max))
+    followed = None if grow or follow is None else follow(nodes)
 
-        def count(slab, shared, before, nodes):
-            part, known = volume[slice(*slab)], sizes[before + 1:before + nodes + 1]
-            if min_size > 2:
-                np.minimum(component_sizes(part, nodes)[1:], min_size, out=known, casting="unsafe")
-            else:
-                np.add(shared[1:nodes + 1], 1, out=known, casting="unsafe")
-            part += volume.dtype.type(before)
+    def edges_in(slab, before, after):
+        edges, ends = descending_edges(affinities, *slab, nodes, -floors[::-1], nodes)
+        last = [int(nodes[z:z + 1].max(initial=n)) - before for z, n in zip(slab, (before, after))]  # at either face
+        named = np.full(last[1] + 1, followed is None)  # or in the next slab, too
+        if followed is not None:
+            own = followed.astype(np.int64) - before
+            named[own[(own > 0) & (own <= last[1])]] = True
+            named[:last[0] + 1 if slab[0] > 0 else 0] = named[after - before + 1:] = True
+        parents = np.arange(1, len(named), dtype=nodes.dtype)
+        ends = _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size)
+        return edges[:ends[-1]].copy(), ends
 
-        list(pool.map(count, slabs, shared, first, counts))
-        followed = None if grow or follow is None else follow(volume)
-
-        def keep(slab, before, after):
-            edges, ends = descending_edges(affinities, *slab, volume, floors, volume)
-            faces = [int(volume[z:z + 1].max(initial=n)) for z, n in zip(slab, (before, after))]  # last nodes at either one
-            held = np.full(faces[1] - before + 1, followed is None)
-            if followed is not None:
-                own = followed.astype(np.int64) - before
-                held[own[(own > 0) & (own < len(held))]] = True
-                held[:(faces[0] - before + 1) * (slab[0] > 0)] = held[after - before + 1:] = True
-            parents = np.arange(1, len(held), dtype=volume.dtype)
-            ends = _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size)
-            return edges[:ends[-1]], ends
-
-        edges, ends = in_one(list(pool.map(keep, slabs, first, first[1:])))
+    with ThreadPoolExecutor(len(slabs)) as pool:
+        edges, ends = in_one(list(pool.map(edges_in, slabs, first, first[1:])))
     ends = ends[places]
-    return Graph(volume, sizes, edges, ends[:len(thresholds)], int(ends[-1]), min_size, grow, followed)
+    return Graph(nodes, sizes, edges, ends[:len(thresholds)], int(ends[-1]), min_size, grow, followed)
+
+
+def _number_nodes(
+    affinities: np.ndarray, threshold: float, slabs: list[tuple[int, int]], min_size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`nodes` of a graph, not joined across slabs; how many come before each slab, and in all; `sizes`."""
+    values, ranges = comparable(affinities), ranges_above(threshold, affinities.dtype)
+    nodes = np.empty(affinities.shape[1:], label_dtype(affinities.shape[1:]))
+    parts = [nodes[start:stop] for start, stop in slabs]
+    shared = [np.empty(part.size + 1, np.bool_) for part in parts]
+    with ThreadPoolExecutor(len(slabs)) as pool:
+        counts = list(pool.map(lambda slab, *out: label_slab(values, ranges, *slab, *out), slabs, parts, shared))
+        first = np.cumsum([0, *counts])
+        sizes = np.zeros(first[-1] + 1, nodes.dtype)
+
+        def finish(part, shared, before, count):
+            known = shared[:count + 1] + 1 if min_size == 2 else np.minimum(component_sizes(part, count), min_size)
+            sizes[before + 1:before + count + 1] = known[1:]
+            part += nodes.dtype.type(before)
+
+        list(pool.map(finish, parts, shared, first, counts))
+    return nodes, first, sizes
 
 
 def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
@@ -116,7 +121,7 @@ def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
 
 
 def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nodes followed as points in a line, such that those of each component, at each threshold, are a stretch of it.
+    """The nodes followed as points in a line, such that those of a component, at each threshold, are a stretch of it.
 
     Returns the points' indices in line and, by place on it, the times (indices of thresholds) from which a point has a
     label, and has that of the next; NEVER if not at all.
@@ -142,13 +147,13 @@ def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size):
-    """Keep, in place, the edges of a slab by which a component that holds a node to name may change its name.
+def _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size):
+    """Keep, in place, the edges by which components with a node to name may get another name; returns the new ends.
 
-    Its nodes are before + 1, ...; they are joined in `parents`. Returns the new ends. Edges kept become edges between
-    roots, but for growing, where components at their ends may stay apart.
+    parents, sizes and named are of nodes before + 1, ... (sizes of all); edges become edges between roots, but for
+    growing, where components at their ends may stay apart.
     """
-    start, count, size = 0, 0, sizes[before:before + len(held)].copy()
+    start, count, size = 0, 0, sizes[before:before + len(named)].copy()
     for k in range(len(ends)):
         for n in range(start, ends[k]):
             a, b = np.int64(edges[n, 0]), np.int64(edges[n, 1])
@@ -157,15 +162,15 @@ def _keep_naming(edges, ends, before, grow, parents, sizes, held, min_size):
                 continue
             i, j = min(i, j), max(i, j)
             parents[j - 1] = i
-            if held[j] | (held[i] & (size[i] < min_size)):
-                if not held[i]:
+            if named[j] | (named[i] & (size[i] < min_size)):
+                if not named[i]:
                     sizes[before + i] = size[i]
-                if not held[j]:
+                if not named[j]:
                     sizes[before + j] = size[j]
                 edges[count, 0], edges[count, 1] = (a, b) if grow else (before + i, before + j)
                 count += 1
             size[i] = min(size[i] + size[j], min_size)
-            held[i] |= held[j]
+            named[i] |= named[j]
         start, ends[k] = ends[k], count
     return ends
 

@@ -30,10 +30,10 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
     grown = np.array(labels, order="C")
     floors = np.append(floor, values_above(affinities[:3], floor))
     parents, labelled = np.arange(1, grown.size + 1, dtype=label_dtype(shape)), np.append(False, grown != 0)
-    slabs, raster = slabs_of(shape[0], len(floors)), parents.reshape(shape)
+    slabs, known, raster = slabs_of(shape[0], len(floors)), grown != 0, parents.reshape(shape)
     with ThreadPoolExecutor(len(slabs)) as pool:
         edges, _ = in_one(list(pool.map(
-            lambda slab: descending_edges(affinities[:3], *slab, grown != 0, floors, raster), slabs)))
+            lambda slab: descending_edges(affinities[:3], *slab, known, floors, raster), slabs)))
     grow_components(edges, parents, labelled, 1)
     flat, empty = grown.ravel(), np.flatnonzero(grown == 0)
     roots = names(parents, labelled, 1, empty + 1)
