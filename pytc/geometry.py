@@ -44,6 +44,5 @@ def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...
     """Windows of one size every `stride` voxels, the last along each axis snapped to the edge, in raster order."""
     require(all(w <= n for w, n in zip(window, shape)), f"a window no larger than the volume {shape}", window)
     require(all(0 < s <= w for s, w in zip(stride, window)), f"strides between 1 and the window {window}", stride)
-    last = [n - w for n, w in zip(shape, window)]
-    starts = (sorted({min(start, end) for start in range(0, end + step, step)}) for end, step in zip(last, stride))
+    starts = (sorted({min(start, n - w) for start in range(0, n - w + s, s)}) for n, w, s in zip(shape, window, stride))
     return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]

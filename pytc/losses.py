@@ -102,11 +102,8 @@ def build_loss(config: LossConfig) -> Loss:
 
 
 def deep_supervision_loss(
-    outputs: torch.Tensor | dict[str, torch.Tensor],
-    targets: list[tuple[torch.Tensor, torch.Tensor]],
-    loss: Loss,
-    weights: tuple[float, ...] | None = None,
-    reduce_count: Callable[[torch.Tensor], torch.Tensor] = lambda count: count,
+    outputs: torch.Tensor | dict[str, torch.Tensor], targets: list[tuple[torch.Tensor, torch.Tensor]], loss: Loss,
+    weights: tuple[float, ...] | None = None, reduce_count: Callable[[torch.Tensor], torch.Tensor] = lambda count: count
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The weighted sum of a loss over the scales of a prediction, and the loss at each scale, detached.
 
@@ -124,8 +121,7 @@ def deep_supervision_loss(
     sums, counts = zip(*(loss(outputs[name], *target) for name, target in zip(names, targets)))
     sums, counts = torch.stack(sums), reduce_count(torch.stack(counts))
     scales = (sums / torch.where(counts > 0, counts, 1)).view(len(names), -1).sum(1)
-    total = (scales * scales.new_tensor(weights)).sum()
-    return total, dict(zip(names, scales.detach()))
+    return (scales * scales.new_tensor(weights)).sum(), dict(zip(names, scales.detach()))
 
 
 @torch.no_grad()

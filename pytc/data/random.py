@@ -44,8 +44,7 @@ class SampleRandom:
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, device: str | torch.device = "cpu"):
         """Uniform in [low, high): float32 (B, *shape), in steps of 2^-24 of the range."""
-        bits = self._bits(math.prod(shape), device)
-        unit = _shift(bits, 40).to(torch.float32) * 2.0**-24
+        unit = _shift(self._bits(math.prod(shape), device), 40).to(torch.float32) * 2.0**-24
         return (unit * (high - low) + low).view(-1, *shape)
 
     def integers(self, low: int, high: int, *shape: int) -> torch.Tensor:

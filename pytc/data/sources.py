@@ -36,8 +36,7 @@ class Source:
     @property
     def parts(self) -> dict[str, Volume]:
         """Those there are of image, labels and mask."""
-        named = {"image": self.image, "labels": self.labels, "mask": self.mask}
-        return {name: volume for name, volume in named.items() if volume is not None}
+        return {name: part for name in ("image", "labels", "mask") if (part := getattr(self, name)) is not None}
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -52,8 +51,7 @@ def open_source(config: VolumeConfig, synthetic: SyntheticConfig, channels: int 
     require(channels in (None, image.n_channels), f"{channels} channels (model.in_channels) in {image.path}",
             image.n_channels)  # fmt: skip
     spatial = config.axes.replace("c", "") if config.axes else None
-    given = {part: path for part in ("labels", "mask") if (path := getattr(config, part))}
-    parts = {part: open_volume(path, axes=spatial) for part, path in given.items()}
+    parts = {part: open_volume(path, axes=spatial) for part in ("labels", "mask") if (path := getattr(config, part))}
     for part, volume in parts.items():
         shape = image.spatial_shape
         require(volume.shape == shape, f"{part} {volume.path} of shape {shape}", volume.shape)

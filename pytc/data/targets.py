@@ -34,8 +34,7 @@ def affinities(labels: torch.Tensor, offsets: tuple[Triple, ...]) -> tuple[torch
     Background is no object. Known is where neither voxel is unlabelled and v + offset lies in the patch. Offsets may
     have any sign.
     """
-    shape = (len(labels), len(offsets), *labels.shape[1:])
-    affinity = torch.zeros(shape, dtype=torch.bool, device=labels.device)
+    affinity = torch.zeros(len(labels), len(offsets), *labels.shape[1:], dtype=torch.bool, device=labels.device)
     valid = torch.zeros_like(affinity)
     labelled, object_ = labels >= 0, labels > 0
     for channel, offset in enumerate(offsets):

@@ -28,9 +28,7 @@ CREMI = {"A": "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d"
          "C": "2874496f224d222ebc29d0e4753e8c458093e1d37bc53acd1b69b19ed1ae7052"}  # SHA-256 of each sample
 DATASETS = {
     "snemi3d": Dataset(
-        "https://zenodo.org/records/7142003/files/snemi.zip",
-        "md5:3d25a7025f66698f33c7850ace885939",
-        (30, 6, 6),
+        "https://zenodo.org/records/7142003/files/snemi.zip", "md5:3d25a7025f66698f33c7850ace885939", (30, 6, 6),
         "SNEMI3D, mouse cortex, Kasthuri et al. 2015, CC BY 4.0",
         {"train": ("train-input.tif", "train-labels.tif"), "test": ("test-input.tif", None)},  # its labels are secret
     ),
@@ -41,8 +39,7 @@ DATASETS = {
     ) for sample, sha256 in CREMI.items()},
     "lucchi++": Dataset(
         "https://huggingface.co/pytc/tutorial/resolve/main/mito_lucchi%2B%2B/lucchi%2B%2B.zip",
-        "sha256:d6c29c25db29780f068b40edf27918ad4af8a1ce7d699f043ed91c6b012a0637",
-        (5, 5, 5),
+        "sha256:d6c29c25db29780f068b40edf27918ad4af8a1ce7d699f043ed91c6b012a0637", (5, 5, 5),
         "Lucchi++, mitochondria of mouse hippocampus, Lucchi et al. 2012, labelled again by Casser et al. 2020",
         {split: (f"{split}_im.h5", f"{split}_mito.h5") for split in ("train", "test")},
     ),

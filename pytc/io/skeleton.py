@@ -150,5 +150,5 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     for i, tree in enumerate(networkx.connected_components(forest), start=1):
         ids[list(tree)] = i
     nm = np.array(nm, np.float64).reshape(-1, 3)
-    positions = np.rint(nm / voxel_size).astype(np.int64)
-    return Skeleton(ids, positions, nm, np.array(list(forest.edges), np.int64).reshape(-1, 2))
+    edges = np.array(list(forest.edges), np.int64).reshape(-1, 2)
+    return Skeleton(ids, np.rint(nm / voxel_size).astype(np.int64), nm, edges)

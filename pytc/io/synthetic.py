@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pytc.config import SyntheticConfig, require
+from pytc.config import Lengths, SyntheticConfig, Triple, require
 from pytc.io.skeleton import Skeleton
 
 MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0
@@ -30,7 +30,7 @@ class SyntheticVolume:
     image: np.ndarray
     labels: np.ndarray
     skeleton: Skeleton
-    voxel_size: tuple[float, float, float]
+    voxel_size: Lengths
 
 
 @dataclass
@@ -46,10 +46,8 @@ class Tree:
         return STEP * (len(self.points) - 1)
 
 
-def make_neurites(
-    shape: tuple[int, int, int], seed: int, *, voxel_size: tuple[float, float, float] = (10.0, 10.0, 10.0),
-    noise: float = 0.08, defects: float = 0.0,
-) -> SyntheticVolume:
+def make_neurites(shape: Triple, seed: int, *, voxel_size: Lengths = (10.0, 10.0, 10.0), noise: float = 0.08,
+                  defects: float = 0.0) -> SyntheticVolume:
     """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
 
     voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of z-slices whose image is
@@ -66,8 +64,7 @@ def make_neurites(
     image += noise * rng.standard_normal(shape, np.float32)
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    skeleton = trees_to_skeleton(trees, size, voxel_size)
-    return SyntheticVolume(image, labels, skeleton, tuple(map(float, voxel_size)))
+    return SyntheticVolume(image, labels, trees_to_skeleton(trees, size, voxel_size), tuple(map(float, voxel_size)))
 
 
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
@@ -76,8 +73,7 @@ def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     trees = []
     while (widest := room.max()) >= MIN_RADIUS:
         radius = min(np.clip(rng.lognormal(np.log(MEAN_RADIUS), 0.3), MIN_RADIUS, MAX_RADIUS), float(widest))
-        places = np.flatnonzero(room >= radius)
-        seed = np.array(np.unravel_index(rng.choice(places), room.shape))
+        seed = np.array(np.unravel_index(rng.choice(np.flatnonzero(room >= radius)), room.shape))
         seed = np.minimum((seed + 0.5) * CELL, extent - 1e-3)
         trees.append(grow_tree(seed, radius, room, extent, rng))
         for point, thickness in zip(trees[-1].points, trees[-1].radii):
@@ -94,9 +90,8 @@ def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndar
     walk(tree, 0, ahead, radius, room, extent, rng)
     walk(tree, 0, -ahead, radius, room, extent, rng)
     for _ in range(min(5, rng.poisson(tree.length / 80))):
-        start = int(rng.integers(len(tree.points)))
         before = len(tree.points)
-        walk(tree, start, random_direction(rng), max(MIN_RADIUS, 0.8 * radius), room, extent, rng)
+        walk(tree, int(rng.integers(before)), random_direction(rng), max(MIN_RADIUS, 0.8 * radius), room, extent, rng)
         if len(tree.points) - before < 8:  # a stump, not a branch
             del tree.points[before:], tree.parents[before:], tree.radii[before:]
     return tree
@@ -155,8 +150,7 @@ def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.
         points, thickness = np.array(tree.points), np.array(tree.radii)
         for _ in range(rng.poisson(tree.length / 120)):
             start = int(rng.integers(len(points)))
-            chain = points[start : start + int(rng.integers(5, 14))]
-            chain = chain + 0.25 * thickness[start] * random_direction(rng)
+            chain = points[start : start + int(rng.integers(5, 14))] + 0.25 * thickness[start] * random_direction(rng)
             radii = np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start])
             parts.append((chain, radii, np.full(len(chain), label)))
         for _ in range(rng.poisson(tree.length / 40)):

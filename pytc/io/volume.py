@@ -23,9 +23,8 @@ NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 
 CHUNK = 64
 
 
-def open_volume(
-    path: str | Path, *, axes: str | None = None, voxel_size: Lengths | None = None, writable: bool = False
-) -> Volume:
+def open_volume(path: str | Path, *, axes: str | None = None, voxel_size: Lengths | None = None,
+                writable: bool = False) -> Volume:
     """A stored volume, of which only what is asked for is read.
 
     path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3, N5 or precomputed
@@ -41,11 +40,9 @@ def open_volume(
     return volume
 
 
-def create_volume(
-    path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None, voxel_size: Lengths | None = None,
-    chunks: tuple[int, ...] | None = None, attributes: dict[str, Any] | None = None, overwrite: bool = False,
-    zarr_format: int = 2,
-) -> Volume:
+def create_volume(path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None,
+                  voxel_size: Lengths | None = None, chunks: tuple[int, ...] | None = None,
+                  attributes: dict[str, Any] | None = None, overwrite: bool = False, zarr_format: int = 2) -> Volume:
     """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until written.
 
     A single file appears under its name when the volume is closed, or the `with` block is left, without an error. A
@@ -134,8 +131,7 @@ class Volume(AbstractContextManager):
         require(inside, f"a box inside {self.spatial_shape} of {self.path}", (start, stop))
         spatial = map(slice, start, stop)
         values = self[tuple(slice(None) if axis == "c" else next(spatial) for axis in self.axes)]
-        values = np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
-        return np.ascontiguousarray(values)
+        return np.ascontiguousarray(np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None])
 
     def read_channels(self, channels: list[int], planes: slice = slice(None), out: np.ndarray | None = None):
         """Some channels as (len(channels), Z, Y, X); planes: along the first spatial axis; out: to be filled."""

@@ -45,9 +45,8 @@ def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
             return state
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
-                damaged = archive.testzip()
-            if damaged:
-                raise OSError(f"{damaged} has another checksum than when it was written")
+                if damaged := archive.testzip():
+                    raise OSError(f"{damaged} has another checksum than when it was written")
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

@@ -158,12 +158,11 @@ class Perceptron(torch.autograd.Function):
     @staticmethod
     def fill(y, x, residual, inner, inner_bias, outer, outer_bias):
         for sample, rows in parts(x, inner):
-            part = sample, rows
-            h = F.gelu(F.linear(x[part], inner[sample], inner_bias[sample]))
+            h = F.gelu(F.linear(x[sample, rows], inner[sample], inner_bias[sample]))
             if residual is None:
-                torch.addmm(outer_bias, h, outer.T, out=y[part])
+                torch.addmm(outer_bias, h, outer.T, out=y[sample, rows])
             else:
-                torch.add(residual[part], outer_bias, out=y[part]).addmm_(h, outer.T)
+                torch.add(residual[sample, rows], outer_bias, out=y[sample, rows]).addmm_(h, outer.T)
         return y
 
     @staticmethod
@@ -174,13 +173,12 @@ class Perceptron(torch.autograd.Function):
         g_inner, g_bias, g_outer = (torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
                                     for weight in (inner, inner_bias, outer))
         for sample, rows in parts(x, inner):
-            part = sample, rows
-            h = F.linear(x[part], inner[sample], inner_bias[sample])
-            g_outer += g[part].T @ F.gelu(h)
-            h = torch.ops.aten.gelu_backward(g[part] @ outer, h)
-            g_inner[sample] += h.T @ x[part]
+            h = F.linear(x[sample, rows], inner[sample], inner_bias[sample])
+            g_outer += g[sample, rows].T @ F.gelu(h)
+            h = torch.ops.aten.gelu_backward(g[sample, rows] @ outer, h)
+            g_inner[sample] += h.T @ x[sample, rows]
             g_bias[sample] += h.sum(0)
-            torch.mm(h, inner[sample], out=gx[part])
+            torch.mm(h, inner[sample], out=gx[sample, rows])
         return gx, g if ctx.needs_input_grad[1] else None, g_inner, g_bias, g_outer, g.sum((0, 1))
 
 

@@ -24,8 +24,7 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         samples = [x] if len(x) == 1 else x.split(1)  # the gradient of a split would be a copy
-        samples = [F.batch_norm(sample, None, None, self.weight, self.bias, training=True, eps=self.eps)
-                   for sample in samples]
+        samples = [F.batch_norm(s, None, None, self.weight, self.bias, training=True, eps=self.eps) for s in samples]
         return samples[0] if len(samples) == 1 else torch.cat(samples)
 
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,8 +39,8 @@ class Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, variance = map(torch.stack, zip(*(torch.batch_norm_update_stats(sample, None, None, 0.0)
-                                                for sample in x.split(1))))
+        moments = (torch.batch_norm_update_stats(sample, None, None, 0.0) for sample in x.split(1))
+        mean, variance = map(torch.stack, zip(*moments))
         ctx.save_for_backward(x, mean)
         return mean, variance
 

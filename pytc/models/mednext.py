@@ -39,9 +39,8 @@ NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 @register_architecture("mednext")
 def build_mednext(config: ModelConfig) -> ConnectomicsModel:
     """A published size, the same for every voxel size; ValueError if a field of mednext_custom is set."""
-    default = ModelConfig()
     for name in CUSTOM:
-        if getattr(config, name) != getattr(default, name):
+        if getattr(config, name) != getattr(ModelConfig, name):
             raise ValueError(f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
                              f"got {getattr(config, name)!r}")
     expansion, block_counts = SIZES[config.mednext_size]
@@ -147,8 +146,7 @@ class MedNeXt(ConnectomicsModel):
             if self.supervised:
                 outputs.append(self.run(f"out_{level + 1}", x))
             skip, x = skips.pop(), self.run(f"up_{level}", x)
-            x = skip + x if torch.is_grad_enabled() else skip.add_(x)
-            x = self.run(f"dec_block_{level}", x)
+            x = self.run(f"dec_block_{level}", skip + x if torch.is_grad_enabled() else skip.add_(x))
         outputs.append(self.run("out_0", x))
         return outputs[::-1]
 

@@ -100,9 +100,8 @@ def convolve(inputs: int, outputs: int, kernel: Triple = (3, 3, 3), stride: Trip
              ) -> nn.Sequential:  # fmt: skip
     """Convolution, norm, ReLU, leaky with a slope."""
     padding = tuple(size // 2 for size in kernel)
-    activation = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
-    return nn.Sequential(nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False), InstanceNorm(outputs),
-                         activation)  # fmt: skip
+    relu = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
+    return nn.Sequential(nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False), InstanceNorm(outputs), relu)
 
 
 class ResidualBlock(nn.Module):
@@ -143,15 +142,14 @@ class UNet(ConnectomicsModel):
         super().__init__(config, tuple(scales), coarsest)
         self.stem = stem
         self.down, self.narrow, self.up = map(nn.ModuleList, zip(*stages))
-        self.heads = nn.ModuleList(nn.Conv3d(width, config.out_channels, 1)
-                                   for width, _ in zip(features, self.output_scales))
+        widths = features[: len(self.output_scales)]
+        self.heads = nn.ModuleList(nn.Conv3d(width, config.out_channels, 1) for width in widths)
 
     def join(self, skip: Tensor, risen: Tensor) -> Tensor:
         return skip + risen
 
     def predict(self, x: Tensor) -> list[Tensor]:
-        x = self.stem(x)
-        skips, outputs = [], []
+        x, skips, outputs = self.stem(x), [], []
         for down in self.down:
             skips.append(x)
             x = down(x)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import rich
 import rich.table
 
 from pytc.commands import EvaluateConfig

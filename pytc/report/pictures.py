@@ -148,8 +148,7 @@ def draw_sweep(sweep: Sweep) -> bytes:
     from matplotlib.figure import Figure
 
     metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
-    panels = {title: [k for k in names if k in best] for title, names in PANELS.items()}
-    panels = {title: names for title, names in panels.items() if names}
+    panels = {title: known for title, names in PANELS.items() if (known := [k for k in names if k in best])}
     if not any(metric in names for names in panels.values()):
         panels[metric] = [metric]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")

@@ -20,11 +20,10 @@ from pytc.runs import replacing
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` so that a kill at any moment leaves the old file or the new one."""
-    with replacing(path) as temporary:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @dataclass

@@ -70,8 +70,7 @@ class Ranks:
 def read_environment(environment=os.environ) -> Ranks:
     """Ranks as torchrun set them, or as Slurm did (srun), or a single one."""
     if "WORLD_SIZE" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-        return Ranks(*(int(environment[name]) for name in names))
+        return Ranks(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
     if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
         world = int(environment["SLURM_NTASKS"])
         local_world = max(1, world // int(environment.get("SLURM_NNODES", 1)))

@@ -135,9 +135,7 @@ class Trainer:
                 self.monitor.record(done, figures | self.clock.figures())
             if self.is_due(done, self.loop.images_every):
                 self.monitor.panel(done, *example)
-            scores = {}
-            if self.val_batches is not None and self.is_due(done, self.loop.val_every):
-                scores = self.validate()
+            scores = self.validate() if self.val_batches is not None and self.is_due(done, self.loop.val_every) else {}
             if self.is_due(done, self.loop.volumes_every) and not stop:
                 self.save(done, {})  # what follows may take longer than a signal gives
                 folder = self.folder / "validation"
@@ -210,14 +208,13 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-        target, valid = targets[0]
         figures = {"train/loss": loss, "train/learning_rate": rate, "train/gradient_norm": norm}
         if detailed:
             figures |= {f"train/loss_{name}": float(value) for name, value in per_scale.items()}
-            per_channel = channel_losses(finest.detach(), target, valid, self.loss)
+            per_channel = channel_losses(finest.detach(), *targets[0], self.loss)
             figures |= {f"train/loss_channel_{channel}": value for channel, value in enumerate(per_channel)}
             figures["train/skipped_steps"] = self.skipped
-        return stops > 0, figures, (image, target, valid, finest)
+        return stops > 0, figures, (image, *targets[0], finest)
 
     def skip(self, step: int, loss: float, norm: float, suspects: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Count and log a step that is not taken; RuntimeError if there have been too many in a row."""

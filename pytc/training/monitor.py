@@ -22,8 +22,7 @@ class Monitor:
         self.log_path = run / "log.jsonl"
         if self.log_path.exists():  # a resumed run takes the steps after first_step again
             whole = [line for line in self.log_path.read_text().splitlines() if line.endswith("}")]
-            kept = [line + "\n" for line in whole if json.loads(line)["step"] <= first_step]
-            self.log_path.write_text("".join(kept))
+            self.log_path.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= first_step))
         self.log_file = open(self.log_path, "a", buffering=1)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
         self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
@@ -36,8 +35,7 @@ class Monitor:
         if "train/loss" in figures:
             loss, rate = figures["train/loss"], figures["train/samples_per_second"]
             self.bar.show(step, f"loss {loss:.4f}, {rate:.3g} samples/s")
-        self.log(step, {name: round(float(value), 8) if math.isfinite(value) else None
-                        for name, value in figures.items()})
+        self.log(step, {name: round(float(x), 8) if math.isfinite(x) else None for name, x in figures.items()})
         for name, value in figures.items():
             self.board.add_scalar(name, value, step)
 

@@ -46,7 +46,6 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (max(1, self.warmup_steps) + step))
-        averages, weights = list(self.model.parameters()), list(model.parameters())
-        torch._foreach_lerp_(averages, weights, 1 - decay)
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, buffer in zip(self.model.buffers(), model.buffers()):
             average.copy_(buffer)
