@@ -23,7 +23,7 @@ def exact_sweep(affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "ne
     """EXACT_METRICS as `threshold_sweep` counts them, at all thresholds from 0 up.
 
     affinities and min_size as in `connected_components_3d`. Thresholds of rows descend, and are affinities or 0; a row
-    holds from its threshold up to that of the row before, where the segments of the nodes change. Memory: about 45
+    holds from its threshold up to that of the row before, where the segments of the nodes change. Memory: about 42
     bytes a voxel beyond the affinities. ValueError for other metrics, and if a node lies outside the volume.
     """
     if metric not in EXACT_METRICS:

@@ -76,9 +76,8 @@ def _score_group(
     grow: bool,
 ) -> Iterator[dict[str, float]]:
     """The scores at each threshold, in descending order, over one forest (or, for a single threshold, without)."""
-    followed = None
     if len(thresholds) == 1 and not grow:
-        nodes = connected_components_3d(affinities, thresholds[0], min_size=min_size)
+        nodes, followed = connected_components_3d(affinities, thresholds[0], min_size=min_size), None
         naming = [lambda labels: labels]
     else:
         follow = skeletons.segments_at_nodes if labels is None else None

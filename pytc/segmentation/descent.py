@@ -35,12 +35,12 @@ class Graph:
 
     nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
     sizes: np.ndarray  # (N + 1,) voxels of each node and what it joins before its first edge, up to min_size
-    edges: np.ndarray  # (M, 2) nodes, in descending order of the affinity
+    edges: np.ndarray  # (M, 2) nodes, first those above the first threshold, ...; for growing, in descending order
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
-    last: int  # how many are above 0, for growing
+    last: int  # for growing, how many are above 0
     min_size: np.unsignedinteger  # smaller components have no label, and voxels without an edge: 2 or more
     grow: bool
-    followed: np.ndarray | None  # (F,) the nodes to name, or None for all
+    followed: np.ndarray | None  # (F,) nodes, the only ones to name unless all can be
 
 
 def component_graph(
@@ -50,8 +50,8 @@ def component_graph(
     """The graph for thresholds in descending order; affinities and min_size as in `connected_components_3d`.
 
     grow: with the edges, down to 0, by which `grow` joins voxels to components. follow: picks those of the nodes
-    (Z, Y, X) that will be named; edges are left out that change no name of theirs. Memory: 5 bytes a voxel, 10 an edge
-    between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
+    (Z, Y, X) that will be named; edges that change no name of theirs are left out, but for growing. Memory: 5 bytes a
+    voxel, 10 an edge between two nodes, and 12 a node (about twice as many for volumes of 2^32 voxels and more).
     """
     check_affinities(affinities)
     affinities, length = affinities[:3], affinities.shape[1]
@@ -62,16 +62,19 @@ def component_graph(
     slabs = slabs_of(length, len(floors))
     nodes, first, sizes = _number_nodes(affinities, thresholds[0], slabs, max(min_size, 2))
     min_size = sizes.dtype.type(min(max(min_size, 2), np.iinfo(sizes.dtype).max))
-    followed = None if grow or follow is None else follow(nodes)
+    followed = None if follow is None else follow(nodes)
 
     def edges_in(slab, before, after):
-        edges, ends = descending_edges(affinities, *slab, nodes, -floors[::-1], nodes)
-        last = [int(nodes[z:z + 1].max(initial=n)) - before for z, n in zip(slab, (before, after))]  # at either face
-        named = np.full(last[1] + 1, followed is None)  # or in the next slab, too
-        if followed is not None:
+        start, stop = slab
+        edges, ends = descending_edges(affinities, start, stop, nodes, -floors[::-1], nodes)
+        highest = int(nodes[stop:stop + 1].max(initial=after)) - before
+        named = np.full(highest + 1, grow or followed is None)
+        if not named[0]:
             own = followed.astype(np.int64) - before
-            named[own[(own > 0) & (own <= last[1])]] = True
-            named[:last[0] + 1 if slab[0] > 0 else 0] = named[after - before + 1:] = True
+            named[own[(own > 0) & (own <= highest)]] = True
+            named[after - before + 1:] = True  # of the plane after the slab: the next slab joins these, too
+            if start > 0:  # and so does the one before, those of the first plane, whose numbers are the lowest
+                named[:int(nodes[start].max(initial=before)) - before + 1] = True
         parents = np.arange(1, len(named), dtype=nodes.dtype)
         ends = _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size)
         return edges[:ends[-1]].copy(), ends
@@ -96,8 +99,11 @@ def _number_nodes(
         sizes = np.zeros(first[-1] + 1, nodes.dtype)
 
         def finish(part, shared, before, count):
-            known = shared[:count + 1] + 1 if min_size == 2 else np.minimum(component_sizes(part, count), min_size)
-            sizes[before + 1:before + count + 1] = known[1:]
+            known = sizes[before + 1:before + count + 1]
+            if min_size == 2:
+                np.add(shared[1:count + 1], 1, out=known, casting="unsafe")
+            else:
+                np.minimum(component_sizes(part, count)[1:], min_size, out=known, casting="unsafe")
             part += nodes.dtype.type(before)
 
         list(pool.map(finish, parts, shared, first, counts))
@@ -150,8 +156,9 @@ def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size):
     """Keep, in place, the edges by which components with a node to name may get another name; returns the new ends.
 
-    parents, sizes and named are of nodes before + 1, ... (sizes of all); edges become edges between roots, but for
-    growing, where components at their ends may stay apart.
+    named (n + 1,), entry 0 unused, and parents (n,): of the nodes from before + 1 on; overwritten. sizes: of all nodes;
+    that of one not named, which no other slab has, becomes that of its component before its first edge kept. Edges
+    become edges between roots, but for growing, where components at their ends may stay apart.
     """
     start, count, size = 0, 0, sizes[before:before + len(named)].copy()
     for k in range(len(ends)):

@@ -30,7 +30,7 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
     grown = np.array(labels, order="C")
     floors = np.append(floor, values_above(affinities[:3], floor))
     parents, labelled = np.arange(1, grown.size + 1, dtype=label_dtype(shape)), np.append(False, grown != 0)
-    slabs, known, raster = slabs_of(shape[0], len(floors)), grown != 0, parents.reshape(shape)
+    slabs, known, raster = slabs_of(shape[0], len(floors)), labelled[1:].reshape(shape), parents.reshape(shape)
     with ThreadPoolExecutor(len(slabs)) as pool:
         edges, _ = in_one(list(pool.map(
             lambda slab: descending_edges(affinities[:3], *slab, known, floors, raster), slabs)))
