@@ -1,7 +1,5 @@
 """The three scripts: arguments in, one call of the package out. Heavy imports wait until the arguments are read."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

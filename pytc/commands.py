@@ -1,7 +1,5 @@
 """What infer.py and evaluate.py are told; a field's comment is its help on the command line."""
 
-from __future__ import annotations
-
 import math
 import sys
 from contextlib import contextmanager

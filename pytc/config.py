@@ -4,8 +4,6 @@ A config that exists is valid: impossible values are refused when it is built. S
 `--help` answers at once.
 """
 
-from __future__ import annotations
-
 import difflib
 import types
 import typing

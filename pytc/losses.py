@@ -5,8 +5,6 @@ target of the same shape, 0 or 1 of any dtype; valid, bool, of the same shape, s
 loss proper is sum / count, over the counts of all ranks; with nothing valid, sum, gradient and count are 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

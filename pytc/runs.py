@@ -1,7 +1,5 @@
 """Where a run keeps its files, and which run is the newest; standard library only."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

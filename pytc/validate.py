@@ -4,8 +4,6 @@ best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig
 does not, as it scores no volumes, the run keeps its newest checkpoints, and best.pt is written here.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import signal

@@ -6,8 +6,6 @@ probability `prob`; one that is not chosen comes back bit for bit, and with none
 Slices lie across `axis`: 0, 1 or 2 for z, y or x.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Literal

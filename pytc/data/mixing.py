@@ -5,8 +5,6 @@ number, and is asked for what its mix says; any other has `len` items and is ask
 A mix of endless datasets is endless too, and then its length only says how many samples make an epoch.
 """
 
-from __future__ import annotations
-
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence

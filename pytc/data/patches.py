@@ -1,7 +1,5 @@
 """Random crops of labelled volumes. Sample n is a function of (seed, n) alone, so any worker or rank can make it."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """What happens to a batch between the loader and the network, on the device: grey values, augmentation, targets."""
 
-from __future__ import annotations
-
 import torch
 
 from pytc.config import Config, Triple

@@ -1,7 +1,5 @@
 """The augmentations of a config, one after another: geometry, then imaging, then what is missing from the tissue."""
 
-from __future__ import annotations
-
 import torch
 
 from pytc.config import AugmentConfig, require

@@ -5,8 +5,6 @@
 The run's log.jsonl names the step and the index of samples whose loss was not finite.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 The kernel frees it with the process that decoded, however that ends: there is nothing to clean up. Linux only.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import weakref

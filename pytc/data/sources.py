@@ -1,7 +1,5 @@
 """From a VolumeConfig to opened, checked arrays; synthetic volumes are generated on first use."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

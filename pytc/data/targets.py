@@ -3,8 +3,6 @@
 Labels are (B, Z, Y, X) of an integer dtype: 0 background, negative unlabelled. Nothing outside the patch is known.
 """
 
-from __future__ import annotations
-
 import torch
 
 from pytc.config import TargetConfig, Triple

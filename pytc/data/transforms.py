@@ -1,7 +1,5 @@
 """MONAI dictionary transforms over the slice damage of augment.py, with MONAI's own randomisation."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

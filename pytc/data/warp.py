@@ -8,8 +8,6 @@ What is drawn (draw_*, with the strengths) is apart from what is done with it (`
 moves the voxels once for all the permutations, turns and flips, and once for the affine map and the elastic field.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

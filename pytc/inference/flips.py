@@ -4,8 +4,6 @@ An affinity is stored at one end of its edge. Mirrored along the edge's axis, th
 the prediction moves back by the offset; without that the average would be off by a voxel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Inference as a whole: a run and images in, affinities and segmentations on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence

@@ -6,8 +6,6 @@
       +-----------+                  not depend on the blocks, and memory depends on the block alone.
 """
 
-from __future__ import annotations
-
 import json
 from itertools import islice
 from pathlib import Path

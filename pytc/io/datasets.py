@@ -5,8 +5,6 @@
 A cube of the NISB benchmark opens as it is published: data.zarr/img (axes xyzc), data.zarr/seg, skeleton.pkl.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

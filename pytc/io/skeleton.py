@@ -1,7 +1,5 @@
 """Skeletons, the ground truth for run lengths: positions in voxels find labels, positions in nm measure edges."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from dataclasses import dataclass, fields

@@ -5,8 +5,6 @@ child of a process that has used it, so a reader must be able to cross into its 
 read a chunked format itself has to start its workers by `forkserver` or `spawn`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@ Lengths here are in units of the cube root of a voxel's volume, so a neurite has
 with isotropic voxels a unit is a voxel. Everything follows from the seed.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numba

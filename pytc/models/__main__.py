@@ -1,7 +1,5 @@
 """python -m pytc.models export RUN_OR_CHECKPOINT OUT.safetensors | list"""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

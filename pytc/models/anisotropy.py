@@ -6,8 +6,6 @@ the axis loses the sections that the finer axes still tell apart. So an axis of 
 left as it is, until halving the others has brought their voxels within a factor of 2; from that level on all are alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate

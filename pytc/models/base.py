@@ -1,7 +1,5 @@
 """What every network has in common: checked input, channels-last layout, one output or one a scale."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checkpoints being read, and exported as safetensors: a network is rebuilt from its file alone."""
 
-from __future__ import annotations
-
 import json
 import zipfile
 from dataclasses import asdict

@@ -7,8 +7,6 @@ weights is a sum over 2-D ones of the slices, for which oneDNN has kernels; in c
 volume are a batch without a copy. Two pointwise convolutions about a GELU are computed part by part (`perceptron`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

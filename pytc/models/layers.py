@@ -1,7 +1,5 @@
 """Normalisations that keep, and are fast in, channels-last layout; parameter names are those of PyTorch's layers."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ parameters, so that official weights fit (weights.py). Two details are easily mi
 expansion ratio of the level they lead to. And `down_0` has no global response normalisation, whatever `grn` says.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Networks of MONAI under our names, imported when one is built: that takes seconds. They have one output."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple

@@ -3,8 +3,6 @@
 Dense 3x3x3 convolutions of 16 and more channels run near the peak of CPUs and GPUs alike, depthwise ones do not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

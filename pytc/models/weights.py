@@ -1,7 +1,5 @@
 """Weights from elsewhere, as the start of a training: other runs, official MedNeXt, nnU-Net, Lightning, safetensors."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 

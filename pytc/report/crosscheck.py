@@ -1,7 +1,5 @@
 """The figures once more, by funlib.evaluate, the reference implementation of run lengths and VOI."""
 
-from __future__ import annotations
-
 import networkx
 import numpy as np
 

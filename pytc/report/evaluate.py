@@ -1,7 +1,5 @@
 """evaluate.py: a prediction and the truth in; metrics.json, sweep.csv, sweep.png and report.html out. No torch."""
 
-from __future__ import annotations
-
 import base64
 import shutil
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
 """What is scored against what: the files that evaluate.py is told of, or those of the newest results, checked; and
 the figures that follow: at each threshold of affinities, or of a segmentation as it is."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

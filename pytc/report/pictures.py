@@ -1,8 +1,6 @@
 """What a report shows as PNGs: coloured slices, and the curves of a sweep. A segment wears the colour of the label it
 covers best, so that errors show. matplotlib takes long to load: not before the scores."""
 
-from __future__ import annotations
-
 import io
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Checkpoints being written: plain tensors and plain types, whole or not at all."""
 
-from __future__ import annotations
-
 import math
 import os
 import warnings

@@ -1,7 +1,5 @@
 """The processes of a run: who am I, how many are we, sums over all of us, and being asked to stop."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal

@@ -1,7 +1,5 @@
 """The training loop, from a config to a run on disk. Start reading at `Trainer.run`."""
 
-from __future__ import annotations
-
 import math
 import os
 import platform

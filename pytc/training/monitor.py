@@ -1,7 +1,5 @@
 """What a run tells: a progress bar on a terminal, plain lines elsewhere, log.jsonl and TensorBoard always."""
 
-from __future__ import annotations
-
 import json
 import math
 import time

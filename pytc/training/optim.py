@@ -1,7 +1,5 @@
 """Optimizer, learning rate as a pure function of the step, and the moving average of the weights."""
 
-from __future__ import annotations
-
 import copy
 import math
 

@@ -1,7 +1,5 @@
 """What `system.auto` does before a run: look at the machine, and try by real steps how many patches fit at once."""
 
-from __future__ import annotations
-
 import copy
 import gc
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Whole volumes predicted, segmented and scored while a network trains: what decides between two checkpoints."""
 
-from __future__ import annotations
-
 import shutil
 from collections import ChainMap, defaultdict
 from pathlib import Path
