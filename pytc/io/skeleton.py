@@ -56,8 +56,8 @@ class Skeleton:
     @property
     def edge_lengths(self) -> np.ndarray:
         """(E,) float64, nm."""
-        steps = self.nm[self.edges[:, 1]] - self.nm[self.edges[:, 0]]
-        return np.sqrt(np.einsum("ea,ea->e", steps, steps))
+        starts, ends = np.ascontiguousarray(self.edges.T)
+        return np.sqrt(sum((along[ends] - along[starts]) ** 2 for along in np.ascontiguousarray(self.nm.T)))
 
 
 def load_skeleton(path: str | Path, voxel_size: Lengths | None = None, *, axes: str = "zyx") -> Skeleton:

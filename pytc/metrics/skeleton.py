@@ -52,7 +52,7 @@ class SkeletonMetrics:
         self.total_length = float(self._lengths.sum())
         require(self.total_length > 0, "skeletons with edges of some length", f"{len(skeleton.ids)} nodes without")
         self._columns = tuple(np.ascontiguousarray(skeleton.positions.T))
-        self._low, self._high = skeleton.positions.min(0), skeleton.positions.max(0)
+        self._low, self._high = np.array([(along.min(), along.max()) for along in self._columns]).T
         skeletons, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
         self._skeletons, self._owners = skeletons.astype(np.uint64), skeletons[self._starts]  # of nodes, of edges

@@ -98,15 +98,17 @@ def _number_nodes(
         first = np.cumsum([0, *counts])
         sizes = np.zeros(first[-1] + 1, nodes.dtype)
 
-        def finish(part, shared, before, count):
+        def measure(part, shared, before, count):
             known = sizes[before + 1:before + count + 1]
             if min_size == 2:
                 np.add(shared[1:count + 1], 1, out=known, casting="unsafe")
             else:
                 np.minimum(component_sizes(part, count)[1:], min_size, out=known, casting="unsafe")
-            part += nodes.dtype.type(before)
 
-        list(pool.map(finish, parts, shared, first, counts))
+        list(pool.map(measure, parts, shared, first, counts))
+        pieces = [(piece, nodes.dtype.type(before)) for part, before in zip(parts[1:], first[1:])
+                  for piece in np.array_split(part, len(slabs))]
+        list(pool.map(lambda piece: np.add(*piece, out=piece[0]), pieces))
     return nodes, first, sizes
 
 
