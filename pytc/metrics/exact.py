@@ -1,6 +1,6 @@
 """The whole curve of skeleton scores: at every threshold at which a segmentation can change, hence the best there is.
 
-Segments are stretches of a line of nodes that only merge (`descend`), so each merge changes a score by what it makes of
+Segments are stretches of a line of nodes that only merge (`line_up`), so each merge changes a score by what it makes of
 two stretches, and the scores are running sums.
 """
 

@@ -1,7 +1,7 @@
 """Components while the threshold falls: they only merge, so one forest, grown edge by edge, holds those of all.
 
-Its nodes are the components at the first threshold (voxels without an edge are some, too), often few, numbered without
-gaps: of the volume, only edges between two of them are ever looked at.
+Its nodes are the components at the first threshold in each slab of planes (voxels without an edge are some, too), often
+few, numbered without gaps: of the volume, only edges between two of them are ever looked at.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NEVER = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Graph:
-    """Components at the first threshold as nodes, and edges between two of them."""
+    """Components at the first threshold, within a slab, as nodes, and edges between two of them."""
 
     nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
     sizes: np.ndarray  # (N + 1,) voxels of each node and what it joins before its first edge, up to min_size
