@@ -72,7 +72,7 @@ def awkward_volumes(seed):
 @pytest.mark.parametrize("min_size", (0, 3, 6))
 def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
     """The same components, in the same order."""
-    monkeypatch.setattr(descent, "slabs_of", lambda length, n: list(pairwise((0, length // 3, length))))
+    monkeypatch.setattr(descent, "slabs_of", lambda length, n_floors: list(pairwise((0, length // 3, length))))
     thresholds = (0.95, 0.9, 0.75, 0.5, 0.499, 0.1, 0.0, -0.25)
     rng = np.random.default_rng(6)
     for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
@@ -92,7 +92,7 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
 def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
     """Few nodes are followed, so that most edges are let go; the names and their order stay those of all labels."""
     cuts = [11 * i // n_slabs for i in range(n_slabs + 1)]
-    monkeypatch.setattr(descent, "slabs_of", lambda length, n: list(pairwise(cuts)))
+    monkeypatch.setattr(descent, "slabs_of", lambda length, n_floors: list(pairwise(cuts)))
     monkeypatch.setattr(descent, "label_dtype", lambda shape: dtype)
     rng, thresholds = np.random.default_rng(min_size), (0.95, 0.9, 0.8, 0.7, 0.3, -0.1)
     for _ in range(6):

@@ -4,8 +4,6 @@ Segments are stretches of a line of nodes that only merge (`line_up`), so each m
 two stretches, and the scores are running sums.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

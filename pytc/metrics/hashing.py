@@ -1,7 +1,5 @@
 """Numbering and counting of sparse pairs of 64-bit ids, by a hash table (open addressing, at most half full)."""
 
-from __future__ import annotations
-
 import numba
 import numpy as np
 

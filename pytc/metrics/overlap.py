@@ -1,7 +1,5 @@
 """Variation of information and Rand scores of a segmentation, all from one sparse table of overlaps."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Overlap of a predicted mask with the true one."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from pytc.config import require

@@ -1,7 +1,5 @@
 """Run lengths, mergers and splits of a segmentation, seen from skeletons of the true neurons."""
 
-from __future__ import annotations
-
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass

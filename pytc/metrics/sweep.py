@@ -1,7 +1,5 @@
 """Scores of a segmentation at many thresholds, and the best of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -3,8 +3,6 @@
 Neither works in place or by blocks: both copy the affinities, to float32 and float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType

@@ -1,7 +1,5 @@
 """Segmentation of volumes larger than memory: slab by slab, and equal to that of the whole, bit for bit."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -69,7 +67,7 @@ def segment_volume(
 def _fitting_planes(affinities: Volume, growing: bool) -> int:
     voxel = 3 * affinities.dtype.itemsize + np.dtype(label_dtype(affinities.spatial_shape)).itemsize
     if growing:
-        voxel += 40  # a copy of the labels, parents, flags, and three edges of 8 bytes a voxel at worst
+        voxel += 52  # a copy of the labels, parents, flags, and three edges of 14 bytes a voxel at worst
     plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
     return planes if planes >= affinities.spatial_shape[0] or planes < ALIGNMENT else planes - planes % ALIGNMENT

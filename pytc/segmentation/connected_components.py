@@ -5,18 +5,14 @@ earlier voxel of its component); components that touch across slab faces are the
 always the earlier voxel, so the numbering follows the raster order whatever the slabs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
-from operator import iadd
 
 import numba
 import numpy as np
 
 from pytc.config import SHORT_AND_LONG
-from pytc.segmentation.edges import check_affinities, comparable, edge_flags, label_dtype, ranges_above
+from pytc.segmentation.edges import check_affinities, comparable, edge_flags, label_dtype, ranges_above, slabs_of
 
 FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
 
@@ -91,17 +87,16 @@ def label_planes(
     assert labels.flags.c_contiguous
     if labels.size == 0:
         return 0
-    threads = min(threads or numba.config.NUMBA_NUM_THREADS, stop - start)
-    bounds = [start + (stop - start) * i // threads for i in range(threads + 1)]
-    slabs = [labels[a - start:b - start] for a, b in zip(bounds[:-1], bounds[1:])]
-    with ThreadPoolExecutor(threads) as pool:
-        counts = list(pool.map(lambda a, b, slab: label_slab(edges, ranges, a, b, slab, mask=mask),
-                               bounds[:-1], bounds[1:], slabs))
+    bounds = slabs_of(stop - start, threads=threads)
+    slabs = [labels[a:b] for a, b in bounds]
+    with ThreadPoolExecutor(len(slabs)) as pool:
+        counts = list(pool.map(lambda bound, slab: label_slab(edges, ranges, start + bound[0], start + bound[1], slab,
+                                                              mask=mask), bounds, slabs))
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
-        for i, z in enumerate(bounds[1:-1]):
+        for i, (_, z) in enumerate(bounds[:-1]):
             flags = np.empty((1, *labels.shape[1:]), np.uint8)
-            edge_flags(edges, ranges, z - 1, z, mask, flags)
+            edge_flags(edges, ranges, start + z - 1, start + z, mask, flags)
             join_face(flags[0], slabs[i][-1], slabs[i + 1][0], first[i], first[i + 1], parents)
         sizes = np.zeros(0, np.int64)
         if min_size > 1:
@@ -253,12 +248,9 @@ def join_face(flags, before, after, first_before, first_after, parents):
                 _unite(parents[1:], parents.dtype.type(pair[0]), parents.dtype.type(pair[1]))
 
 
-def component_sizes(labels: np.ndarray, count: int, threads: int = 1) -> np.ndarray:
+def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:
     """Voxels of each label 0 .. count, int64."""
-    bounds = [labels.shape[0] * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        return reduce(iadd, pool.map(lambda a, b: _count(labels[a:b].ravel(), np.zeros(count + 1, np.int64)),
-                                     bounds[:-1], bounds[1:]))
+    return _count(labels.ravel(), np.zeros(count + 1, np.int64))
 
 
 @numba.njit(cache=True, nogil=True)

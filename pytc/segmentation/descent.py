@@ -4,12 +4,11 @@ Its nodes are the components at the first threshold in each slab of planes (voxe
 few, numbered without gaps: of the volume, only edges between two of them are ever looked at.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -19,7 +18,6 @@ from pytc.segmentation.edges import (
     check_affinities,
     comparable,
     descending_edges,
-    in_one,
     label_dtype,
     ranges_above,
     slabs_of,
@@ -59,14 +57,14 @@ def component_graph(
     if grow:
         floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
     floors, places = np.unique(-floors, return_inverse=True)
-    slabs = slabs_of(length, len(floors))
+    slabs = slabs_of(length, n_floors=len(floors))
     nodes, first, sizes = _number_nodes(affinities, thresholds[0], slabs, max(min_size, 2))
     min_size = sizes.dtype.type(min(max(min_size, 2), np.iinfo(sizes.dtype).max))
     followed = None if follow is None else follow(nodes)
 
     def edges_in(slab, before, after):
         start, stop = slab
-        edges, ends = descending_edges(affinities, start, stop, nodes, -floors[::-1], nodes)
+        edges, ends = descending_edges(affinities, [slab], nodes, -floors[::-1], nodes)
         highest = int(nodes[stop:stop + 1].max(initial=after)) - before
         named = np.full(highest + 1, grow or followed is None)
         if not named[0]:
@@ -80,7 +78,7 @@ def component_graph(
         return edges[:ends[-1]].copy(), ends
 
     with ThreadPoolExecutor(len(slabs)) as pool:
-        edges, ends = in_one(list(pool.map(edges_in, slabs, first, first[1:])))
+        edges, ends = _in_one(list(pool.map(edges_in, slabs, first, first[1:])))
     ends = ends[places]
     return Graph(nodes, sizes, edges, ends[:len(thresholds)], int(ends[-1]), min_size, grow, followed)
 
@@ -110,6 +108,15 @@ def _number_nodes(
                   for piece in np.array_split(part, len(slabs))]
         list(pool.map(lambda piece: np.add(*piece, out=piece[0]), pieces))
     return nodes, first, sizes
+
+
+def _in_one(slabs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """`edges` and `ends` of all slabs, from those of each."""
+    if len(slabs) == 1:
+        return slabs[0]
+    bounds = zip(*(pairwise([0, *ends.tolist()]) for _, ends in slabs))
+    parts = [edges[i:j] for at_level in bounds for (edges, _), (i, j) in zip(slabs, at_level) if i < j]
+    return np.concatenate([slabs[0][0][:0], *parts]), sum(ends for _, ends in slabs)
 
 
 def names_at_thresholds(graph: Graph) -> Iterator[Callable]:

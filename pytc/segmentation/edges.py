@@ -1,9 +1,8 @@
 """Edges between neighbours: which are above a threshold, as one byte of flags a voxel, or all in descending order."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numba
@@ -112,53 +111,55 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
     return values / 255 if dtype == np.uint8 else values.astype(np.float64)
 
 
-def slabs_of(length: int, n_floors: int) -> list[tuple[int, int]]:
+def slabs_of(length: int, *, threads: int | None = None, n_floors: int = 0) -> list[tuple[int, int]]:
     """(start, stop) of a slab of planes for each thread; a single one where tables of all floors would be too large."""
-    slabs = max(1, min(length, numba.config.NUMBA_NUM_THREADS if n_floors < 1 << 16 else 1))
+    threads = (threads or numba.config.NUMBA_NUM_THREADS) if n_floors < 1 << 16 else 1
+    slabs = max(1, min(length, threads))
     return list(pairwise(length * i // slabs for i in range(slabs + 1)))
 
 
-def in_one(slabs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """What `descending_edges` gives for all slabs, from what it gives for each."""
-    if len(slabs) == 1:
-        return slabs[0]
-    bounds = zip(*(pairwise([0, *ends.tolist()]) for _, ends in slabs))
-    parts = [edges[i:j] for at_level in bounds for (edges, _), (i, j) in zip(slabs, at_level) if i < j]
-    return np.concatenate([slabs[0][0][:0], *parts]), sum(ends for _, ends in slabs)
-
-
 def descending_edges(
-    affinities: np.ndarray, start: int, stop: int, labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray,
+    affinities: np.ndarray, slabs: list[tuple[int, int]], labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges above the lowest floor in descending order, and how many are above each floor, the highest first.
 
-    affinities (3, Z, Y, X), of which those of planes start to stop; labels (Z, Y, X): edges within one label, 0 apart,
-    are left out; floors: ascending. An edge (n, 2) is the numbers that its voxels have in nodes (Z, Y, X). Edges
-    between the same floors come in the raster order of their first voxel, then z, y, x. Memory: up to 10 bytes an edge
-    (18 with uint64 nodes).
+    affinities (3, Z, Y, X), of which those of the planes in slabs, each by a thread; labels (Z, Y, X): edges within one
+    label, 0 apart, are left out; floors: ascending. An edge (n, 2) is the numbers that its voxels have in nodes
+    (Z, Y, X). Edges between the same floors come in the raster order of their first voxel, then z, y, x. Memory: up to
+    10 bytes an edge (18 with uint64 nodes).
     """
     small = affinities.dtype.itemsize < 4
     levels = np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
     levels = levels.astype(np.min_scalar_type(len(floors)))
     values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
     _, height, width = labels.shape
-    flags = np.zeros((1, height, -(-width // 8) * 8), np.uint8)
-    found = np.empty(3 * height * width, label_dtype((4, height, width)))
-    found_levels, counts = np.empty(len(found), levels.dtype), np.zeros(len(floors) + 1, np.int64)
-    planes = []
-    for z in range(start, stop):
-        inside = flags[:, :, :width]
-        edge_flags(values, ranges, z, z + 1, None, inside)
-        _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
-        count = _find_edges(flags[0].view(np.uint64), values[:, z], levels, floors, found, found_levels, counts)
-        planes.append((found[:count].copy(), found_levels[:count].copy()))
-    ends = np.cumsum(counts[::-1])
-    places, edges = np.append(0, ends)[-2::-1].copy(), np.empty((ends[-1], 2), nodes.dtype)
     strides = np.array([height * width, width, 1])
-    for z in range(start, stop):
-        _place(*planes[z - start], nodes[z:z + 2].ravel(), strides, places, edges)
-        planes[z - start] = None
-    return edges, ends[:-1]
+
+    def find(slab):
+        flags = np.zeros((1, height, -(-width // 8) * 8), np.uint8)
+        inside, words = flags[:, :, :width], flags[0].view(np.uint64)
+        found = np.empty(3 * height * width, label_dtype((4, height, width)))
+        found_levels, counts = np.empty(len(found), levels.dtype), np.zeros(len(floors) + 1, np.int64)
+        planes = []
+        for z in range(*slab):
+            edge_flags(values, ranges, z, z + 1, None, inside)
+            _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
+            count = _find_edges(words, values[:, z], levels, floors, found, found_levels, counts)
+            planes.append((found[:count].copy(), found_levels[:count].copy()))
+        return planes, counts
+
+    def place(slab, planes, places):
+        for i, z in enumerate(range(*slab)):
+            _place(*planes[i], nodes[z:z + 2].ravel(), strides, places, edges)
+            planes[i] = None
+
+    with ThreadPoolExecutor(len(slabs)) as pool:
+        found, counts = zip(*pool.map(find, slabs))
+        counts = np.array(counts).T[::-1]  # of each level, the highest first, in each slab
+        places = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)[::-1].T.copy()
+        edges = np.empty((counts.sum(), 2), nodes.dtype)
+        list(pool.map(place, slabs, found, places))
+    return edges, np.cumsum(counts.sum(1))[:-1]
 
 
 @numba.njit(cache=True, nogil=True)

@@ -1,13 +1,9 @@
 """Growing: voxels that no component took join the one they are most strongly tied to."""
 
-from __future__ import annotations
-
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 
 from pytc.segmentation.descent import grow_components, names
-from pytc.segmentation.edges import check_affinities, descending_edges, in_one, label_dtype, slabs_of, values_above
+from pytc.segmentation.edges import check_affinities, descending_edges, label_dtype, slabs_of, values_above
 
 
 def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> np.ndarray:
@@ -30,11 +26,10 @@ def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> n
     grown = np.array(labels, order="C")
     floors = np.append(floor, values_above(affinities[:3], floor))
     parents, labelled = np.arange(1, grown.size + 1, dtype=label_dtype(shape)), np.append(False, grown != 0)
-    slabs, known, raster = slabs_of(shape[0], len(floors)), labelled[1:].reshape(shape), parents.reshape(shape)
-    with ThreadPoolExecutor(len(slabs)) as pool:
-        edges, _ = in_one(list(pool.map(
-            lambda slab: descending_edges(affinities[:3], *slab, known, floors, raster), slabs)))
+    slabs, known = slabs_of(shape[0], n_floors=len(floors)), labelled[1:].reshape(shape)
+    edges, _ = descending_edges(affinities[:3], slabs, known, floors, parents.reshape(shape))
     grow_components(edges, parents, labelled, 1)
+    del edges  # 24 bytes a voxel at worst
     flat, empty = grown.ravel(), np.flatnonzero(grown == 0)
     roots = names(parents, labelled, 1, empty + 1)
     reached = roots > 0
