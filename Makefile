@@ -16,6 +16,7 @@ demo: .venv/.installed
 
 test: .venv/.installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
 clean:

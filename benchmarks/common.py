@@ -1,4 +1,6 @@
-"""What the benchmarks share: synthetic affinities, time and memory of a call, equality of partitions, one table."""
+"""What the benchmarks share: synthetic affinities, time and memory of a call, equality of
+partitions, one table.
+"""
 
 import contextlib
 import io
@@ -18,11 +20,15 @@ from pytc.io.synthetic import make_neurites
 from pytc.metrics.overlap import contingency_table
 
 EXTRA = "is needed: pip install 'pytc[benchmarks]'"
-TILE = 250  # voxels: a synthetic tissue of this edge is repeated, its labels renumbered, until the volume is full
+# voxels: a synthetic tissue of this edge is repeated, its labels renumbered, until the volume is
+# full
+TILE = 250
 
 
 def synthetic_tissue(size: int, seed: int):
-    """Labels (size, size, size) uint32, every voxel part of a neurite, and the skeletons of the first tile."""
+    """Labels (size, size, size) uint32, every voxel part of a neurite, and the skeletons of the
+    first tile.
+    """
     tile = make_neurites((min(size, TILE),) * 3, seed)
     labels = np.empty((size,) * 3, np.uint32)
     steps = range(0, size, TILE)
@@ -33,12 +39,15 @@ def synthetic_tissue(size: int, seed: int):
 
 
 def synthetic_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Affinities (3, Z, Y, X) float16 as a fair network gives them: 0.95 inside a neurite, 0.5 beside a membrane, 0.1
-    across it, with white noise of standard deviation 0.1, 0.15 and 0.08; membranes break up, neurites rarely merge."""
+    """Affinities (3, Z, Y, X) float16 as a fair network gives them: 0.95 inside a neurite, 0.5
+    beside a membrane, 0.1 across it, with white noise of standard deviation 0.1, 0.15 and 0.08;
+    membranes break up, neurites rarely merge."""
     rng = np.random.default_rng(seed)
     inside = np.ones(labels.shape, bool)
     for axis in range(3):
-        ahead, behind = (np.moveaxis(inside, axis, 0)[part] for part in (slice(1, None), slice(None, -1)))
+        ahead, behind = (
+            np.moveaxis(inside, axis, 0)[part] for part in (slice(1, None), slice(None, -1))
+        )
         border = np.moveaxis(labels, axis, 0)[1:] != np.moveaxis(labels, axis, 0)[:-1]
         ahead &= ~border
         behind &= ~border
@@ -46,15 +55,23 @@ def synthetic_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
     means, deviations = np.float32([0.95, 0.5, 0.1]), np.float32([0.1, 0.15, 0.08])
     for values, axis in zip(affinities, range(3)):
         lines, interior = np.moveaxis(labels, axis, 0), np.moveaxis(inside, axis, 0)
-        for here, (a, b), (c, d) in zip(np.moveaxis(values, axis, 0), pairwise(lines), pairwise(interior)):
+        for here, (a, b), (c, d) in zip(
+            np.moveaxis(values, axis, 0), pairwise(lines), pairwise(interior)
+        ):
             kind = np.where(a != b, 2, np.where(c & d, 0, 1))
-            here[...] = np.clip(means[kind] + deviations[kind] * rng.standard_normal(kind.shape, np.float32), 0, 1)
+            here[...] = np.clip(
+                means[kind] + deviations[kind] * rng.standard_normal(kind.shape, np.float32), 0, 1
+            )
     return affinities
 
 
 def connectivity_graph(affinities: np.ndarray, threshold: float) -> np.ndarray:
-    """What cc3d.color_connectivity_graph takes with 6 neighbours: of axis a, bits 2a and 2a + 1 lead on and back."""
-    graph = np.zeros(affinities.shape[1:], np.uint8, order="F")  # the order that cc3d gives, and takes without a copy
+    """What cc3d.color_connectivity_graph takes with 6 neighbours: of axis a, bits 2a and 2a + 1
+    lead on and back.
+    """
+    graph = np.zeros(
+        affinities.shape[1:], np.uint8, order="F"
+    )  # the order that cc3d gives, and takes without a copy
     for axis, values in enumerate(affinities[:3]):
         edges = np.moveaxis(values, axis, 0)[:-1] > threshold
         bits = np.moveaxis(graph, axis, 0)
@@ -93,7 +110,10 @@ def seconds(call, repeats: int) -> float:
 
 
 def peak_bytes(call) -> tuple[int, np.ndarray]:
-    """The most memory that a call took beyond the array it returns, and that array. Linux; elsewhere -1."""
+    """The most memory that a call took beyond the array it returns, and that array.
+
+    Linux; elsewhere -1.
+    """
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
         before = _status("VmRSS")
@@ -104,28 +124,41 @@ def peak_bytes(call) -> tuple[int, np.ndarray]:
 
 
 def _status(name: str) -> int:
-    return 1024 * int(re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
+    return 1024 * int(
+        re.search(rf"{name}:\s+(\d+)", Path("/proc/self/status").read_text()).group(1)
+    )
 
 
 def same_partition(labels: np.ndarray, other: np.ndarray) -> bool:
-    """Are these the same sets of voxels? What is 0 in `labels` must be single voxels, or 0, in the other."""
+    """Are these the same sets of voxels? What is 0 in `labels` must be single voxels, or 0, in the
+    other.
+    """
     table = contingency_table(labels, other)
     rest, shared = table.truth == 0, table.truth != 0
     singles = (table.count[rest] == 1) | (table.segmentation[rest] == 0)
     labelled = table.segmentation[shared]
     return bool(
-        singles.all() and (labelled != 0).all() and len(np.unique(table.truth[shared])) == len(labelled)
-        and len(np.unique(labelled)) == len(labelled) and not np.isin(labelled, table.segmentation[rest]).any()
+        singles.all()
+        and (labelled != 0).all()
+        and len(np.unique(table.truth[shared])) == len(labelled)
+        and len(np.unique(labelled)) == len(labelled)
+        and not np.isin(labelled, table.segmentation[rest]).any()
     )
 
 
 def machine(packages: tuple[str, ...], volume: str) -> str:
     """One paragraph: processor, load, versions, volume."""
-    model = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if os.path.exists("/proc") else None
+    model = (
+        re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+        if os.path.exists("/proc")
+        else None
+    )
     model = model.group(1) if model else platform.processor() or platform.machine()
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
-    return (f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start, "
-            f"{numba.config.NUMBA_NUM_THREADS} threads; Python {platform.python_version()}, {versions}; {volume}.\n")
+    return (
+        f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start, "
+        f"{numba.config.NUMBA_NUM_THREADS} threads; Python {platform.python_version()}, {versions}; {volume}.\n"
+    )
 
 
 def _version(name: str) -> str:

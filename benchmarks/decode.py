@@ -1,11 +1,13 @@
-"""Connected components of affinities: time a voxel and memory, of pytc and of what else does it or comes near.
+"""Connected components of affinities: time a voxel and memory, of pytc and of what else does it or
+comes near.
 
     python benchmarks/decode.py                                                  500^3 voxels by seed
     python benchmarks/decode.py --affinities runs/fib25/predictions/fib25_val/affinities.zarr --threshold 0.7
 
-Prints a table in Markdown. Every route starts from float16 affinities, thresholding included, but for "graph given"
-and "mask given". Routes that solve the same problem must give the same partition, or the script fails. Memory is the
-peak over input and output. Each time is the fastest of several rounds, in which the routes take turns.
+Prints a table in Markdown. Every route starts from float16 affinities, thresholding included, but
+for "graph given" and "mask given". Routes that solve the same problem must give the same partition,
+or the script fails. Memory is the peak over input and output. Each time is the fastest of several
+rounds, in which the routes take turns.
 """
 
 import argparse
@@ -26,8 +28,12 @@ except ImportError as error:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=500, help="voxels along each axis of the synthetic volume")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", type=int, default=500, help="voxels along each axis of the synthetic volume"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--affinities", help="a stored volume, instead of the synthetic one")
     parser.add_argument("--threshold", type=float, default=0.5)
@@ -38,9 +44,13 @@ def main() -> None:
         affinities = np.ascontiguousarray(short_range(stored[...], stored.offsets), np.float16)
         volume = f"{options.affinities}, {affinities.shape[1:]}"
     else:
-        affinities = common.synthetic_affinities(common.synthetic_tissue(options.size, options.seed)[0], options.seed)
+        affinities = common.synthetic_affinities(
+            common.synthetic_tissue(options.size, options.seed)[0], options.seed
+        )
         volume = f"{options.size}^3 synthetic voxels, seed {options.seed}"
-    threshold = float(np.float16(options.threshold))  # NumPy rounds it so, pytc does not: for the same edges
+    threshold = float(
+        np.float16(options.threshold)
+    )  # NumPy rounds it so, pytc does not: for the same edges
 
     def mask() -> np.ndarray:
         return (affinities > threshold).any(0)
@@ -50,17 +60,28 @@ def main() -> None:
 
     routes = {  # name: (call, does it solve the same problem)
         "pytc": (lambda: connected_components_3d(affinities, threshold), True),
-        "pytc, one thread": (lambda: connected_components_3d(affinities, threshold, threads=1), True),
+        "pytc, one thread": (
+            lambda: connected_components_3d(affinities, threshold, threads=1),
+            True,
+        ),
         "cc3d.color_connectivity_graph": (
-            lambda: cc3d.color_connectivity_graph(make_graph(), connectivity=6), True),
+            lambda: cc3d.color_connectivity_graph(make_graph(), connectivity=6),
+            True,
+        ),
         "cc3d.color_connectivity_graph, graph given": (
-            lambda: cc3d.color_connectivity_graph(graph, connectivity=6), True),
+            lambda: cc3d.color_connectivity_graph(graph, connectivity=6),
+            True,
+        ),
         "PyTC's cc3d route: (affinities > threshold).any(0), cc3d.connected_components": (
-            lambda: cc3d.connected_components(mask()), False),
+            lambda: cc3d.connected_components(mask()),
+            False,
+        ),
         "scipy.ndimage.label, mask given": (lambda: ndimage.label(foreground)[0], False),
         "skimage.measure.label, mask given": (lambda: label(foreground, connectivity=1), False),
         "cc3d.connected_components, mask given": (
-            lambda: cc3d.connected_components(foreground, connectivity=6), False),
+            lambda: cc3d.connected_components(foreground, connectivity=6),
+            False,
+        ),
     }
     connected_components_3d(affinities[:, :4, :4, :4], threshold)  # compiles
     packages = ("numpy", "numba", "scipy", "scikit-image", "connected-components-3d")
@@ -74,13 +95,25 @@ def main() -> None:
         elif same and not common.same_partition(ours, result):
             sys.exit(f"{name} gives another partition than pytc")
         del result
-    rounds = [{name: common.seconds(call, 1) for name, (call, _) in routes.items()} for _ in range(options.repeats)]
+    rounds = [
+        {name: common.seconds(call, 1) for name, (call, _) in routes.items()}
+        for _ in range(options.repeats)
+    ]
     fastest = {name: min(times[name] for times in rounds) / ours.size for name in routes}
-    rows = [(name, f"{1e9 * fastest[name]:.1f}", f"{fastest[name] / fastest['pytc']:.1f}",
-             f"{memory[name] / ours.size:.2f}", "equal" if same else "another problem")
-            for name, (_, same) in routes.items()]
+    rows = [
+        (
+            name,
+            f"{1e9 * fastest[name]:.1f}",
+            f"{fastest[name] / fastest['pytc']:.1f}",
+            f"{memory[name] / ours.size:.2f}",
+            "equal" if same else "another problem",
+        )
+        for name, (_, same) in routes.items()
+    ]
     common.print_table(("", "ns a voxel", "times pytc's", "bytes a voxel", "partition"), rows)
-    print(f"\n{ours.max():,} components; {np.count_nonzero(ours) / ours.size:.0%} of the voxels belong to one.")
+    print(
+        f"\n{ours.max():,} components; {np.count_nonzero(ours) / ours.size:.0%} of the voxels belong to one."
+    )
 
 
 if __name__ == "__main__":

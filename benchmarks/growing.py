@@ -4,8 +4,9 @@
     python benchmarks/growing.py --affinities runs/fib25/predictions/fib25_val/affinities.zarr \\
         --labels ../shared/data/fib25/fib25_val.h5:labels
 
-Prints a table in Markdown: dense VOI (bits) of the components at each threshold, and after growing; then of other
-routes from the same affinities to a segmentation. Each time is the fastest of several calls.
+Prints a table in Markdown: dense VOI (bits) of the components at each threshold, and after growing;
+then of other routes from the same affinities to a segmentation. Each time is the fastest of several
+calls.
 """
 
 import argparse
@@ -30,12 +31,21 @@ except ImportError as error:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=150, help="voxels along each axis of the synthetic volume")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", type=int, default=150, help="voxels along each axis of the synthetic volume"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--affinities", help="stored volume with the attribute offsets, instead of the synthetic one")
+    parser.add_argument(
+        "--affinities",
+        help="stored volume with the attribute offsets, instead of the synthetic one",
+    )
     parser.add_argument("--labels", help="of the stored volume")
-    parser.add_argument("--thresholds", type=float, nargs="+", default=[0.65, 0.69, 0.7, 0.71, 0.72, 0.75])
+    parser.add_argument(
+        "--thresholds", type=float, nargs="+", default=[0.65, 0.69, 0.7, 0.71, 0.72, 0.75]
+    )
     parser.add_argument("--min-sizes", type=int, nargs="+", default=[0, 200])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slow-repeats", type=int, default=1, help="of the other routes")
@@ -46,44 +56,78 @@ def main() -> None:
         truth = open_volume(options.labels)[...]
     else:
         truth, _ = common.synthetic_tissue(options.size, options.seed)
-        affinities, offsets = common.synthetic_affinities(truth, options.seed), np.eye(3, dtype=int).tolist()
+        affinities, offsets = (
+            common.synthetic_affinities(truth, options.seed),
+            np.eye(3, dtype=int).tolist(),
+        )
         volume = f"synthetic, seed {options.seed}"
     edges = np.ascontiguousarray(short_range(affinities, offsets))
     grow(connected_components_3d(edges[:, :4, :4, :4], 0.5), edges[:, :4, :4, :4])  # compiles
-    print(common.machine(("numpy", "numba", "scikit-image", "waterz", "mwatershed"),
-                         f"{volume}, {truth.shape}, {edges.dtype}"))
+    print(
+        common.machine(
+            ("numpy", "numba", "scikit-image", "waterz", "mwatershed"),
+            f"{volume}, {truth.shape}, {edges.dtype}",
+        )
+    )
 
     def voi(segmentation: np.ndarray) -> str:
         scores = overlap_metrics(truth, segmentation)
         return "{voi_sum:.3f} ({voi_split:.3f} + {voi_merge:.3f})".format(**scores)
 
     def cost(call, *arguments, repeats: int = options.repeats, **named) -> str:
-        return f"{1e9 * common.seconds(lambda: call(*arguments, **named), repeats) / truth.size:.1f}"
+        return (
+            f"{1e9 * common.seconds(lambda: call(*arguments, **named), repeats) / truth.size:.1f}"
+        )
 
     rows = []
     for min_size in options.min_sizes:
         for threshold in options.thresholds:
             components = connected_components_3d(edges, threshold, min_size=min_size)
-            rows.append((
-                threshold, min_size, f"{np.mean(components == 0):.0%}", voi(components), voi(grow(components, edges)),
-                cost(connected_components_3d, edges, threshold, min_size=min_size), cost(grow, components, edges),
-            ))
+            rows.append(
+                (
+                    threshold,
+                    min_size,
+                    f"{np.mean(components == 0):.0%}",
+                    voi(components),
+                    voi(grow(components, edges)),
+                    cost(connected_components_3d, edges, threshold, min_size=min_size),
+                    cost(grow, components, edges),
+                )
+            )
 
     seeds = connected_components_3d(edges, 0.7, min_size=200)
     fragments = grow(connected_components_3d(edges, 0.8, min_size=200), edges)
     height = 1 - edges.astype(np.float32).mean(0)
     routes = {
         "pytc: components (0.7, min_size 200), grown": lambda: grow(seeds, edges),
-        "skimage.segmentation.watershed of the same components, on 1 - mean affinity": lambda: watershed(height, seeds),
-        "waterz: components (0.8, min_size 200), grown, then merged above a mean affinity of 0.6":
-            lambda: agglomerate(edges, fragments, 0.6),
-        "mwatershed: mutex watershed of all channels, threshold 0.5": lambda: mutex_watershed(affinities, offsets),
+        "skimage.segmentation.watershed of the same components, on 1 - mean affinity": lambda: (
+            watershed(height, seeds)
+        ),
+        "waterz: components (0.8, min_size 200), grown, then merged above a mean affinity of 0.6": lambda: (
+            agglomerate(edges, fragments, 0.6)
+        ),
+        "mwatershed: mutex watershed of all channels, threshold 0.5": lambda: mutex_watershed(
+            affinities, offsets
+        ),
     }
     with contextlib.redirect_stdout(io.StringIO()):
-        others = [(name, voi(call()), cost(call, repeats=options.slow_repeats)) for name, call in routes.items()]
+        others = [
+            (name, voi(call()), cost(call, repeats=options.slow_repeats))
+            for name, call in routes.items()
+        ]
     print()
-    common.print_table(("threshold", "min_size", "voxels 0", "dense VOI (split + merge) of components", "after growing",
-                        "components, ns a voxel", "growing, ns a voxel"), rows)
+    common.print_table(
+        (
+            "threshold",
+            "min_size",
+            "voxels 0",
+            "dense VOI (split + merge) of components",
+            "after growing",
+            "components, ns a voxel",
+            "growing, ns a voxel",
+        ),
+        rows,
+    )
     print("\nThe last step of each route, from components or fragments on:\n")
     common.print_table(("", "dense VOI", "ns a voxel"), others)
 

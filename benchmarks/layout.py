@@ -2,9 +2,9 @@
 
     python benchmarks/layout.py            (on the CPU, or on a GPU if there is one)
 
-Prints a table in Markdown. Each figure is the fastest of several calls, in ms a sample; on a CPU with --cpu-time the
-time all threads spent computing, divided by the threads, for machines that others use too (set OMP_WAIT_POLICY=passive
-with it, so that waiting does not count).
+Prints a table in Markdown. Each figure is the fastest of several calls, in ms a sample; on a CPU
+with --cpu-time the time all threads spent computing, divided by the threads, for machines that
+others use too (set OMP_WAIT_POLICY=passive with it, so that waiting does not count).
 """
 
 import argparse
@@ -26,8 +26,18 @@ LAYERS = [
     ("depthwise 5x5x5, 32 channels", lambda: nn.Conv3d(32, 32, 5, padding=2, groups=32), 32, 1),
     ("1x1x1, 32 to 64 channels", lambda: nn.Conv3d(32, 64, 1), 32, 1),
     ("dense 3x3x3, 32 channels", lambda: nn.Conv3d(32, 32, 3, padding=1), 32, 1),
-    ("the same at 24^3, batch 1", lambda: nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(32, 32, 3, padding=1)), 32, 1),
-    ("the same at 24^3, batch 2", lambda: nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(32, 32, 3, padding=1)), 32, 2),
+    (
+        "the same at 24^3, batch 1",
+        lambda: nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(32, 32, 3, padding=1)),
+        32,
+        1,
+    ),
+    (
+        "the same at 24^3, batch 2",
+        lambda: nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(32, 32, 3, padding=1)),
+        32,
+        2,
+    ),
     ("nn.GroupNorm(32, 32)", lambda: nn.GroupNorm(32, 32), 32, 1),
     ("nn.InstanceNorm3d(32)", lambda: nn.InstanceNorm3d(32, affine=True), 32, 1),
     ("pytc InstanceNorm(32)", lambda: InstanceNorm(32), 32, 1),
@@ -52,13 +62,17 @@ def fastest(call, clock, repeats: int) -> float:
 
 
 def measure(module: nn.Module, x: torch.Tensor, clock, repeats: int) -> tuple[float, float]:
-    """Milliseconds a sample of the forward pass without gradients, and of the forward and backward pass."""
+    """Milliseconds a sample of the forward pass without gradients, and of the forward and backward
+    pass.
+    """
 
     def infer():
         with torch.no_grad():
             module(x)
 
-    gradient = torch.randn_like(module(x).detach())  # in the layout of the output, as from a convolution behind it
+    gradient = torch.randn_like(
+        module(x).detach()
+    )  # in the layout of the output, as from a convolution behind it
 
     def train():
         module.zero_grad()
@@ -68,7 +82,9 @@ def measure(module: nn.Module, x: torch.Tensor, clock, repeats: int) -> tuple[fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cpu-time", action="store_true", help="count computing time, not waiting")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
@@ -81,18 +97,33 @@ def main() -> None:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    machine = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{machine}, torch {torch.__version__}, Python {platform.python_version()}, {SIZE}^3 voxels, ms a sample\n")
-    print("| | " + " | ".join(f"{layout}, {step}" for layout in LAYOUTS for step in ("forward", "training")) + " |")
+    machine = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{machine}, torch {torch.__version__}, Python {platform.python_version()}, {SIZE}^3 voxels, ms a sample\n"
+    )
+    print(
+        "| | "
+        + " | ".join(f"{layout}, {step}" for layout in LAYOUTS for step in ("forward", "training"))
+        + " |"
+    )
     print("|---" * (1 + 2 * len(LAYOUTS)) + "|")
     cases = [(name, make, channels, batch) for name, make, channels, batch in LAYERS]
-    cases += [(name, lambda config=config: build_model(config), 1, batch) for name, config, batch in NETWORKS]
+    cases += [
+        (name, lambda config=config: build_model(config), 1, batch)
+        for name, config, batch in NETWORKS
+    ]
     for name, make, channels, batch in cases:
         figures = []
         for layout in LAYOUTS.values():
             module = make().to(device, memory_format=layout)
             module.memory_format = layout
-            x = torch.randn(batch, channels, SIZE, SIZE, SIZE, device=device).contiguous(memory_format=layout)
+            x = torch.randn(batch, channels, SIZE, SIZE, SIZE, device=device).contiguous(
+                memory_format=layout
+            )
             figures += measure(module, x.requires_grad_(channels > 1), clock, options.repeats)
         print(f"| {name} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |", flush=True)
 

@@ -2,9 +2,9 @@
 
     python benchmarks/scores.py
 
-Prints a table in Markdown. scikit-image must find the same VOI, and funlib.evaluate (from its repository; its row is
-left out where it is not installed) the same VOI and Rand scores, or the script fails. Each time is the fastest of
-several calls.
+Prints a table in Markdown. scikit-image must find the same VOI, and funlib.evaluate (from its
+repository; its row is left out where it is not installed) the same VOI and Rand scores, or the
+script fails. Each time is the fastest of several calls.
 """
 
 import argparse
@@ -30,32 +30,46 @@ THRESHOLD = 0.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     truth, skeleton = common.synthetic_tissue(options.size, options.seed)
     skeleton = common.cut(skeleton, 3)
-    segmentation = connected_components_3d(common.synthetic_affinities(truth, options.seed), THRESHOLD)
+    segmentation = connected_components_3d(
+        common.synthetic_affinities(truth, options.seed), THRESHOLD
+    )
     volume = f"{options.size}^3 synthetic voxels, seed {options.seed}, {len(skeleton.ids):,} nodes"
     print(common.machine(("numpy", "numba", "scikit-image", "funlib.evaluate"), volume))
 
     metrics = SkeletonMetrics(skeleton)
     segments = metrics.segments_at_nodes(segmentation)
     wide = truth.astype(np.uint64), segmentation.astype(np.uint64)  # what funlib.evaluate takes
-    groups = [{
-        "pytc, dense VOI and Rand": lambda: list(overlap_metrics(truth, segmentation).values())[:5],
-        "skimage variation_of_information": lambda: variation_of_information(truth, segmentation).tolist(),
-    }, {
-        "pytc, run length and 12 other scores, segments at the nodes given":
-            lambda: list(metrics.compute_nodes(segments).values()),
-        "pytc, the same from the volume": lambda: list(metrics.compute(segmentation).values()),
-    }]
+    groups = [
+        {
+            "pytc, dense VOI and Rand": lambda: list(overlap_metrics(truth, segmentation).values())[
+                :5
+            ],
+            "skimage variation_of_information": lambda: variation_of_information(
+                truth, segmentation
+            ).tolist(),
+        },
+        {
+            "pytc, run length and 12 other scores, segments at the nodes given": lambda: list(
+                metrics.compute_nodes(segments).values()
+            ),
+            "pytc, the same from the volume": lambda: list(metrics.compute(segmentation).values()),
+        },
+    ]
     if rand_voi is not None:
+
         def funlib() -> list[float]:
             report = rand_voi(*wide, return_cluster_scores=False)
             return [report[name] for name in ("voi_split", "voi_merge")]
+
         groups[0]["funlib.evaluate rand_voi"] = funlib
     rows = []
     for group in groups:
@@ -63,7 +77,7 @@ def main() -> None:
         for name, call in group.items():
             figures = call()
             expected = expected or figures
-            if not np.allclose(figures, expected[:len(figures)], rtol=1e-6):
+            if not np.allclose(figures, expected[: len(figures)], rtol=1e-6):
                 sys.exit(f"{name} finds {figures}, pytc {expected}")
             time = common.seconds(call, options.repeats)
             fastest = fastest or time

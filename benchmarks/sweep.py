@@ -2,11 +2,12 @@
 
     python benchmarks/sweep.py                 (NUMBA_NUM_THREADS=2 for the figures in the README)
 
-Synthetic neurites (by seed) and their skeletons, each edge cut into three. Two volumes of float16 affinities: `sure` is
-sure inside of a neurite, unsure at its surface and has noise of two scales, as the output of a well trained network;
-`fair` is that of the other benchmarks, whose noise is white. One decode is `connected_components_3d` at the middle one
-of the thresholds. Prints a table in Markdown: the fastest of several rounds, in which the routes take turns, in s, and
-in brackets how many decodes that is. Rows of a sweep that differ from those of decoding afresh are an error.
+Synthetic neurites (by seed) and their skeletons, each edge cut into three. Two volumes of float16
+affinities: `sure` is sure inside of a neurite, unsure at its surface and has noise of two scales,
+as the output of a well trained network; `fair` is that of the other benchmarks, whose noise is
+white. One decode is `connected_components_3d` at the middle one of the thresholds. Prints a table
+in Markdown: the fastest of several rounds, in which the routes take turns, in s, and in brackets
+how many decodes that is. Rows of a sweep that differ from those of decoding afresh are an error.
 """
 
 import argparse
@@ -35,7 +36,9 @@ MIDDLE = sorted(DEFAULT_THRESHOLDS)[len(DEFAULT_THRESHOLDS) // 2]
 
 
 def sure_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
-    """(3, Z, Y, X) float16: logits of 5 within and -4 between neurites, with noise of one voxel and of six."""
+    """(3, Z, Y, X) float16: logits of 5 within and -4 between neurites, with noise of one voxel and
+    of six.
+    """
     rng = np.random.default_rng(seed)
     affinities = np.zeros((3, *labels.shape), np.float16)
     coarse = smooth_noise(labels.shape, (6.0, 6.0, 6.0), rng)
@@ -49,54 +52,90 @@ def sure_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--slow-repeats", type=int, default=1, help="of routes that take tens of decodes")
+    parser.add_argument(
+        "--slow-repeats", type=int, default=1, help="of routes that take tens of decodes"
+    )
     options = parser.parse_args()
     truth, skeleton = common.synthetic_tissue(options.size, options.seed)
     skeleton = common.cut(skeleton, 3)
     metrics = SkeletonMetrics(skeleton)
-    volumes = {"sure": sure_affinities(truth, options.seed + 1),
-               "fair": common.synthetic_affinities(truth, options.seed)}
+    volumes = {
+        "sure": sure_affinities(truth, options.seed + 1),
+        "fair": common.synthetic_affinities(truth, options.seed),
+    }
 
     def afresh(affinities, *, dense=False, growing=False, decode=connected_components_3d):
         rows = []
         for threshold in DEFAULT_THRESHOLDS:
             segmentation = decode(affinities, threshold)
             segmentation = grow(segmentation, affinities) if growing else segmentation
-            figures = overlap_metrics(truth, segmentation) if dense else metrics.compute(segmentation)
+            figures = (
+                overlap_metrics(truth, segmentation) if dense else metrics.compute(segmentation)
+            )
             rows.append({f"dense_{name}": x for name, x in figures.items()} if dense else figures)
         return rows
 
     def sweep(affinities, *, dense=False, **named):
-        rows = threshold_sweep(affinities, *((None, truth) if dense else (skeleton,)),
-                               metric="dense_voi_sum" if dense else "nerl", **named).rows
+        rows = threshold_sweep(
+            affinities,
+            *((None, truth) if dense else (skeleton,)),
+            metric="dense_voi_sum" if dense else "nerl",
+            **named,
+        ).rows
         return [{name: x for name, x in row.items() if name != "threshold"} for row in rows]
 
     def by_cc3d(affinities, threshold):
-        return cc3d.color_connectivity_graph(common.connectivity_graph(affinities, threshold), connectivity=6)
+        return cc3d.color_connectivity_graph(
+            common.connectivity_graph(affinities, threshold), connectivity=6
+        )
 
     routes = {  # name: (call, is it slow, the route with equal rows)
         "one decode": (lambda a: connected_components_3d(a, MIDDLE), False, None),
         "scores of the nodes, once": (lambda a: metrics.compute(truth), False, None),
         "13 thresholds, NERL and VOI at nodes": (sweep, False, "the same, each decoded afresh"),
         "the same, each decoded afresh": (afresh, True, None),
-        "the same, each by cc3d.color_connectivity_graph": (lambda a: afresh(a, decode=by_cc3d), True, None),
-        "13 thresholds, NERL and VOI at nodes, min_size 100": (lambda a: sweep(a, min_size=100), False, None),
-        "13 thresholds, dense": (lambda a: sweep(a, dense=True), False, "the same, each decoded and counted afresh"),
+        "the same, each by cc3d.color_connectivity_graph": (
+            lambda a: afresh(a, decode=by_cc3d),
+            True,
+            None,
+        ),
+        "13 thresholds, NERL and VOI at nodes, min_size 100": (
+            lambda a: sweep(a, min_size=100),
+            False,
+            None,
+        ),
+        "13 thresholds, dense": (
+            lambda a: sweep(a, dense=True),
+            False,
+            "the same, each decoded and counted afresh",
+        ),
         "the same, each decoded and counted afresh": (lambda a: afresh(a, dense=True), True, None),
         "13 thresholds, grown, dense": (
-            lambda a: sweep(a, dense=True, grow=True), False, "the same, each decoded, grown and counted afresh"),
+            lambda a: sweep(a, dense=True, grow=True),
+            False,
+            "the same, each decoded, grown and counted afresh",
+        ),
         "the same, each decoded, grown and counted afresh": (
-            lambda a: afresh(a, dense=True, growing=True), True, None),
+            lambda a: afresh(a, dense=True, growing=True),
+            True,
+            None,
+        ),
         "one decode, grown": (lambda a: grow(connected_components_3d(a, MIDDLE), a), False, None),
         "exact sweep, all thresholds": (lambda a: exact_sweep(a, skeleton), True, None),
     }
-    print(common.machine(("numpy", "numba", "connected-components-3d"),
-                         f"{options.size}^3 synthetic voxels, seed {options.seed}, {len(skeleton.ids):,} nodes; "
-                         f"one decode is at {MIDDLE:.3f}"))
+    print(
+        common.machine(
+            ("numpy", "numba", "connected-components-3d"),
+            f"{options.size}^3 synthetic voxels, seed {options.seed}, {len(skeleton.ids):,} nodes; "
+            f"one decode is at {MIDDLE:.3f}",
+        )
+    )
     columns = {}
     for volume, affinities in volumes.items():
         with contextlib.redirect_stdout(io.StringIO()):
@@ -110,8 +149,16 @@ def main() -> None:
                 if repeat < (options.slow_repeats if slow else options.repeats):
                     times[name].append(common.seconds(partial(call, affinities), 1))
         columns[volume] = {name: min(taken) for name, taken in times.items()}
-    rows = [(name, *(f"{column[name]:.3f} ({column[name] / column['one decode']:.1f})" for column in columns.values()))
-            for name in routes]
+    rows = [
+        (
+            name,
+            *(
+                f"{column[name]:.3f} ({column[name] / column['one decode']:.1f})"
+                for column in columns.values()
+            ),
+        )
+        for name in routes
+    ]
     print()
     common.print_table(("s (decodes)", *columns), rows)
 

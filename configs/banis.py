@@ -1,7 +1,9 @@
-"""BANIS, the baseline of the NISB benchmark, at its published settings: MedNeXt-S, six affinities, plain BCE, fp16.
+"""BANIS, the baseline of the NISB benchmark, at its published settings: MedNeXt-S, six affinities,
+plain BCE, fp16.
 
 Every choice is stated here, also where it is pytc's default. What is done differently, and why:
-- Axes are permuted only where voxels are of one size: other orders do not exist in tissue. With the flips these are all
+- Axes are permuted only where voxels are of one size: other orders do not exist in tissue. With the
+flips these are all
   orientations, so one plane of quarter turns takes the place of three.
 - Slices are damaged across the axis of the largest voxels, where a microscope damages them, not across a random one.
 - Slices are shifted along both axes of their plane; BANIS rolls the channels in place of one of them.
@@ -65,7 +67,12 @@ config = Config(
     ),
     loss=LossConfig(terms=("bce",), weights=(1.0,)),
     optim=OptimConfig(
-        learning_rate=1e-3, weight_decay=1e-2, schedule="cosine", warmup_steps=0, clip_norm=1.0, ema_decay=0.0
+        learning_rate=1e-3,
+        weight_decay=1e-2,
+        schedule="cosine",
+        warmup_steps=0,
+        clip_norm=1.0,
+        ema_decay=0.0,
     ),
     loop=LoopConfig(
         max_steps=50_000,
@@ -80,6 +87,8 @@ config = Config(
         images_every=5000,
     ),
     system=SystemConfig(precision="fp16", compile=True),
-    inference=InferenceConfig(overlap=0.5, blending="distance", flips=False, activation_scale=0.2, checkpoint="last"),
+    inference=InferenceConfig(
+        overlap=0.5, blending="distance", flips=False, activation_scale=0.2, checkpoint="last"
+    ),
     segmentation=SegmentationConfig(threshold=0.6, min_size=0, grow=False),
 )

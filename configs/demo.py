@@ -17,13 +17,24 @@ from pytc.config import (
 
 config = Config(
     name="demo",
-    data=DataConfig(synthetic=SyntheticConfig(shape=(128, 128, 128)), patch_size=(48, 48, 48), val_samples=4),
-    augment=AugmentConfig(permute_prob=1.0, rot90_prob=0.0, flip_prob=0.5, intensity_prob=0.5, noise_prob=0.3),
+    data=DataConfig(
+        synthetic=SyntheticConfig(shape=(128, 128, 128)), patch_size=(48, 48, 48), val_samples=4
+    ),
+    augment=AugmentConfig(
+        permute_prob=1.0, rot90_prob=0.0, flip_prob=0.5, intensity_prob=0.5, noise_prob=0.3
+    ),
     target=TargetConfig(erosion=1),
     model=ModelConfig(architecture="unet", features=(16, 32, 64), out_channels=6),
     loss=LossConfig(terms=("balanced_bce",), weights=(1.0,)),
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98),
-    loop=LoopConfig(max_steps=1200, batch_size=1, val_every=300, checkpoint_every=300, log_every=50, images_every=300),
+    loop=LoopConfig(
+        max_steps=1200,
+        batch_size=1,
+        val_every=300,
+        checkpoint_every=300,
+        log_every=50,
+        images_every=300,
+    ),
     system=SystemConfig(cpu_variant=False),
     inference=InferenceConfig(overlap=0.25),
     segmentation=SegmentationConfig(threshold=0.65, min_size=50, grow=True),

@@ -1,7 +1,9 @@
-"""FIB-25 (fly medulla, 10 nm isotropic) in under 20 minutes on two CPU cores: a small U-Net, in bf16 where the CPU can.
+"""FIB-25 (fly medulla, 10 nm isotropic) in under 20 minutes on two CPU cores: a small U-Net, in
+bf16 where the CPU can.
 
-The sample is training_sample2 of the FlyEM team's neuroproof_examples (CC BY 3.0), cut along z into fib25_train.h5 and
-fib25_val.h5 with the data sets raw and labels; it is looked for in $PYTC_FIB25, data/fib25 and ../shared/data/fib25.
+The sample is training_sample2 of the FlyEM team's neuroproof_examples (CC BY 3.0), cut along z into
+fib25_train.h5 and fib25_val.h5 with the data sets raw and labels; it is looked for in $PYTC_FIB25,
+data/fib25 and ../shared/data/fib25.
 """
 
 import os
@@ -21,7 +23,11 @@ from pytc.config import (
     VolumeConfig,
 )
 
-places = [Path(place) for place in (os.environ.get("PYTC_FIB25"), "data/fib25", "../shared/data/fib25") if place]
+places = [
+    Path(place)
+    for place in (os.environ.get("PYTC_FIB25"), "data/fib25", "../shared/data/fib25")
+    if place
+]
 folder = next((place for place in places if place.is_dir()), places[0])
 source = "FIB-25, FlyEM team, Janelia (neuroproof_examples, training_sample2), CC BY 3.0"
 
@@ -30,7 +36,9 @@ config = Config(
     data=DataConfig(
         train=(
             VolumeConfig(
-                image=f"{folder}/fib25_train.h5:raw", labels=f"{folder}/fib25_train.h5:labels", attribution=source
+                image=f"{folder}/fib25_train.h5:raw",
+                labels=f"{folder}/fib25_train.h5:labels",
+                attribution=source,
             ),
         ),
         val=(
@@ -56,9 +64,16 @@ config = Config(
     ),
     model=ModelConfig(architecture="unet", features=(16, 32, 64, 128), out_channels=6),
     loss=LossConfig(terms=("bce",), weights=(1.0,)),
-    optim=OptimConfig(learning_rate=3e-3, weight_decay=1e-2, warmup_steps=50, clip_norm=1.0, ema_decay=0.998),
+    optim=OptimConfig(
+        learning_rate=3e-3, weight_decay=1e-2, warmup_steps=50, clip_norm=1.0, ema_decay=0.998
+    ),
     loop=LoopConfig(
-        max_steps=5000, batch_size=1, val_every=1000, checkpoint_every=500, log_every=50, images_every=1000
+        max_steps=5000,
+        batch_size=1,
+        val_every=1000,
+        checkpoint_every=500,
+        log_every=50,
+        images_every=1000,
     ),
     system=SystemConfig(cpu_variant=False),
     inference=InferenceConfig(flips=True, checkpoint="last"),

@@ -1,4 +1,7 @@
-"""The recommended recipe for neurons: BANIS+ with deep supervision, defects of sections, the machine's precision."""
+"""The recommended recipe for neurons:
+
+BANIS+ with deep supervision, defects of sections, the machine's precision.
+"""
 
 from dataclasses import replace
 

@@ -1,6 +1,8 @@
-"""The recommended recipe on two sources: four of five samples from a synthetic volume, the fifth from a real one.
+"""The recommended recipe on two sources: four of five samples from a synthetic volume, the fifth
+from a real one.
 
-The real one is FIB-25, found as `fib25.py` finds it; name your own by --data.train.1.image and --data.train.1.labels.
+The real one is FIB-25, found as `fib25.py` finds it; name your own by --data.train.1.image and
+--data.train.1.labels.
 """
 
 from dataclasses import replace
@@ -15,7 +17,10 @@ config = replace(
     name="mixed_data",
     data=replace(
         mednext.data,
-        train=(VolumeConfig(image="synthetic:0", weight=0.8), replace(fib25.data.train[0], weight=0.2)),
+        train=(
+            VolumeConfig(image="synthetic:0", weight=0.8),
+            replace(fib25.data.train[0], weight=0.2),
+        ),
         val=fib25.data.val,
         mixing="weighted",
     ),

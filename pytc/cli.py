@@ -1,4 +1,7 @@
-"""The three scripts: arguments in, one call of the package out. Heavy imports wait until the arguments are read."""
+"""The three scripts: arguments in, one call of the package out.
+
+Heavy imports wait until the arguments are read.
+"""
 
 import argparse
 import os
@@ -16,7 +19,8 @@ from pytc.commands import EvaluateConfig, InferConfig, readable_errors
 from pytc.config import Config, require, suggest
 from pytc.runs import load_config, newest_run
 
-# Read when torch is loaded: threads that spin while they wait for one another stall where cores are shared.
+# Read when torch is loaded: threads that spin while they wait for one another stall where cores are
+# shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
@@ -25,7 +29,9 @@ class TrainCommand:
     """Train a network on labelled volumes; a run is written to runs/NAME."""
 
     config: Path | None = None  # Python file that defines `config`; the fields below override it.
-    resume: str | None = None  # Folder of a run to continue from its last checkpoint; alone, the newest run.
+    resume: str | None = (
+        None  # Folder of a run to continue from its last checkpoint; alone, the newest run.
+    )
     settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
@@ -36,8 +42,18 @@ def train(arguments: list[str] | None = None) -> None:
         first.add_argument("--config", type=Path)
         first.add_argument("--resume", nargs="?", const="")
         given, rest = first.parse_known_args(arguments)
-        resume = newest_run("checkpoints/last.pt") if given.resume == "" else given.resume and Path(given.resume)
-        settings = load_config_file(given.config) if given.config else load_config(resume) if resume else Config()
+        resume = (
+            newest_run("checkpoints/last.pt")
+            if given.resume == ""
+            else given.resume and Path(given.resume)
+        )
+        settings = (
+            load_config_file(given.config)
+            if given.config
+            else load_config(resume)
+            if resume
+            else Config()
+        )
         command = TrainCommand(given.config, str(resume) if resume else None, settings)
         config = tyro.cli(TrainCommand, args=rest, default=command, prog="train.py").settings
 
@@ -46,10 +62,17 @@ def train(arguments: list[str] | None = None) -> None:
         from pytc.training.loop import train
 
         say = print if read_environment().is_main else lambda line, **_: None
-        if resume is None and config.system.cpu_variant and hardware.choose_device(config.system).type == "cpu":
+        if (
+            resume is None
+            and config.system.cpu_variant
+            and hardware.choose_device(config.system).type == "cpu"
+        ):
             config = hardware.cpu_variant(config)
-            say("no GPU here: training a small variant of this recipe, made for a CPU "
-                "(--system.no-cpu-variant trains the full recipe)", flush=True)  # fmt: skip
+            say(
+                "no GPU here: training a small variant of this recipe, made for a CPU "
+                "(--system.no-cpu-variant trains the full recipe)",
+                flush=True,
+            )
         say(f"trained: {train(config, resume)}")
 
 
@@ -64,8 +87,12 @@ def infer(arguments: list[str] | None = None) -> None:
             run = Path(given.run) if given.run else newest_run("checkpoints/last.pt")
             print(f"run: {run}", flush=True)
             trained = load_config(run)
-            default = InferConfig(str(run), inference=trained.inference, segmentation=trained.segmentation,
-                                  system=trained.system)  # fmt: skip
+            default = InferConfig(
+                str(run),
+                inference=trained.inference,
+                segmentation=trained.segmentation,
+                system=trained.system,
+            )
         config = tyro.cli(InferConfig, args=rest, default=default, prog="infer.py")
 
         from pytc.inference.pipeline import infer
@@ -74,7 +101,9 @@ def infer(arguments: list[str] | None = None) -> None:
 
 
 def evaluate(arguments: list[str] | None = None) -> None:
-    """python evaluate.py [--sweep] [--affinities A | --segmentation S] [--labels L] [--skeleton K] [--output D]"""
+    """python evaluate.py [--sweep] [--affinities A | --segmentation S] [--labels L] [--skeleton K]
+    [--output D]
+    """
     with readable_errors():
         config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
 
@@ -84,7 +113,10 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
 
 def load_config_file(path: Path) -> Config:
-    """The `config` that a Python file, which may import others of its folder, defines; ValueError if there is none."""
+    """The `config` that a Python file, which may import others of its folder, defines;
+
+    ValueError if there is none.
+    """
     if not path.is_file():
         others = sorted(p.name for p in path.parent.glob("*.py"))
         raise ValueError(f"expected a config file, found no {path}{suggest(path.name, others)}")
@@ -92,11 +124,19 @@ def load_config_file(path: Path) -> Config:
     try:
         config = runpy.run_path(str(path)).get("config")
     except TypeError as error:
-        found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-        known = fields(getattr(config_module, found[1])) if found and hasattr(config_module, found[1]) else ()
+        found = re.match(
+            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
+        )
+        known = (
+            fields(getattr(config_module, found[1]))
+            if found and hasattr(config_module, found[1])
+            else ()
+        )
         near = suggest(found[2], [f.name for f in known]) if found else ""
         raise ValueError(f"{path}: {error}{near}") from error
     finally:
         sys.path.pop(0)
-    require(isinstance(config, Config), f"{path} to define config = Config(...)", type(config).__name__)
+    require(
+        isinstance(config, Config), f"{path} to define config = Config(...)", type(config).__name__
+    )
     return config

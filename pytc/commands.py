@@ -11,15 +11,23 @@ from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConf
 
 @dataclass(frozen=True)
 class InferConfig:
-    """What infer.py predicts with which weights, and how it segments; by default as the run's config says."""
+    """What infer.py predicts with which weights, and how it segments; by default as the run's
+    config says.
+    """
 
     run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
     input: str | None = None  # Image to predict; by default every validation volume of the run.
-    output: str | None = None  # Folder for affinities.zarr and segmentation.zarr; by default below the run.
+    output: str | None = (
+        None  # Folder for affinities.zarr and segmentation.zarr; by default below the run.
+    )
     labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
     skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
-    axes: str | None = None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
-    voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where the file does not say.
+    axes: str | None = (
+        None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
+    )
+    voxel_size: Lengths | None = (
+        None  # Voxel size in nm, in stored axis order, where the file does not say.
+    )
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
@@ -27,37 +35,76 @@ class InferConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What evaluate.py scores, and against what; with nothing named, the newest results below runs/."""
+    """What evaluate.py scores, and against what; with nothing named, the newest results below
+    runs/.
+    """
 
-    run: str | None = None  # Folder of the run whose newest predictions are scored; by default the newest run.
-    affinities: str | None = None  # To segment: one channel an offset, or a semantic task's probability map.
+    run: str | None = (
+        None  # Folder of the run whose newest predictions are scored; by default the newest run.
+    )
+    affinities: str | None = (
+        None  # To segment: one channel an offset, or a semantic task's probability map.
+    )
     segmentation: str | None = None  # Segmentation to score as it is.
-    labels: str | None = None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
-    mask: str | None = None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
-    skeleton: str | None = None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
+    labels: str | None = (
+        None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
+    )
+    mask: str | None = (
+        None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
+    )
+    skeleton: str | None = (
+        None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
+    )
     image: str | None = None  # Image behind the report's pictures; default: the run's.
     voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where no file says.
-    offsets: tuple[Triple, ...] | None = None  # Offsets of the affinity channels, where the file does not say.
-    output: str | None = None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
-    task: Literal["instance", "semantic"] | None = None  # Default: what the run predicts, else instances.
+    offsets: tuple[Triple, ...] | None = (
+        None  # Offsets of the affinity channels, where the file does not say.
+    )
+    output: str | None = (
+        None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
+    )
+    task: Literal["instance", "semantic"] | None = (
+        None  # Default: what the run predicts, else instances.
+    )
     sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
-    # Find the best threshold of all, and draw the whole curve; for NERL, ERL and VOI over skeletons, without --grow.
+    # Find the best threshold of all, and draw the whole curve; for NERL, ERL and VOI over
+    # skeletons, without --grow.
     exact: bool = False
     # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
     thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
-    metric: str | None = None  # Picks the threshold; default: nerl with skeletons, else dense_voi_sum, or jaccard.
-    min_size: int | None = None  # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
-    grow: bool | None = None  # Let voxels that are left join the object they are most tied to; default: as in infer.py.
-    require: float | None = None  # Fail unless the metric's best value is at least this (at most, if less is better).
-    # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and compare.
+    metric: str | None = (
+        None  # Picks the threshold; default: nerl with skeletons, else dense_voi_sum, or jaccard.
+    )
+    min_size: int | None = (
+        None  # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
+    )
+    grow: bool | None = (
+        # Let voxels that are left join the object they are most tied to; default: as in infer.py.
+        None
+    )
+    require: float | None = (
+        None  # Fail unless the metric's best value is at least this (at most, if less is better).
+    )
+    # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and
+    # compare.
     backend: Literal["pytc", "funlib"] = "pytc"
-    attribution: str | None = None  # Where the data comes from and its licence; printed in the report.
+    attribution: str | None = (
+        None  # Where the data comes from and its licence; printed in the report.
+    )
 
     def __post_init__(self):
         inputs = (self.affinities, self.segmentation)
         require(None in inputs, "--affinities or --segmentation, not both", inputs)
-        require(self.run is None or inputs == (None, None), "--run, or the name of a prediction, not both", inputs)
-        require(not (self.sweep and self.segmentation), "affinities to sweep, not a segmentation", self.segmentation)
+        require(
+            self.run is None or inputs == (None, None),
+            "--run, or the name of a prediction, not both",
+            inputs,
+        )
+        require(
+            not (self.sweep and self.segmentation),
+            "affinities to sweep, not a segmentation",
+            self.segmentation,
+        )
         require(self.sweep or not self.exact, "--sweep with --exact", self.sweep)
         require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
         require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
@@ -68,12 +115,19 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class ValidateConfig:
-    """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for more."""
+    """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for
+    more.
+    """
 
-    run: str | None = None  # Folder of the run; by default the newest one. With --watch it need not be there yet.
-    watch: bool = False  # Follow the run to its end: score its newest checkpoint, then the newest one then, and so on.
+    run: str | None = (
+        None  # Folder of the run; by default the newest one. With --watch it need not be there yet.
+    )
+    # Follow the run to its end: score its newest checkpoint, then the newest one then, and so on.
+    watch: bool = False
     interval: float = 30.0  # Seconds between looks for a new checkpoint.
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to predict; auto takes a GPU if there is one.
+    device: Literal["auto", "cpu", "cuda"] = (
+        "auto"  # Where to predict; auto takes a GPU if there is one.
+    )
 
     def __post_init__(self):
         require(self.interval > 0, "a positive interval in seconds", self.interval)

@@ -1,7 +1,8 @@
-"""Every choice a run can make, as frozen dataclasses; a field's comment is its help on the command line.
+"""Every choice a run can make, as frozen dataclasses; a field's comment is its help on the command
+line.
 
-A config that exists is valid: impossible values are refused when it is built. Standard library only, so that
-`--help` answers at once.
+A config that exists is valid: impossible values are refused when it is built. Standard library
+only, so that `--help` answers at once.
 """
 
 import difflib
@@ -15,7 +16,9 @@ Lengths = tuple[float, float, float]
 T = TypeVar("T")
 Positive = Annotated[T, ("a positive {}", lambda number: number > 0)]
 NotNegative = Annotated[T, ("a {} of 0 or more", lambda number: number >= 0)]
-AtLeast16 = Annotated[T, ("a {} of at least 16 voxels along each axis", lambda number: number >= 16)]
+AtLeast16 = Annotated[
+    T, ("a {} of at least 16 voxels along each axis", lambda number: number >= 16)
+]
 Fraction = Annotated[float, ("{} in [0, 1]", lambda number: 0 <= number <= 1)]
 BelowOne = Annotated[float, ("{} in [0, 1)", lambda number: 0 <= number < 1)]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
@@ -28,7 +31,9 @@ def require(condition: bool, expected: str, got: Any) -> None:
 
 
 class Section:
-    """Refuses values outside the range that a field's type names: each number of a tuple counts, None always fits."""
+    """Refuses values outside the range that a field's type names: each number of a tuple counts,
+    None always fits.
+    """
 
     def __post_init__(self):
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
@@ -42,20 +47,38 @@ class Section:
 class VolumeConfig(Section):
     """One volume on disk, or a synthetic one."""
 
-    # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or synthetic:SEED.
+    # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or
+    # synthetic:SEED.
     image: str = "synthetic:0"
-    labels: str | None = None  # Instance labels, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
-    mask: str | None = None  # Where the labels are valid (non-zero); everything else counts as unlabelled.
-    skeleton: str | None = None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
-    weight: Positive[float] = 1.0  # Share of the training samples drawn from this volume; all weights sum to 1.
-    axes: str | None = None  # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
-    voxel_size: Positive[Lengths | None] = None  # Voxel size in nm, in stored axis order, where the file does not say.
-    name: str | None = None  # Name of the folder for results; by default derived from the image's path.
+    labels: str | None = (
+        None  # Instance labels, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
+    )
+    mask: str | None = (
+        None  # Where the labels are valid (non-zero); everything else counts as unlabelled.
+    )
+    skeleton: str | None = (
+        None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
+    )
+    weight: Positive[float] = (
+        1.0  # Share of the training samples drawn from this volume; all weights sum to 1.
+    )
+    axes: str | None = (
+        None  # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
+    )
+    voxel_size: Positive[Lengths | None] = (
+        None  # Voxel size in nm, in stored axis order, where the file does not say.
+    )
+    name: str | None = (
+        None  # Name of the folder for results; by default derived from the image's path.
+    )
     attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
 
     def __post_init__(self):
         super().__post_init__()
-        known = not self.image.startswith("synthetic") or self.image.removeprefix("synthetic:").isdigit()
+        known = (
+            not self.image.startswith("synthetic")
+            or self.image.removeprefix("synthetic:").isdigit()
+        )
         require(known, "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
 
 
@@ -64,8 +87,14 @@ class SyntheticConfig(Section):
     """The synthetic neurites behind synthetic:SEED."""
 
     shape: AtLeast16[Triple] = (192, 192, 192)  # Voxels along z, y, x.
-    voxel_size: Positive[Lengths] = (10.0, 10.0, 10.0)  # nm along z, y, x; a larger first one makes it anisotropic.
-    noise: NotNegative[float] = 0.08  # Standard deviation of the image noise, as a share of the grey range.
+    voxel_size: Positive[Lengths] = (
+        10.0,
+        10.0,
+        10.0,
+    )  # nm along z, y, x; a larger first one makes it anisotropic.
+    noise: NotNegative[float] = (
+        0.08  # Standard deviation of the image noise, as a share of the grey range.
+    )
     defects: Fraction = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
 
@@ -74,14 +103,28 @@ class DataConfig(Section):
     """Where patches come from."""
 
     train: tuple[VolumeConfig, ...] = (VolumeConfig(),)  # Volumes to train on.
-    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)  # To validate on; infer.py's default.
-    synthetic: SyntheticConfig = SyntheticConfig()  # Shape and look of the volumes named synthetic:SEED.
-    patch_size: Positive[Triple] = (128, 128, 128)  # Voxels of a training patch, in stored axis order.
-    mixing: Literal["weighted", "stratified"] = "weighted"  # Volumes share samples by weight, or each in turn.
-    min_labelled: Fraction = 0.05  # Smallest share of labelled foreground voxels of an accepted patch.
+    val: tuple[VolumeConfig, ...] = (
+        VolumeConfig(image="synthetic:1"),
+    )  # To validate on; infer.py's default.
+    synthetic: SyntheticConfig = (
+        SyntheticConfig()
+    )  # Shape and look of the volumes named synthetic:SEED.
+    patch_size: Positive[Triple] = (
+        128,
+        128,
+        128,
+    )  # Voxels of a training patch, in stored axis order.
+    mixing: Literal["weighted", "stratified"] = (
+        "weighted"  # Volumes share samples by weight, or each in turn.
+    )
+    min_labelled: Fraction = (
+        0.05  # Smallest share of labelled foreground voxels of an accepted patch.
+    )
     max_tries: Positive[int] = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
-    cache: Literal["none", "memory"] = "none"  # memory: decode each volume once per node, for all its loaders.
+    cache: Literal["none", "memory"] = (
+        "none"  # memory: decode each volume once per node, for all its loaders.
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -101,18 +144,27 @@ class AugmentConfig(Section):
     affine_shear: float = 0.5  # Largest shear, of each axis along each other one.
     affine_rotation: float = 0.0  # Largest rotation in degrees, in each plane of equal voxel sizes.
     elastic_prob: Fraction = 0.0  # Smooth random deformation.
-    elastic_spacing: Positive[int] = 24  # Voxels (of the finest axis) between the control points of the deformation.
-    elastic_magnitude: NotNegative[float] = 3.0  # Standard deviation of the displacement in voxels of the finest axis.
-    misalign_prob: Fraction = 0.0  # All sections behind a random one moved (or one alone), by translation or rotation.
+    elastic_spacing: Positive[int] = (
+        24  # Voxels (of the finest axis) between the control points of the deformation.
+    )
+    elastic_magnitude: NotNegative[float] = (
+        3.0  # Standard deviation of the displacement in voxels of the finest axis.
+    )
+    misalign_prob: Fraction = (
+        0.0  # All sections behind a random one moved (or one alone), by translation or rotation.
+    )
     misalign_max: NotNegative[int] = 8  # Largest translation of a misalignment in voxels.
     misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
-    # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice, blur_slice, slice_contrast.
-    # Slices lie across the axis of the largest voxels, or the first axis.
+    # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice,
+    # blur_slice, slice_contrast. Slices lie across the axis of the largest voxels, or the first
+    # axis.
     slices_prob: Fraction = 1.0
     drop_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be blanked.
     shift_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be shifted in plane.
     shift_slice_max: NotNegative[int] = 10  # Largest shift of a slice in voxels.
-    shift_slice_fill: Literal["border", "wrap"] = "border"  # What moves in: border voxels again, or the opposite side.
+    shift_slice_fill: Literal["border", "wrap"] = (
+        "border"  # What moves in: border voxels again, or the opposite side.
+    )
     missing_section_prob: Fraction = 0.0  # Chance of a patch to have a short run of blank sections.
     missing_section_max: Positive[int] = 3  # Most sections in such a run.
     blur_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be out of focus.
@@ -122,31 +174,53 @@ class AugmentConfig(Section):
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
     gamma_prob: Fraction = 0.0  # Chance of a gamma correction.
     gamma_range: Positive[tuple[float, float]] = (0.7, 1.5)  # Smallest and largest gamma.
-    slice_contrast_prob: Fraction = 0.0  # Chance of each slice of such a patch to change by intensity_* on its own.
+    slice_contrast_prob: Fraction = (
+        0.0  # Chance of each slice of such a patch to change by intensity_* on its own.
+    )
     noise_prob: Fraction = 0.5  # Chance of Gaussian noise.
-    noise_max: NotNegative[float] = 0.1  # Largest standard deviation of the noise, as a share of the grey range.
+    noise_max: NotNegative[float] = (
+        0.1  # Largest standard deviation of the noise, as a share of the grey range.
+    )
     cutout_prob: Fraction = 0.0  # Chance of boxes set to their mean grey value.
     cutout_size: Fraction = 0.25  # Largest edge of such a box, as a share of the patch.
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.gamma_range[0] <= self.gamma_range[1], "smallest gamma <= largest", self.gamma_range)
+        require(
+            self.gamma_range[0] <= self.gamma_range[1],
+            "smallest gamma <= largest",
+            self.gamma_range,
+        )
 
 
 @dataclass(frozen=True)
 class TargetConfig(Section):
     """What the network learns to predict."""
 
-    kind: Literal["affinity", "binary", "boundary"] = "affinity"  # Of instances: affinities, foreground, or boundaries.
-    offsets: tuple[Triple, ...] = SHORT_AND_LONG  # Channel c at voxel v: are v and v + offsets[c] the same object?
-    erosion: NotNegative[int] = 0  # Background put between touching labels: each shrinks by this many voxels in plane.
-    scale_by: Literal["stride", "nearest"] = "stride"  # Deep supervision: labels strided, or full targets resized.
+    kind: Literal["affinity", "binary", "boundary"] = (
+        "affinity"  # Of instances: affinities, foreground, or boundaries.
+    )
+    offsets: tuple[Triple, ...] = (
+        SHORT_AND_LONG  # Channel c at voxel v: are v and v + offsets[c] the same object?
+    )
+    erosion: NotNegative[int] = (
+        0  # Background put between touching labels: each shrinks by this many voxels in plane.
+    )
+    scale_by: Literal["stride", "nearest"] = (
+        "stride"  # Deep supervision: labels strided, or full targets resized.
+    )
 
     def __post_init__(self):
         super().__post_init__()
         for offset in self.offsets:
-            require(min(offset) >= 0 and max(offset) > 0, "affinity offsets that are positive along an axis", offset)
-        require(len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets)
+            require(
+                min(offset) >= 0 and max(offset) > 0,
+                "affinity offsets that are positive along an axis",
+                offset,
+            )
+        require(
+            len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets
+        )
 
     @property
     def channels(self) -> int:
@@ -157,38 +231,69 @@ class TargetConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    architecture: str = "mednext"  # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
+    architecture: str = (
+        "mednext"  # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
+    )
     in_channels: Positive[int] = 1  # Channels of the image.
     out_channels: Positive[int] = 6  # Channels of the prediction: one per affinity offset, or 1.
     deep_supervision: bool = False  # Predict at every scale in training.
-    # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom, rsunet and nnunet,
-    # and the default strides of unet and monai_unet; by default that of the training volumes.
+    # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom,
+    # rsunet and nnunet, and the default strides of unet and monai_unet; by default that of the
+    # training volumes.
     voxel_size: Positive[Lengths | None] = None
-    image_size: Triple | None = None  # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
-    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or Lightning, or .safetensors.
+    image_size: Triple | None = (
+        None  # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
+    )
+    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or
+    # Lightning, or .safetensors.
     pretrained: str | None = None
     upkern: str | None = None  # A MedNeXt with smaller kernels, to stretch and start from.
-    reset_head: bool = False  # Start heads anew where the weights are for another number of output channels.
+    reset_head: bool = (
+        False  # Start heads anew where the weights are for another number of output channels.
+    )
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
     kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
-    # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to ten times as many.
+    # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to
+    # ten times as many.
     base_channels: int = 32
-    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)  # mednext_custom, of 4 stages down, bottleneck, 4 up.
-    block_counts: Positive[tuple[int, ...]] = (2, 2, 2, 2, 2, 2, 2, 2, 2)  # mednext_custom: blocks in each stage.
+    expansion: tuple[int, ...] = (
+        2,
+        3,
+        4,
+        4,
+        4,
+        4,
+        4,
+        3,
+        2,
+    )  # mednext_custom, of 4 stages down, bottleneck, 4 up.
+    block_counts: Positive[tuple[int, ...]] = (
+        2,
+        2,
+        2,
+        2,
+        2,
+        2,
+        2,
+        2,
+        2,
+    )  # mednext_custom: blocks in each stage.
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
-    # mednext, mednext_custom: recompute activations of each block in the backward pass to save memory.
+    # mednext, mednext_custom: recompute activations of each block in the backward pass to save
+    # memory.
     checkpoint_style: Literal["none", "outside_block"] = "none"
     norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
     grn: bool = False  # mednext_custom: global response normalisation in each block.
     spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
     # unet, rsunet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
     features: Positive[tuple[int, ...]] = (32, 32, 64, 128, 256)
-    # unet, rsunet, monai_unet: step from each level to the next along each axis; by default 2, or 1 along an axis while
-    # its voxels are at least twice as large as those of the finest.
+    # unet, rsunet, monai_unet: step from each level to the next along each axis; by default 2, or 1
+    # along an axis while its voxels are at least twice as large as those of the finest.
     strides: tuple[Triple, ...] | None = None
     residual_units: int = 2  # monai_unet: residual units at each level.
-    feature_size: int = 24  # monai_unetr and monai_swin_unetr: channels at full resolution, for Swin a multiple of 12.
+    # monai_unetr and monai_swin_unetr: channels at full resolution, for Swin a multiple of 12.
+    feature_size: int = 24
     dropout: float = 0.0  # MONAI networks: dropout probability.
 
     def __post_init__(self):
@@ -197,8 +302,16 @@ class ModelConfig(Section):
         require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
         require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
         require(len(self.features) > 1, "features of at least two levels", self.features)
-        require(None in (self.pretrained, self.upkern), "weights from pretrained or upkern, not both", self.upkern)
-        require(self.upkern is None or "mednext" in self.architecture, "a MedNeXt for upkern", self.architecture)
+        require(
+            None in (self.pretrained, self.upkern),
+            "weights from pretrained or upkern, not both",
+            self.upkern,
+        )
+        require(
+            self.upkern is None or "mednext" in self.architecture,
+            "a MedNeXt for upkern",
+            self.architecture,
+        )
         levels, strides = len(self.features), self.strides
         fit = strides is None or (len(strides) == levels - 1 and min(map(min, strides)) > 0)
         require(fit, f"{levels - 1} positive strides for {levels} levels of features", strides)
@@ -208,18 +321,28 @@ class ModelConfig(Section):
 class LossConfig:
     """The weighted sum that is minimised."""
 
-    terms: tuple[str, ...] = ("bce",)  # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
+    terms: tuple[str, ...] = (
+        "bce",
+    )  # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
     weights: tuple[float, ...] = (1.0,)  # Weight of each term.
     max_positive_weight: float = 10.0  # balanced_bce: cap on the weight of a channel's rarer class.
-    tversky_alpha: float = 0.3  # tversky: weight of false positives; false negatives weigh 1 - alpha.
+    tversky_alpha: float = (
+        0.3  # tversky: weight of false positives; false negatives weigh 1 - alpha.
+    )
     focal_gamma: float = 2.0  # focal: exponent that turns the loss from easy voxels.
-    scale_weights: tuple[float, ...] | None = None  # Deep supervision, finest scale first; default 1, 1/2, 1/4, ...
+    scale_weights: tuple[float, ...] | None = (
+        None  # Deep supervision, finest scale first; default 1, 1/2, 1/4, ...
+    )
 
     def __post_init__(self):
         known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
         for term in self.terms:
             require(term in known, f"loss terms from {', '.join(known)}", term)
-        require(len(self.terms) == len(self.weights) > 0, "a weight for each loss term", (self.terms, self.weights))
+        require(
+            len(self.terms) == len(self.weights) > 0,
+            "a weight for each loss term",
+            (self.terms, self.weights),
+        )
 
 
 @dataclass(frozen=True)
@@ -228,11 +351,16 @@ class OptimConfig(Section):
 
     learning_rate: Positive[float] = 1e-3  # Peak learning rate of AdamW.
     weight_decay: float = 1e-2  # Decoupled weight decay.
-    schedule: Literal["constant", "cosine"] = "cosine"  # After warm-up; cosine ends at 0 at the last step.
+    schedule: Literal["constant", "cosine"] = (
+        "cosine"  # After warm-up; cosine ends at 0 at the last step.
+    )
     warmup_steps: NotNegative[int] = 0  # Steps of linear warm-up from 0.
     clip_norm: NotNegative[float] = 1.0  # Largest gradient norm; 0 switches clipping off.
-    ema_decay: BelowOne = 0.0  # Decay of the moving average of the weights, which is then validated and used; 0 = none.
-    ema_warmup_steps: int = 10  # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
+    # Decay of the moving average of the weights, which is then validated and used; 0 = none.
+    ema_decay: BelowOne = 0.0
+    ema_warmup_steps: int = (
+        10  # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
+    )
     accumulate: Positive[int] = 1  # Batches whose gradients are summed before a step.
 
 
@@ -241,25 +369,40 @@ class LoopConfig(Section):
     """Length of a run, and what it leaves behind."""
 
     max_steps: Positive[int] = 50_000  # Optimizer steps of the run.
-    epochs: Positive[float | None] = None  # Length in epochs, not steps; one draws as many voxels as the volumes hold.
+    epochs: Positive[float | None] = (
+        None  # Length in epochs, not steps; one draws as many voxels as the volumes hold.
+    )
     batch_size: Positive[int] = 8  # Patches in a batch, on each rank.
     seed: int = 0  # Every random draw of the run follows from this number.
     val_every: Positive[int] = 1000  # Steps between validations.
     checkpoint_every: Positive[int] = 1000  # Steps between checkpoints.
-    keep_checkpoints: Positive[int] = 3  # How many of the best checkpoints are kept, besides the last one.
-    volumes_every: NotNegative[int] = 0  # Steps between scores of whole volumes, also at the end; 0: never.
-    monitor: str = "val/loss"  # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
+    keep_checkpoints: Positive[int] = (
+        3  # How many of the best checkpoints are kept, besides the last one.
+    )
+    volumes_every: NotNegative[int] = (
+        0  # Steps between scores of whole volumes, also at the end; 0: never.
+    )
+    # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
+    monitor: str = "val/loss"
     log_every: Positive[int] = 10  # Steps between log lines.
-    max_skipped: Positive[int] = 10  # Steps skipped in a row, as loss or gradient is not finite, that end the run.
+    max_skipped: Positive[int] = (
+        10  # Steps skipped in a row, as loss or gradient is not finite, that end the run.
+    )
     images_every: Positive[int] = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
         super().__post_init__()
-        require(self.monitor.startswith("val/"), "monitor val/loss, or val/ and a score such as nerl", self.monitor)
+        require(
+            self.monitor.startswith("val/"),
+            "monitor val/loss, or val/ and a score such as nerl",
+            self.monitor,
+        )
 
     @property
     def picks_best(self) -> bool:
-        """Whether the run itself knows the monitored figure and writes best.pt; else `pytc.validate` does."""
+        """Whether the run itself knows the monitored figure and writes best.pt; else
+        `pytc.validate` does.
+        """
         return self.monitor == "val/loss" or self.volumes_every > 0
 
 
@@ -267,27 +410,52 @@ class LoopConfig(Section):
 class SystemConfig(Section):
     """The machine."""
 
-    # Look at the machine first: print what it has and what is chosen, and on a GPU try how many patches fit at once.
+    # Look at the machine first: print what it has and what is chosen, and on a GPU try how many
+    # patches fit at once.
     auto: bool = False
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # Where to compute; auto takes a GPU if there is one.
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"  # auto takes what the hardware is fast at.
-    workers: NotNegative[int | None] = None  # Processes that read patches; by default fitted to the machine.
-    threads: Positive[int | None] = None  # CPU threads of a rank; by default its share of the cores it may use.
-    compile: bool = False  # Compile the network by torch.compile: the first step takes minutes, the rest less time.
-    cpu_variant: bool = True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
+    device: Literal["auto", "cpu", "cuda"] = (
+        "auto"  # Where to compute; auto takes a GPU if there is one.
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
+        "auto"  # auto takes what the hardware is fast at.
+    )
+    workers: NotNegative[int | None] = (
+        None  # Processes that read patches; by default fitted to the machine.
+    )
+    threads: Positive[int | None] = (
+        None  # CPU threads of a rank; by default its share of the cores it may use.
+    )
+    # Compile the network by torch.compile: the first step takes minutes, the rest less time.
+    compile: bool = False
+    cpu_variant: bool = (
+        True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
+    )
 
 
 @dataclass(frozen=True)
 class InferenceConfig(Section):
     """From an image to affinities."""
 
-    window: Positive[Triple | None] = None  # Voxels of a prediction window; by default the training patch.
+    window: Positive[Triple | None] = (
+        None  # Voxels of a prediction window; by default the training patch.
+    )
     overlap: BelowOne = 0.5  # Share of a window that the next one covers again.
-    blending: Literal["distance", "gaussian"] = "distance"  # Weight of voxels: distance to the border, or a Gaussian.
-    flips: bool = False  # Average over the eight mirrorings of each window: eight times the work, better affinities.
-    batch_size: Positive[int] = 2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
-    block: Positive[Triple] = (512, 512, 512)  # Voxels of a block: predicted, written and marked as done in one piece.
-    activation_scale: Positive[float] = 0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
+    blending: Literal["distance", "gaussian"] = (
+        "distance"  # Weight of voxels: distance to the border, or a Gaussian.
+    )
+    # Average over the eight mirrorings of each window: eight times the work, better affinities.
+    flips: bool = False
+    batch_size: Positive[int] = (
+        2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
+    )
+    block: Positive[Triple] = (
+        512,
+        512,
+        512,
+    )  # Voxels of a block: predicted, written and marked as done in one piece.
+    activation_scale: Positive[float] = (
+        0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
+    )
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
 
 
@@ -321,20 +489,33 @@ class Config:
         require(channels == expected, f"model.out_channels {expected} for this target", channels)
         patch = self.data.patch_size
         for offset in self.target.offsets if self.target.kind == "affinity" else ():
-            require(all(o < p for o, p in zip(offset, patch)), f"offsets smaller than the patch {patch}", offset)
+            require(
+                all(o < p for o, p in zip(offset, patch)),
+                f"offsets smaller than the patch {patch}",
+                offset,
+            )
 
 
 def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
-    """The inverse of `asdict`, also by way of JSON; ValueError names an unknown field and the nearest known one."""
+    """The inverse of `asdict`, also by way of JSON;
+
+    ValueError names an unknown field and the nearest known one.
+    """
     origin, arguments = typing.get_origin(cls), typing.get_args(cls)
     if is_dataclass(cls):
         hints = typing.get_type_hints(cls)
         for key in value:
             if key not in hints:
                 raise ValueError(f"{where} has no field {key!r}{suggest(key, hints)}")
-        return cls(**{key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+        return cls(
+            **{key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()}
+        )
     if origin in (types.UnionType, typing.Union):
-        return value if value is None else from_plain(next(a for a in arguments if a is not type(None)), value, where)
+        return (
+            value
+            if value is None
+            else from_plain(next(a for a in arguments if a is not type(None)), value, where)
+        )
     if origin is tuple:
         items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         return tuple(from_plain(item, v, where) for item, v in zip(items, value, strict=True))
@@ -345,4 +526,8 @@ def suggest(name: str, known: typing.Iterable[str]) -> str:
     """'; did you mean X?' for the nearest known name, or the list of known ones, if there are any."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {near[0]!r}?" if near else known and f"; it has {', '.join(map(repr, known))}" or ""
+    return (
+        f"; did you mean {near[0]!r}?"
+        if near
+        else known and f"; it has {', '.join(map(repr, known))}" or ""
+    )

@@ -1,4 +1,7 @@
-"""Boxes of voxels: how a volume is cut into blocks, and a block into windows. One axis order, the stored one."""
+"""Boxes of voxels: how a volume is cut into blocks, and a block into windows.
+
+One axis order, the stored one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from pytc.config import require
 
 @dataclass(frozen=True)
 class Box:
-    """A region of a volume, from `start` up to but not including `stop`, in voxels along each spatial axis."""
+    """A region of a volume, from `start` up to but not including `stop`, in voxels along each
+    spatial axis.
+    """
 
     start: tuple[int, ...]
     stop: tuple[int, ...]
@@ -25,7 +30,9 @@ class Box:
 
     def moved(self, offset: tuple[int, ...]) -> Box:
         """This box, `offset` voxels further on."""
-        return Box(*(tuple(a + o for a, o in zip(corner, offset)) for corner in (self.start, self.stop)))
+        return Box(
+            *(tuple(a + o for a, o in zip(corner, offset)) for corner in (self.start, self.stop))
+        )
 
     def intersection(self, other: Box) -> Box | None:
         """The voxels in both boxes, or None."""
@@ -41,8 +48,21 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:
 
 
 def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[Box]:
-    """Windows of one size every `stride` voxels, the last along each axis snapped to the edge, in raster order."""
-    require(all(w <= n for w, n in zip(window, shape)), f"a window no larger than the volume {shape}", window)
-    require(all(0 < s <= w for s, w in zip(stride, window)), f"strides between 1 and the window {window}", stride)
-    starts = (sorted({min(start, n - w) for start in range(0, n - w + s, s)}) for n, w, s in zip(shape, window, stride))
+    """Windows of one size every `stride` voxels, the last along each axis snapped to the edge, in
+    raster order.
+    """
+    require(
+        all(w <= n for w, n in zip(window, shape)),
+        f"a window no larger than the volume {shape}",
+        window,
+    )
+    require(
+        all(0 < s <= w for s, w in zip(stride, window)),
+        f"strides between 1 and the window {window}",
+        stride,
+    )
+    starts = (
+        sorted({min(start, n - w) for start in range(0, n - w + s, s)})
+        for n, w, s in zip(shape, window, stride)
+    )
     return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]

@@ -1,4 +1,6 @@
-"""Progress of long steps: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""Progress of long steps: a bar with rate and time left on a terminal, a line now and then
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +11,44 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import rich.progress
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class Progress:
-    """How far a long step is: within its block a bar on a terminal; elsewhere a line, `seconds` or more after the last.
+    """How far a long step is: within its block a bar on a terminal; elsewhere a line, `seconds` or
+    more after the last.
 
-    A step within a step has the terminal to itself: the outer bar is drawn again when the inner one is done.
+    A step within a step has the terminal to itself: the outer bar is drawn again when the inner one
+    is done.
     """
 
     bars: ClassVar[list[rich.progress.Progress]] = []  # on the terminal, of which the last is drawn
 
-    def __init__(self, description: str, unit: str, total: int, first: int = 0, seconds: float = 15.0):
-        self.description, self.unit, self.total, self.first, self.seconds = description, unit, total, first, seconds
+    def __init__(
+        self, description: str, unit: str, total: int, first: int = 0, seconds: float = 15.0
+    ):
+        self.description, self.unit, self.total, self.first, self.seconds = (
+            description,
+            unit,
+            total,
+            first,
+            seconds,
+        )
         self.started = self.said = time.monotonic()
         self.bar = None
         if sys.stdout.isatty():
-            columns = (TextColumn(description), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn(description),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self.bar = rich.progress.Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
             self.bar.add_task("", total=total, completed=first, note="")
 
@@ -53,8 +76,11 @@ class Progress:
             rate = (done - self.first) / max(now - self.started, 1e-9)
             hours, rest = divmod(int((self.total - done) / rate), 3600)
             note = f"{note}, " if note else ""
-            print(f"{self.description} {done}/{self.total} {self.unit}, {note}{rate:.3g} {self.unit}/s, "
-                  f"{hours}:{rest // 60:02d}:{rest % 60:02d} left", flush=True)
+            print(
+                f"{self.description} {done}/{self.total} {self.unit}, {note}{rate:.3g} {self.unit}/s, "
+                f"{hours}:{rest // 60:02d}:{rest % 60:02d} left",
+                flush=True,
+            )
 
 
 def track(items: Sequence, description: str, unit: str) -> Iterator:
@@ -73,7 +99,10 @@ def announce_compilation() -> None:
     class Notice(event.RecordingListener):
         def on_start(self, event):
             if not self.buffer:
-                print("compiling, as this is the first use; later runs find the code in numba's cache", flush=True)
+                print(
+                    "compiling, as this is the first use; later runs find the code in numba's cache",
+                    flush=True,
+                )
             super().on_start(event)
 
     event.register("numba:compile", Notice())

@@ -23,9 +23,20 @@ def create_run(name: str, root: Path = RUNS) -> Path:
 
 
 def newest_run(having: str, root: Path = RUNS) -> Path:
-    """The run below `root` whose files of pattern `having` changed last; ValueError if no run has any."""
-    found = [(path.stat().st_mtime_ns, path, folder) for folder in root.glob("*/") for path in folder.glob(having)]
-    require(found, f"a run with {having} below {root.resolve()}, which train.py makes, or its name", None)
+    """The run below `root` whose files of pattern `having` changed last;
+
+    ValueError if no run has any.
+    """
+    found = [
+        (path.stat().st_mtime_ns, path, folder)
+        for folder in root.glob("*/")
+        for path in folder.glob(having)
+    ]
+    require(
+        found,
+        f"a run with {having} below {root.resolve()}, which train.py makes, or its name",
+        None,
+    )
     return max(found)[2]
 
 
@@ -43,8 +54,9 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path):
-    """A path of the same name in a temporary folder beside `path`: the file or folder that is made there takes the
-    place of what is at `path` when the block ends well, and goes when it does not."""
+    """A path of the same name in a temporary folder beside `path`: the file or folder that is made
+    there takes the place of what is at `path` when the block ends well, and goes when it does
+    not."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

@@ -1,7 +1,9 @@
-"""python -m pytc.validate: scores whole volumes by the checkpoints of a run, beside the run or after it.
+"""python -m pytc.validate: scores whole volumes by the checkpoints of a run, beside the run or
+after it.
 
-best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig.picks_best`), its `Keeper`; where it
-does not, as it scores no volumes, the run keeps its newest checkpoints, and best.pt is written here.
+best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig.picks_best`), its
+`Keeper`; where it does not, as it scores no volumes, the run keeps its newest checkpoints, and
+best.pt is written here.
 """
 
 import fcntl
@@ -22,11 +24,13 @@ SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
 
 
 def validate(config: ValidateConfig) -> None:
-    """Score the checkpoints of a run that are not scored yet; with config.watch the newest one, again and again.
+    """Score the checkpoints of a run that are not scored yet; with config.watch the newest one,
+    again and again.
 
-    Figures go to validation.jsonl, a line a step, and to TensorBoard. Watching ends when the last step is scored, or by
-    Ctrl-C or SIGTERM. A checkpoint that is damaged, half written or gone gives a warning. ValueError if there is no
-    run, another process validates it, or it has no volumes to score.
+    Figures go to validation.jsonl, a line a step, and to TensorBoard. Watching ends when the last
+    step is scored, or by Ctrl-C or SIGTERM. A checkpoint that is damaged, half written or gone
+    gives a warning. ValueError if there is no run, another process validates it, or it has no
+    volumes to score.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Path(config.run) if config.run else newest_run("config.json")
@@ -40,13 +44,21 @@ def validate(config: ValidateConfig) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise ValueError(f"expected a run that no other process validates, got {run}") from None
+                raise ValueError(
+                    f"expected a run that no other process validates, got {run}"
+                ) from None
             log, seen = run / "validation.jsonl", set()
-            rows = {row["step"]: row for row in map(json.loads, log.read_text().splitlines())} if log.exists() else {}
+            rows = (
+                {row["step"]: row for row in map(json.loads, log.read_text().splitlines())}
+                if log.exists()
+                else {}
+            )
             while True:
                 if state := newest(run / "checkpoints", rows, seen, skip_older=config.watch):
                     score(run, state, rows, config.device)
-                elif not config.watch or ((run / "config.json").exists() and load_config(run).loop.max_steps in rows):
+                elif not config.watch or (
+                    (run / "config.json").exists() and load_config(run).loop.max_steps in rows
+                ):
                     return
                 else:
                     time.sleep(config.interval)
@@ -55,17 +67,25 @@ def validate(config: ValidateConfig) -> None:
 
 
 def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
-    """The newest checkpoint whose step is not scored; with skip_older none that is older than a scored one."""
-    from pytc.training.checkpoint import good_checkpoints  # torch takes seconds to load, and --help needs none
+    """The newest checkpoint whose step is not scored; with skip_older none that is older than a
+    scored one.
+    """
+    from pytc.training.checkpoint import (
+        good_checkpoints,
+    )  # torch takes seconds to load, and --help needs none
 
     for state in good_checkpoints(folder, seen):
-        if state["step"] not in scored and not (skip_older and state["step"] < max(scored, default=0)):
+        if state["step"] not in scored and not (
+            skip_older and state["step"] < max(scored, default=0)
+        ):
             return state
     return None
 
 
 def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
-    """Predict and score by the weights of a checkpoint; adds a row to `rows` and files, writes best.pt if it is."""
+    """Predict and score by the weights of a checkpoint; adds a row to `rows` and files, writes
+    best.pt if it is.
+    """
     from torch.utils.tensorboard import SummaryWriter
 
     from pytc import hardware
@@ -78,18 +98,30 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
     device = hardware.choose_device(replace(trained.system, device=device))
     if device.type == "cpu":  # a precision that was chosen for a GPU
         trained = replace(trained, system=replace(trained.system, precision="auto"))
-    figures, name = validate_volumes(model.to(device), trained, device, run / "validation"), trained.loop.monitor
+    figures, name = (
+        validate_volumes(model.to(device), trained, device, run / "validation"),
+        trained.loop.monitor,
+    )
     if name in figures and not trained.loop.picks_best:
-        if all(loss_of(name, figures[name]) < loss_of(name, row[name]) for row in rows.values() if name in row):
+        if all(
+            loss_of(name, figures[name]) < loss_of(name, row[name])
+            for row in rows.values()
+            if name in row
+        ):
             save_checkpoint(run / "checkpoints" / "best.pt", state)
     rows[step] = {"step": step, "time": round(time.time(), 3), **figures}
     with replacing(run / "validation.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
-    # In a folder of its own: TensorBoard follows the newest file of a folder, and would lose sight of the run's.
+    # In a folder of its own: TensorBoard follows the newest file of a folder, and would lose sight
+    # of the run's.
     with SummaryWriter(str(run / "validation")) as board:
         for key, value in figures.items():
             board.add_scalar(key, value, step)
-    print(f"step {step}: " + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures), flush=True)
+    print(
+        f"step {step}: "
+        + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

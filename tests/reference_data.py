@@ -17,8 +17,14 @@ def mix(number):
 
 def hashes(key, stream, count, first=1):
     """splitmix64 from the state mix(key ^ digest of the stream)."""
-    state = mix((key & MASK) ^ int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest(), "little"))
-    return [mix((state + counter * 0x9E3779B97F4A7C15) & MASK) for counter in range(first, first + count)]
+    state = mix(
+        (key & MASK)
+        ^ int.from_bytes(hashlib.blake2b(stream.encode(), digest_size=8).digest(), "little")
+    )
+    return [
+        mix((state + counter * 0x9E3779B97F4A7C15) & MASK)
+        for counter in range(first, first + count)
+    ]
 
 
 def voxels(shape):
@@ -139,7 +145,9 @@ def tversky(logits, target, valid, alpha):
             hits = sum(sigmoid(a) * b for a, b in zip(x[k], t[k]))
             false_positives = sum(sigmoid(a) * (1 - b) for a, b in zip(x[k], t[k]))
             false_negatives = sum((1 - sigmoid(a)) * b for a, b in zip(x[k], t[k]))
-            total += 1 - (hits + 1) / (hits + alpha * false_positives + (1 - alpha) * false_negatives + 1)
+            total += 1 - (hits + 1) / (
+                hits + alpha * false_positives + (1 - alpha) * false_negatives + 1
+            )
             count += 1
     return total, count
 

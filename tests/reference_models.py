@@ -12,8 +12,12 @@ from torch import Tensor, nn
 
 
 def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 in [-1, 1): element i is the murmur3 finaliser of crc32(name) + i * 0x9E3779B9, as a fraction of 2^32."""
-    x = np.arange(math.prod(shape), dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(zlib.crc32(name.encode()))
+    """float32 in [-1, 1): element i is the murmur3 finaliser of crc32(name) + i * 0x9E3779B9, as a
+    fraction of 2^32.
+    """
+    x = np.arange(math.prod(shape), dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(
+        zlib.crc32(name.encode())
+    )
     for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
         x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
     x ^= x >> np.uint32(16)
@@ -27,7 +31,9 @@ def make_image(shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def fill_parameters(model: nn.Module) -> None:
-    """Set each parameter by its name: kernels with unit gain, norm weights about 1, all others within 1/2 of 0."""
+    """Set each parameter by its name: kernels with unit gain, norm weights about 1, all others
+    within 1/2 of 0.
+    """
     for name, parameter in model.named_parameters():
         values = uniform(name, tuple(parameter.shape))
         if name.endswith("norm.weight"):
@@ -40,8 +46,12 @@ def fill_parameters(model: nn.Module) -> None:
 
 
 def hash_parameters(model: nn.Module) -> str:
-    """Short hash of names, shapes and order of the parameters, but for the official network's idle `dummy_tensor`."""
-    lines = [f"{name} {list(p.shape)}" for name, p in model.named_parameters() if name != "dummy_tensor"]
+    """Short hash of names, shapes and order of the parameters, but for the official network's idle
+    `dummy_tensor`.
+    """
+    lines = [
+        f"{name} {list(p.shape)}" for name, p in model.named_parameters() if name != "dummy_tensor"
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -53,19 +63,31 @@ def summarise(output: Tensor) -> dict:
     """Shape, mean, standard deviation and 12 values, evenly spread, of a tensor."""
     flat = output.detach().flatten().double()
     picks = torch.linspace(0, len(flat) - 1, 12).long()
-    figures = {"mean": flat.mean().item(), "std": flat.std(correction=0).item(), "values": flat[picks].tolist()}
-    rounded = {name: [float(f"{v:.8g}") for v in f] if name == "values" else float(f"{f:.8g}")
-               for name, f in figures.items()}
+    figures = {
+        "mean": flat.mean().item(),
+        "std": flat.std(correction=0).item(),
+        "values": flat[picks].tolist(),
+    }
+    rounded = {
+        name: [float(f"{v:.8g}") for v in f] if name == "values" else float(f"{f:.8g}")
+        for name, f in figures.items()
+    }
     return {"shape": list(output.shape), **rounded}
 
 
-def rsunet(weights: dict[str, Tensor], x: Tensor, strides: list[tuple[int, int, int]]) -> list[Tensor]:
-    """What a residual symmetric U-Net with these weights predicts, finest first; axis by axis, layout by default."""
+def rsunet(
+    weights: dict[str, Tensor], x: Tensor, strides: list[tuple[int, int, int]]
+) -> list[Tensor]:
+    """What a residual symmetric U-Net with these weights predicts, finest first; axis by axis,
+    layout by default.
+    """
 
     def convolve(x: Tensor, name: str, relu: bool = True) -> Tensor:
         kernel = weights[f"{name}.0.weight"].contiguous()
         x = nn.functional.conv3d(x, kernel, padding=[n // 2 for n in kernel.shape[2:]])
-        x = nn.functional.instance_norm(x, weight=weights[f"{name}.1.weight"], bias=weights[f"{name}.1.bias"])
+        x = nn.functional.instance_norm(
+            x, weight=weights[f"{name}.1.weight"], bias=weights[f"{name}.1.bias"]
+        )
         return x.relu() if relu else x
 
     def module(x: Tensor, name: str) -> Tensor:

@@ -1,4 +1,6 @@
-"""Slow, obvious twins of pytc.segmentation and pytc.metrics, and the volumes that they are compared on."""
+"""Slow, obvious twins of pytc.segmentation and pytc.metrics, and the volumes that they are compared
+on.
+"""
 
 import itertools
 import math
@@ -16,7 +18,9 @@ def true_edges(affinities, threshold, mask=None):
     for voxel in np.ndindex(shape):
         for channel, step in enumerate(STEPS):
             other = tuple(v + s for v, s in zip(voxel, step))
-            inside = all(o < n for o, n in zip(other, shape)) and (mask is None or (mask[voxel] and mask[other]))
+            inside = all(o < n for o, n in zip(other, shape)) and (
+                mask is None or (mask[voxel] and mask[other])
+            )
             if inside and float(affinities[(channel, *voxel)]) / scale > threshold:
                 yield voxel, other
 
@@ -53,7 +57,10 @@ def slow_grow(labels, affinities, floor=0.0):
     for voxel in np.ndindex(labels.shape):
         for channel, step in enumerate(STEPS):
             other = tuple(v + s for v, s in zip(voxel, step))
-            if all(o < n for o, n in zip(other, labels.shape)) and values[(channel, *voxel)] > floor:
+            if (
+                all(o < n for o, n in zip(other, labels.shape))
+                and values[(channel, *voxel)] > floor
+            ):
                 edges.append((-values[(channel, *voxel)], voxel, channel, other))
     group = {voxel: {voxel} for voxel in np.ndindex(labels.shape)}
     label = {voxel: int(labels[voxel]) for voxel in group}
@@ -64,7 +71,9 @@ def slow_grow(labels, affinities, floor=0.0):
         name = label[voxel] or label[other]
         for member in joined:
             group[member], label[member] = joined, name
-    return np.array([label[voxel] for voxel in np.ndindex(labels.shape)], labels.dtype).reshape(labels.shape)
+    return np.array([label[voxel] for voxel in np.ndindex(labels.shape)], labels.dtype).reshape(
+        labels.shape
+    )
 
 
 def slow_overlap(truth, segmentation):
@@ -84,8 +93,11 @@ def slow_overlap(truth, segmentation):
 
     split, merge = entropy(pairs) - entropy(objects), entropy(pairs) - entropy(segments)
     return {
-        "voi_split": split, "voi_merge": merge, "voi_sum": split + merge,
-        "rand_split": squares(pairs) / squares(objects), "rand_merge": squares(pairs) / squares(segments),
+        "voi_split": split,
+        "voi_merge": merge,
+        "voi_sum": split + merge,
+        "rand_split": squares(pairs) / squares(objects),
+        "rand_merge": squares(pairs) / squares(segments),
         "adapted_rand_error": 1 - 2 * squares(pairs) / (squares(objects) + squares(segments)),
     }
 
@@ -120,7 +132,9 @@ def random_affinities(rng, shape, dtype=np.float16):
 
 
 def voronoi(shape, n, seed, voxel_size=(1, 1, 1)):
-    """Labels 1 .. n of the nearest of n random points, distances in nm; the same for a seed on any machine."""
+    """Labels 1 .. n of the nearest of n random points, distances in nm; the same for a seed on any
+    machine.
+    """
     points = np.random.Generator(np.random.PCG64(seed)).random((n, 3)) * shape
     nearest = np.full(shape, np.inf)
     labels = np.zeros(shape, np.uint64)
@@ -136,7 +150,11 @@ def volume_cases():
     """name, truth, segmentation (uint64): what the figures of golden/overlap.json were recorded on."""
     draw = np.random.Generator(np.random.PCG64(7))
     shape = (12, 20, 25)
-    yield "noise", (draw.random(shape) * 9).astype(np.uint64), (draw.random(shape) * 30).astype(np.uint64)
+    yield (
+        "noise",
+        (draw.random(shape) * 9).astype(np.uint64),
+        (draw.random(shape) * 30).astype(np.uint64),
+    )
     truth = voronoi((40, 60, 60), 25, 1)
     yield "perfect", truth, truth * np.uint64(3)
     yield "all background", truth, np.zeros_like(truth)
@@ -150,7 +168,9 @@ def volume_cases():
 
 
 def skeleton_cases():
-    """name, ids, positions, nm, edges, segments at the nodes: what golden/skeleton.json was recorded on."""
+    """name, ids, positions, nm, edges, segments at the nodes: what golden/skeleton.json was
+    recorded on.
+    """
     draw = np.random.Generator(np.random.PCG64(11))
     shape = np.array((40, 200, 200))
     positions, ids, edges = [], [], []
@@ -173,7 +193,9 @@ def skeleton_cases():
         "background": np.zeros_like(ids),
         "splits": own * np.uint64(100) + (positions[:, 1] // 40).astype(np.uint64),
         "mergers": own // np.uint64(3) + np.uint64(1),
-        "small contacts": np.where(some < 0.01, np.roll(ids, 200), np.where(some > 0.97, np.uint64(0), ids)),
+        "small contacts": np.where(
+            some < 0.01, np.roll(ids, 200), np.where(some > 0.97, np.uint64(0), ids)
+        ),
         "regions": coarse,
         "noise": (some * 50).astype(np.uint64),
     }

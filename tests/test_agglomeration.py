@@ -14,13 +14,18 @@ def line(values):
     return affinities
 
 
-@pytest.mark.parametrize("package, call", [
-    ("waterz", lambda a: agglomerate(a, np.ones(a.shape[1:], int), 0.5)),
-    ("mwatershed", lambda a: mutex_watershed(a, STEPS)),
-])
+@pytest.mark.parametrize(
+    "package, call",
+    [
+        ("waterz", lambda a: agglomerate(a, np.ones(a.shape[1:], int), 0.5)),
+        ("mwatershed", lambda a: mutex_watershed(a, STEPS)),
+    ],
+)
 def test_says_which_extra_is_missing(monkeypatch, package, call):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=rf"{package} is needed: pip install 'pytc\[agglomeration\]'"):
+    with pytest.raises(
+        ImportError, match=rf"{package} is needed: pip install 'pytc\[agglomeration\]'"
+    ):
         call(line([0.5]))
 
 
@@ -44,7 +49,9 @@ def test_edges_lead_forward_along_each_axis(axis):
     along = np.moveaxis(affinities[axis], axis, 0)
     along[:] = 0
     along[1] = 1
-    fragments = np.moveaxis(np.broadcast_to(np.array([1, 2, 3, 4])[:, None, None], (4, 4, 4)), 0, axis)
+    fragments = np.moveaxis(
+        np.broadcast_to(np.array([1, 2, 3, 4])[:, None, None], (4, 4, 4)), 0, axis
+    )
     joined = np.moveaxis(agglomerate(affinities, fragments, 0.5), axis, 0)[:, 0, 0]
     assert joined[1] == joined[2] and len(set(joined)) == 3
     pairs = np.moveaxis(mutex_watershed(affinities, STEPS), axis, 0)

@@ -39,7 +39,9 @@ DAMAGE = {
 }
 ALL = GEOMETRY | DAMAGE
 STRONG = AugmentConfig(
-    **{f.name: 0.6 for f in fields(AugmentConfig) if f.name.endswith("_prob")}, affine_rotation=30, elastic_spacing=6
+    **{f.name: 0.6 for f in fields(AugmentConfig) if f.name.endswith("_prob")},
+    affine_rotation=30,
+    elastic_spacing=6,
 )
 
 
@@ -54,7 +56,9 @@ def random_batch(count=6, channels=2, shape=SHAPE, seed=0):
 
 
 def places_batch(count, shape):
-    """Images whose channels are the place of a voxel, and labels that number the voxels: they must stay together."""
+    """Images whose channels are the place of a voxel, and labels that number the voxels: they must
+    stay together.
+    """
     z, y, x = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     image = torch.stack((z, y, x)).float().expand(count, 3, *shape).contiguous()
     labels = ((z * shape[1] + y) * shape[2] + x).to(torch.int32).expand(count, *shape).contiguous()
@@ -76,8 +80,11 @@ def test_hashes_are_splitmix64_of_key_and_stream():
 def test_samples_streams_and_calls_differ():
     draws = [
         SampleRandom(torch.tensor([sample_key(seed, step, index)]), stream).uniform().item()
-        for seed in (0, 1) for step in (0, 1) for index in (0, 1) for stream in ("flip", "noise")
-    ]  # fmt: skip
+        for seed in (0, 1)
+        for step in (0, 1)
+        for index in (0, 1)
+        for stream in ("flip", "noise")
+    ]
     assert len(set(draws)) == 16
     rng = SampleRandom(keys(1), "flip")
     assert rng.uniform() != rng.uniform()
@@ -180,7 +187,9 @@ def test_permutations_respect_voxel_size_and_extent():
     assert torch.equal(moved[:, 2], image[:, 2])  # x is shorter, so it stays
     assert torch.equal(moved[:, 0], image[:, 0]) is False
     image, labels = places_batch(60, (5, 5, 5))
-    moved, _ = warp.permute_axes(image, labels, SampleRandom(keys(60), "a"), prob=1.0, voxel_size=(9, 9, 20))
+    moved, _ = warp.permute_axes(
+        image, labels, SampleRandom(keys(60), "a"), prob=1.0, voxel_size=(9, 9, 20)
+    )
     assert len(moved.flatten(1).unique(dim=0)) == 2
     moved, _ = warp.permute_axes(image, labels, SampleRandom(keys(60), "a"), prob=1.0)
     assert len(moved.flatten(1).unique(dim=0)) == 6
@@ -200,7 +209,9 @@ def test_rot90_turns_in_the_plane_of_the_section(axis):
 @pytest.mark.parametrize("shape, voxel_size", [((3, 4, 5), ISOTROPIC), ((4, 4, 4), (1, 1, 2))])
 def test_rot90_of_unlike_axes_is_a_half_turn(shape, voxel_size):
     image, labels = places_batch(3, shape)
-    moved, _ = warp.rot90(image, labels, SampleRandom(keys(3), "a"), prob=1.0, voxel_size=voxel_size)
+    moved, _ = warp.rot90(
+        image, labels, SampleRandom(keys(3), "a"), prob=1.0, voxel_size=voxel_size
+    )
     assert torch.equal(moved, image.flip(3, 4))
 
 
@@ -219,7 +230,9 @@ def test_affine_matches_the_loop(voxel_size):
     centre = np.array([2.0, 3.0, 2.5])
     for row in range(2):
         expected = reference.resample(
-            image[row].numpy(), labels[row].numpy(), lambda v: matrices[row].numpy() @ (v - centre) + centre  # noqa: B023
+            image[row].numpy(),
+            labels[row].numpy(),
+            lambda v: matrices[row].numpy() @ (v - centre) + centre,  # noqa: B023
         )
         np.testing.assert_allclose(moved[row], expected[0], atol=1e-4)
         np.testing.assert_array_equal(label_moved[row], expected[1])
@@ -227,14 +240,18 @@ def test_affine_matches_the_loop(voxel_size):
 
 def test_affine_of_no_strength_changes_nothing():
     image, labels = random_batch()
-    moved, label_moved = warp.affine(image, labels, SampleRandom(keys(6), "a"), prob=1.0, scale=0, shear=0, rotation=0)
+    moved, label_moved = warp.affine(
+        image, labels, SampleRandom(keys(6), "a"), prob=1.0, scale=0, shear=0, rotation=0
+    )
     torch.testing.assert_close(moved, image, rtol=0, atol=1e-5)
     assert torch.equal(label_moved, labels)
 
 
 def test_affine_strengths():
     def draw(**strengths):
-        return torch.stack([*warp.draw_affine(SampleRandom(keys(200), "a"), SHAPE, prob=1.0, **strengths).values()])
+        return torch.stack(
+            [*warp.draw_affine(SampleRandom(keys(200), "a"), SHAPE, prob=1.0, **strengths).values()]
+        )
 
     scaled = draw(scale=0.2, shear=0, rotation=0)
     diagonal = scaled.diagonal(dim1=1, dim2=2)
@@ -244,17 +261,23 @@ def test_affine_strengths():
     torch.testing.assert_close(torch.linalg.det(sheared), torch.ones(200, dtype=torch.float64))
     assert sheared[:, 0].abs().amax(0)[1:].max() <= 0.5
     turned = draw(scale=0, shear=0, rotation=180)
-    torch.testing.assert_close(turned @ turned.mT, torch.eye(3, dtype=torch.float64).expand_as(turned))
+    torch.testing.assert_close(
+        turned @ turned.mT, torch.eye(3, dtype=torch.float64).expand_as(turned)
+    )
     assert turned[:, 0, 0].min() < -0.9
     in_plane = draw(scale=0, shear=0, rotation=180, voxel_size=(9, 9, 20))
-    assert torch.equal(in_plane[:, 2], torch.tensor([0.0, 0, 1], dtype=torch.float64).expand(200, 3))
+    assert torch.equal(
+        in_plane[:, 2], torch.tensor([0.0, 0, 1], dtype=torch.float64).expand(200, 3)
+    )
     assert in_plane[:, 0, 0].min() < -0.9
 
 
 def test_shear_is_in_nm():
     draw = partial(warp.draw_affine, shape=SHAPE, prob=1.0, scale=0, shear=0.5, rotation=0)
-    plain, in_voxels = (torch.stack([*draw(SampleRandom(keys(9), "a"), voxel_size=size).values()])
-                        for size in (ISOTROPIC, (40, 4, 4)))  # fmt: skip
+    plain, in_voxels = (
+        torch.stack([*draw(SampleRandom(keys(9), "a"), voxel_size=size).values()])
+        for size in (ISOTROPIC, (40, 4, 4))
+    )
     torch.testing.assert_close(in_voxels[:, 1, 0], plain[:, 1, 0] * 10)
     torch.testing.assert_close(in_voxels[:, 0, 2], plain[:, 0, 2] / 10)
 
@@ -270,18 +293,27 @@ def test_elastic_field_has_the_stated_size_and_is_smooth():
     shape = (40, 50, 60)
     strengths = {"spacing": 12, "magnitude": 2.0, "voxel_size": (2.0, 1.0, 1.0)}
     knots = warp.draw_elastic(SampleRandom(keys(30), "a"), shape, prob=1.0, **strengths)
-    fields = torch.stack([warp._spline_field(field, shape)(slice(None)) for field in knots.values()])
+    fields = torch.stack(
+        [warp._spline_field(field, shape)(slice(None)) for field in knots.values()]
+    )
     spread = fields.pow(2).mean((0, 2, 3, 4)).sqrt()
     torch.testing.assert_close(spread, torch.tensor([1.0, 2.0, 2.0]), rtol=0.1, atol=0)
     ends = fields[..., 0, 0, 0].pow(2).mean(0).sqrt()  # as much at the corners as inside
     torch.testing.assert_close(ends, torch.tensor([1.0, 2.0, 2.0]), rtol=0.4, atol=0)
-    assert fields.diff(dim=4)[:, 1:].abs().max() < 2 and fields.diff(dim=4, n=2)[:, 1:].abs().max() < 0.3
+    assert (
+        fields.diff(dim=4)[:, 1:].abs().max() < 2
+        and fields.diff(dim=4, n=2)[:, 1:].abs().max() < 0.3
+    )
 
 
 def test_affine_and_elastic_together_are_one_resampling():
     image, labels = places_batch(1, (12, 12, 12))
-    matrices = warp.draw_affine(SampleRandom(keys(1), "a"), SHAPE, prob=1.0, scale=0.1, shear=0.1, rotation=10)
-    knots = warp.draw_elastic(SampleRandom(keys(1), "e"), (12, 12, 12), prob=1.0, spacing=8, magnitude=0.5)
+    matrices = warp.draw_affine(
+        SampleRandom(keys(1), "a"), SHAPE, prob=1.0, scale=0.1, shear=0.1, rotation=10
+    )
+    knots = warp.draw_elastic(
+        SampleRandom(keys(1), "e"), (12, 12, 12), prob=1.0, spacing=8, magnitude=0.5
+    )
     both = warp.deform(image, labels, matrices, knots)[0][0]
     affine = warp.deform(image, labels, matrices, {})[0][0]
     inner = ((affine > 2) & (affine < 9)).all(0)
@@ -294,7 +326,13 @@ def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
     shape = (10, 11, 12)
     image, labels = places_batch(60, shape)
     moved, label_moved = warp.misalign(
-        image, labels, SampleRandom(keys(60), "a"), prob=1.0, max_shift=3, max_rotation=10, axis=axis
+        image,
+        labels,
+        SampleRandom(keys(60), "a"),
+        prob=1.0,
+        max_shift=3,
+        max_rotation=10,
+        axis=axis,
     )
     torch.testing.assert_close(moved[:, axis], image[:, axis])
     changed = (moved - image).movedim(2 + axis, 1).flatten(2).abs().amax(2) > 1e-3
@@ -313,7 +351,9 @@ def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_dropped_slices_are_blank_and_the_others_whole(axis):
     image = random_batch(20)[0] + 0.1
-    dropped, _ = damage.drop_slices(image, None, SampleRandom(keys(20), "a"), drop_prob=0.3, axis=axis)
+    dropped, _ = damage.drop_slices(
+        image, None, SampleRandom(keys(20), "a"), drop_prob=0.3, axis=axis
+    )
     before, after = image.movedim(2 + axis, 1), dropped.movedim(2 + axis, 1)
     blank = (after == 0).flatten(2).all(2)
     assert torch.equal(after[~blank], before[~blank])
@@ -324,8 +364,16 @@ def test_dropped_slices_are_blank_and_the_others_whole(axis):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_shifted_slices_match_the_loop(axis, fill):
     image, _ = random_batch(3)
-    moved, _ = damage.shift_slices(image, None, SampleRandom(keys(3), "a"), shift_prob=0.6, max_shift=4, axis=axis,
-                                   prob=0.7, fill=fill)  # fmt: skip
+    moved, _ = damage.shift_slices(
+        image,
+        None,
+        SampleRandom(keys(3), "a"),
+        shift_prob=0.6,
+        max_shift=4,
+        axis=axis,
+        prob=0.7,
+        fill=fill,
+    )
     rng, depth = SampleRandom(keys(3), "a"), SHAPE[axis]
     picked = rng.bernoulli(0.7)[:, None] & rng.bernoulli(0.6, depth)
     shifts = rng.integers(-4, 5, depth, 2).tolist()
@@ -341,7 +389,9 @@ def test_shifted_slices_match_the_loop(axis, fill):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_shift_along_both_directions_in_plane_and_not_across(axis):
     image, _ = places_batch(10, (9, 9, 9))
-    moved, _ = damage.shift_slices(image, None, SampleRandom(keys(10), "a"), shift_prob=1.0, max_shift=3, axis=axis)
+    moved, _ = damage.shift_slices(
+        image, None, SampleRandom(keys(10), "a"), shift_prob=1.0, max_shift=3, axis=axis
+    )
     distance = (moved - image).abs().amax((0, 2, 3, 4))
     assert distance[axis] == 0
     assert [distance[a] for a in range(3) if a != axis] == [3, 3]
@@ -349,7 +399,9 @@ def test_slices_shift_along_both_directions_in_plane_and_not_across(axis):
 
 def test_missing_sections_are_one_short_run():
     image = random_batch(40)[0] + 0.1
-    missing, _ = damage.missing_section(image, None, SampleRandom(keys(40), "a"), prob=1.0, longest=3)
+    missing, _ = damage.missing_section(
+        image, None, SampleRandom(keys(40), "a"), prob=1.0, longest=3
+    )
     lengths = []
     for before, after in zip(image, missing):
         blank = (after == 0).all(0).flatten(1).all(1).nonzero().flatten().tolist()
@@ -362,7 +414,9 @@ def test_missing_sections_are_one_short_run():
 
 def test_blurred_slices_match_the_loop():
     image, _ = random_batch(1, channels=1, shape=(4, 5, 8))
-    blurred, _ = damage.blur_slices(image, None, SampleRandom(keys(1), "a"), blur_prob=0.7, max_sigma=1.5)
+    blurred, _ = damage.blur_slices(
+        image, None, SampleRandom(keys(1), "a"), blur_prob=0.7, max_sigma=1.5
+    )
     rng = SampleRandom(keys(1), "a")
     picked = (rng.bernoulli(1.0)[:, None] & rng.bernoulli(0.7, 4))[0]
     sigma = rng.uniform(4, low=0.375, high=1.5)[0].tolist()
@@ -375,13 +429,23 @@ def test_blurred_slices_match_the_loop():
 
 def test_intensity_and_slice_contrast_are_linear():
     image, _ = random_batch(20)
-    moved, _ = damage.intensity(image, None, SampleRandom(keys(20), "a"), prob=1.0, scale=0.2, offset=0.1)
+    moved, _ = damage.intensity(
+        image, None, SampleRandom(keys(20), "a"), prob=1.0, scale=0.2, offset=0.1
+    )
     for before, after in zip(image.flatten(1).numpy(), moved.flatten(1).numpy()):
         slope, offset = np.polyfit(before, after, 1)
-        assert 0.8 <= slope <= 1.2 and abs(offset) <= 0.1 and np.abs(slope * before + offset - after).max() < 1e-5
-    moved, _ = damage.slice_contrast(image, None, SampleRandom(keys(20), "a"), contrast_prob=1.0, scale=0.2, offset=0.1)
+        assert (
+            0.8 <= slope <= 1.2
+            and abs(offset) <= 0.1
+            and np.abs(slope * before + offset - after).max() < 1e-5
+        )
+    moved, _ = damage.slice_contrast(
+        image, None, SampleRandom(keys(20), "a"), contrast_prob=1.0, scale=0.2, offset=0.1
+    )
     slopes = [
-        np.polyfit(image[row, :, z].flatten(), moved[row, :, z].flatten(), 1)[0] for row in range(3) for z in range(8)
+        np.polyfit(image[row, :, z].flatten(), moved[row, :, z].flatten(), 1)[0]
+        for row in range(3)
+        for z in range(8)
     ]
     assert len(set(slopes)) == 24 and 0.8 <= min(slopes) < max(slopes) <= 1.2
 
@@ -392,7 +456,11 @@ def test_gamma_keeps_black_white_and_sign():
     black, white, grey, negative = moved.flatten(1).unbind(1)
     assert (black == 0).all() and (white == 1).all() and torch.equal(negative, -grey)
     power = grey.log() / np.log(0.25)
-    assert 0.5 <= power.min() < 0.7 and 1.6 < power.max() <= 2.0 and 0.3 < (power < 1).float().mean() < 0.7
+    assert (
+        0.5 <= power.min() < 0.7
+        and 1.6 < power.max() <= 2.0
+        and 0.3 < (power < 1).float().mean() < 0.7
+    )
 
 
 def test_noise_is_gaussian_and_of_the_drawn_size():
@@ -412,7 +480,9 @@ def test_cutout_levels_boxes_to_their_mean():
         z, y, x = (before != after).any(0).nonzero().unbind(1)
         box = (slice(None), *(slice(int(a.min()), int(a.max()) + 1) for a in (z, y, x)))
         assert all(s.stop - s.start <= n // 2 + 1 for s, n in zip(box[1:], SHAPE))
-        torch.testing.assert_close(after[box], before[box].mean((1, 2, 3), keepdim=True).expand_as(after[box]))
+        torch.testing.assert_close(
+            after[box], before[box].mean((1, 2, 3), keepdim=True).expand_as(after[box])
+        )
         assert (before != after).sum() == after[box].numel()
 
 
@@ -472,7 +542,12 @@ def test_recipe_switched_off_changes_nothing():
 
 
 def test_slices_lie_across_the_largest_voxels():
-    assert [section_axis(size) for size in (ISOTROPIC, (40, 4, 4), (9, 9, 20), (4, 8, 8))] == [0, 0, 2, 1]
+    assert [section_axis(size) for size in (ISOTROPIC, (40, 4, 4), (9, 9, 20), (4, 8, 8))] == [
+        0,
+        0,
+        2,
+        1,
+    ]
     off = AugmentConfig(**{f.name: 0.0 for f in fields(AugmentConfig) if f.name.endswith("_prob")})
     image, labels = random_batch(3)
     config = replace(off, drop_slice_prob=0.5, slices_prob=1.0)
@@ -480,17 +555,26 @@ def test_slices_lie_across_the_largest_voxels():
     assert (result == 0).flatten(2, 3).all(2).any() and not (result == 0).flatten(3).all(3).any()
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"image": torch.rand(2, 9, 9, 9)}, "B, C, Z, Y, X"),
-    ({"image": torch.zeros((2, 1, 9, 9, 9), dtype=torch.int32)}, "uint8 or float"),
-    ({"labels": torch.zeros((2, 9, 9, 8), dtype=torch.int32)}, "labels"),
-    ({"labels": torch.zeros((2, 9, 9, 9), dtype=torch.uint8)}, "signed"),
-    ({"keys": keys(3)}, "key for each of 2"),
-    ({"voxel_size": (4, 4)}, "three positive"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"image": torch.rand(2, 9, 9, 9)}, "B, C, Z, Y, X"),
+        ({"image": torch.zeros((2, 1, 9, 9, 9), dtype=torch.int32)}, "uint8 or float"),
+        ({"labels": torch.zeros((2, 9, 9, 8), dtype=torch.int32)}, "labels"),
+        ({"labels": torch.zeros((2, 9, 9, 9), dtype=torch.uint8)}, "signed"),
+        ({"keys": keys(3)}, "key for each of 2"),
+        ({"voxel_size": (4, 4)}, "three positive"),
+    ],
+)
 def test_recipe_refuses_what_does_not_fit(change, message):
     image, labels = random_batch(2, 1, (9, 9, 9))
-    arguments = {"image": image, "labels": labels, "keys": keys(2), "config": STRONG, "voxel_size": ISOTROPIC}
+    arguments = {
+        "image": image,
+        "labels": labels,
+        "keys": keys(2),
+        "config": STRONG,
+        "voxel_size": ISOTROPIC,
+    }
     with pytest.raises(ValueError, match=message):
         augment(**{**arguments, **change})
 
@@ -498,9 +582,13 @@ def test_recipe_refuses_what_does_not_fit(change, message):
 # ---- MONAI
 
 
-@pytest.mark.parametrize("make", [
-    partial(DropSliced, drop_prob=0.5), partial(ShiftSliced, shift_prob=0.5, max_shift=3, fill="wrap"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(DropSliced, drop_prob=0.5),
+        partial(ShiftSliced, shift_prob=0.5, max_shift=3, fill="wrap"),
+    ],
+)
 def test_monai_transforms_repeat_by_their_random_state(make):
     image, _ = random_batch(1)
     data = {"image": image[0], "grey": (image[0] * 255).byte().numpy(), "other": 1}
@@ -511,8 +599,14 @@ def test_monai_transforms_repeat_by_their_random_state(make):
     for result in results:
         again = transform(data)
         assert torch.equal(again["image"], result["image"])
-        assert isinstance(result["grey"], np.ndarray) and result["grey"].dtype == np.uint8 and result["other"] == 1
-        np.testing.assert_array_equal(result["grey"], (result["image"] * 255).byte())  # the same slices of all keys
+        assert (
+            isinstance(result["grey"], np.ndarray)
+            and result["grey"].dtype == np.uint8
+            and result["other"] == 1
+        )
+        np.testing.assert_array_equal(
+            result["grey"], (result["image"] * 255).byte()
+        )  # the same slices of all keys
     changed = [not torch.equal(result["image"], image[0]) for result in results]
     assert 2 < sum(changed) < 11
     assert torch.equal(data["image"], random_batch(1)[0][0])
@@ -520,10 +614,15 @@ def test_monai_transforms_repeat_by_their_random_state(make):
 
 def test_monai_transforms_are_the_functions():
     image, _ = random_batch(1)
-    drop, shift = DropSliced("image", 1.0, drop_prob=0.4, axis=1), ShiftSliced("image", 1.0, 0.4, max_shift=2)
+    drop, shift = (
+        DropSliced("image", 1.0, drop_prob=0.4, axis=1),
+        ShiftSliced("image", 1.0, 0.4, max_shift=2),
+    )
     Compose([drop, shift]).set_random_state(seed=1)
     dropped = drop({"image": image[0]})["image"]
-    expected, _ = damage.drop_slices(image, None, SampleRandom(drop.sample, "DropSliced"), drop_prob=0.4, axis=1)
+    expected, _ = damage.drop_slices(
+        image, None, SampleRandom(drop.sample, "DropSliced"), drop_prob=0.4, axis=1
+    )
     assert torch.equal(dropped, expected[0]) and not torch.equal(dropped, image[0])
     shifted = shift({"image": image[0]})["image"]
     rng = SampleRandom(shift.sample, "ShiftSliced")

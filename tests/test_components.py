@@ -11,7 +11,10 @@ from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
 from pytc.segmentation import blockwise, connected_components, descent, growing
 from pytc.segmentation.blockwise import segment_volume
-from pytc.segmentation.connected_components import affinities_to_segmentation, connected_components_3d
+from pytc.segmentation.connected_components import (
+    affinities_to_segmentation,
+    connected_components_3d,
+)
 from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.edges import is_above, label_dtype
 from pytc.segmentation.growing import grow
@@ -33,8 +36,12 @@ def test_equals_flood_fill_on_small_shapes(dtype):
 
 
 def in_raster_order(labels):
-    """The partition as the decode numbers it: single voxels 0, others 1, 2, ... by their first voxel."""
-    _, first, inverse, count = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    """The partition as the decode numbers it: single voxels 0, others 1, 2, ... by their first
+    voxel.
+    """
+    _, first, inverse, count = np.unique(
+        labels, return_index=True, return_inverse=True, return_counts=True
+    )
     kept = np.flatnonzero(count > 1)
     numbers = np.zeros(len(count), int)
     numbers[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
@@ -42,7 +49,9 @@ def in_raster_order(labels):
 
 
 def components_by_cc3d(edges):
-    """edges (3, Z, Y, X) bool, none of which leaves the volume; of axis a, bits 2a and 2a + 1 lead on and back."""
+    """edges (3, Z, Y, X) bool, none of which leaves the volume; of axis a, bits 2a and 2a + 1 lead
+    on and back.
+    """
     graph = np.zeros(edges.shape[1:], np.uint8, order="F")
     for axis, along in enumerate(edges):
         graph |= along.astype(np.uint8) << 2 * axis
@@ -67,12 +76,16 @@ def test_equals_cc3d_and_scipy(dtype):
         for axis, along in enumerate(true):
             np.moveaxis(along, axis, 0)[-1:] = False
         expected = in_raster_order(components_by_scipy(true)) if true.size else np.zeros(shape)
-        np.testing.assert_array_equal(in_raster_order(components_by_cc3d(true)) if true.size else expected, expected)
+        np.testing.assert_array_equal(
+            in_raster_order(components_by_cc3d(true)) if true.size else expected, expected
+        )
         spread = np.zeros((4, *(2 * n for n in shape)), dtype)[1:, ::2, ::-2, ::2]
         spread[...] = affinities
         for order in (affinities, np.asfortranarray(affinities), spread):
             for threads in (1, 2, 5):
-                np.testing.assert_array_equal(connected_components_3d(order, threshold, threads=threads), expected)
+                np.testing.assert_array_equal(
+                    connected_components_3d(order, threshold, threads=threads), expected
+                )
 
 
 def test_min_size_and_mask():
@@ -83,8 +96,11 @@ def test_min_size_and_mask():
         for min_size in (0, 1, 2, 3, 10, 1000):
             for threads in (1, 3):
                 np.testing.assert_array_equal(
-                    connected_components_3d(affinities, 0.7, min_size=min_size, mask=mask, threads=threads),
-                    slow_components(affinities, 0.7, min_size, mask))
+                    connected_components_3d(
+                        affinities, 0.7, min_size=min_size, mask=mask, threads=threads
+                    ),
+                    slow_components(affinities, 0.7, min_size, mask),
+                )
 
 
 def test_any_memory_order():
@@ -100,11 +116,17 @@ def test_any_memory_order():
 
 @pytest.mark.parametrize("dtype", (np.float16, np.uint8))
 def test_every_value_compares_as_in_float64(dtype):
-    bits = np.arange(65536 if dtype == np.float16 else 256).astype(np.uint16 if dtype == np.float16 else np.uint8)
+    bits = np.arange(65536 if dtype == np.float16 else 256).astype(
+        np.uint16 if dtype == np.float16 else np.uint8
+    )
     values = bits.view(dtype)
     exact = values / 255 if dtype == np.uint8 else values.astype(np.float64)
-    finite = exact[np.isfinite(exact)][::97 if dtype == np.float16 else 1]
-    near = [f(t) for t in finite for f in (float, lambda t: np.nextafter(t, 9e9), lambda t: np.nextafter(t, -9e9))]
+    finite = exact[np.isfinite(exact)][:: 97 if dtype == np.float16 else 1]
+    near = [
+        f(t)
+        for t in finite
+        for f in (float, lambda t: np.nextafter(t, 9e9), lambda t: np.nextafter(t, -9e9))
+    ]
     for threshold in (*near, 0.0, -0.0, 1e-9, -1e-9, 1 / 3, 1e5, -1e5):
         np.testing.assert_array_equal(is_above(values, threshold), exact > threshold)
 
@@ -112,9 +134,18 @@ def test_every_value_compares_as_in_float64(dtype):
 @pytest.mark.parametrize("dtype", (np.float32, np.float64))
 def test_threshold_between_floats(dtype):
     value = dtype(0.7)
-    for threshold in (0.7, float(value), np.nextafter(float(value), 0), np.nextafter(float(value), 1)):
-        values = np.array([value, np.nextafter(value, dtype(0)), np.nan, np.inf, -np.inf, -0.0], dtype)
-        np.testing.assert_array_equal(is_above(values, threshold), values.astype(np.float64) > threshold)
+    for threshold in (
+        0.7,
+        float(value),
+        np.nextafter(float(value), 0),
+        np.nextafter(float(value), 1),
+    ):
+        values = np.array(
+            [value, np.nextafter(value, dtype(0)), np.nan, np.inf, -np.inf, -0.0], dtype
+        )
+        np.testing.assert_array_equal(
+            is_above(values, threshold), values.astype(np.float64) > threshold
+        )
 
 
 def test_large_volume_equals_scipy():
@@ -131,22 +162,32 @@ def test_large_volume_equals_scipy():
     kept = np.setdiff1d(np.arange(1, count + 1), single)
     expected[kept] = np.arange(1, len(kept) + 1)
     for threads in (1, 2, 7):
-        np.testing.assert_array_equal(connected_components_3d(affinities, 0.5, threads=threads), expected[labels])
+        np.testing.assert_array_equal(
+            connected_components_3d(affinities, 0.5, threads=threads), expected[labels]
+        )
 
 
 def test_components_that_meet_in_the_last_slab():
-    """Columns that meet only in the last plane, in rows: slabs label them apart, the last one joins them."""
+    """Columns that meet only in the last plane, in rows: slabs label them apart, the last one joins
+    them.
+    """
     affinities = np.zeros((3, 30, 4, 50), np.float16)
     affinities[0] = 1
     affinities[2, -1] = 1
     labels = connected_components_3d(affinities, 0.5, threads=5)
-    np.testing.assert_array_equal(labels, np.broadcast_to(np.arange(1, 5)[None, :, None], labels.shape))
+    np.testing.assert_array_equal(
+        labels, np.broadcast_to(np.arange(1, 5)[None, :, None], labels.shape)
+    )
 
 
 def test_unsigned_64_bit_labels(monkeypatch):
     """What volumes over 2^32 voxels take, on a small one."""
     assert [label_dtype((2**16, 2**8, n)) for n in (2**8 - 1, 2**8)] == [np.uint32, np.uint64]
-    assert [label_dtype((n, 1, 1)) for n in (2**32 - 1, 2**32, 2**40)] == [np.uint32, np.uint64, np.uint64]
+    assert [label_dtype((n, 1, 1)) for n in (2**32 - 1, 2**32, 2**40)] == [
+        np.uint32,
+        np.uint64,
+        np.uint64,
+    ]
     for module in (connected_components, growing, descent):
         monkeypatch.setattr(module, "label_dtype", lambda shape: np.uint64)
     affinities = random_affinities(np.random.default_rng(4), (5, 6, 7))
@@ -158,7 +199,9 @@ def test_unsigned_64_bit_labels(monkeypatch):
     graph = component_graph(affinities, [0.9, 0.7], min_size=3)
     assert graph.nodes.dtype == graph.edges.dtype == np.uint64
     *_, names = names_at_thresholds(graph)
-    np.testing.assert_array_equal(np.unique(names(graph.nodes.ravel()), return_inverse=True)[1], expected.ravel())
+    np.testing.assert_array_equal(
+        np.unique(names(graph.nodes.ravel()), return_inverse=True)[1], expected.ravel()
+    )
 
 
 def test_unit_offsets_are_found():
@@ -169,18 +212,26 @@ def test_unit_offsets_are_found():
     np.testing.assert_array_equal(affinities_to_segmentation(six, 0.5), expected)
     shuffled = six[[3, 2, 4, 0, 5, 1]]
     offsets = [SHORT_AND_LONG[c] for c in (3, 2, 4, 0, 5, 1)]
-    np.testing.assert_array_equal(affinities_to_segmentation(shuffled, 0.5, offsets, min_size=0), expected)
+    np.testing.assert_array_equal(
+        affinities_to_segmentation(shuffled, 0.5, offsets, min_size=0), expected
+    )
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda a: connected_components_3d(a[0], 0.5), "shape"),
-    (lambda a: connected_components_3d(a[:2], 0.5), "3 or more"),
-    (lambda a: connected_components_3d(a.astype(np.int32), 0.5), "int32"),
-    (lambda a: connected_components_3d(a, np.nan), "finite"),
-    (lambda a: connected_components_3d(a, 0.5, mask=np.ones((2, 2, 2), bool)), "mask"),
-    (lambda a: affinities_to_segmentation(a, 0.5, SHORT_AND_LONG), "6 offsets, got 3"),
-    (lambda a: affinities_to_segmentation(a, 0.5, [(2, 0, 0), (0, 1, 0), (0, 0, 1)]), r"without \[\(1, 0, 0\)\]"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda a: connected_components_3d(a[0], 0.5), "shape"),
+        (lambda a: connected_components_3d(a[:2], 0.5), "3 or more"),
+        (lambda a: connected_components_3d(a.astype(np.int32), 0.5), "int32"),
+        (lambda a: connected_components_3d(a, np.nan), "finite"),
+        (lambda a: connected_components_3d(a, 0.5, mask=np.ones((2, 2, 2), bool)), "mask"),
+        (lambda a: affinities_to_segmentation(a, 0.5, SHORT_AND_LONG), "6 offsets, got 3"),
+        (
+            lambda a: affinities_to_segmentation(a, 0.5, [(2, 0, 0), (0, 1, 0), (0, 0, 1)]),
+            r"without \[\(1, 0, 0\)\]",
+        ),
+    ],
+)
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.zeros((3, 4, 4, 4), np.float16))
@@ -188,8 +239,14 @@ def test_refuses(call, message):
 
 def stored(path, affinities, axes, offsets):
     array = affinities if axes[0] == "c" else np.moveaxis(affinities, 0, -1)
-    with create_volume(path, array.shape, array.dtype, axes=axes, voxel_size=(30, 8, 8),
-                       attributes={"offsets": offsets}) as volume:
+    with create_volume(
+        path,
+        array.shape,
+        array.dtype,
+        axes=axes,
+        voxel_size=(30, 8, 8),
+        attributes={"offsets": offsets},
+    ) as volume:
         volume[...] = array
     return open_volume(path)
 
@@ -203,7 +260,9 @@ def test_slabs_equal_the_whole(tmp_path, axes, dtype):
     for min_size in (0, 4):
         expected = slow_components(affinities, 0.7, min_size)
         for planes in (1, 2, 4, 10, 11, None):
-            segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, min_size), planes=planes)
+            segment_volume(
+                volume, tmp_path / "s.zarr", SegmentationConfig(0.7, min_size), planes=planes
+            )
             labels = open_volume(tmp_path / "s.zarr")
             assert labels.axes == axes.replace("c", "") and labels.voxel_size == (30, 8, 8)
             np.testing.assert_array_equal(labels[...], expected)
@@ -214,7 +273,9 @@ def test_slabs_of_a_single_file(tmp_path):
     affinities = random_affinities(np.random.default_rng(7), (5, 6, 7))
     volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
     segment_volume(volume, f"{tmp_path}/s.h5:labels", SegmentationConfig(0.7), planes=2)
-    np.testing.assert_array_equal(open_volume(f"{tmp_path}/s.h5:labels")[...], slow_components(affinities, 0.7))
+    np.testing.assert_array_equal(
+        open_volume(f"{tmp_path}/s.h5:labels")[...], slow_components(affinities, 0.7)
+    )
 
 
 def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
@@ -225,7 +286,9 @@ def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
         monkeypatch.setattr(blockwise.psutil, "virtual_memory", lambda free=free: free)
         assert blockwise._fitting_planes(volume, growing=False) == expected
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
-        np.testing.assert_array_equal(open_volume(tmp_path / "s.zarr")[...], slow_components(affinities, 0.7))
+        np.testing.assert_array_equal(
+            open_volume(tmp_path / "s.zarr")[...], slow_components(affinities, 0.7)
+        )
     with pytest.raises(ValueError, match="1 of 70 planes"):
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True))
 
@@ -238,10 +301,15 @@ def test_slabs_refuse(tmp_path):
     with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
         bare[...] = affinities
     with pytest.raises(ValueError, match="offsets"):
-        segment_volume(open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", SegmentationConfig(0.7))
+        segment_volume(
+            open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", SegmentationConfig(0.7)
+        )
     assert not (tmp_path / "s.zarr").exists()
     (tmp_path / "group.zarr" / "raw").mkdir(parents=True)
     with pytest.raises(ValueError, match="not a Zarr array"):
         segment_volume(volume, tmp_path / "group.zarr", SegmentationConfig(0.7))
     segment_volume(volume, tmp_path / "group.zarr" / "labels", SegmentationConfig(0.7), planes=2)
-    assert sorted(p.name for p in (tmp_path / "group.zarr").iterdir() if p.is_dir()) == ["labels", "raw"]
+    assert sorted(p.name for p in (tmp_path / "group.zarr").iterdir() if p.is_dir()) == [
+        "labels",
+        "raw",
+    ]

@@ -36,7 +36,8 @@ def test_the_promised_presets_exist():
     assert set(promised) <= {path.stem for path in PRESETS}
 
 
-# Read from the code of BANIS (StructuralNeurobiologyLab/banis at 7e4834c): its defaults, and the steps of its README.
+# Read from the code of BANIS (StructuralNeurobiologyLab/banis at 7e4834c): its defaults, and the
+# steps of its README.
 BANIS = """
     data.patch_size (128, 128, 128)
     augment.permute_prob 1.0, augment.rot90_prob 1.0, augment.flip_prob 0.5
@@ -64,17 +65,26 @@ BANIS_PLUS = """
     optim.ema_decay 0.999, optim.ema_warmup_steps 500
     loop.max_steps 200000, loop.keep_checkpoints 3, inference.checkpoint 'best'
 """
-OFF = "elastic misalign missing_section blur_slice gamma slice_contrast cutout".split()  # augmentations BANIS lacks
+OFF = (
+    "elastic misalign missing_section blur_slice gamma slice_contrast cutout".split()
+)  # augmentations BANIS lacks
 
 
 def stated(text):
-    return {name: ast.literal_eval(value) for name, value in re.findall(r"(\w+\.\w+) (.+?)(?=, \w+\.|\n)", text)}
+    return {
+        name: ast.literal_eval(value)
+        for name, value in re.findall(r"(\w+\.\w+) (.+?)(?=, \w+\.|\n)", text)
+    }
 
 
 def flat(config):
     sections = {f.name: getattr(config, f.name) for f in fields(config)}
-    return {f"{name}.{f.name}": getattr(section, f.name)
-            for name, section in sections.items() if is_dataclass(section) for f in fields(section)}  # fmt: skip
+    return {
+        f"{name}.{f.name}": getattr(section, f.name)
+        for name, section in sections.items()
+        if is_dataclass(section)
+        for f in fields(section)
+    }
 
 
 def test_banis_states_every_choice_of_banis():
@@ -84,15 +94,23 @@ def test_banis_states_every_choice_of_banis():
     assert {name: flat(config)[f"augment.{name}_prob"] for name in OFF} == dict.fromkeys(OFF, 0.0)
     source = (ROOT / "configs" / "banis.py").read_text()
     unstated = {name.partition(".")[2] for name in expected} - set(re.findall(r"(\w+)=", source))
-    assert unstated == {"accumulate", "epochs", "window"}  # one batch a step, steps not epochs, windows like patches
+    assert unstated == {
+        "accumulate",
+        "epochs",
+        "window",
+    }  # one batch a step, steps not epochs, windows like patches
 
 
 def test_banis_is_scored_at_the_thresholds_of_banis():
-    assert EvaluateConfig().thresholds == pytest.approx([1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12)])
+    assert EvaluateConfig().thresholds == pytest.approx(
+        [1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12)]
+    )
 
 
 def test_banis_trains_by_adamw_on_a_cosine_to_zero():
-    """Betas and eps are torch's defaults, as in BANIS; the rate is that of CosineAnnealingLR, step by step."""
+    """Betas and eps are torch's defaults, as in BANIS; the rate is that of CosineAnnealingLR, step
+    by step.
+    """
     import torch
 
     from pytc.training.optim import build_optimizer, learning_rate
@@ -104,15 +122,21 @@ def test_banis_trains_by_adamw_on_a_cosine_to_zero():
     assert all(ours.defaults[key] == theirs.defaults[key] for key in ("betas", "eps", "amsgrad"))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=100)
     for step in range(101):
-        assert learning_rate(config, step, 100) == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-9)
+        assert learning_rate(config, step, 100) == pytest.approx(
+            theirs.param_groups[0]["lr"], abs=1e-9
+        )
         theirs.step()
         schedule.step()
 
 
 def test_banis_plus_changes_what_it_says_and_no_more():
-    plus, banis = (flat(load_config_file(ROOT / "configs" / f"{name}.py")) for name in ("banis_plus", "banis"))
+    plus, banis = (
+        flat(load_config_file(ROOT / "configs" / f"{name}.py")) for name in ("banis_plus", "banis")
+    )
     changed = {name: value for name, value in plus.items() if value != banis[name]}
-    assert changed | {"loss.max_positive_weight": 10.0} == stated(BANIS_PLUS)  # the cap is stated, and the default
+    assert changed | {"loss.max_positive_weight": 10.0} == stated(
+        BANIS_PLUS
+    )  # the cap is stated, and the default
 
 
 def test_mixed_data_is_four_fifths_synthetic():
@@ -123,23 +147,39 @@ def test_mixed_data_is_four_fifths_synthetic():
 
 def test_neuron_full_has_everything_on():
     config = load_config_file(ROOT / "configs" / "neuron_full.py")
-    assert config.model.deep_supervision and config.optim.ema_decay > 0 and config.loss.terms == ("balanced_bce",)
+    assert (
+        config.model.deep_supervision
+        and config.optim.ema_decay > 0
+        and config.loss.terms == ("balanced_bce",)
+    )
     assert config.system.auto and config.system.compile
-    assert config.loop.volumes_every > 0 and config.loop.monitor == "val/nerl" and config.loop.picks_best
+    assert (
+        config.loop.volumes_every > 0
+        and config.loop.monitor == "val/nerl"
+        and config.loop.picks_best
+    )
     assert sum(value > 0 for name, value in flat(config).items() if name.endswith("_prob")) > 12
 
 
 def test_optional_and_nested_fields_survive_json():
-    volume = VolumeConfig(image="a.h5:raw", labels="a.h5:labels", voxel_size=(40.0, 4.0, 4.0), weight=0.25)
-    config = Config(data=DataConfig(train=(volume, replace(volume, weight=0.75)), patch_size=(16, 32, 32)))
+    volume = VolumeConfig(
+        image="a.h5:raw", labels="a.h5:labels", voxel_size=(40.0, 4.0, 4.0), weight=0.25
+    )
+    config = Config(
+        data=DataConfig(train=(volume, replace(volume, weight=0.75)), patch_size=(16, 32, 32))
+    )
     assert from_plain(Config, json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_an_unknown_field_gets_a_suggestion(tmp_path):
-    with pytest.raises(ValueError, match="config.model has no field 'kernal_size'; did you mean 'kernel_size'"):
+    with pytest.raises(
+        ValueError, match="config.model has no field 'kernal_size'; did you mean 'kernel_size'"
+    ):
         from_plain(Config, {"model": {"kernal_size": 5}})
     file = tmp_path / "typo.py"
-    file.write_text("from pytc.config import *\nconfig = Config(model=ModelConfig(kernal_size=5))\n")
+    file.write_text(
+        "from pytc.config import *\nconfig = Config(model=ModelConfig(kernal_size=5))\n"
+    )
     with pytest.raises(ValueError, match="'kernal_size'; did you mean 'kernel_size'"):
         load_config_file(file)
     with pytest.raises(ValueError, match="did you mean 'demo.py'"):
@@ -154,12 +194,21 @@ def test_an_unknown_field_gets_a_suggestion(tmp_path):
     [
         (lambda: ModelConfig(kernel_size=4), "3, 5 or 7, got 4"),
         (lambda: ModelConfig(block_counts=(1, 2)), "nine block counts"),
-        (lambda: Config(model=ModelConfig(out_channels=3)), "out_channels 6 for this target, got 3"),
-        (lambda: Config(data=DataConfig(patch_size=(8, 64, 64))), r"smaller than the patch \(8, 64, 64\)"),
+        (
+            lambda: Config(model=ModelConfig(out_channels=3)),
+            "out_channels 6 for this target, got 3",
+        ),
+        (
+            lambda: Config(data=DataConfig(patch_size=(8, 64, 64))),
+            r"smaller than the patch \(8, 64, 64\)",
+        ),
         (lambda: AugmentConfig(flip_prob=1.5), r"flip_prob in \[0, 1\], got 1.5"),
         (lambda: TargetConfig(offsets=((0, 0, -1),)), "positive along an axis"),
         (lambda: VolumeConfig(image="synthetic:x"), "synthetic:SEED"),
-        (lambda: DataConfig(train=(VolumeConfig(weight=0.5), VolumeConfig(weight=0.2))), "sum to 1"),
+        (
+            lambda: DataConfig(train=(VolumeConfig(weight=0.5), VolumeConfig(weight=0.2))),
+            "sum to 1",
+        ),
         (lambda: EvaluateConfig(affinities="a", segmentation="b"), "not both"),
     ],
 )
@@ -182,7 +231,9 @@ def test_every_field_has_help(cls):
     """A comment behind the field or on the line above it."""
     for owner, name in _leaves(cls):
         lines = Path(sys.modules[owner.__module__].__file__).read_text().splitlines()
-        start = lines.index(next(line for line in lines if line.startswith(f"class {owner.__name__}")))
+        start = lines.index(
+            next(line for line in lines if line.startswith(f"class {owner.__name__}"))
+        )
         at = next(i for i in range(start, len(lines)) if lines[i].startswith(f"    {name}: "))
         assert "  # " in lines[at] or lines[at - 1].startswith("    # "), f"{owner.__name__}.{name}"
 
@@ -194,7 +245,9 @@ def test_help_answers_without_torch(script, tmp_path):
         f"try: runpy.run_path({str(ROOT / script)!r}, run_name='__main__')\n"
         "except SystemExit as end: sys.exit(3 if 'torch' in sys.modules else end.code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "options" in done.stdout
 
@@ -202,7 +255,10 @@ def test_help_answers_without_torch(script, tmp_path):
 def test_a_wrong_flag_gets_a_suggestion_and_a_wrong_value_its_reason(tmp_path):
     def run(*arguments):
         return subprocess.run(
-            [sys.executable, ROOT / "train.py", *arguments], cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, ROOT / "train.py", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
         )
 
     typo = run("--model.kernel-siz", "5")

@@ -1,4 +1,6 @@
-"""Convolutions computed by other means on a CPU against PyTorch's own, in double precision; benchmarks/models.py."""
+"""Convolutions computed by other means on a CPU against PyTorch's own, in double precision;
+benchmarks/models.py.
+"""
 
 import subprocess
 import sys
@@ -17,7 +19,9 @@ from pytc.models.layers import ChannelNorm, InstanceNorm
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {Conv3d: nn.Conv3d, ConvTranspose3d: nn.ConvTranspose3d}
-TINY = ModelConfig("mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9)
+TINY = ModelConfig(
+    "mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9
+)
 
 
 def results(layer, x):
@@ -32,7 +36,8 @@ def results(layer, x):
 @pytest.mark.parametrize("kernel", [1, 3, 5, 7, (1, 3, 3), (3, 5, 7)])
 @pytest.mark.parametrize("stride", [1, 2, (1, 2, 2)])
 def test_convolutions_equal_pytorch(kind, kernel, stride):
-    # In double precision: oneDNN's weight gradient of kernel 7 and stride 2 is wrong on images smaller than that.
+    # In double precision: oneDNN's weight gradient of kernel 7 and stride 2 is wrong on images
+    # smaller than that.
     padding = tuple(size // 2 for size in (kernel if isinstance(kernel, tuple) else (kernel,) * 3))
     for groups in (1, 4) if kernel == 1 else (4,):
         mine = kind(4, 4, kernel, stride, padding, groups=groups)
@@ -51,15 +56,18 @@ def test_convolutions_equal_pytorch(kind, kernel, stride):
 @pytest.mark.parametrize("stride", [(1, 1, 1), (2, 2, 2), (1, 2, 2)])
 def test_depthwise_gradients(stride, up):
     generator = torch.Generator().manual_seed(0)
-    arrays = [torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
-              for shape in ((1, 2, 2, 3, 3), (2, 1, 3, 1, 5), (2,))]
+    arrays = [
+        torch.rand(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((1, 2, 2, 3, 3), (2, 1, 3, 1, 5), (2,))
+    ]
     assert torch.autograd.gradcheck(lambda *a: Depthwise.apply(*a, stride, up), arrays)
 
 
 @pytest.mark.parametrize("kind", PLAIN)
 @pytest.mark.parametrize("kernel", [3, 7])
 def test_bf16_gradients_where_rows_are_one_voxel_long(kind, kernel):
-    # oneDNN's depthwise weight gradient of stride 2 reads beyond its memory there: numbers of 1e30, now and then.
+    # oneDNN's depthwise weight gradient of stride 2 reads beyond its memory there: numbers of 1e30,
+    # now and then.
     mine = kind(4, 4, kernel, 2, kernel // 2, groups=4).bfloat16()
     plain = PLAIN[kind](4, 4, kernel, 2, kernel // 2, groups=4).double()
     plain.load_state_dict(mine.state_dict())
@@ -71,17 +79,24 @@ def test_bf16_gradients_where_rows_are_one_voxel_long(kind, kernel):
             torch.testing.assert_close(ours.double(), theirs, atol=0.1, rtol=0.05)
 
 
-@pytest.mark.parametrize("norm", [InstanceNorm(4), ChannelNorm(4)], ids=lambda norm: type(norm).__name__)
+@pytest.mark.parametrize(
+    "norm", [InstanceNorm(4), ChannelNorm(4)], ids=lambda norm: type(norm).__name__
+)
 def test_perceptron_equals_its_layers_part_by_part(monkeypatch, norm):
     norm, inner, outer = norm.double(), Conv3d(4, 8, 1).double(), Conv3d(8, 3, 1).double()
     for layer in (norm, inner, outer):
         fill_parameters(layer)
-    x, residual = (make_image((2, c, 3, 4, 5)).double().contiguous(memory_format=torch.channels_last_3d)
-                   for c in (4, 3))
+    x, residual = (
+        make_image((2, c, 3, 4, 5)).double().contiguous(memory_format=torch.channels_last_3d)
+        for c in (4, 3)
+    )
     for part in (2**19, 8 * 7, 1):  # all voxels of a sample at once, by sevens, one by one
         monkeypatch.setattr(Perceptron, "PART", part)
         fast, plain = [], []
-        for gradients, call in ((fast, perceptron), (plain, lambda x, n, i, o, r: o(F.gelu(i(n(x)))) + r)):
+        for gradients, call in (
+            (fast, perceptron),
+            (plain, lambda x, n, i, o, r: o(F.gelu(i(n(x)))) + r),
+        ):
             arrays = [x.clone().requires_grad_(), residual.clone().requires_grad_()]
             y = call(arrays[0], norm, inner, outer, arrays[1])
             arrays += [*norm.parameters(), *inner.parameters(), *outer.parameters()]
@@ -129,8 +144,19 @@ def test_an_exported_network_has_pytorch_s_own_convolutions():
 
 def test_the_benchmark_prints_its_table():
     models = ("mednext-S", "monai_unet")
-    command = [sys.executable, "benchmarks/models.py", "--models", *models, "--size", "32", "--repeats", "1"]
-    lines = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    command = [
+        sys.executable,
+        "benchmarks/models.py",
+        "--models",
+        *models,
+        "--size",
+        "32",
+        "--repeats",
+        "1",
+    ]
+    lines = subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| m")]
     assert [row[0] for row in rows] == list(models)
     assert rows[0][-1] == f"{build_model(ModelConfig()).info()['parameters']:,}"

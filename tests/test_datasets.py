@@ -40,8 +40,14 @@ def lucchi_zip(path):
 
 
 def cremi_file(path):
-    hdf5(path, **{"volumes/raw": VOXELS, "volumes/labels/neuron_ids": VOXELS.astype(np.uint64),
-                  "volumes/labels/clefts": VOXELS})  # fmt: skip
+    hdf5(
+        path,
+        **{
+            "volumes/raw": VOXELS,
+            "volumes/labels/neuron_ids": VOXELS.astype(np.uint64),
+            "volumes/labels/clefts": VOXELS,
+        },
+    )
 
 
 @pytest.fixture
@@ -90,9 +96,13 @@ def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
         datasets.fetch("snemi3d", tmp_path)
 
 
-def test_volumes_are_printed_as_configs_that_can_be_pasted(tmp_path, downloads, capsys, monkeypatch):
+def test_volumes_are_printed_as_configs_that_can_be_pasted(
+    tmp_path, downloads, capsys, monkeypatch
+):
     monkeypatch.setattr(sys, "argv", ["datasets", "lucchi++", "--folder", str(tmp_path)])
     runpy.run_path(datasets.__file__, run_name="__main__")
-    printed = [eval(line, {"VolumeConfig": VolumeConfig}) for line in capsys.readouterr().out.splitlines()]
+    printed = [
+        eval(line, {"VolumeConfig": VolumeConfig}) for line in capsys.readouterr().out.splitlines()
+    ]
     assert [Path(volume.image).name for volume in printed] == ["train_im.h5", "test_im.h5"]
     assert open_volume(printed[0].image).shape == VOXELS.shape

@@ -1,5 +1,5 @@
-"""evaluate.py on a volume made by hand: three bars, of which two merge at thresholds below 0.6 and one falls apart
-from 0.7 on, so that a sweep has to find 0.65 and score it as perfect."""
+"""evaluate.py on a volume made by hand: three bars, of which two merge at thresholds below 0.6 and
+one falls apart from 0.7 on, so that a sweep has to find 0.65 and score it as perfect."""
 
 import base64
 import csv
@@ -60,7 +60,9 @@ def bar_skeleton() -> Skeleton:
 
 
 def store(path: Path, array: np.ndarray, axes: str = "zyx", **attributes) -> str:
-    with create_volume(path, array.shape, array.dtype, axes=axes, voxel_size=VOXEL, attributes=attributes) as volume:
+    with create_volume(
+        path, array.shape, array.dtype, axes=axes, voxel_size=VOXEL, attributes=attributes
+    ) as volume:
         volume[...] = array
     return str(path)
 
@@ -72,11 +74,14 @@ def files(tmp_path_factory) -> EvaluateConfig:
     save_skeleton(folder / "skeleton.npz", bar_skeleton())
     image = np.random.default_rng(0).integers(0, 255, SHAPE).astype(np.uint8)
     return EvaluateConfig(
-        affinities=store(folder / "affinities.zarr", bar_affinities(labels), "czyx", offsets=SHORT_AND_LONG),
+        affinities=store(
+            folder / "affinities.zarr", bar_affinities(labels), "czyx", offsets=SHORT_AND_LONG
+        ),
         labels=store(folder / "labels.zarr", labels),
         skeleton=str(folder / "skeleton.npz"),
         image=store(folder / "image.zarr", image),
-        sweep=True, thresholds=THRESHOLDS,
+        sweep=True,
+        thresholds=THRESHOLDS,
     )
 
 
@@ -85,7 +90,11 @@ def test_sweep_finds_the_perfect_threshold_and_writes_everything(files, tmp_path
     assert metrics["threshold"] == 0.65 and metrics["metric"] == "nerl"
     perfect = {"nerl": 1, "voi_sum": 0, "n_mergers": 0, "n_splits": 0, "dense_voi_sum": 0}
     assert {key: metrics[key] for key in perfect} == pytest.approx(perfect, abs=1e-9)
-    assert metrics["merge_tolerance_nodes"] == 0 and metrics["grow"] is False and metrics["min_size"] == 0
+    assert (
+        metrics["merge_tolerance_nodes"] == 0
+        and metrics["grow"] is False
+        and metrics["min_size"] == 0
+    )
 
     names = {"metrics.json", "sweep.csv", "sweep.png", "report.html", "best_segmentation.zarr"}
     assert {path.name for path in tmp_path.iterdir()} == names
@@ -103,10 +112,14 @@ def test_report_carries_its_pictures(files, tmp_path):
     evaluate(replace(files, output=str(tmp_path), attribution="made by <hand>"))
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"(src|href)=(?!\"data:image/png)", page) and "<script" not in page
-    pictures = [base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", page)]
+    pictures = [
+        base64.b64decode(found) for found in re.findall(r"data:image/png;base64,([^\"]+)", page)
+    ]
     assert pictures[0] == (tmp_path / "sweep.png").read_bytes()
     sizes = [Image.open(io.BytesIO(png)).size for png in pictures[1:]]
-    assert sizes == 3 * 4 * [(24, 20)] + 4 * [(24, 12)] + 4 * [(20, 12)]  # image, labels, segmentation, errors
+    assert sizes == 3 * 4 * [(24, 20)] + 4 * [(24, 12)] + 4 * [
+        (20, 12)
+    ]  # image, labels, segmentation, errors
     assert "in a smaller piece of its label" in page and "wrongly in the mask" not in page
     assert "made by &lt;hand&gt;" in page and "Best by NERL: threshold 0.6500." in page
 
@@ -116,8 +129,10 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
     config = replace(files, output=str(tmp_path), thresholds=(0.3, 0.8), exact=True)
     metrics = evaluate(config)
     assert metrics["nerl"] == pytest.approx(1) and 0.55 < metrics["threshold"] < 0.7
-    rows, curve = (list(csv.DictReader(io.StringIO((tmp_path / name).read_text())))
-                   for name in ("sweep.csv", "exact_sweep.csv"))
+    rows, curve = (
+        list(csv.DictReader(io.StringIO((tmp_path / name).read_text())))
+        for name in ("sweep.csv", "exact_sweep.csv")
+    )
     assert [float(row["threshold"]) for row in rows] == [0.3, metrics["threshold"], 0.8]
     assert str(metrics["threshold"]) in [row["threshold"] for row in curve]
     assert max(float(row["nerl"]) for row in curve) == pytest.approx(1)
@@ -125,27 +140,44 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
     assert "No threshold is better" in (tmp_path / "report.html").read_text()
     evaluate(replace(config, exact=False))
     assert not (tmp_path / "exact_sweep.csv").exists()
-    for change, message in (({"grow": True}, "--grow False, with --exact"), ({"skeleton": None}, "nerl.* exact sweep"),
-                            ({"metric": "n_splits"}, "nerl.* exact sweep")):
+    for change, message in (
+        ({"grow": True}, "--grow False, with --exact"),
+        ({"skeleton": None}, "nerl.* exact sweep"),
+        ({"metric": "n_splits"}, "nerl.* exact sweep"),
+    ):
         with pytest.raises(ValueError, match=message):
             evaluate(replace(config, **change))
 
 
 def test_first_compilation_is_announced(files, tmp_path):
-    code = ("from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
-            f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
-            f"output={str(tmp_path / 'out')!r}))")
+    code = (
+        "from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
+        f"output={str(tmp_path / 'out')!r}))"
+    )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    first, second = (subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True,
-                                    text=True).stdout for _ in range(2))
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            env=environment,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for _ in range(2)
+    )
     assert "compiling, as this is the first use" in first and "compiling" not in second
 
 
-@pytest.mark.parametrize("without, metric", [("skeleton", "dense_voi_sum"), ("labels", "nerl"), ("image", "nerl")])
+@pytest.mark.parametrize(
+    "without, metric", [("skeleton", "dense_voi_sum"), ("labels", "nerl"), ("image", "nerl")]
+)
 def test_any_subset_of_the_truth(files, tmp_path, without, metric):
     metrics = evaluate(replace(files, output=str(tmp_path), **{without: None}))
     assert metrics["metric"] == metric and metrics["threshold"] == 0.65
-    assert ("nerl" in metrics) == (without != "skeleton") and ("dense_voi_sum" in metrics) == (without != "labels")
+    assert ("nerl" in metrics) == (without != "skeleton") and ("dense_voi_sum" in metrics) == (
+        without != "labels"
+    )
 
 
 def test_segmentation_is_scored_as_it_is_and_clears_an_older_sweep(files, tmp_path):
@@ -153,22 +185,32 @@ def test_segmentation_is_scored_as_it_is_and_clears_an_older_sweep(files, tmp_pa
     segmentation = connected_components_3d(bar_affinities(bars()), 0.5)
     path = store(tmp_path / "mine.zarr", segmentation, threshold=0.5)
     metrics = evaluate(EvaluateConfig(segmentation=path, labels=files.labels, output=str(tmp_path)))
-    expected = {f"dense_{key}": value for key, value in overlap_metrics(bars(), segmentation).items()}
+    expected = {
+        f"dense_{key}": value for key, value in overlap_metrics(bars(), segmentation).items()
+    }
     assert {key: metrics[key] for key in expected} == expected and metrics["threshold"] == 0.5
-    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "report.html", "mine.zarr"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "metrics.json",
+        "report.html",
+        "mine.zarr",
+    }
 
 
 def test_a_stored_best_segmentation_survives_being_scored(files, tmp_path):
     evaluate(replace(files, output=str(tmp_path)))
     best = str(tmp_path / "best_segmentation.zarr")
-    metrics = evaluate(EvaluateConfig(segmentation=best, skeleton=files.skeleton, output=str(tmp_path)))
+    metrics = evaluate(
+        EvaluateConfig(segmentation=best, skeleton=files.skeleton, output=str(tmp_path))
+    )
     assert metrics["nerl"] == 1 and open_volume(best).shape == SHAPE
 
 
 def test_one_threshold_min_size_and_grow(files, tmp_path):
     config = replace(files, output=str(tmp_path), sweep=False, thresholds=(0.8,))
     assert evaluate(config)["n_splits"] == 1
-    assert evaluate(replace(config, min_size=600))["n_splits"] == 0  # the smaller half of bar 3, 12 x 4 x 12 voxels
+    assert (
+        evaluate(replace(config, min_size=600))["n_splits"] == 0
+    )  # the smaller half of bar 3, 12 x 4 x 12 voxels
     metrics = evaluate(replace(config, min_size=600, grow=True))
     assert metrics["grow"] is True and metrics["min_size"] == 600
     assert not (tmp_path / "sweep.csv").exists()
@@ -179,8 +221,11 @@ def test_mask_hides_labels(files, tmp_path):
     inside[:, :, 12:] = 0
     wrong = bars()
     wrong[:, 2:10, 12:] = 9
-    config = EvaluateConfig(segmentation=store(tmp_path / "wrong.zarr", wrong), labels=files.labels,
-                            output=str(tmp_path / "out"))
+    config = EvaluateConfig(
+        segmentation=store(tmp_path / "wrong.zarr", wrong),
+        labels=files.labels,
+        output=str(tmp_path / "out"),
+    )
     assert evaluate(config)["dense_voi_sum"] > 0.1
     masked = replace(config, mask=store(tmp_path / "mask.zarr", inside))
     assert evaluate(masked)["dense_voi_sum"] == pytest.approx(0)
@@ -188,22 +233,33 @@ def test_mask_hides_labels(files, tmp_path):
 
 def test_stored_axis_order_does_not_change_figures_or_pictures(files, tmp_path):
     skeleton = bar_skeleton()
-    flipped = Skeleton(skeleton.ids, skeleton.positions[:, ::-1].copy(), skeleton.nm[:, ::-1].copy(), skeleton.edges)
+    flipped = Skeleton(
+        skeleton.ids,
+        skeleton.positions[:, ::-1].copy(),
+        skeleton.nm[:, ::-1].copy(),
+        skeleton.edges,
+    )
     save_skeleton(tmp_path / "xyz.npz", flipped)
 
     def backwards(name, array, axes, **attributes):
         array = array.transpose(2, 1, 0) if array.ndim == 3 else array.transpose(3, 2, 1, 0)
         path = tmp_path / f"{name}.zarr"
-        with create_volume(path, array.shape, array.dtype, axes=axes, voxel_size=VOXEL[::-1],
-                           attributes=attributes) as volume:
+        with create_volume(
+            path, array.shape, array.dtype, axes=axes, voxel_size=VOXEL[::-1], attributes=attributes
+        ) as volume:
             volume[...] = array
         return str(path)
 
     affinities = bar_affinities(bars())
     there = EvaluateConfig(
-        affinities=backwards("affinities", affinities, "xyzc", offsets=[o[::-1] for o in SHORT_AND_LONG]),
-        labels=backwards("labels", bars(), "xyz"), skeleton=str(tmp_path / "xyz.npz"),
-        image=backwards("image", open_volume(files.image)[...], "xyz"), sweep=True, thresholds=THRESHOLDS,
+        affinities=backwards(
+            "affinities", affinities, "xyzc", offsets=[o[::-1] for o in SHORT_AND_LONG]
+        ),
+        labels=backwards("labels", bars(), "xyz"),
+        skeleton=str(tmp_path / "xyz.npz"),
+        image=backwards("image", open_volume(files.image)[...], "xyz"),
+        sweep=True,
+        thresholds=THRESHOLDS,
     )
     pages, figures = [], []
     for config in (files, there):
@@ -217,7 +273,9 @@ def test_stored_axis_order_does_not_change_figures_or_pictures(files, tmp_path):
 def test_stored_bytes_are_affinities_too(files, tmp_path):
     affinities = np.round(bar_affinities(bars()) * 255).astype(np.uint8)
     path = store(tmp_path / "bytes.zarr", affinities, "czyx")
-    metrics = evaluate(replace(files, affinities=path, offsets=SHORT_AND_LONG, output=str(tmp_path / "out")))
+    metrics = evaluate(
+        replace(files, affinities=path, offsets=SHORT_AND_LONG, output=str(tmp_path / "out"))
+    )
     assert metrics["threshold"] == 0.65 and metrics["nerl"] == 1
 
 
@@ -226,8 +284,14 @@ def test_semantic_mask_and_probability(files, tmp_path):
     probability = np.where(truth, 0.7, 0.2).astype(np.float16)
     probability[:, 6:10], probability[:, 18:] = 0.55, 0.6
     path = store(tmp_path / "probability.zarr", probability[None], "czyx")
-    config = EvaluateConfig(affinities=path, labels=files.labels, output=str(tmp_path / "out"), task="semantic",
-                            sweep=True, thresholds=(0.3, 0.575, 0.65))
+    config = EvaluateConfig(
+        affinities=path,
+        labels=files.labels,
+        output=str(tmp_path / "out"),
+        task="semantic",
+        sweep=True,
+        thresholds=(0.3, 0.575, 0.65),
+    )
     metrics = evaluate(config)  # 12 true rows, at 0.3 all of them and 2 more; at 0.65 only 8
     assert metrics["metric"] == "jaccard" and metrics["threshold"] == 0.3
     figures = {"jaccard": 12 / 14, "dice": 24 / 26, "precision": 12 / 14, "recall": 1}
@@ -248,8 +312,15 @@ def runs(files, tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         store(folder / "affinities.zarr", bar_affinities(bars()), "czyx", offsets=SHORT_AND_LONG)
         store(folder / "segmentation.zarr", connected_components_3d(bar_affinities(bars()), 0.8))
-        source = {"image": files.image, "labels": files.labels, "mask": None, "skeleton": files.skeleton,
-                  "voxel_size": VOXEL, "axes": "zyx", "task": "affinity"}
+        source = {
+            "image": files.image,
+            "labels": files.labels,
+            "mask": None,
+            "skeleton": files.skeleton,
+            "voxel_size": VOXEL,
+            "axes": "zyx",
+            "task": "affinity",
+        }
         (folder / "source.json").write_text(json.dumps(source))
         time = (folder / "source.json").stat().st_mtime - age
         os.utime(folder / "source.json", (time, time))
@@ -261,7 +332,9 @@ def test_without_input_the_newest_results_are_scored(runs, capsys):
     assert "runs/new/predictions/bars/segmentation.zarr" in capsys.readouterr().out
     assert Path("runs/new/evaluation/bars/report.html").is_file()
     metrics = evaluate(EvaluateConfig(run="runs/old", sweep=True))
-    assert metrics["threshold"] == pytest.approx(0.6457, abs=1e-4)  # the first default one in [0.6, 0.7)
+    assert metrics["threshold"] == pytest.approx(
+        0.6457, abs=1e-4
+    )  # the first default one in [0.6, 0.7)
     assert metrics["output"] == "runs/old/evaluation/bars"
 
 
@@ -287,22 +360,31 @@ def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
         evaluate(EvaluateConfig())
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"metric": "adopted_rand"}, "did you mean 'dense_adapted_rand_error'"),
-    ({"metric": "nerl", "skeleton": None}, "--skeleton for the metric 'nerl'"),
-    ({"labels": None, "skeleton": None}, "--skeleton or --labels to score against"),
-    ({"labels": "image"}, "three axes and an integer dtype"),
-    ({"labels": "small"}, r"labels of the prediction's shape \(12, 20, 24\), got .*zyx \(12, 20, 23\)"),
-    ({"labels": "flipped"}, "labels with the prediction's axes zyx, got .* xzy"),
-    ({"affinities": "nameless"}, "--offsets names them"),
-    ({"affinities": "long"}, r"without \[\(1, 0, 0\), \(0, 1, 0\), \(0, 0, 1\)\]"),
-    ({"skeleton": "outside"}, r"inside \(12, 20, 24\), got .1 outside, e.g. \[\[12, 0, 0\]\]"),
-    ({"task": "semantic"}, "probability map of one channel"),
-    ({"task": "semantic", "labels": None}, "--labels to score against"),
-    ({"task": "semantic", "affinities": "probability", "min_size": 5}, "affinities of instances"),
-    ({"affinities": "integers"}, "affinities of dtype float16"),
-    ({"affinities": "missing.zarr"}, "no such file"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"metric": "adopted_rand"}, "did you mean 'dense_adapted_rand_error'"),
+        ({"metric": "nerl", "skeleton": None}, "--skeleton for the metric 'nerl'"),
+        ({"labels": None, "skeleton": None}, "--skeleton or --labels to score against"),
+        ({"labels": "image"}, "three axes and an integer dtype"),
+        (
+            {"labels": "small"},
+            r"labels of the prediction's shape \(12, 20, 24\), got .*zyx \(12, 20, 23\)",
+        ),
+        ({"labels": "flipped"}, "labels with the prediction's axes zyx, got .* xzy"),
+        ({"affinities": "nameless"}, "--offsets names them"),
+        ({"affinities": "long"}, r"without \[\(1, 0, 0\), \(0, 1, 0\), \(0, 0, 1\)\]"),
+        ({"skeleton": "outside"}, r"inside \(12, 20, 24\), got .1 outside, e.g. \[\[12, 0, 0\]\]"),
+        ({"task": "semantic"}, "probability map of one channel"),
+        ({"task": "semantic", "labels": None}, "--labels to score against"),
+        (
+            {"task": "semantic", "affinities": "probability", "min_size": 5},
+            "affinities of instances",
+        ),
+        ({"affinities": "integers"}, "affinities of dtype float16"),
+        ({"affinities": "missing.zarr"}, "no such file"),
+    ],
+)
 def test_misfits_are_refused(files, tmp_path, change, message):
     skeleton = bar_skeleton()
     skeleton.positions[0] = (12, 0, 0)
@@ -313,26 +395,33 @@ def test_misfits_are_refused(files, tmp_path, change, message):
         "small": lambda: store(tmp_path / "small.zarr", bars()[..., 1:]),
         "flipped": lambda: store(tmp_path / "flipped.zarr", bars(), "xzy"),
         "nameless": lambda: store(tmp_path / "nameless.zarr", affinities, "czyx"),
-        "long": lambda: store(tmp_path / "long.zarr", affinities, "czyx", offsets=[(i, 0, 0) for i in range(2, 8)]),
+        "long": lambda: store(
+            tmp_path / "long.zarr", affinities, "czyx", offsets=[(i, 0, 0) for i in range(2, 8)]
+        ),
         "probability": lambda: store(tmp_path / "probability.zarr", affinities[:1], "czyx"),
         "integers": lambda: store(tmp_path / "integers.zarr", affinities.astype(np.int16), "czyx"),
         "outside": lambda: str(tmp_path / "outside.npz"),
     }
-    change = {key: files_made[value]() if value in files_made else value for key, value in change.items()}
+    change = {
+        key: files_made[value]() if value in files_made else value for key, value in change.items()
+    }
     with pytest.raises(ValueError, match=message):
         evaluate(replace(files, output=str(tmp_path / "out"), **change))
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("fields, message", [
-    ({"affinities": "a", "segmentation": "s"}, "not both"),
-    ({"segmentation": "s", "sweep": True}, "affinities to sweep"),
-    ({"affinities": "a"}, "--sweep, or one --thresholds"),
-    ({"affinities": "a", "thresholds": (0.5,), "exact": True}, "--sweep with --exact"),
-    ({"affinities": "a", "run": "r", "sweep": True}, "--run, or the name of a prediction"),
-    ({"thresholds": (0.5, 1.5)}, r"thresholds in \[0, 1\]"),
-    ({"thresholds": ()}, "at least one threshold"),
-])
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"affinities": "a", "segmentation": "s"}, "not both"),
+        ({"segmentation": "s", "sweep": True}, "affinities to sweep"),
+        ({"affinities": "a"}, "--sweep, or one --thresholds"),
+        ({"affinities": "a", "thresholds": (0.5,), "exact": True}, "--sweep with --exact"),
+        ({"affinities": "a", "run": "r", "sweep": True}, "--run, or the name of a prediction"),
+        ({"thresholds": (0.5, 1.5)}, r"thresholds in \[0, 1\]"),
+        ({"thresholds": ()}, "at least one threshold"),
+    ],
+)
 def test_impossible_choices_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         EvaluateConfig(**fields)
@@ -340,7 +429,11 @@ def test_impossible_choices_are_refused(fields, message):
 
 def test_grow_needs_affinities(files, tmp_path):
     with pytest.raises(ValueError, match="affinities of instances with --grow"):
-        evaluate(EvaluateConfig(segmentation=files.labels, labels=files.labels, grow=True, output=str(tmp_path)))
+        evaluate(
+            EvaluateConfig(
+                segmentation=files.labels, labels=files.labels, grow=True, output=str(tmp_path)
+            )
+        )
 
 
 def test_default_metric_and_thresholds():
@@ -354,9 +447,11 @@ def test_default_metric_and_thresholds():
 
 
 def test_no_torch(files, tmp_path):
-    code = ("import sys; from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
-            f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
-            f"output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)")
+    code = (
+        "import sys; from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
+        f"output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -370,7 +465,9 @@ def test_missing_reference_is_named_before_any_work(files, tmp_path, monkeypatch
 
 def test_reference_agrees(files, tmp_path, capsys):
     pytest.importorskip("funlib.evaluate")
-    metrics = evaluate(replace(files, output=str(tmp_path), backend="funlib", sweep=False, thresholds=(0.8,)))
+    metrics = evaluate(
+        replace(files, output=str(tmp_path), backend="funlib", sweep=False, thresholds=(0.8,))
+    )
     assert "funlib.evaluate agrees with" in capsys.readouterr().out
     assert metrics["funlib_erl"] == pytest.approx(metrics["erl"], rel=1e-5)
 
@@ -387,15 +484,24 @@ def test_errors_of_a_mask():
     truth = np.array([[[-1, -1, 0, 0, 1, 1]]], np.int8)
     mask = np.array([[[0, 1, 0, 1, 0, 1]]], np.uint8)
     matching = Matching(contingency_table(truth, mask), "semantic")
-    assert matching.errors(truth.astype(np.int64), mask.astype(np.int64)).tolist() == [[[0, 0, 0, 1, 3, 0]]]
+    assert matching.errors(truth.astype(np.int64), mask.astype(np.int64)).tolist() == [
+        [[0, 0, 0, 1, 3, 0]]
+    ]
     empty = Matching(contingency_table(truth, 0 * mask), "semantic")
-    assert empty.errors(truth.astype(np.int64), 0 * mask.astype(np.int64)).tolist() == [[[0, 0, 0, 0, 3, 3]]]
+    assert empty.errors(truth.astype(np.int64), 0 * mask.astype(np.int64)).tolist() == [
+        [[0, 0, 0, 0, 3, 3]]
+    ]
 
 
 def test_pictures_without_truth_and_of_anisotropic_voxels():
     rows = draw(bars(), "zyx", VOXEL)
-    assert [[p.caption for p in row] for row in rows[::3]] == [["segmentation, z = 3"], ["segmentation, y = 10"]]
-    assert rows[0][0].aspect == pytest.approx(24 / 20) and rows[3][0].aspect == pytest.approx(24 / (12 * 2))
+    assert [[p.caption for p in row] for row in rows[::3]] == [
+        ["segmentation, z = 3"],
+        ["segmentation, y = 10"],
+    ]
+    assert rows[0][0].aspect == pytest.approx(24 / 20) and rows[3][0].aspect == pytest.approx(
+        24 / (12 * 2)
+    )
 
 
 def test_palette_tells_ids_apart():
@@ -406,22 +512,31 @@ def test_palette_tells_ids_apart():
 
 def test_worst_skeletons_lead_to_the_place(files, tmp_path):
     def worst(threshold):
-        segmentation = connected_components_3d(bar_affinities(bars()), threshold) if threshold else bars()
+        segmentation = (
+            connected_components_3d(bar_affinities(bars()), threshold) if threshold else bars()
+        )
         path = store(tmp_path / "s.zarr", segmentation)
-        evaluate(EvaluateConfig(segmentation=path, skeleton=files.skeleton, output=str(tmp_path / "out")))
+        evaluate(
+            EvaluateConfig(segmentation=path, skeleton=files.skeleton, output=str(tmp_path / "out"))
+        )
         shutil.rmtree(path)
         page = (tmp_path / "out" / "report.html").read_text()
         table = page.partition("look at z, y, x</th></tr>")[2].partition("</table>")[0]
         return [re.findall("<td>(.*?)</td>", row) for row in table.split("<tr>")[1:]]
 
-    merged = [["1", "0.23", "0%", "0", "0", "2", "anywhere"], ["2", "0.23", "0%", "0", "0", "1", "anywhere"]]
+    merged = [
+        ["1", "0.23", "0%", "0", "0", "2", "anywhere"],
+        ["2", "0.23", "0%", "0", "0", "1", "anywhere"],
+    ]
     assert worst(0.5) == merged
     assert worst(0.8) == [["3", "0.23", "46%", "1", "0", "none", "6, 16, 11"]]
     assert worst(None) == []
 
 
 def test_require_fails_where_the_metric_is_worse(files, tmp_path):
-    config = EvaluateConfig(segmentation=files.labels, labels=files.labels, output=str(tmp_path / "out"))
+    config = EvaluateConfig(
+        segmentation=files.labels, labels=files.labels, output=str(tmp_path / "out")
+    )
     evaluate(replace(config, metric="dense_rand_split", require=0.99))
     evaluate(replace(config, metric="dense_voi_sum", require=0.01))
     with pytest.raises(ValueError, match="expected dense_rand_split of at least 1.5, got 1.0000"):

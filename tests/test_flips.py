@@ -14,7 +14,9 @@ def known(offsets, shape):
 
 
 def test_perfect_affinities_stay_perfect():
-    """A network that knows the labels of what it sees gives the same affinities from every side, not shifted ones."""
+    """A network that knows the labels of what it sees gives the same affinities from every side,
+    not shifted ones.
+    """
     labels = torch.randint(1, 3, (2, 1, 7, 8, 9), generator=torch.Generator().manual_seed(0))
 
     def perfect(x):
@@ -27,11 +29,15 @@ def test_perfect_affinities_stay_perfect():
 
 
 def test_the_mean_equals_its_definition():
-    """Edge by edge: the ends of an edge are mirrored, and the value is read where the mirrored edge is stored."""
+    """Edge by edge: the ends of an edge are mirrored, and the value is read where the mirrored edge
+    is stored.
+    """
     generator = torch.Generator().manual_seed(1)
     shape, offsets = (4, 5, 6), ((1, 0, 0), (0, 2, 0), (0, 0, 0), (1, 1, 0))
-    stored = {flips: torch.randn(1, len(offsets), *shape, generator=generator)
-              for flips in itertools.product((0, 1), repeat=3)}  # fmt: skip
+    stored = {
+        flips: torch.randn(1, len(offsets), *shape, generator=generator)
+        for flips in itertools.product((0, 1), repeat=3)
+    }
     calls = iter(stored.values())
     averaged = flip_averaged(lambda x: next(calls), offsets)(torch.zeros(1, 1, *shape))
     for channel, offset in enumerate(offsets):
@@ -41,7 +47,10 @@ def test_the_mean_equals_its_definition():
                 continue
             values = []
             for flips, logits in stored.items():
-                ends = [tuple(n - 1 - a if f else a for a, n, f in zip(end, shape, flips)) for end in (v, w)]
+                ends = [
+                    tuple(n - 1 - a if f else a for a, n, f in zip(end, shape, flips))
+                    for end in (v, w)
+                ]
                 for source, target in (ends, ends[::-1]):
                     if tuple(b - a for a, b in zip(source, target)) == offset:
                         values.append(torch.sigmoid(logits[(0, channel, *source)]))

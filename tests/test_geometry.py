@@ -6,7 +6,9 @@ import pytest
 from pytc.geometry import Box, blocks, tile
 
 
-@pytest.mark.parametrize("shape, block", [((5, 7, 3), (2, 3, 4)), ((4, 4, 4), (4, 4, 4)), ((1, 9, 2), (1, 1, 1))])
+@pytest.mark.parametrize(
+    "shape, block", [((5, 7, 3), (2, 3, 4)), ((4, 4, 4), (4, 4, 4)), ((1, 9, 2), (1, 1, 1))]
+)
 def test_blocks_cover_every_voxel_once(shape, block):
     count = np.zeros(shape, int)
     for box in blocks(shape, block):
@@ -15,7 +17,9 @@ def test_blocks_cover_every_voxel_once(shape, block):
     assert (count == 1).all()
 
 
-@pytest.mark.parametrize("n, window, stride", [(10, 4, 2), (10, 4, 3), (9, 4, 4), (4, 4, 1), (5, 4, 4), (17, 3, 2)])
+@pytest.mark.parametrize(
+    "n, window, stride", [(10, 4, 2), (10, 4, 3), (9, 4, 4), (4, 4, 1), (5, 4, 4), (17, 3, 2)]
+)
 def test_tile_covers_with_full_windows_snapped_to_the_edge(n, window, stride):
     boxes = tile((n,) * 3, (window,) * 3, (stride,) * 3)
     starts = sorted({box.start[0] for box in boxes})
@@ -37,10 +41,17 @@ def test_tile_refuses_what_cannot_cover():
 
 def test_box_arithmetic_equals_sets_of_voxels():
     def voxels(box):
-        return set(itertools.product(*(range(a, b) for a, b in zip(box.start, box.stop)))) if box else set()
+        return (
+            set(itertools.product(*(range(a, b) for a, b in zip(box.start, box.stop))))
+            if box
+            else set()
+        )
 
     rng = np.random.default_rng(0)
     for _ in range(50):
-        a, b = (Box(tuple(s), tuple(s + n)) for s, n in zip(rng.integers(0, 5, (2, 3)), rng.integers(1, 5, (2, 3))))
+        a, b = (
+            Box(tuple(s), tuple(s + n))
+            for s, n in zip(rng.integers(0, 5, (2, 3)), rng.integers(1, 5, (2, 3)))
+        )
         assert voxels(a.intersection(b)) == voxels(a) & voxels(b)
     assert Box((1, 2, 3), (4, 5, 6)).moved((-1, 0, 2)) == Box((0, 2, 5), (3, 5, 8))

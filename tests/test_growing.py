@@ -15,7 +15,9 @@ def test_equals_joining_sets(dtype):
         affinities = random_affinities(rng, shape, dtype)
         labels = slow_components(affinities, 0.85).astype(np.uint32)
         for floor in (0.0, 0.5):
-            np.testing.assert_array_equal(grow(labels, affinities, floor=floor), slow_grow(labels, affinities, floor))
+            np.testing.assert_array_equal(
+                grow(labels, affinities, floor=floor), slow_grow(labels, affinities, floor)
+            )
 
 
 def test_given_labels_stay_and_nothing_merges():
@@ -32,7 +34,9 @@ def test_given_labels_stay_and_nothing_merges():
 
 
 def test_strongest_path_wins():
-    """The voxel between goes to the side with the stronger weakest edge, and nothing crosses an edge of 0 or NaN."""
+    """The voxel between goes to the side with the stronger weakest edge, and nothing crosses an
+    edge of 0 or NaN.
+    """
     affinities = np.zeros((3, 1, 1, 8), np.float16)
     affinities[2, 0, 0] = [0.9, 0.4, 0.6, 0.3, 0.8, 0.0, np.nan, 0]
     labels = np.array([[[7, 0, 0, 0, 0, 5, 0, 0]]], np.uint64)
@@ -50,18 +54,25 @@ def test_negative_values_are_below_the_floor():
 def test_segment_volume_grows(tmp_path):
     affinities = random_affinities(np.random.default_rng(2), (6, 7, 8))
     path = tmp_path / "a.zarr"
-    with create_volume(path, affinities.shape, np.float16, attributes={"offsets": SHORT_AND_LONG[:3]}) as volume:
+    with create_volume(
+        path, affinities.shape, np.float16, attributes={"offsets": SHORT_AND_LONG[:3]}
+    ) as volume:
         volume[...] = affinities
-    segment_volume(open_volume(path), tmp_path / "s.zarr", SegmentationConfig(0.8, min_size=3, grow=True))
+    segment_volume(
+        open_volume(path), tmp_path / "s.zarr", SegmentationConfig(0.8, min_size=3, grow=True)
+    )
     expected = slow_grow(slow_components(affinities, 0.8, 3), affinities)
     np.testing.assert_array_equal(open_volume(tmp_path / "s.zarr")[...], expected)
 
 
-@pytest.mark.parametrize("labels, floor, message", [
-    (np.zeros((2, 2, 3), np.uint32), 0.0, "shape"),
-    (np.zeros((2, 2, 2), np.float32), 0.0, "float32"),
-    (np.zeros((2, 2, 2), np.uint32), -0.5, "floor"),
-])
+@pytest.mark.parametrize(
+    "labels, floor, message",
+    [
+        (np.zeros((2, 2, 3), np.uint32), 0.0, "shape"),
+        (np.zeros((2, 2, 2), np.float32), 0.0, "float32"),
+        (np.zeros((2, 2, 2), np.uint32), -0.5, "floor"),
+    ],
+)
 def test_refuses(labels, floor, message):
     with pytest.raises(ValueError, match=message):
         grow(labels, np.zeros((3, 2, 2, 2), np.float16), floor=floor)

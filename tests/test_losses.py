@@ -1,4 +1,6 @@
-"""Losses: equal to their loops, indifferent to how samples are dealt to ranks, and safe with nothing valid."""
+"""Losses: equal to their loops, indifferent to how samples are dealt to ranks, and safe with
+nothing valid.
+"""
 
 from functools import partial
 
@@ -75,7 +77,9 @@ def test_losses_match_the_loop(name):
     for seed, share in ((0, 0.7), (1, 0.1)):
         case = random_case(seed=seed, share=share)
         total, count = loss(*case)
-        expected_total, expected_count = loop(*(array.double().numpy() for array in case[:2]), case[2].numpy())
+        expected_total, expected_count = loop(
+            *(array.double().numpy() for array in case[:2]), case[2].numpy()
+        )
         assert total.item() == pytest.approx(expected_total, rel=1e-5)
         assert count.item() == expected_count
 
@@ -83,7 +87,9 @@ def test_losses_match_the_loop(name):
 def test_cross_entropy_matches_the_loop_and_is_bce_for_one_channel():
     case = case_for("cross_entropy")
     total, count = cross_entropy(*case)
-    expected = reference.cross_entropy(*(array.double().numpy() for array in case[:2]), case[2].numpy())
+    expected = reference.cross_entropy(
+        *(array.double().numpy() for array in case[:2]), case[2].numpy()
+    )
     assert total.item() == pytest.approx(expected[0], rel=1e-5) and count.item() == expected[1]
     one = random_case((2, 3, 3, 4, 2))
     one = tuple(array[:, :1] for array in one)
@@ -93,7 +99,9 @@ def test_cross_entropy_matches_the_loop_and_is_bce_for_one_channel():
 def test_balanced_bce_gives_both_classes_the_same_weight():
     logits, target = torch.zeros(1, 1, 4, 5, 5), torch.zeros(1, 1, 4, 5, 5)
     target.view(-1)[:20] = 1
-    total, _, gradient = value_and_gradient(balanced_bce, logits, target, torch.ones_like(target, dtype=torch.bool))
+    total, _, gradient = value_and_gradient(
+        balanced_bce, logits, target, torch.ones_like(target, dtype=torch.bool)
+    )
     assert gradient.sum().abs() < 1e-4 and gradient[target == 1].mean() == -2.0
     assert total.item() == pytest.approx(160 * np.log(2), rel=1e-5)
 
@@ -105,7 +113,9 @@ def test_gradient_matches_finite_differences(name):
     step = torch.randn(logits.shape, generator=torch.Generator().manual_seed(5))
     step /= step.norm()
     ahead, back = (ALL[name](logits + sign * 0.02 * step, target, valid)[0] for sign in (1, -1))
-    assert (gradient * step).sum().item() == pytest.approx(((ahead - back) / 0.04).item(), rel=0.02, abs=1e-3)
+    assert (gradient * step).sum().item() == pytest.approx(
+        ((ahead - back) / 0.04).item(), rel=0.02, abs=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -114,7 +124,11 @@ def test_what_is_not_valid_does_not_count(name):
     total, count, gradient = value_and_gradient(ALL[name], logits, target, valid)
     unknown = ~valid.expand_as(logits)
     assert unknown.any() and (gradient[unknown] == 0).all()
-    other = target.masked_fill(~valid, 0) if name == "cross_entropy" else torch.where(valid, target, 1 - target)
+    other = (
+        target.masked_fill(~valid, 0)
+        if name == "cross_entropy"
+        else torch.where(valid, target, 1 - target)
+    )
     changed, changed_count = ALL[name](torch.where(unknown, 30.0, logits), other, valid)
     torch.testing.assert_close(changed, total)
     assert changed_count == count
@@ -150,7 +164,9 @@ def test_extreme_logits_stay_finite(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
-    """The mean of the ranks' losses and gradients is that of the whole batch, whatever is masked where."""
+    """The mean of the ranks' losses and gradients is that of the whole batch, whatever is masked
+    where.
+    """
     logits, target, valid = case_for(name)
     valid[1] = torch.rand(valid[1].shape, generator=torch.Generator().manual_seed(2)) < 0.2
     config = LossConfig(terms=("bce", "dice"), weights=(1.0, 0.5))
@@ -158,13 +174,19 @@ def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
         whole = logits.clone().requires_grad_()
         total, _ = deep_supervision_loss(whole, [(target, valid)], loss)
         total.backward()
-        counts = sum(loss(logits[r : r + 1], target[r : r + 1], valid[r : r + 1])[1] for r in range(2))
+        counts = sum(
+            loss(logits[r : r + 1], target[r : r + 1], valid[r : r + 1])[1] for r in range(2)
+        )
         apart = logits.clone().requires_grad_()
         parts = [
-            deep_supervision_loss(apart[r : r + 1], [(target[r : r + 1], valid[r : r + 1])], loss,
-                                  reduce_count=lambda count: (counts / 2).view_as(count))[0]  # noqa: B023
+            deep_supervision_loss(
+                apart[r : r + 1],
+                [(target[r : r + 1], valid[r : r + 1])],
+                loss,
+                reduce_count=lambda count: (counts / 2).view_as(count),  # noqa: B023
+            )[0]
             for r in range(2)
-        ]  # fmt: skip
+        ]
         (sum(parts) / 2).backward()
         torch.testing.assert_close(sum(parts) / 2, total, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(apart.grad, whole.grad, rtol=1e-5, atol=1e-8)
@@ -172,10 +194,20 @@ def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
 
 def test_built_loss_has_an_entry_for_each_weighted_term():
     case = random_case()
-    config = LossConfig(terms=("bce", "tversky", "focal", "balanced_bce"), weights=(2.0, 0.5, 1.0, 1.0),
-                        tversky_alpha=0.2, focal_gamma=1.0, max_positive_weight=3.0)  # fmt: skip
+    config = LossConfig(
+        terms=("bce", "tversky", "focal", "balanced_bce"),
+        weights=(2.0, 0.5, 1.0, 1.0),
+        tversky_alpha=0.2,
+        focal_gamma=1.0,
+        max_positive_weight=3.0,
+    )
     sums, counts = build_loss(config)(*case)
-    parts = [bce(*case), tversky(*case, alpha=0.2), focal(*case, gamma=1.0), balanced_bce(*case, 3.0)]
+    parts = [
+        bce(*case),
+        tversky(*case, alpha=0.2),
+        focal(*case, gamma=1.0),
+        balanced_bce(*case, 3.0),
+    ]
     torch.testing.assert_close(sums, torch.stack([w * p[0] for w, p in zip(config.weights, parts)]))
     torch.testing.assert_close(counts, torch.stack([part[1] for part in parts]))
     total, _ = deep_supervision_loss(case[0], [case[1:]], build_loss(config))
@@ -192,7 +224,11 @@ def test_each_term_of_the_config_can_be_built():
 
 def test_deep_supervision_weighs_the_scales():
     cases = [random_case((2, 3, n, n, n), seed=n) for n in (8, 4, 2)]
-    outputs = {"ds_1": cases[1][0], "output": cases[0][0], "ds_2": cases[2][0]}  # the order of the dict is no matter
+    outputs = {
+        "ds_1": cases[1][0],
+        "output": cases[0][0],
+        "ds_2": cases[2][0],
+    }  # the order of the dict is no matter
     targets = [case[1:] for case in cases]
     each = [total / count for total, count in (bce(*case) for case in cases)]
     total, figures = deep_supervision_loss(outputs, targets, bce)
@@ -208,7 +244,9 @@ def test_plain_tensor_is_the_only_scale():
     total, figures = deep_supervision_loss(logits.requires_grad_(), [(target, valid)], bce)
     expected = F.binary_cross_entropy_with_logits(logits[valid], target[valid])
     torch.testing.assert_close(total, expected)
-    assert list(figures) == ["output"] and not figures["output"].requires_grad and total.requires_grad
+    assert (
+        list(figures) == ["output"] and not figures["output"].requires_grad and total.requires_grad
+    )
 
 
 def test_what_does_not_fit_is_refused():

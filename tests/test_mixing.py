@@ -23,7 +23,9 @@ class Named:
 
 
 def test_weights_are_the_shares_of_the_datasets():
-    mix = WeightedConcatDataset([Named("a", 10), Named("b", 1000), Named("c", 7)], [0.2, 0.7, 0.1], length=5000)
+    mix = WeightedConcatDataset(
+        [Named("a", 10), Named("b", 1000), Named("c", 7)], [0.2, 0.7, 0.1], length=5000
+    )
     assert len(mix) == 5000
     names = [mix[n][0] for n in range(5000)]
     for name, weight in (("a", 0.2), ("b", 0.7), ("c", 0.1)):

@@ -1,4 +1,7 @@
-"""Every network: shapes, scales, layout, errors; MedNeXt against the official one (golden/record_mednext.py)."""
+"""Every network: shapes, scales, layout, errors;
+
+MedNeXt against the official one (golden/record_mednext.py).
+"""
 
 import json
 from dataclasses import replace
@@ -10,24 +13,57 @@ from reference_models import fill_parameters, hash_parameters, make_image, rsune
 from torch import nn
 
 from pytc.config import ModelConfig, from_plain
-from pytc.models import build_model, is_architecture_available, list_architectures, register_architecture
+from pytc.models import (
+    build_model,
+    is_architecture_available,
+    list_architectures,
+    register_architecture,
+)
 from pytc.models.anisotropy import fit_to_data, plan_levels
 from pytc.models.layers import ChannelNorm, InstanceNorm
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
-SMALL = ModelConfig("mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9)
+SMALL = ModelConfig(
+    "mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9
+)
 # One small network of each kind, and an image size that it takes.
 NETWORKS = {
     "mednext_custom": (SMALL, (16, 32, 16)),
     "mednext": (ModelConfig(out_channels=3), (32, 16, 16)),
-    "unet": (ModelConfig("unet", out_channels=3, features=(4, 6, 8), strides=((1, 2, 2), (2, 3, 2))), (6, 12, 8)),
-    "rsunet": (ModelConfig("rsunet", out_channels=3, features=(4, 6, 8), voxel_size=(30, 6, 6)), (3, 12, 20)),
-    "nnunet": (ModelConfig("nnunet", out_channels=3, base_channels=4, voxel_size=(30, 10, 10), image_size=(10, 24, 20)),
-               (10, 24, 20)),
-    "monai_basic_unet3d": (ModelConfig("monai_basic_unet3d", out_channels=3, features=(4, 4, 6, 8, 8)), (16, 32, 16)),
-    "monai_unet": (ModelConfig("monai_unet", out_channels=3, features=(4, 6), strides=((1, 2, 2),)), (3, 12, 8)),
-    "monai_unetr": (ModelConfig("monai_unetr", out_channels=3, feature_size=4, image_size=(16, 16, 32)), (16, 16, 32)),
-    "monai_swin_unetr": (ModelConfig("monai_swin_unetr", out_channels=3, feature_size=12), (64, 32, 32)),
+    "unet": (
+        ModelConfig("unet", out_channels=3, features=(4, 6, 8), strides=((1, 2, 2), (2, 3, 2))),
+        (6, 12, 8),
+    ),
+    "rsunet": (
+        ModelConfig("rsunet", out_channels=3, features=(4, 6, 8), voxel_size=(30, 6, 6)),
+        (3, 12, 20),
+    ),
+    "nnunet": (
+        ModelConfig(
+            "nnunet",
+            out_channels=3,
+            base_channels=4,
+            voxel_size=(30, 10, 10),
+            image_size=(10, 24, 20),
+        ),
+        (10, 24, 20),
+    ),
+    "monai_basic_unet3d": (
+        ModelConfig("monai_basic_unet3d", out_channels=3, features=(4, 4, 6, 8, 8)),
+        (16, 32, 16),
+    ),
+    "monai_unet": (
+        ModelConfig("monai_unet", out_channels=3, features=(4, 6), strides=((1, 2, 2),)),
+        (3, 12, 8),
+    ),
+    "monai_unetr": (
+        ModelConfig("monai_unetr", out_channels=3, feature_size=4, image_size=(16, 16, 32)),
+        (16, 16, 32),
+    ),
+    "monai_swin_unetr": (
+        ModelConfig("monai_swin_unetr", out_channels=3, feature_size=12),
+        (64, 32, 32),
+    ),
 }
 SUPERVISED = ("mednext_custom", "mednext", "unet", "rsunet", "nnunet")
 
@@ -80,9 +116,18 @@ def test_mednext_names_its_parameters_as_the_official_network():
     with torch.device("meta"):
         names = set(build_model(ModelConfig(deep_supervision=True)).state_dict())
         single = set(build_model(ModelConfig()).state_dict())
-    assert {"stem.weight", "enc_block_0.0.conv1.weight", "down_3.res_conv.bias", "bottleneck.1.norm.weight",
-            "up_3.conv2.weight", "dec_block_0.1.conv3.bias", "out_4.conv_out.weight"} <= names
-    assert names - single == {f"out_{i}.conv_out.{kind}" for i in range(1, 5) for kind in ("weight", "bias")}
+    assert {
+        "stem.weight",
+        "enc_block_0.0.conv1.weight",
+        "down_3.res_conv.bias",
+        "bottleneck.1.norm.weight",
+        "up_3.conv2.weight",
+        "dec_block_0.1.conv3.bias",
+        "out_4.conv_out.weight",
+    } <= names
+    assert names - single == {
+        f"out_{i}.conv_out.{kind}" for i in range(1, 5) for kind in ("weight", "bias")
+    }
 
 
 def test_checkpointing_changes_nothing_but_memory():
@@ -92,7 +137,9 @@ def test_checkpointing_changes_nothing_but_memory():
         model = build_model(replace(SMALL, deep_supervision=True, checkpoint_style=style))
         fill_parameters(model)
         saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, saved=saved: saved.append(t.numel()) or t, lambda t: t
+        ):
             outputs = outputs_of(model, x)
         sum(output.square().mean() for output in outputs).backward()
         gradients.append(([p.grad for p in model.parameters()], sum(saved)))
@@ -112,7 +159,9 @@ def test_every_network_runs_forward_and_backward(network, channels, dtype):
     config, size = network
     model = build_model(replace(config, in_channels=channels))
     if dtype is torch.bfloat16:  # hardware.choose_precision says why
-        size = model.nearest_valid_size(tuple(max(n, 3 * m) for n, m in zip(size, model.size_multiple)))
+        size = model.nearest_valid_size(
+            tuple(max(n, 3 * m) for n, m in zip(size, model.size_multiple))
+        )
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
         output = model(make_image((1, channels, *size)))
     assert isinstance(output, torch.Tensor) and output.shape == (1, 3, *size)
@@ -140,12 +189,17 @@ def test_every_network_is_exported(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_names_a_size_it_takes_instead_of_one_it_does_not(name):
     model = build_model(NETWORKS[name][0])
-    with pytest.raises(ValueError, match=f"size that {name} can take, such as .* got \\(11, 13, 51\\)"):
+    with pytest.raises(
+        ValueError, match=f"size that {name} can take, such as .* got \\(11, 13, 51\\)"
+    ):
         model(torch.zeros(1, 1, 11, 13, 51))
     nearest = model.nearest_valid_size((11, 13, 51))
     model.require_size(nearest)
     if name != "monai_unetr":
-        assert all(abs(n - wanted) <= step for n, wanted, step in zip(nearest, (11, 13, 51), model.size_multiple))
+        assert all(
+            abs(n - wanted) <= step
+            for n, wanted, step in zip(nearest, (11, 13, 51), model.size_multiple)
+        )
 
 
 @pytest.mark.parametrize("name", SUPERVISED)
@@ -166,13 +220,18 @@ def test_deep_supervision_gives_a_dict_in_training_and_uses_every_head(name):
     torch.testing.assert_close(model.eval()(x), outputs["output"])
 
 
-# What nnU-Net's own planner (get_pool_and_conv_props, MIC-DKFZ/nnUNet commit 0e49508) makes of these voxel sizes and
-# patches, those of three tasks of the Medical Segmentation Decathlon and one flat along another axis: strides, and the
-# number of finest levels whose kernels are flat.
+# What nnU-Net's own planner (get_pool_and_conv_props, MIC-DKFZ/nnUNet commit 0e49508) makes of
+# these voxel sizes and patches, those of three tasks of the Medical Segmentation Decathlon and one
+# flat along another axis: strides, and the number of finest levels whose kernels are flat.
 PLANS = {
     "D2 heart": ((1.37, 1.25, 1.25), (80, 192, 160), ["222", "222", "222", "222", "122"], 0),
     "D4 hippocampus": ((1, 1, 1), (40, 56, 40), ["222", "222", "222"], 0),
-    "D5 prostate": ((3.6, 0.62, 0.62), (20, 320, 256), ["122", "122", "222", "222", "122", "122"], 2),
+    "D5 prostate": (
+        (3.6, 0.62, 0.62),
+        (20, 320, 256),
+        ["122", "122", "222", "222", "122", "122"],
+        2,
+    ),
     "x first": ((9, 9, 20), (128, 128, 128), ["221", "222", "222", "222", "222"], 1),
 }
 
@@ -182,13 +241,17 @@ def test_nnunet_is_planned_as_nnunet_plans(voxel_size, patch, strides, flat):
     levels = plan_levels(voxel_size, patch_size=patch)
     assert ["".join(map(str, level.stride)) for level in levels[1:]] == strides
     thin = tuple(1 if size > 2 * min(voxel_size) else 3 for size in voxel_size)
-    assert [level.kernel(3) for level in levels] == [thin] * flat + [(3, 3, 3)] * (len(levels) - flat)
+    assert [level.kernel(3) for level in levels] == [thin] * flat + [(3, 3, 3)] * (
+        len(levels) - flat
+    )
 
 
 @pytest.mark.parametrize("voxel_size", [(10, 10, 10), (30, 6, 6)])
 def test_a_size_that_nnunet_names_is_one_it_can_be_planned_for(voxel_size):
     for size in (17, 27, 60, 70, 100, 124):
-        config = ModelConfig("nnunet", base_channels=1, voxel_size=voxel_size, image_size=(size, size, size + 1))
+        config = ModelConfig(
+            "nnunet", base_channels=1, voxel_size=voxel_size, image_size=(size, size, size + 1)
+        )
         with torch.device("meta"):
             nearest = build_model(config).nearest_valid_size(config.image_size)
             build_model(replace(config, image_size=nearest)).require_size(nearest)
@@ -201,14 +264,19 @@ def test_nnunet_equals_dynunet():
     strides = [(1, 1, 1), (2, 2, 2), (2, 2, 2), (1, 2, 2)]
     twin = DynUNet(3, 1, 6, [3] * 4, strides, strides[1:], filters=[4, 8, 16, 32])
     fill_parameters(model)
-    parts = [(model.stem, twin.input_block), *zip(model.down, [*twin.downsamples, twin.bottleneck]),
-             *((narrow, rise.transp_conv) for narrow, rise in zip(model.narrow, twin.upsamples[::-1])),
-             *((up, rise.conv_block) for up, rise in zip(model.up, twin.upsamples[::-1])),
-             (model.heads[0], twin.output_block)]  # fmt: skip
+    parts = [
+        (model.stem, twin.input_block),
+        *zip(model.down, [*twin.downsamples, twin.bottleneck]),
+        *((narrow, rise.transp_conv) for narrow, rise in zip(model.narrow, twin.upsamples[::-1])),
+        *((up, rise.conv_block) for up, rise in zip(model.up, twin.upsamples[::-1])),
+        (model.heads[0], twin.output_block),
+    ]
     with torch.no_grad():
         for part in parts:
-            kernels, rest = ([[p for p in side.parameters() if (p.ndim == 5) == dense] for side in part]
-                             for dense in (True, False))
+            kernels, rest = (
+                [[p for p in side.parameters() if (p.ndim == 5) == dense] for side in part]
+                for dense in (True, False)
+            )
             for ours, theirs in (*zip(*kernels, strict=True), *zip(*rest, strict=True)):
                 theirs.copy_(ours)
     assert sum(p.numel() for p in twin.parameters()) == model.info()["parameters"]
@@ -226,7 +294,9 @@ def test_a_network_made_for_a_patch_asks_for_it(architecture):
 
 @pytest.mark.parametrize("voxel_size", [None, (30, 6, 6)])
 def test_rsunet_equals_its_plain_twin(voxel_size):
-    model = build_model(replace(NETWORKS["rsunet"][0], voxel_size=voxel_size, deep_supervision=True))
+    model = build_model(
+        replace(NETWORKS["rsunet"][0], voxel_size=voxel_size, deep_supervision=True)
+    )
     fill_parameters(model)
     x = make_image((2, 1, 8, 12, 20))
     plain = rsunet(model.state_dict(), x, [rise.factor for rise in model.narrow])
@@ -240,7 +310,9 @@ def test_rsunet_equals_its_plain_twin(voxel_size):
 @pytest.mark.parametrize("dims", (2, 3))
 @pytest.mark.parametrize("kernel", (3, 5))
 def test_mednext_custom_is_anisotropic_where_the_voxels_are(dims, kernel):
-    config = replace(SMALL, kernel_size=kernel, voxel_size=(40, 8, 8), spatial_dims=dims, deep_supervision=True)
+    config = replace(
+        SMALL, kernel_size=kernel, voxel_size=(40, 8, 8), spatial_dims=dims, deep_supervision=True
+    )
     model, cube = build_model(config), build_model(replace(config, voxel_size=(8, 8, 8)))
     assert hash_parameters(cube) == hash_parameters(build_model(replace(config, voxel_size=None)))
     assert cube.size_multiple == (16,) * dims
@@ -252,15 +324,28 @@ def test_mednext_custom_is_anisotropic_where_the_voxels_are(dims, kernel):
     assert model.output_scales == ((1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16))
     assert [tuple(y.shape[2:]) for y in outputs][-1] == (1, 2, 1)
     flat, full = (1, kernel, kernel), (kernel,) * 3
-    expected = {"enc_block_0.0": flat, "down_1": flat, "up_1": flat, "dec_block_1.0": flat, "enc_block_3.0": full,
-                "down_3": full, "up_3": full, "bottleneck.0": full}  # fmt: skip
-    assert {name: tuple(model.get_parameter(f"{name}.conv1.weight").shape[2:]) for name in expected} == expected
+    expected = {
+        "enc_block_0.0": flat,
+        "down_1": flat,
+        "up_1": flat,
+        "dec_block_1.0": flat,
+        "enc_block_3.0": full,
+        "down_3": full,
+        "up_3": full,
+        "bottleneck.0": full,
+    }
+    assert {
+        name: tuple(model.get_parameter(f"{name}.conv1.weight").shape[2:]) for name in expected
+    } == expected
 
 
 def test_a_published_mednext_is_the_same_for_every_voxel_size():
     with torch.device("meta"):
         flat, plain = (build_model(ModelConfig(voxel_size=size)) for size in ((40, 4, 4), None))
-    assert hash_parameters(flat) == hash_parameters(plain) and flat.size_multiple == plain.size_multiple
+    assert (
+        hash_parameters(flat) == hash_parameters(plain)
+        and flat.size_multiple == plain.size_multiple
+    )
 
 
 def test_default_strides_of_the_unets_follow_the_voxel_size():
@@ -291,7 +376,8 @@ def test_deep_supervision_is_refused_where_there_is_one_output(name):
 
 
 def test_own_networks_stay_in_channels_last_layout():
-    # With one thread or one small image, PyTorch takes convolutions of its own on a CPU, which know no layouts.
+    # With one thread or one small image, PyTorch takes convolutions of its own on a CPU, which know
+    # no layouts.
     torch.set_num_threads(2)
     for name in ("mednext_custom", "unet", "rsunet", "nnunet"):
         config, size = NETWORKS[name]
@@ -305,7 +391,9 @@ def test_own_networks_stay_in_channels_last_layout():
                 strays.append(module)
 
         for module_name, module in model.named_modules():
-            if not list(module.children()) and module_name != "stem":  # MedNeXt's stem is laid out anew
+            if (
+                not list(module.children()) and module_name != "stem"
+            ):  # MedNeXt's stem is laid out anew
                 module.register_forward_hook(check)
         model(make_image((2, 1, *size)))
         assert not strays
@@ -316,16 +404,23 @@ class PermutedLayerNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
-@pytest.mark.parametrize("ours, reference", [
-    (InstanceNorm(4), nn.GroupNorm(4, 4)),
-    (InstanceNorm(4, affine=False), nn.InstanceNorm3d(4)),
-    (ChannelNorm(4), PermutedLayerNorm(4)),
-])
+@pytest.mark.parametrize(
+    "ours, reference",
+    [
+        (InstanceNorm(4), nn.GroupNorm(4, 4)),
+        (InstanceNorm(4, affine=False), nn.InstanceNorm3d(4)),
+        (ChannelNorm(4), PermutedLayerNorm(4)),
+    ],
+)
 def test_norms_equal_those_of_pytorch_and_keep_the_layout(ours, reference):
     results = []
     for norm in (ours, reference):
         fill_parameters(norm)
-        x = (make_image((3, 4, 5, 6, 7)) * 3 + 2).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+        x = (
+            (make_image((3, 4, 5, 6, 7)) * 3 + 2)
+            .contiguous(memory_format=torch.channels_last_3d)
+            .requires_grad_()
+        )
         y = norm(x)
         y.backward(make_image(tuple(x.shape)).flip(0))
         results.append((y, x.grad, *[p.grad for p in norm.parameters()]))
@@ -334,8 +429,10 @@ def test_norms_equal_those_of_pytorch_and_keep_the_layout(ours, reference):
     assert results[0][0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
-@pytest.mark.parametrize("size, nearest", [((48, 40, 70), (48, 32, 64)), ((20, 3, 25), (16, 16, 32)),
-                                           ((16, 16, 16), (16, 16, 32))])
+@pytest.mark.parametrize(
+    "size, nearest",
+    [((48, 40, 70), (48, 32, 64)), ((20, 3, 25), (16, 16, 32)), ((16, 16, 16), (16, 16, 32))],
+)
 def test_a_size_that_does_not_fit_is_refused_with_the_nearest_that_does(size, nearest):
     model = build_model(SMALL)
     assert model.nearest_valid_size(size) == nearest
@@ -377,6 +474,8 @@ def test_registry():
 
 def test_info_describes_the_network():
     info = build_model(replace(SMALL, in_channels=2, deep_supervision=True)).info()
-    assert info["name"] == "mednext_custom" and info["in_channels"] == 2 and info["out_channels"] == 3
+    assert (
+        info["name"] == "mednext_custom" and info["in_channels"] == 2 and info["out_channels"] == 3
+    )
     assert info["output_scales"][-1] == (16, 16, 16) and info["size_multiple"] == (16, 16, 16)
     assert json.loads(json.dumps(info))["parameters"] > 0

@@ -16,8 +16,14 @@ DTYPES = (np.uint8, np.int8, np.uint16, np.int32, np.uint32, np.int64, np.uint64
 
 
 def as_counter(table):
-    assert (table.truth.dtype, table.segmentation.dtype, table.count.dtype) == (np.uint64, np.uint64, np.int64)
-    return {(int(a), int(b)): int(n) for a, b, n in zip(table.truth, table.segmentation, table.count)}
+    assert (table.truth.dtype, table.segmentation.dtype, table.count.dtype) == (
+        np.uint64,
+        np.uint64,
+        np.int64,
+    )
+    return {
+        (int(a), int(b)): int(n) for a, b, n in zip(table.truth, table.segmentation, table.count)
+    }
 
 
 def slow_table(truth, segmentation):
@@ -32,8 +38,12 @@ def test_table_of_any_dtype(dtype):
     for shape in [(9, 10, 11), (1, 1, 1), (0, 3, 3), (5, 0, 2), (30,), (4, 50)]:
         truth, other = ids[rng.integers(0, 6, shape)], rng.integers(0, 9, shape).astype(np.uint16)
         for threads in (1, 2, 5):
-            assert as_counter(contingency_table(truth, other, threads=threads)) == slow_table(truth, other)
-            assert as_counter(contingency_table(other, truth, threads=threads)) == slow_table(other, truth)
+            assert as_counter(contingency_table(truth, other, threads=threads)) == slow_table(
+                truth, other
+            )
+            assert as_counter(contingency_table(other, truth, threads=threads)) == slow_table(
+                other, truth
+            )
 
 
 def test_rows_are_sorted_and_distinct_after_growth():
@@ -54,9 +64,13 @@ def test_unlabelled_and_masked_voxels_do_not_count(tmp_path):
     counted = mask & (truth >= 0)
     expected = slow_table(truth[counted], segmentation[counted])
     assert as_counter(contingency_table(truth, segmentation, mask)) == expected
-    assert as_counter(contingency_table(np.asfortranarray(truth), segmentation, mask.astype(np.uint8))) == expected
+    assert (
+        as_counter(contingency_table(np.asfortranarray(truth), segmentation, mask.astype(np.uint8)))
+        == expected
+    )
     assert overlap_metrics(truth, segmentation, mask) == pytest.approx(
-        slow_overlap(truth[counted], segmentation[counted]))
+        slow_overlap(truth[counted], segmentation[counted])
+    )
     with create_volume(tmp_path / "s.zarr", truth.shape, np.int64, chunks=(2, 3, 4)) as volume:
         volume[...] = segmentation
     assert as_counter(contingency_table(truth, open_volume(tmp_path / "s.zarr"), mask)) == expected
@@ -67,30 +81,48 @@ def test_metrics_equal_reference_implementation_and_twin(name, truth, segmentati
     figures = overlap_metrics(truth, segmentation)
     assert tuple(figures) == OVERLAP_METRICS
     assert all(type(value) is float for value in figures.values())
-    assert {key: figures[key] for key in GOLDEN[name]} == pytest.approx(GOLDEN[name], rel=1e-9, abs=1e-9)
+    assert {key: figures[key] for key in GOLDEN[name]} == pytest.approx(
+        GOLDEN[name], rel=1e-9, abs=1e-9
+    )
     assert figures == pytest.approx(slow_overlap(truth, segmentation), rel=1e-9, abs=1e-9)
 
 
 def test_known_figures():
     truth = np.array([1, 1, 2, 2, 0])
-    perfect = {"voi_split": 0, "voi_merge": 0, "voi_sum": 0, "rand_split": 1, "rand_merge": 1, "adapted_rand_error": 0}
+    perfect = {
+        "voi_split": 0,
+        "voi_merge": 0,
+        "voi_sum": 0,
+        "rand_split": 1,
+        "rand_merge": 1,
+        "adapted_rand_error": 0,
+    }
     assert overlap_metrics(truth, truth + 4) == perfect
     merged = overlap_metrics(truth, np.ones(5, int))
-    assert merged == {"voi_split": 0, "voi_merge": 1, "voi_sum": 1, "rand_split": 1, "rand_merge": 0.5,
-                      "adapted_rand_error": pytest.approx(1 / 3)}
+    assert merged == {
+        "voi_split": 0,
+        "voi_merge": 1,
+        "voi_sum": 1,
+        "rand_split": 1,
+        "rand_merge": 0.5,
+        "adapted_rand_error": pytest.approx(1 / 3),
+    }
     split = overlap_metrics(truth, np.array([0, 1, 2, 3, 0]))
     assert split["voi_split"] == 1 and split["voi_merge"] == 0  # 0 is a segment
 
 
-@pytest.mark.parametrize("truth, segmentation, mask, message", [
-    (np.ones(3), np.ones(3, int), None, "truth of dtype float64"),
-    (np.ones(3, int), np.ones(3, np.float16), None, "segmentation of dtype float16"),
-    (np.ones(3, int), np.ones(4, int), None, "shape"),
-    (np.ones(3, int), np.ones(3, int), np.ones((3, 1), bool), "mask of"),
-    (np.ones(3, int), np.array([0, -1, 2]), None, "0 or more, got -1"),
-    (np.zeros(3, int), np.ones(3, int), None, "at least one voxel"),
-    (np.ones(3, int), np.ones(3, int), np.zeros(3, bool), "at least one voxel"),
-])
+@pytest.mark.parametrize(
+    "truth, segmentation, mask, message",
+    [
+        (np.ones(3), np.ones(3, int), None, "truth of dtype float64"),
+        (np.ones(3, int), np.ones(3, np.float16), None, "segmentation of dtype float16"),
+        (np.ones(3, int), np.ones(4, int), None, "shape"),
+        (np.ones(3, int), np.ones(3, int), np.ones((3, 1), bool), "mask of"),
+        (np.ones(3, int), np.array([0, -1, 2]), None, "0 or more, got -1"),
+        (np.zeros(3, int), np.ones(3, int), None, "at least one voxel"),
+        (np.ones(3, int), np.ones(3, int), np.zeros(3, bool), "at least one voxel"),
+    ],
+)
 def test_refuses(truth, segmentation, mask, message):
     with pytest.raises(ValueError, match=message):
         overlap_metrics(truth, segmentation, mask)
@@ -99,7 +131,12 @@ def test_refuses(truth, segmentation, mask, message):
 def test_semantic_metrics():
     truth = np.array([1, 2, 1, 0, 0, 0, -1, -1])
     prediction = np.array([1, 1, 0, 1, 0, 0, 1, 0])
-    assert semantic_metrics(truth, prediction) == {"jaccard": 2 / 4, "dice": 4 / 6, "precision": 2 / 3, "recall": 2 / 3}
+    assert semantic_metrics(truth, prediction) == {
+        "jaccard": 2 / 4,
+        "dice": 4 / 6,
+        "precision": 2 / 3,
+        "recall": 2 / 3,
+    }
     assert set(semantic_metrics(np.zeros(4, int), np.zeros(4, bool)).values()) == {1.0}
     missed = semantic_metrics(np.ones(4, bool), np.zeros(4, bool))
     assert missed == {"jaccard": 0, "dice": 0, "precision": 1, "recall": 0}

@@ -31,7 +31,9 @@ def source(tmp_path):
     image = rng.integers(0, 256, (20, 30, 40), dtype=np.uint8)
     labels = np.zeros(image.shape, np.uint16)
     labels[:, :, 20:] = rng.integers(1, 900, (20, 30, 20))
-    config = VolumeConfig(image=write(tmp_path / "image.zarr", image), labels=write(tmp_path / "labels.zarr", labels))
+    config = VolumeConfig(
+        image=write(tmp_path / "image.zarr", image), labels=write(tmp_path / "labels.zarr", labels)
+    )
     return open_source(config, SyntheticConfig()), image, labels
 
 
@@ -39,10 +41,16 @@ def test_a_crop_is_a_piece_of_the_volume(source):
     opened, image, labels = source
     sample = PatchDataset(opened, (8, 9, 10), seed=3)[5]
     assert sample["image"].shape == (1, 8, 9, 10) and sample["image"].dtype == np.uint8
-    assert sample["labels"].shape == (8, 9, 10) and sample["labels"].dtype == np.int32 and sample["number"] == 5
+    assert (
+        sample["labels"].shape == (8, 9, 10)
+        and sample["labels"].dtype == np.int32
+        and sample["number"] == 5
+    )
     windows = np.lib.stride_tricks.sliding_window_view(image, (8, 9, 10))
     (at,) = np.argwhere((windows == sample["image"][0]).all((3, 4, 5)))
-    np.testing.assert_array_equal(labels[tuple(slice(a, a + n) for a, n in zip(at, (8, 9, 10)))], sample["labels"])
+    np.testing.assert_array_equal(
+        labels[tuple(slice(a, a + n) for a, n in zip(at, (8, 9, 10)))], sample["labels"]
+    )
 
 
 def test_a_sample_depends_on_seed_and_number_alone(source):
@@ -60,7 +68,11 @@ def test_a_sample_depends_on_seed_and_number_alone(source):
 def test_workers_do_not_change_the_samples(source, workers):
     dataset = PatchDataset(source[0], (8, 8, 8), seed=1)
     sampler = step_numbers(4, 2)
-    loader = iter(DataLoader(dataset, 2, sampler=sampler, num_workers=workers, multiprocessing_context="spawn"))
+    loader = iter(
+        DataLoader(
+            dataset, 2, sampler=sampler, num_workers=workers, multiprocessing_context="spawn"
+        )
+    )
     for step in range(4, 8):
         batch = next(loader)
         assert batch["number"].tolist() == [2 * step, 2 * step + 1]
@@ -78,7 +90,9 @@ def test_a_crop_has_enough_labels(source):
 
 def test_a_volume_without_labelled_voxels_is_an_error(tmp_path):
     nothing = np.zeros((16, 16, 16), np.uint8)
-    config = VolumeConfig(image=write(tmp_path / "i.zarr", nothing), labels=write(tmp_path / "l.zarr", nothing))
+    config = VolumeConfig(
+        image=write(tmp_path / "i.zarr", nothing), labels=write(tmp_path / "l.zarr", nothing)
+    )
     with pytest.raises(ValueError, match="expected labelled voxels"):
         PatchDataset(open_source(config, SyntheticConfig()), (8, 8, 8), seed=0)[0]
 
@@ -86,9 +100,13 @@ def test_a_volume_without_labelled_voxels_is_an_error(tmp_path):
 def test_the_mask_makes_voxels_unlabelled_not_background(tmp_path, source):
     opened, image, labels = source
     mask = np.random.default_rng(1).integers(0, 2, image.shape, dtype=np.uint8)
-    config = VolumeConfig(image=opened.image.path, labels=opened.labels.path, mask=write(tmp_path / "m.zarr", mask))
+    config = VolumeConfig(
+        image=opened.image.path, labels=opened.labels.path, mask=write(tmp_path / "m.zarr", mask)
+    )
     sample = PatchDataset(open_source(config, SyntheticConfig()), image.shape, seed=0)[0]
-    np.testing.assert_array_equal(sample["labels"], np.where(mask == 0, -1, labels.astype(np.int32)))
+    np.testing.assert_array_equal(
+        sample["labels"], np.where(mask == 0, -1, labels.astype(np.int32))
+    )
 
 
 def test_a_small_volume_is_padded_with_unlabelled_voxels(source):
@@ -118,7 +136,9 @@ def test_images_become_unit_range():
     np.testing.assert_allclose(as_unit_range(np.array([0.25], np.float64)), [0.25])
 
 
-@pytest.mark.parametrize("ranks, accumulate, batch", [(1, 1, 4), (2, 1, 2), (2, 2, 1), (1, 4, 1), (4, 1, 1)])
+@pytest.mark.parametrize(
+    "ranks, accumulate, batch", [(1, 1, 4), (2, 1, 2), (2, 2, 1), (1, 4, 1), (4, 1, 1)]
+)
 def test_any_split_over_ranks_takes_the_same_steps(ranks, accumulate, batch):
     samplers = [step_numbers(3, batch, accumulate, rank, ranks) for rank in range(ranks)]
     for step in range(3, 6):
@@ -130,7 +150,8 @@ def test_datasets_of_a_config(tmp_path):
     small = SyntheticConfig(shape=(48, 48, 48))
     volumes = (VolumeConfig(weight=0.8), VolumeConfig(image="synthetic:1", weight=0.2))
     config = Config(
-        data=DataConfig(train=volumes, val=volumes, synthetic=small, patch_size=(16, 16, 16)), loop=LoopConfig(seed=5)
+        data=DataConfig(train=volumes, val=volumes, synthetic=small, patch_size=(16, 16, 16)),
+        loop=LoopConfig(seed=5),
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -160,7 +181,9 @@ def spoil(path):
             chunk.write_bytes(b"spoilt")
         return
     with h5py.File(path, "r") as file:
-        chunks = [file["labels"].id.get_chunk_info(n) for n in range(file["labels"].id.get_num_chunks())]
+        chunks = [
+            file["labels"].id.get_chunk_info(n) for n in range(file["labels"].id.get_num_chunks())
+        ]
     with open(path, "r+b") as file:
         for chunk in chunks:
             file.seek(chunk.byte_offset)
@@ -171,11 +194,17 @@ def spoil(path):
 def test_a_chunk_that_was_decoded_is_not_decoded_again(tmp_path, name):
     labels = np.random.default_rng(0).integers(0, 9, (20, 30, 40), dtype=np.uint16)
     path = tmp_path / name
-    with create_volume(path if path.suffix == ".zarr" else f"{path}:labels", labels.shape, labels.dtype,
-                       chunks=(8, 8, 8)) as volume:  # fmt: skip
+    with create_volume(
+        path if path.suffix == ".zarr" else f"{path}:labels",
+        labels.shape,
+        labels.dtype,
+        chunks=(8, 8, 8),
+    ) as volume:
         volume[...] = labels
     kept, forgotten = open_volume(path), open_volume(path)
-    kept.keep_decoded(2 * 24 * 32 * 40 * 2)  # all its chunks, to their ends, with the store's own notes
+    kept.keep_decoded(
+        2 * 24 * 32 * 40 * 2
+    )  # all its chunks, to their ends, with the store's own notes
     np.testing.assert_array_equal(kept[...], labels)
     np.testing.assert_array_equal(forgotten[:5], labels[:5])
     spoil(path)
@@ -190,7 +219,9 @@ def test_memory_for_chunks_is_shared_out_by_size(tmp_path, source):
     volume = VolumeConfig(image=opened.image.path, labels=opened.labels.path)
     config = Config(data=DataConfig(train=(volume,), val=(volume,), patch_size=(12, 12, 12)))
     dataset = train_dataset(config, chunk_memory=3000)
-    kept = [part._opener.keywords["cache_bytes"] for part in dataset.datasets[0].source.parts.values()]
+    kept = [
+        part._opener.keywords["cache_bytes"] for part in dataset.datasets[0].source.parts.values()
+    ]
     assert kept == [1000, 2000]  # uint8 and uint16
     np.testing.assert_array_equal(dataset[3]["labels"], train_dataset(config)[3]["labels"])
 
@@ -198,14 +229,27 @@ def test_memory_for_chunks_is_shared_out_by_size(tmp_path, source):
 def two_volumes(folder):
     """Volumes of which one has channels last, sparse 64-bit labels and a mask."""
     rng = np.random.default_rng(3)
-    image, labels = rng.integers(0, 256, (20, 30, 70), dtype=np.uint8), rng.integers(-1, 300, (20, 30, 70))
-    plain_one = VolumeConfig(image=write(folder / "a.zarr", image), weight=0.5,
-                             labels=write(folder / "b.zarr", labels.astype(np.int64)))  # fmt: skip
-    colours, mask = rng.integers(0, 60000, (70, 30, 20, 1), dtype=np.uint16), rng.integers(0, 2, (70, 30, 20))
+    image, labels = (
+        rng.integers(0, 256, (20, 30, 70), dtype=np.uint8),
+        rng.integers(-1, 300, (20, 30, 70)),
+    )
+    plain_one = VolumeConfig(
+        image=write(folder / "a.zarr", image),
+        weight=0.5,
+        labels=write(folder / "b.zarr", labels.astype(np.int64)),
+    )
+    colours, mask = (
+        rng.integers(0, 60000, (70, 30, 20, 1), dtype=np.uint16),
+        rng.integers(0, 2, (70, 30, 20)),
+    )
     large = rng.integers(0, 2**40, mask.shape, dtype=np.uint64)
-    other = VolumeConfig(image=write(folder / "c.zarr", colours, axes="xyzc", voxel_size=(9, 9, 20)), weight=0.5,
-                         labels=write(folder / "d.zarr", large, axes="xyz"),
-                         mask=write(folder / "e.zarr", mask.astype(np.int32), axes="xyz"), axes="xyzc")  # fmt: skip
+    other = VolumeConfig(
+        image=write(folder / "c.zarr", colours, axes="xyzc", voxel_size=(9, 9, 20)),
+        weight=0.5,
+        labels=write(folder / "d.zarr", large, axes="xyz"),
+        mask=write(folder / "e.zarr", mask.astype(np.int32), axes="xyz"),
+        axes="xyzc",
+    )
     return plain_one, other
 
 
@@ -231,12 +275,18 @@ def held():
     """Files in memory that something in this process still uses."""
     gc.collect()
     links = [f"/proc/self/fd/{file}" for file in os.listdir("/proc/self/fd")]
-    return [link for link in links if os.path.lexists(link) and os.readlink(link).startswith("/memfd:")]
+    return [
+        link for link in links if os.path.lexists(link) and os.readlink(link).startswith("/memfd:")
+    ]
 
 
 def test_volumes_are_decoded_once_a_node_and_read_by_other_processes(tmp_path, capfd):
     volume, _ = two_volumes(tmp_path)
-    config = Config(data=DataConfig(train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)))
+    config = Config(
+        data=DataConfig(
+            train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)
+        )
+    )
     made = []
     dataset = train_dataset(config, once_a_node=lambda make: made.append(make()) or made[0])
     other_rank = train_dataset(config, once_a_node=lambda make: made[0])
@@ -244,14 +294,20 @@ def test_volumes_are_decoded_once_a_node_and_read_by_other_processes(tmp_path, c
     assert capfd.readouterr().out.count("decoding into memory") == 2  # of image and labels
     Path(tmp_path / "dataset").write_bytes(pickle.dumps(dataset))
     code = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb'))[1]['image'].sum())"
-    said = subprocess.run([sys.executable, "-c", code, tmp_path / "dataset"], text=True, capture_output=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "dataset"], text=True, capture_output=True
+    )
     assert int(said.stdout) == dataset[1]["image"].sum(), said.stderr
 
 
 def test_memory_goes_with_the_dataset(tmp_path):
     volume, _ = two_volumes(tmp_path)
     before = len(held())
-    config = Config(data=DataConfig(train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)))
+    config = Config(
+        data=DataConfig(
+            train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)
+        )
+    )
     dataset = train_dataset(config)
     assert len(held()) == before + 2
     del dataset
@@ -260,7 +316,11 @@ def test_memory_goes_with_the_dataset(tmp_path):
 
 def test_volumes_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
     volume, _ = two_volumes(tmp_path)
-    config = Config(data=DataConfig(train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)))
+    config = Config(
+        data=DataConfig(
+            train=(replace(volume, weight=1.0),), cache="memory", patch_size=(12, 12, 12)
+        )
+    )
     needed = 20 * 30 * 70 * 9  # image uint8, labels int64
     monkeypatch.setattr(shared.hardware, "memory", lambda: (2**40, needed - 1))
     with pytest.raises(ValueError, match="data.cache none"):

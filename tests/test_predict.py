@@ -21,15 +21,26 @@ def network(x):
 @pytest.fixture
 def image(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (19, 26, 23), dtype=np.uint8)
-    with create_volume(tmp_path / "image.zarr", pixels.shape, pixels.dtype, voxel_size=(40, 4, 4)) as volume:
+    with create_volume(
+        tmp_path / "image.zarr", pixels.shape, pixels.dtype, voxel_size=(40, 4, 4)
+    ) as volume:
         volume[...] = pixels
     return open_volume(tmp_path / "image.zarr")
 
 
 def predict(image, output, net=network, key="a", **settings):
     settings = {"block": (512, 512, 512), "activation_scale": 1.0, **settings}
-    return predict_volume(net, image, output, channels=2, window=(8, 10, 12), config=InferenceConfig(**settings),
-                          device=CPU, attributes={"activation": "sigmoid(1 x)"}, key=key)  # fmt: skip
+    return predict_volume(
+        net,
+        image,
+        output,
+        channels=2,
+        window=(8, 10, 12),
+        config=InferenceConfig(**settings),
+        device=CPU,
+        attributes={"activation": "sigmoid(1 x)"},
+        key=key,
+    )
 
 
 @pytest.mark.parametrize("window", [(4, 5, 6), (1, 3, 8), (7, 7, 7)])
@@ -47,8 +58,17 @@ def test_weights_are_positive_symmetric_and_float32(kind):
 @pytest.mark.parametrize("blending", ["distance", "gaussian"])
 @pytest.mark.parametrize("overlap", [0.0, 0.3, 0.5, 0.75])
 @pytest.mark.parametrize("block, batch", [((512, 512, 512), 1), ((7, 11, 9), 3), ((19, 26, 4), 2)])
-def test_prediction_equals_its_twin_whatever_the_blocks(image, tmp_path, blending, overlap, block, batch):
-    made = predict(image, tmp_path / "out.zarr", block=block, overlap=overlap, blending=blending, batch_size=batch)
+def test_prediction_equals_its_twin_whatever_the_blocks(
+    image, tmp_path, blending, overlap, block, batch
+):
+    made = predict(
+        image,
+        tmp_path / "out.zarr",
+        block=block,
+        overlap=overlap,
+        blending=blending,
+        batch_size=batch,
+    )
     pixels = image[...][None].astype(np.float32) / 255
     weights = blending_weights((8, 10, 12), blending)
 
@@ -64,14 +84,24 @@ def test_a_volume_smaller_than_the_window_is_padded(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 26, 23), dtype=np.uint8)
     with create_volume(tmp_path / "image.zarr", pixels.shape, pixels.dtype) as volume:
         volume[...] = pixels
-    made = predict(open_volume(tmp_path / "image.zarr"), tmp_path / "out.zarr", net=lambda x: torch.cat([x, -x], 1))
-    np.testing.assert_allclose(made[0].astype(np.float32), 1 / (1 + np.exp(-(pixels / 255))), atol=1e-3)
+    made = predict(
+        open_volume(tmp_path / "image.zarr"),
+        tmp_path / "out.zarr",
+        net=lambda x: torch.cat([x, -x], 1),
+    )
+    np.testing.assert_allclose(
+        made[0].astype(np.float32), 1 / (1 + np.exp(-(pixels / 255))), atol=1e-3
+    )
 
 
 def test_attributes_travel(image, tmp_path):
     predict(image, tmp_path / "out.zarr")
     made = open_volume(tmp_path / "out.zarr")
-    assert made.axes == "czyx" and made.voxel_size == (40, 4, 4) and made.attributes["activation"] == "sigmoid(1 x)"
+    assert (
+        made.axes == "czyx"
+        and made.voxel_size == (40, 4, 4)
+        and made.attributes["activation"] == "sigmoid(1 x)"
+    )
 
 
 def test_a_killed_prediction_goes_on_where_it_stopped(image, tmp_path):
@@ -109,7 +139,9 @@ def test_a_killed_prediction_goes_on_where_it_stopped(image, tmp_path):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_a_prediction_killed_before_its_first_block_is_made_anew(image, tmp_path, monkeypatch, earlier):
+def test_a_prediction_killed_before_its_first_block_is_made_anew(
+    image, tmp_path, monkeypatch, earlier
+):
     if earlier:
         predict(image, tmp_path / "out.zarr", key="b")
 
@@ -121,7 +153,11 @@ def test_a_prediction_killed_before_its_first_block_is_made_anew(image, tmp_path
         predict(image, tmp_path / "out.zarr")
     first, again = (predict(image, tmp_path / name)[...] for name in ("out.zarr", "new.zarr"))
     np.testing.assert_array_equal(first, again)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.zarr", "new.zarr", "out.zarr"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "image.zarr",
+        "new.zarr",
+        "out.zarr",
+    ]
 
 
 def test_what_is_no_prediction_is_not_replaced(image, tmp_path):

@@ -1,4 +1,6 @@
-"""Every preset trains: its network is built as it stands, and a small relative of it takes two steps."""
+"""Every preset trains: its network is built as it stands, and a small relative of it takes two
+steps.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,19 +23,40 @@ def folder(tmp_path_factory):
 
 
 def small(config):
-    """The preset's data mixing, augmentations, target, loss and optimizer on little data with a little network."""
-    model = replace(config.model, features=(8, 16, 16, 16, 32)[: len(config.model.features)], base_channels=4)
+    """The preset's data mixing, augmentations, target, loss and optimizer on little data with a
+    little network.
+    """
+    model = replace(
+        config.model, features=(8, 16, 16, 16, 32)[: len(config.model.features)], base_channels=4
+    )
     if model.architecture == "mednext":
         model = replace(model, architecture="mednext_custom")
     if model.architecture == "mednext_custom":
         model = replace(model, expansion=(1,) * 9, block_counts=(1,) * 9)
-    data = replace(config.data, synthetic=SyntheticConfig(shape=(48, 48, 48)), patch_size=(32, 32, 32), val_samples=1,
-                   train=tuple(replace(volume, image=f"synthetic:{i}", labels=None, skeleton=None)
-                               for i, volume in enumerate(config.data.train)),
-                   val=tuple(replace(volume, image="synthetic:2", labels=None, skeleton=None)
-                             for volume in config.data.val))  # fmt: skip
+    data = replace(
+        config.data,
+        synthetic=SyntheticConfig(shape=(48, 48, 48)),
+        patch_size=(32, 32, 32),
+        val_samples=1,
+        train=tuple(
+            replace(volume, image=f"synthetic:{i}", labels=None, skeleton=None)
+            for i, volume in enumerate(config.data.train)
+        ),
+        val=tuple(
+            replace(volume, image="synthetic:2", labels=None, skeleton=None)
+            for volume in config.data.val
+        ),
+    )
     loop = replace(config.loop, max_steps=2, batch_size=1, val_every=2, log_every=1)
-    system = replace(config.system, device="cpu", precision="fp32", threads=1, workers=0, auto=False, compile=False)
+    system = replace(
+        config.system,
+        device="cpu",
+        precision="fp32",
+        threads=1,
+        workers=0,
+        auto=False,
+        compile=False,
+    )
     return replace(config, model=model, data=data, loop=loop, system=system)
 
 
@@ -48,6 +71,8 @@ def test_a_preset_builds_its_network_and_takes_two_steps(path, folder, monkeypat
     assert len(network.output_scales) == (5 if config.model.deep_supervision else 1)
     run = train(small(config))
     trained, saved, step = load_model(run / "checkpoints" / "last.pt")
-    assert step == 2 and replace(saved, model=small(config).model) == small(config)  # sizes of the data are filled in
+    assert step == 2 and replace(saved, model=small(config).model) == small(
+        config
+    )  # sizes of the data are filled in
     assert all(bool(parameter.isfinite().all()) for parameter in trained.parameters())
     assert (run / "checkpoints" / "best.pt").is_file()

@@ -1,4 +1,6 @@
-"""Every command and every example of the README runs, in order, on small data under the names it uses."""
+"""Every command and every example of the README runs, in order, on small data under the names it
+uses.
+"""
 
 import json
 import os
@@ -19,7 +21,9 @@ from pytc.io.volume import create_volume, open_volume
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PLACES = [Path(place) for place in (os.environ.get("PYTC_FIB25"), ROOT / "../shared/data/fib25") if place]
+PLACES = [
+    Path(place) for place in (os.environ.get("PYTC_FIB25"), ROOT / "../shared/data/fib25") if place
+]
 FIB25 = next((place.resolve() for place in PLACES if place.is_dir()), None)
 SMALL = """--system.no-cpu-variant --model.architecture mednext_custom --model.base-channels 4 --model.grn
     --model.expansion 1 1 1 1 1 1 1 1 1 --model.block-counts 1 1 1 1 1 1 1 1 1 --data.patch-size 32 32 32
@@ -29,7 +33,9 @@ SMALL = """--system.no-cpu-variant --model.architecture mednext_custom --model.b
 
 def commands():
     """The indented command lines of the README, without comments, continued lines joined."""
-    text = "\n".join(line for line in README.splitlines() if line.startswith("    ")).replace("\\\n", " ")
+    text = "\n".join(line for line in README.splitlines() if line.startswith("    ")).replace(
+        "\\\n", " "
+    )
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     return [line for line in lines if line.startswith(("torchrun", "python"))]
 
@@ -46,11 +52,15 @@ def workplace(tmp_path_factory):
             file[name] = array
             file[name].attrs.update({"axes": "zyx", "resolution": [10.0, 10.0, 10.0]})
     for path, array in (("other.zarr/raw", other.image), ("other.zarr/labels", other.labels)):
-        with create_volume(folder / path, array.shape, array.dtype, voxel_size=(10, 10, 10)) as volume:
+        with create_volume(
+            folder / path, array.shape, array.dtype, voxel_size=(10, 10, 10)
+        ) as volume:
             volume[...] = array
     graph, skeleton = networkx.Graph(), other.skeleton
     for node, (key, at, nm) in enumerate(zip(skeleton.ids, skeleton.positions, skeleton.nm)):
-        graph.add_node(node, id=int(key), index_position=tuple(map(int, at)), nm_position=tuple(map(float, nm)))
+        graph.add_node(
+            node, id=int(key), index_position=tuple(map(int, at)), nm_position=tuple(map(float, nm))
+        )
     graph.add_edges_from(skeleton.edges.tolist())
     (folder / "other.pkl").write_bytes(pickle.dumps(graph))
     return folder
@@ -68,24 +78,38 @@ def run(command, folder):
         arguments += SMALL
     elif "--resume" in arguments:
         arguments += ["--loop.max-steps", "3"]
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
 def test_the_three_lines_are_there():
-    assert commands()[:3] == ["torchrun train.py --config configs/mednext.py", "python infer.py",
-                              "python evaluate.py --sweep"]  # fmt: skip
+    assert commands()[:3] == [
+        "torchrun train.py --config configs/mednext.py",
+        "python infer.py",
+        "python evaluate.py --sweep",
+    ]
 
 
 def test_every_command_runs(workplace):
     said = [run(command, workplace) for command in commands()]
     assert "trained: runs/mednext" in said[0] and "run: runs/mednext" in said[1]
     evaluation = next((workplace / "runs" / "mednext" / "evaluation").glob("*/metrics.json"))
-    assert {"nerl", "voi_sum", "dense_voi_sum", "threshold"} <= set(json.loads(evaluation.read_text()))
+    assert {"nerl", "voi_sum", "dense_voi_sum", "threshold"} <= set(
+        json.loads(evaluation.read_text())
+    )
     results = workplace / "results"
-    affinities, segmentation = open_volume(results / "affinities.zarr"), open_volume(results / "segmentation.zarr")
-    assert affinities.shape == (6, 48, 48, 48) and affinities.dtype == np.float16 and len(affinities.offsets) == 6
+    affinities, segmentation = (
+        open_volume(results / "affinities.zarr"),
+        open_volume(results / "segmentation.zarr"),
+    )
+    assert (
+        affinities.shape == (6, 48, 48, 48)
+        and affinities.dtype == np.float16
+        and len(affinities.offsets) == 6
+    )
     assert segmentation.shape == (48, 48, 48) and segmentation.attributes["threshold"] == 0.7
     written = {path.name for path in (workplace / "scores").iterdir()}
     assert {"metrics.json", "sweep.csv", "sweep.png", "report.html"} <= written
@@ -94,7 +118,10 @@ def test_every_command_runs(workplace):
 def test_the_python_example_runs(workplace):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     other = make_neurites((48, 48, 48), 6)
-    names = {"affinities": np.random.default_rng(0).random((6, 48, 48, 48), np.float32), "skeleton": other.skeleton}
+    names = {
+        "affinities": np.random.default_rng(0).random((6, 48, 48, 48), np.float32),
+        "skeleton": other.skeleton,
+    }
     exec(example, names)
     assert names["labels"].shape == (48, 48, 48) and 0 <= names["scores"]["nerl"] <= 1
     assert names["model"].info()["parameters"] > 1e7

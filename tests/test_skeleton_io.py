@@ -8,18 +8,30 @@ import pytest
 
 from pytc.io.skeleton import Skeleton, load_skeleton, save_skeleton
 
-FIB25 = Path(os.environ.get("PYTC_FIB25", Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "fib25"))
+FIB25 = Path(
+    os.environ.get(
+        "PYTC_FIB25", Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "fib25"
+    )
+)
 
 
 def graph(as_array=tuple, nm=True):
     """Two skeletons: 7 is a fork of three edges, 300 a single edge; nodes are named, not numbered."""
-    nodes = {"a": (7, (0, 0, 0)), "b": (7, (3, 4, 0)), "c": (7, (3, 4, 5)), "d": (7, (6, 4, 0)), "e": (300, (1, 1, 1)),
-             "f": (300, (1, 2, 1))}  # fmt: skip
+    nodes = {
+        "a": (7, (0, 0, 0)),
+        "b": (7, (3, 4, 0)),
+        "c": (7, (3, 4, 5)),
+        "d": (7, (6, 4, 0)),
+        "e": (300, (1, 1, 1)),
+        "f": (300, (1, 2, 1)),
+    }
     made = networkx.Graph()
     for name, (skeleton, position) in nodes.items():
         attributes = {"id": skeleton, "index_position": as_array(position)}
         if nm:
-            attributes["nm_position"] = as_array([p * size for p, size in zip(position, (30.0, 10.0, 10.0))])
+            attributes["nm_position"] = as_array(
+                [p * size for p, size in zip(position, (30.0, 10.0, 10.0))]
+            )
         made.add_node(name, **attributes)
     made.add_edges_from(["ab", "bc", "bd", "ef"])
     return made
@@ -32,7 +44,14 @@ def pickled(path, content, protocol=4):
 
 def check(skeleton):
     assert skeleton.ids.tolist() == [7, 7, 7, 7, 300, 300]
-    assert skeleton.positions.tolist() == [[0, 0, 0], [3, 4, 0], [3, 4, 5], [6, 4, 0], [1, 1, 1], [1, 2, 1]]
+    assert skeleton.positions.tolist() == [
+        [0, 0, 0],
+        [3, 4, 0],
+        [3, 4, 5],
+        [6, 4, 0],
+        [1, 1, 1],
+        [1, 2, 1],
+    ]
     np.testing.assert_array_equal(skeleton.nm, skeleton.positions * (30.0, 10.0, 10.0))
     assert sorted(map(sorted, skeleton.edges.tolist())) == [[0, 1], [1, 2], [1, 3], [4, 5]]
     np.testing.assert_allclose(sorted(skeleton.edge_lengths), [10, 50, 90, np.hypot(90, 40)])
@@ -70,13 +89,16 @@ class Evil:
         return self.call
 
 
-@pytest.mark.parametrize("refused, call", [
-    ("posix.system", (os.system, ("touch pwned",))),
-    ("builtins.eval", (eval, ("open('pwned', 'w')",))),
-    ("builtins.getattr", (getattr, (networkx.Graph, "add_node"))),
-    ("pathlib.Path", (Path, ("pwned",))),
-    ("numpy.loadtxt", (np.loadtxt, ("pwned",))),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "refused, call",
+    [
+        ("posix.system", (os.system, ("touch pwned",))),
+        ("builtins.eval", (eval, ("open('pwned', 'w')",))),
+        ("builtins.getattr", (getattr, (networkx.Graph, "add_node"))),
+        ("pathlib.Path", (Path, ("pwned",))),
+        ("numpy.loadtxt", (np.loadtxt, ("pwned",))),
+    ],
+)
 def test_a_pickle_runs_no_code(tmp_path, monkeypatch, refused, call):
     monkeypatch.chdir(tmp_path)
     made = graph()
@@ -87,12 +109,21 @@ def test_a_pickle_runs_no_code(tmp_path, monkeypatch, refused, call):
     assert not Path("pwned").exists()
 
 
-@pytest.mark.parametrize("refused", ["networkx.classes.graph nx", "networkx.classes.graph deepcopy",
-                                     "networkx.classes.graph Graph.copy", "networkx.classes.graph convert"])
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "networkx.classes.graph nx",
+        "networkx.classes.graph deepcopy",
+        "networkx.classes.graph Graph.copy",
+        "networkx.classes.graph convert",
+    ],
+)
 def test_only_the_classes_of_the_graph_modules_are_loaded(tmp_path, refused):
     module, name = refused.split()
     opcode = pickle.SHORT_BINUNICODE
-    content = b"\x80\x04" + b"".join(opcode + bytes([len(word)]) + word.encode() for word in (module, name))
+    content = b"\x80\x04" + b"".join(
+        opcode + bytes([len(word)]) + word.encode() for word in (module, name)
+    )
     (tmp_path / "s.pkl").write_bytes(content + pickle.STACK_GLOBAL + pickle.STOP)
     with pytest.raises(ValueError, match=f"{module}.{name}, which is refused"):
         load_skeleton(tmp_path / "s.pkl")
@@ -104,9 +135,13 @@ def test_graphs_that_are_no_skeletons(tmp_path):
     fractional.nodes["c"]["index_position"] = (0.5, 0, 0)
     negative.nodes["c"]["id"] = -1
     crossing.add_edge("a", "e")
-    cases = [(lacking, "index_position on each node .* on 'c'"), (fractional, "index_position .* to be int64"),
-             (negative, "id in .* to be uint64"), (crossing, r"between skeletons, got \[\[7, 300\]\]"),
-             ({"a": 1}, "got 'dict'")]
+    cases = [
+        (lacking, "index_position on each node .* on 'c'"),
+        (fractional, "index_position .* to be int64"),
+        (negative, "id in .* to be uint64"),
+        (crossing, r"between skeletons, got \[\[7, 300\]\]"),
+        ({"a": 1}, "got 'dict'"),
+    ]
     for made, message in cases:
         with pytest.raises(ValueError, match=message):
             load_skeleton(pickled(tmp_path / "s.pkl", made))
@@ -118,7 +153,11 @@ def test_graphs_that_are_no_skeletons(tmp_path):
 
 def test_an_empty_graph(tmp_path):
     skeleton = load_skeleton(pickled(tmp_path / "s.pkl", networkx.Graph()), voxel_size=(1, 1, 1))
-    assert (len(skeleton.ids), skeleton.edges.shape, skeleton.edge_lengths.shape) == (0, (0, 2), (0,))
+    assert (len(skeleton.ids), skeleton.edges.shape, skeleton.edge_lengths.shape) == (
+        0,
+        (0, 2),
+        (0,),
+    )
 
 
 def test_npz(tmp_path):
@@ -153,7 +192,14 @@ def test_swc(tmp_path):
     (tmp_path / "b.swc").write_text(ALONE)
     skeleton = load_skeleton(tmp_path, voxel_size=(30, 10, 10))
     assert skeleton.ids.tolist() == [1, 1, 1, 1, 2, 2]
-    assert skeleton.positions.tolist() == [[0, 0, 0], [3, 4, 0], [3, 4, 5], [6, 4, 0], [1, 1, 1], [1, 2, 1]]
+    assert skeleton.positions.tolist() == [
+        [0, 0, 0],
+        [3, 4, 0],
+        [3, 4, 5],
+        [6, 4, 0],
+        [1, 1, 1],
+        [1, 2, 1],
+    ]
     np.testing.assert_allclose(sorted(skeleton.edge_lengths), [10, 50, 90, np.hypot(90, 40)])
     x_first = load_skeleton(tmp_path / "a.swc", voxel_size=(10, 10, 30), axes="xyz")
     assert x_first.positions.tolist() == [[0, 0, 0], [0, 4, 3], [5, 4, 3], [0, 4, 6]]
@@ -165,12 +211,18 @@ def test_two_trees_in_one_swc_are_two_skeletons(tmp_path):
     assert load_skeleton(tmp_path / "a.swc", (1, 1, 1)).ids.tolist() == [1, 2, 1]
 
 
-@pytest.mark.parametrize("content, message", [
-    ("1 0 0 0 0 1\n", "7 numbers in each line of .*a.swc, got invalid column index 6 at row 1"),
-    ("1 0 0 0 zero 1 -1\n", "7 numbers in each line of .*a.swc, got could not convert string 'zero'"),
-    ("1 0 0 0 0 1 -1\n1 0 0 0 1 1 -1\n", "each sample number once"),
-    ("1 0 0 0 0 1 5\n", r"parents that are samples of .*a.swc, got \[5\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("1 0 0 0 0 1\n", "7 numbers in each line of .*a.swc, got invalid column index 6 at row 1"),
+        (
+            "1 0 0 0 zero 1 -1\n",
+            "7 numbers in each line of .*a.swc, got could not convert string 'zero'",
+        ),
+        ("1 0 0 0 0 1 -1\n1 0 0 0 1 1 -1\n", "each sample number once"),
+        ("1 0 0 0 0 1 5\n", r"parents that are samples of .*a.swc, got \[5\]"),
+    ],
+)
 def test_malformed_swc(tmp_path, content, message):
     (tmp_path / "a.swc").write_text(content)
     with pytest.raises(ValueError, match=message):
@@ -181,25 +233,36 @@ def test_wrong_paths_and_arguments(tmp_path):
     (tmp_path / "a.swc").write_text(FORK)
     (tmp_path / "s.txt").write_text("")
     (tmp_path / "empty").mkdir()
-    for path, message in {"none.pkl": "no such file", "s.txt": "as .pkl, .npz", "empty": "as .pkl, .npz",
-                          "a.swc": "the voxel size of the volume"}.items():
+    for path, message in {
+        "none.pkl": "no such file",
+        "s.txt": "as .pkl, .npz",
+        "empty": "as .pkl, .npz",
+        "a.swc": "the voxel size of the volume",
+    }.items():
         with pytest.raises(ValueError, match=message):
             load_skeleton(tmp_path / path)
     with pytest.raises(ValueError, match="order of zyx"):
         load_skeleton(tmp_path / "a.swc", (1, 1, 1), axes="czyx")
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"ids": np.zeros(2, np.int64)}, "expected ids as uint64"),
-    ({"positions": np.zeros((2, 2), np.int64)}, "expected positions"),
-    ({"nm": np.zeros((3, 3))}, "expected nm"),
-    ({"nm": np.array([[0, 0, 0], [0, np.nan, 0]])}, "expected finite lengths"),
-    ({"edges": np.array([[0, 2]])}, "between nodes 0 to 1"),
-    ({"edges": np.array([[-1, 0]])}, "between nodes 0 to 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ids": np.zeros(2, np.int64)}, "expected ids as uint64"),
+        ({"positions": np.zeros((2, 2), np.int64)}, "expected positions"),
+        ({"nm": np.zeros((3, 3))}, "expected nm"),
+        ({"nm": np.array([[0, 0, 0], [0, np.nan, 0]])}, "expected finite lengths"),
+        ({"edges": np.array([[0, 2]])}, "between nodes 0 to 1"),
+        ({"edges": np.array([[-1, 0]])}, "between nodes 0 to 1"),
+    ],
+)
 def test_a_skeleton_that_exists_is_consistent(change, message):
-    parts = {"ids": np.ones(2, np.uint64), "positions": np.zeros((2, 3), np.int64), "nm": np.zeros((2, 3)),
-             "edges": np.array([[0, 1]])}  # fmt: skip
+    parts = {
+        "ids": np.ones(2, np.uint64),
+        "positions": np.zeros((2, 3), np.int64),
+        "nm": np.zeros((2, 3)),
+        "edges": np.array([[0, 1]]),
+    }
     Skeleton(**parts)
     with pytest.raises(ValueError, match=message):
         Skeleton(**(parts | change))
@@ -210,7 +273,11 @@ def test_fib25():
     import h5py
 
     skeleton = load_skeleton(FIB25 / "fib25_val_skeleton.pkl")
-    assert (len(skeleton.ids), len(skeleton.edges), len(np.unique(skeleton.ids))) == (12_772, 12_665, 89)
+    assert (len(skeleton.ids), len(skeleton.edges), len(np.unique(skeleton.ids))) == (
+        12_772,
+        12_665,
+        89,
+    )
     np.testing.assert_array_equal(skeleton.nm, skeleton.positions * 10.0)
     with h5py.File(FIB25 / "fib25_val.h5") as file:
         np.testing.assert_array_equal(file["labels"][:][tuple(skeleton.positions.T)], skeleton.ids)

@@ -15,8 +15,12 @@ CASES = [(name, graph, segments) for name, *graph, segments in skeleton_cases()]
 
 
 def make_skeleton(ids, positions, nm, edges):
-    return Skeleton(np.asarray(ids, np.uint64), np.asarray(positions, np.int64), np.asarray(nm, np.float64),
-                    np.asarray(edges, np.int64).reshape(-1, 2))
+    return Skeleton(
+        np.asarray(ids, np.uint64),
+        np.asarray(positions, np.int64),
+        np.asarray(nm, np.float64),
+        np.asarray(edges, np.int64).reshape(-1, 2),
+    )
 
 
 def two_lines():
@@ -44,16 +48,29 @@ def test_equals_twin_on_random_graphs():
             continue
         segments = rng.integers(0, 7, n)
         nm = rng.random((n, 3)) * 50
-        figures = SkeletonMetrics(make_skeleton(ids, np.zeros((n, 3)), nm, edges)).compute_nodes(segments)
+        figures = SkeletonMetrics(make_skeleton(ids, np.zeros((n, 3)), nm, edges)).compute_nodes(
+            segments
+        )
         erl, mergers, splits = slow_run_length(ids, nm, edges, segments)
         max_erl, _, _ = slow_run_length(ids, nm, edges, ids)
         voi = slow_overlap(ids, segments)
-        expected = {"erl": erl, "max_erl": max_erl, "nerl": erl / max_erl,
-                    "voi_sum": voi["voi_sum"], "voi_split": voi["voi_split"], "voi_merge": voi["voi_merge"],
-                    "n_mergers": sum(map(len, mergers.values())),
-                    "n_non0_mergers": sum(len(v) for segment, v in mergers.items() if segment),
-                    "n_splits": sum(map(len, splits.values()))}
-        for name, overlooked in (("nerl_5", 5), ("nerl_20", 20), ("nerl_100", 100), ("nerl_inf", np.inf)):
+        expected = {
+            "erl": erl,
+            "max_erl": max_erl,
+            "nerl": erl / max_erl,
+            "voi_sum": voi["voi_sum"],
+            "voi_split": voi["voi_split"],
+            "voi_merge": voi["voi_merge"],
+            "n_mergers": sum(map(len, mergers.values())),
+            "n_non0_mergers": sum(len(v) for segment, v in mergers.items() if segment),
+            "n_splits": sum(map(len, splits.values())),
+        }
+        for name, overlooked in (
+            ("nerl_5", 5),
+            ("nerl_20", 20),
+            ("nerl_100", 100),
+            ("nerl_inf", np.inf),
+        ):
             expected[name] = slow_run_length(ids, nm, edges, segments, overlooked)[0] / max_erl
         assert figures == pytest.approx(expected, abs=1e-12)
 
@@ -80,10 +97,26 @@ def test_details():
     perfect = SkeletonMetrics(two_lines()).details(np.ones((1, 2, 5), np.uint8) * [[[1], [2]]])
     assert [row["place"] for row in perfect["skeletons"]] == [None, None]
     assert details["skeletons"] == [
-        {"id": 4, "length": 40.0, "run_length": 10**2 / 40, "segments": 2, "splits": 1, "mergers": 1,
-         "omitted_edges": 0, "place": [0, 0, 2]},
-        {"id": 9, "length": 40.0, "run_length": 10**2 / 40, "segments": 2, "splits": 0, "mergers": 1,
-         "omitted_edges": 2, "place": [0, 1, 1]},
+        {
+            "id": 4,
+            "length": 40.0,
+            "run_length": 10**2 / 40,
+            "segments": 2,
+            "splits": 1,
+            "mergers": 1,
+            "omitted_edges": 0,
+            "place": [0, 0, 2],
+        },
+        {
+            "id": 9,
+            "length": 40.0,
+            "run_length": 10**2 / 40,
+            "segments": 2,
+            "splits": 0,
+            "mergers": 1,
+            "omitted_edges": 2,
+            "place": [0, 1, 1],
+        },
     ]
 
 
@@ -93,10 +126,20 @@ def test_details_agree_with_figures():
         metrics = SkeletonMetrics(skeleton)
         details, figures = metrics.details(segments[:, None, None]), metrics.compute_nodes(segments)
         rows = details["skeletons"]
-        assert sum(map(len, details["mergers"].values())) == sum(r["mergers"] for r in rows) == figures["n_mergers"]
-        assert sum(map(len, details["splits"].values())) == sum(r["splits"] for r in rows) == figures["n_splits"]
+        assert (
+            sum(map(len, details["mergers"].values()))
+            == sum(r["mergers"] for r in rows)
+            == figures["n_mergers"]
+        )
+        assert (
+            sum(map(len, details["splits"].values()))
+            == sum(r["splits"] for r in rows)
+            == figures["n_splits"]
+        )
         total = sum(r["length"] for r in rows)
-        assert sum(r["length"] * r["run_length"] for r in rows) / total == pytest.approx(figures["erl"])
+        assert sum(r["length"] * r["run_length"] for r in rows) / total == pytest.approx(
+            figures["erl"]
+        )
 
 
 def test_a_volume_is_read_where_nodes_are(tmp_path):
@@ -107,17 +150,24 @@ def test_a_volume_is_read_where_nodes_are(tmp_path):
     with create_volume(tmp_path / "s.zarr", labels.shape, np.uint64) as volume:
         volume[...] = labels
     metrics = SkeletonMetrics(skeleton)
-    np.testing.assert_array_equal(metrics.segments_at_nodes(open_volume(tmp_path / "s.zarr")),
-                                  labels[tuple(positions.T)])
+    np.testing.assert_array_equal(
+        metrics.segments_at_nodes(open_volume(tmp_path / "s.zarr")), labels[tuple(positions.T)]
+    )
     assert metrics.compute(open_volume(tmp_path / "s.zarr")) == metrics.compute(labels)
 
 
-@pytest.mark.parametrize("segmentation, message", [
-    (np.zeros((1, 2, 4), np.uint32), r"nodes inside \(1, 2, 4\), got .2 outside, e.g. \[\[0, 0, 4\]\]"),
-    (np.zeros((1, 2, 5)), "float64"),
-    (np.zeros((2, 5), int), "integer segmentation"),
-    (np.full((1, 2, 5), -1), "0 or more"),
-])
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        (
+            np.zeros((1, 2, 4), np.uint32),
+            r"nodes inside \(1, 2, 4\), got .2 outside, e.g. \[\[0, 0, 4\]\]",
+        ),
+        (np.zeros((1, 2, 5)), "float64"),
+        (np.zeros((2, 5), int), "integer segmentation"),
+        (np.full((1, 2, 5), -1), "0 or more"),
+    ],
+)
 def test_refuses_segmentations(segmentation, message):
     with pytest.raises(ValueError, match=message):
         SkeletonMetrics(two_lines()).compute(segmentation)

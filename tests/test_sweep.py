@@ -2,7 +2,13 @@ from itertools import islice, pairwise
 
 import numpy as np
 import pytest
-from reference_segmentation import random_affinities, slow_components, slow_grow, slow_overlap, small_shapes
+from reference_segmentation import (
+    random_affinities,
+    slow_components,
+    slow_grow,
+    slow_overlap,
+    small_shapes,
+)
 
 from pytc.io.skeleton import Skeleton
 from pytc.metrics import sweep
@@ -20,7 +26,9 @@ SHAPE = (6, 7, 8)
 
 
 def scene(seed):
-    """Affinities, labels with background and unlabelled voxels, and a skeleton of random nodes in the volume."""
+    """Affinities, labels with background and unlabelled voxels, and a skeleton of random nodes in
+    the volume.
+    """
     rng = np.random.default_rng(seed)
     labels = np.repeat(rng.integers(-1, 4, (3, 7, 4)), 2, 0).repeat(2, 2)
     positions = (rng.random((40, 3)) * SHAPE).astype(np.int64)
@@ -30,7 +38,9 @@ def scene(seed):
 
 
 def test_default_thresholds():
-    np.testing.assert_allclose(DEFAULT_THRESHOLDS, [1 / (1 + np.exp(-0.2 * k)) for k in range(-1, 12)])
+    np.testing.assert_allclose(
+        DEFAULT_THRESHOLDS, [1 / (1 + np.exp(-0.2 * k)) for k in range(-1, 12)]
+    )
     assert len(DEFAULT_THRESHOLDS) == 13
 
 
@@ -39,14 +49,18 @@ def test_default_thresholds():
 def test_rows_equal_decoding_afresh(grow, min_size):
     affinities, labels, skeleton = scene(0)
     thresholds = (0.9, 0.3, 0.6, 0.75)
-    scored = threshold_sweep(affinities, skeleton, labels, thresholds=thresholds, grow=grow, min_size=min_size)
+    scored = threshold_sweep(
+        affinities, skeleton, labels, thresholds=thresholds, grow=grow, min_size=min_size
+    )
     assert [row["threshold"] for row in scored.rows] == list(thresholds)
     for row in scored.rows:
         segmentation = slow_components(affinities, row["threshold"], min_size)
         if grow:
             segmentation = slow_grow(segmentation, affinities)
         dense = slow_overlap(labels[labels >= 0], segmentation[labels >= 0])
-        expected = SkeletonMetrics(skeleton).compute(segmentation) | {f"dense_{k}": v for k, v in dense.items()}
+        expected = SkeletonMetrics(skeleton).compute(segmentation) | {
+            f"dense_{k}": v for k, v in dense.items()
+        }
         assert row == pytest.approx(expected | {"threshold": row["threshold"]}, abs=1e-12)
     assert scored.metric == "nerl"
     assert scored.best["nerl"] == max(row["nerl"] for row in scored.rows)
@@ -56,7 +70,9 @@ DTYPES = (np.float16, np.float32, np.float64, np.uint8)
 
 
 def awkward_volumes(seed):
-    """Affinities of all small shapes and dtypes, with ties, NaN, -0, values below 0 and above 1, and infinity."""
+    """Affinities of all small shapes and dtypes, with ties, NaN, -0, values below 0 and above 1,
+    and infinity.
+    """
     rng = np.random.default_rng(seed)
     for shape in small_shapes():
         for dtype in DTYPES:
@@ -64,7 +80,9 @@ def awkward_volumes(seed):
             if dtype != np.uint8:
                 odd = rng.random(affinities.shape)
                 affinities[odd < 0.1] = np.nan
-                affinities[odd > 0.9] = rng.choice((-0.0, -0.5, 1.25, np.inf), np.count_nonzero(odd > 0.9))
+                affinities[odd > 0.9] = rng.choice(
+                    (-0.0, -0.5, 1.25, np.inf), np.count_nonzero(odd > 0.9)
+                )
             yield affinities
 
 
@@ -72,7 +90,9 @@ def awkward_volumes(seed):
 @pytest.mark.parametrize("min_size", (0, 3, 6))
 def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
     """The same components, in the same order."""
-    monkeypatch.setattr(descent, "slabs_of", lambda length, n_floors: list(pairwise((0, length // 3, length))))
+    monkeypatch.setattr(
+        descent, "slabs_of", lambda length, n_floors: list(pairwise((0, length // 3, length)))
+    )
     thresholds = (0.95, 0.9, 0.75, 0.5, 0.499, 0.1, 0.0, -0.25)
     rng = np.random.default_rng(6)
     for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
@@ -82,7 +102,9 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)
             if grow:
                 expected = grow_labels(expected, affinities)
-            numbers = np.unique(np.append(0, names(graph.nodes.ravel())), return_inverse=True)[1][1:]
+            numbers = np.unique(np.append(0, names(graph.nodes.ravel())), return_inverse=True)[1][
+                1:
+            ]
             np.testing.assert_array_equal(numbers.reshape(expected.shape), expected)
 
 
@@ -90,7 +112,9 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
 @pytest.mark.parametrize("n_slabs", (1, 2, 11))
 @pytest.mark.parametrize("min_size", (0, 3, 30))
 def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
-    """Few nodes are followed, so that most edges are let go; the names and their order stay those of all labels."""
+    """Few nodes are followed, so that most edges are let go; the names and their order stay those
+    of all labels.
+    """
     cuts = [11 * i // n_slabs for i in range(n_slabs + 1)]
     monkeypatch.setattr(descent, "slabs_of", lambda length, n_floors: list(pairwise(cuts)))
     monkeypatch.setattr(descent, "label_dtype", lambda shape: dtype)
@@ -99,15 +123,23 @@ def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
         affinities = random_affinities(rng, (11, 9, 10))
         affinities[rng.random(affinities.shape) < 0.1] = rng.choice((np.nan, -0.05, 0.9))
         voxels = rng.integers(0, 990, 6)
-        graph = component_graph(affinities, thresholds, min_size=min_size,
-                                follow=lambda nodes, voxels=voxels: nodes.ravel()[voxels])
+        graph = component_graph(
+            affinities,
+            thresholds,
+            min_size=min_size,
+            follow=lambda nodes, voxels=voxels: nodes.ravel()[voxels],
+        )
         everything = component_graph(affinities, thresholds, min_size=min_size)
         assert n_slabs > 2 or len(graph.edges) < len(everything.edges) / 2
         for threshold, names in zip(thresholds, names_at_thresholds(graph), strict=True):
-            expected = connected_components_3d(affinities, threshold, min_size=min_size).ravel()[voxels]
+            expected = connected_components_3d(affinities, threshold, min_size=min_size).ravel()[
+                voxels
+            ]
             found = np.append(0, names(graph.followed))
-            np.testing.assert_array_equal(np.unique(found, return_inverse=True)[1],
-                                          np.unique(np.append(0, expected), return_inverse=True)[1])
+            np.testing.assert_array_equal(
+                np.unique(found, return_inverse=True)[1],
+                np.unique(np.append(0, expected), return_inverse=True)[1],
+            )
 
 
 def walks(rng, shape):
@@ -119,7 +151,9 @@ def walks(rng, shape):
     edges += [(len(ids), len(ids) + 1)]
     ids = np.array([*ids, 9, 9], np.uint64)
     positions = (rng.random((len(ids), 3)) * shape).astype(np.int64)
-    return Skeleton(ids, positions, positions * 7.0 + rng.random(positions.shape), np.array(edges, np.int64))
+    return Skeleton(
+        ids, positions, positions * 7.0 + rng.random(positions.shape), np.array(edges, np.int64)
+    )
 
 
 @pytest.mark.parametrize("grow", (False, True))
@@ -131,14 +165,22 @@ def test_figures_are_the_same_bits(monkeypatch, min_size, grow, edges_as_a_decod
     affinities, labels, skeleton = scene(11)
     thresholds = (0.45, 0.9, 0.3, 0.45)
     assert len(sweep._groups(affinities, [0.9, 0.45, 0.3])) == n_groups
-    rows = threshold_sweep(affinities, skeleton, labels, thresholds=thresholds, min_size=min_size, grow=grow).rows
+    rows = threshold_sweep(
+        affinities, skeleton, labels, thresholds=thresholds, min_size=min_size, grow=grow
+    ).rows
     assert [row["threshold"] for row in rows] == list(thresholds)
     for row in rows:
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
         if grow:
             segmentation = grow_labels(segmentation, affinities)
-        dense = {f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()}
-        assert row == {"threshold": row["threshold"], **SkeletonMetrics(skeleton).compute(segmentation), **dense}
+        dense = {
+            f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()
+        }
+        assert row == {
+            "threshold": row["threshold"],
+            **SkeletonMetrics(skeleton).compute(segmentation),
+            **dense,
+        }
 
 
 @pytest.mark.parametrize("min_size", (0, 2, 4))
@@ -149,15 +191,20 @@ def test_exact_sweep_equals_a_sweep_of_every_value(min_size):
             continue
         skeleton = walks(rng, affinities.shape[1:])
         exact = exact_sweep(affinities, skeleton, min_size=min_size)
-        values = np.unique(affinities.astype(np.float64)) / (255 if affinities.dtype == np.uint8 else 1)
+        values = np.unique(affinities.astype(np.float64)) / (
+            255 if affinities.dtype == np.uint8 else 1
+        )
         values = [0.0, *values[(values > 0) & (values < np.inf)]]
         fresh = threshold_sweep(affinities, skeleton, thresholds=values, min_size=min_size)
         thresholds = [row["threshold"] for row in exact.rows]
-        assert set(thresholds) <= set(values) and thresholds == sorted(set(thresholds), reverse=True)
+        assert set(thresholds) <= set(values) and thresholds == sorted(
+            set(thresholds), reverse=True
+        )
         for row in fresh.rows:  # the first row whose threshold is not above
             at = next(at for at in exact.rows if at["threshold"] <= row["threshold"])
             assert {name: at[name] for name in EXACT_METRICS} == pytest.approx(
-                {name: row[name] for name in EXACT_METRICS}, rel=1e-9, abs=1e-9)
+                {name: row[name] for name in EXACT_METRICS}, rel=1e-9, abs=1e-9
+            )
         assert exact.best["nerl"] == pytest.approx(fresh.best["nerl"], rel=1e-9)
 
 
@@ -165,10 +212,16 @@ def test_exact_sweep_of_a_larger_volume():
     affinities, _, skeleton = scene(10)
     affinities = affinities * np.random.default_rng(0).random(affinities.shape).astype(np.float16)
     exact = exact_sweep(affinities, skeleton, metric="voi_sum")
-    fresh = threshold_sweep(affinities, skeleton, thresholds=[row["threshold"] for row in exact.rows], metric="voi_sum")
+    fresh = threshold_sweep(
+        affinities, skeleton, thresholds=[row["threshold"] for row in exact.rows], metric="voi_sum"
+    )
     for name in EXACT_METRICS:
-        np.testing.assert_allclose([row[name] for row in exact.rows], [row[name] for row in fresh.rows], atol=1e-9)
-    assert len(exact.rows) > 50 and exact.best["voi_sum"] == min(row["voi_sum"] for row in exact.rows)
+        np.testing.assert_allclose(
+            [row[name] for row in exact.rows], [row[name] for row in fresh.rows], atol=1e-9
+        )
+    assert len(exact.rows) > 50 and exact.best["voi_sum"] == min(
+        row["voi_sum"] for row in exact.rows
+    )
     with pytest.raises(ValueError, match="for an exact sweep, got 'n_splits'"):
         exact_sweep(affinities, skeleton, metric="n_splits")
 
@@ -177,7 +230,11 @@ def test_direction_of_each_metric():
     affinities, labels, skeleton = scene(1)
     for metric in (*SKELETON_METRICS, *(f"dense_{name}" for name in OVERLAP_METRICS)):
         scored = threshold_sweep(affinities, skeleton, labels, metric=metric)
-        lower = "voi" in metric or "error" in metric or metric in ("n_mergers", "n_non0_mergers", "n_splits")
+        lower = (
+            "voi" in metric
+            or "error" in metric
+            or metric in ("n_mergers", "n_non0_mergers", "n_splits")
+        )
         values = [row[metric] for row in scored.rows]
         assert scored.best[metric] == (min(values) if lower else max(values))
         assert scored.best is scored.rows[values.index(scored.best[metric])]
@@ -185,12 +242,16 @@ def test_direction_of_each_metric():
 
 def test_subsets_of_the_truth_and_masks():
     affinities, labels, skeleton = scene(2)
-    only_labels = threshold_sweep(affinities, labels=labels, metric="dense_voi_sum", thresholds=[0.5])
+    only_labels = threshold_sweep(
+        affinities, labels=labels, metric="dense_voi_sum", thresholds=[0.5]
+    )
     assert set(only_labels.best) == {"threshold", *(f"dense_{name}" for name in OVERLAP_METRICS)}
     only_skeleton = threshold_sweep(affinities, skeleton, thresholds=[0.5])
     assert set(only_skeleton.best) == {"threshold", *SKELETON_METRICS}
     mask = np.arange(8) < 4
-    masked = threshold_sweep(affinities, labels=labels, mask=np.broadcast_to(mask, SHAPE), metric="dense_voi_sum")
+    masked = threshold_sweep(
+        affinities, labels=labels, mask=np.broadcast_to(mask, SHAPE), metric="dense_voi_sum"
+    )
     zeroed = threshold_sweep(affinities, labels=np.where(mask, labels, -1), metric="dense_voi_sum")
     assert masked == zeroed != only_labels
 
@@ -202,13 +263,16 @@ def test_channels_by_offset():
     assert shuffled == threshold_sweep(affinities, skeleton)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"metric": "accuracy"}, "metric from erl, .*dense_voi_split.*, got 'accuracy'"),
-    ({"metric": "nerl", "skeleton": None}, "a skeleton for the metric 'nerl'"),
-    ({"metric": "dense_voi_sum", "labels": None}, "labels for the metric"),
-    ({"skeleton": None, "labels": None, "metric": "x"}, "to score against"),
-    ({"thresholds": ()}, "at least one threshold"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"metric": "accuracy"}, "metric from erl, .*dense_voi_split.*, got 'accuracy'"),
+        ({"metric": "nerl", "skeleton": None}, "a skeleton for the metric 'nerl'"),
+        ({"metric": "dense_voi_sum", "labels": None}, "labels for the metric"),
+        ({"skeleton": None, "labels": None, "metric": "x"}, "to score against"),
+        ({"thresholds": ()}, "at least one threshold"),
+    ],
+)
 def test_refuses(options, message):
     affinities, labels, skeleton = scene(4)
     with pytest.raises(ValueError, match=message):

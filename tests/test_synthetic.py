@@ -5,8 +5,12 @@ from scipy import ndimage
 from pytc.io.synthetic import blur, draw_membranes, make_neurites, smooth_noise
 from pytc.metrics.skeleton import SkeletonMetrics
 
-CASES = {"isotropic": ((96, 96, 96), (10, 10, 10)), "anisotropic": ((32, 112, 112), (30, 8, 8)),
-         "x first": ((64, 64, 40), (9, 9, 20)), "small": ((16, 17, 18), (10, 10, 10))}  # fmt: skip
+CASES = {
+    "isotropic": ((96, 96, 96), (10, 10, 10)),
+    "anisotropic": ((32, 112, 112), (30, 8, 8)),
+    "x first": ((64, 64, 40), (9, 9, 20)),
+    "small": ((16, 17, 18), (10, 10, 10)),
+}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -53,11 +57,15 @@ def test_skeletons_are_trees_on_their_own_labels(made):
 
 
 def test_edges_are_steps_along_the_neurite(made):
-    assert (np.abs(np.diff(made.skeleton.positions[made.skeleton.edges], axis=1)).max((1, 2)) <= 4).all()
+    assert (
+        np.abs(np.diff(made.skeleton.positions[made.skeleton.edges], axis=1)).max((1, 2)) <= 4
+    ).all()
 
 
 def test_neurites_are_many_long_and_not_thin(cube):
-    lengths = np.bincount(cube.skeleton.ids[cube.skeleton.edges[:, 0]].astype(int), cube.skeleton.edge_lengths)[1:]
+    lengths = np.bincount(
+        cube.skeleton.ids[cube.skeleton.edges[:, 0]].astype(int), cube.skeleton.edge_lengths
+    )[1:]
     assert len(lengths) >= 15 and np.median(lengths) > 600 and lengths.max() < 0.35 * lengths.sum()
     depth = ndimage.distance_transform_edt(1 - draw_membranes(cube.labels, np.ones(3)))
     assert np.median(depth[tuple(cube.skeleton.positions.T)]) > 4
@@ -86,7 +94,9 @@ def test_no_threshold_on_the_image_finds_the_neurites(cube):
     assert metrics.compute(cube.labels)["nerl"] == 1
     scores = []
     for sigma in (0, 0.7, 1, 1.5, 2):
-        image = ndimage.gaussian_filter(cube.image.astype(np.float32), sigma) if sigma else cube.image
+        image = (
+            ndimage.gaussian_filter(cube.image.astype(np.float32), sigma) if sigma else cube.image
+        )
         for threshold in np.percentile(image, np.arange(4, 70, 6)):
             segmentation = ndimage.label(image > threshold)[0].astype(np.uint32)
             scores.append(metrics.compute(segmentation)["nerl"])
@@ -99,7 +109,9 @@ def test_membranes_are_dark_and_uneven(cube):
     assert image[border].mean() < image[~border].mean() - 0.15
     smooth = ndimage.gaussian_filter(image, 1)
     assert np.percentile(smooth[border], 97) > np.percentile(smooth[~border], 20)  # gaps
-    assert np.percentile(smooth[~border], 1) < np.percentile(smooth[border], 30)  # organelles as dark as membranes
+    assert np.percentile(smooth[~border], 1) < np.percentile(
+        smooth[border], 30
+    )  # organelles as dark as membranes
 
 
 def test_noise_is_what_was_asked_for():
@@ -120,12 +132,18 @@ def test_defects_damage_a_share_of_the_slices_and_leave_the_labels():
     assert (clean.image != everything.image).any((1, 2)).all()
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"shape": (64, 64)}, "three axes"), ({"shape": (64, 64, 15)}, "at least 16 voxels"),
-    ({"voxel_size": (10, 10, 0)}, "positive voxel_size"), ({"voxel_size": (10, 10)}, "three axes"),
-    ({"voxel_size": (100, 4, 4)}, "12 times as long"),
-    ({"defects": 1.5}, r"defects in \[0, 1\]"), ({"noise": -0.1}, "noise of 0 or more"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"shape": (64, 64)}, "three axes"),
+        ({"shape": (64, 64, 15)}, "at least 16 voxels"),
+        ({"voxel_size": (10, 10, 0)}, "positive voxel_size"),
+        ({"voxel_size": (10, 10)}, "three axes"),
+        ({"voxel_size": (100, 4, 4)}, "12 times as long"),
+        ({"defects": 1.5}, r"defects in \[0, 1\]"),
+        ({"noise": -0.1}, "noise of 0 or more"),
+    ],
+)
 def test_impossible_volumes_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_neurites(**({"shape": (16, 16, 16), "seed": 0} | arguments))
@@ -137,7 +155,9 @@ def test_blur_equals_scipy(sigma):
     wanted = image
     for axis, width in enumerate(sigma):
         if width:
-            wanted = ndimage.gaussian_filter1d(wanted, width, axis, mode="nearest", radius=int(np.ceil(2.5 * width)))
+            wanted = ndimage.gaussian_filter1d(
+                wanted, width, axis, mode="nearest", radius=int(np.ceil(2.5 * width))
+            )
     blur(image, np.array(sigma))
     np.testing.assert_allclose(image, wanted, atol=1e-6)
 
@@ -146,4 +166,8 @@ def test_smooth_noise_is_linear_between_its_draws():
     noise = smooth_noise((13, 9, 7), np.array([4.0, 1.0, 0.3]), np.random.default_rng(0))
     assert noise.shape == (13, 9, 7) and noise.dtype == np.float32
     np.testing.assert_allclose(noise[4:8].mean(0), (noise[4] * 5 + noise[8] * 3) / 8, atol=1e-5)
-    assert 0.8 < smooth_noise((60, 60, 60), np.array([1.0, 1.0, 1.0]), np.random.default_rng(0)).std() < 1.2
+    assert (
+        0.8
+        < smooth_noise((60, 60, 60), np.array([1.0, 1.0, 1.0]), np.random.default_rng(0)).std()
+        < 1.2
+    )

@@ -17,7 +17,16 @@ def random_labels(shape=(2, 5, 6, 7), dtype=torch.int32, low=-1, seed=0):
 @pytest.mark.parametrize("shape", [(2, 5, 6, 7), (1, 1, 4, 4), (2, 3, 0, 2)])
 def test_affinities_match_the_loop(dtype, shape):
     labels = random_labels(shape, dtype)
-    offsets = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 3, 0), (2, 1, 3), (-1, 0, 2), (10, 0, 0), (0, -9, 0))
+    offsets = (
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+        (0, 3, 0),
+        (2, 1, 3),
+        (-1, 0, 2),
+        (10, 0, 0),
+        (0, -9, 0),
+    )
     affinity, valid = affinities(labels, offsets)
     assert affinity.dtype == valid.dtype == torch.bool
     for sample in range(shape[0]):
@@ -42,7 +51,9 @@ def test_erosion_matches_the_loop(width, axis):
     eroded = erode(labels, width, axis)
     assert torch.equal(labels, before) and eroded.dtype == labels.dtype
     for sample in range(2):
-        np.testing.assert_array_equal(eroded[sample], reference.erode(labels[sample].numpy(), width, axis))
+        np.testing.assert_array_equal(
+            eroded[sample], reference.erode(labels[sample].numpy(), width, axis)
+        )
 
 
 def test_erosion_leaves_unlabelled_voxels_and_what_they_touch():
@@ -65,7 +76,13 @@ def test_boundaries_match_the_loop(low):
 def test_binary_target_is_the_labelled_foreground():
     labels = random_labels()
     ((target, valid),) = make_targets(labels, TargetConfig(kind="binary"), ((1, 1, 1),))
-    assert target.dtype == valid.dtype == torch.bool and target.shape == valid.shape == (2, 1, 5, 6, 7)
+    assert target.dtype == valid.dtype == torch.bool and target.shape == valid.shape == (
+        2,
+        1,
+        5,
+        6,
+        7,
+    )
     assert torch.equal(target[:, 0], labels > 0) and torch.equal(valid[:, 0], labels >= 0)
 
 
@@ -82,7 +99,9 @@ def test_strided_scales_come_from_strided_labels():
     targets = make_targets(labels, config, scales)
     for (target, valid), scale in zip(targets, scales):
         coarse = erode(labels, 1)[:, :: scale[0], :: scale[1], :: scale[2]]
-        expected = affinities(coarse, tuple(scaled_offset(offset, scale) for offset in SHORT_AND_LONG))
+        expected = affinities(
+            coarse, tuple(scaled_offset(offset, scale) for offset in SHORT_AND_LONG)
+        )
         assert torch.equal(target, expected[0]) and torch.equal(valid, expected[1])
         assert target.shape == (1, 6, *coarse.shape[1:])
 
@@ -98,5 +117,7 @@ def test_erosion_follows_the_section_axis():
     labels = torch.ones((1, 4, 4, 4), dtype=torch.int32)
     labels[..., 2:] = 2  # two slabs that meet in x
     config = TargetConfig(kind="binary", erosion=1)
-    ((across_z, _),), ((across_x, _),) = (make_targets(labels, config, ((1, 1, 1),), axis) for axis in (0, 2))
+    ((across_z, _),), ((across_x, _),) = (
+        make_targets(labels, config, ((1, 1, 1),), axis) for axis in (0, 2)
+    )
     assert across_z.float().mean() == 0.5 and across_x.all()

@@ -35,7 +35,14 @@ from pytc.io.volume import open_volume
 from pytc.models.checkpoint import load_checkpoint, load_model
 from pytc.runs import create_run, load_config, newest_run
 from pytc.training.checkpoint import Keeper, good_checkpoints, save_checkpoint
-from pytc.training.distributed import EXIT_REQUEUE, Ranks, first_host, joined, meeting_point, read_environment
+from pytc.training.distributed import (
+    EXIT_REQUEUE,
+    Ranks,
+    first_host,
+    joined,
+    meeting_point,
+    read_environment,
+)
 from pytc.training.loop import train
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 
@@ -47,16 +54,33 @@ def tiny(**loop):
     """A run of seconds: MedNeXt of four channels on patches of 16 voxels."""
     return Config(
         name="tiny",
-        data=DataConfig(patch_size=(16, 32, 32), synthetic=SyntheticConfig(shape=(48, 48, 48)), val_samples=3),
+        data=DataConfig(
+            patch_size=(16, 32, 32), synthetic=SyntheticConfig(shape=(48, 48, 48)), val_samples=3
+        ),
         augment=AugmentConfig(affine_prob=0.5, drop_slice_prob=0.1, shift_slice_prob=0.1),
         target=TargetConfig(offsets=OFFSETS),
-        model=ModelConfig(architecture="mednext_custom", base_channels=4, expansion=(1,) * 9, block_counts=(1,) * 9,
-                          out_channels=3, deep_supervision=True),
+        model=ModelConfig(
+            architecture="mednext_custom",
+            base_channels=4,
+            expansion=(1,) * 9,
+            block_counts=(1,) * 9,
+            out_channels=3,
+            deep_supervision=True,
+        ),
         optim=OptimConfig(ema_decay=0.9),
-        loop=LoopConfig(**{"max_steps": 8, "batch_size": 2, "val_every": 4, "checkpoint_every": 2, "log_every": 1,
-                           "images_every": 4, **loop}),
+        loop=LoopConfig(
+            **{
+                "max_steps": 8,
+                "batch_size": 2,
+                "val_every": 4,
+                "checkpoint_every": 2,
+                "log_every": 1,
+                "images_every": 4,
+                **loop,
+            }
+        ),
         system=SystemConfig(device="cpu", precision="fp32", threads=1, workers=0),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,22 +109,33 @@ def assert_same_weights(a, b):
 
 
 def test_a_run_leaves_what_the_design_promises(finished):
-    model = replace(tiny().model, voxel_size=(10.0, 10.0, 10.0), image_size=(16, 32, 32))  # as the data say
+    model = replace(
+        tiny().model, voxel_size=(10.0, 10.0, 10.0), image_size=(16, 32, 32)
+    )  # as the data say
     assert load_config(finished) == replace(tiny(), model=model)
     files = {path.name for path in finished.rglob("*")}
     assert {"config.json", "environment.json", "log.jsonl", "last.pt", "best.pt"} <= files
-    assert any(name.startswith("events.") for name in files) and not any(name.endswith(".tmp") for name in files)
+    assert any(name.startswith("events.") for name in files) and not any(
+        name.endswith(".tmp") for name in files
+    )
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
-    assert {"train/loss_output", "train/loss_ds_1", "train/gradient_norm", "train/samples_per_second"} <= set(lines[0])
+    assert {
+        "train/loss_output",
+        "train/loss_ds_1",
+        "train/gradient_norm",
+        "train/samples_per_second",
+    } <= set(lines[0])
     assert newest_run("checkpoints/last.pt").resolve() == finished.resolve()
 
 
 def test_the_best_checkpoint_is_the_best(finished):
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["val/loss"] for line in lines if "val/loss" in line}
-    assert load_checkpoint(finished / "checkpoints" / "best.pt")["step"] == min(losses, key=losses.get)
+    assert load_checkpoint(finished / "checkpoints" / "best.pt")["step"] == min(
+        losses, key=losses.get
+    )
 
 
 def test_the_same_config_gives_the_same_weights_with_any_number_of_workers(finished):
@@ -115,7 +150,10 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(finished):
     save_checkpoint(last, state)
     assert train(load_config(half), resume=half) == half
     assert_same_weights(weights(half), weights(finished))
-    assert_same_weights(load_checkpoint(last)["average"], load_checkpoint(finished / "checkpoints/last.pt")["average"])
+    assert_same_weights(
+        load_checkpoint(last)["average"],
+        load_checkpoint(finished / "checkpoints/last.pt")["average"],
+    )
     lines = [json.loads(line) for line in (half / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
 
@@ -123,8 +161,12 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(finished):
 def test_a_run_starts_from_the_weights_named_and_resumes_without_them(finished, tmp_path, capsys):
     start = load_checkpoint(finished / "checkpoints" / "last.pt")["average"]
     torch.save({"state_dict": start}, tmp_path / "start.pt")
-    config = replace(tiny(max_steps=2), name="started", model=replace(tiny().model, pretrained=f"{tmp_path}/start.pt"),
-                     optim=OptimConfig(learning_rate=1e-30, weight_decay=0))  # fmt: skip
+    config = replace(
+        tiny(max_steps=2),
+        name="started",
+        model=replace(tiny().model, pretrained=f"{tmp_path}/start.pt"),
+        optim=OptimConfig(learning_rate=1e-30, weight_decay=0),
+    )
     run = train(config)
     assert f"{len(start)} tensors fit" in capsys.readouterr().out
     assert_same_weights(weights(run), start)
@@ -135,9 +177,13 @@ def test_a_run_starts_from_the_weights_named_and_resumes_without_them(finished, 
 
 
 @pytest.mark.parametrize("architecture", ("nnunet", "rsunet"))
-def test_a_network_shaped_by_its_data_is_rebuilt_from_its_checkpoint(architecture, workplace, monkeypatch):
+def test_a_network_shaped_by_its_data_is_rebuilt_from_its_checkpoint(
+    architecture, workplace, monkeypatch
+):
     monkeypatch.chdir(workplace)
-    data = replace(tiny().data, synthetic=SyntheticConfig((48, 48, 48), (30.0, 10.0, 10.0)), val_samples=1)
+    data = replace(
+        tiny().data, synthetic=SyntheticConfig((48, 48, 48), (30.0, 10.0, 10.0)), val_samples=1
+    )
     model = replace(tiny().model, architecture=architecture, features=(2, 4, 6))
     run = train(replace(tiny(max_steps=1), name=architecture, data=data, model=model))
     network, config, _ = load_model(run / "checkpoints" / "last.pt")
@@ -150,15 +196,26 @@ def test_a_network_shaped_by_its_data_is_rebuilt_from_its_checkpoint(architectur
 def write_config(folder, config):
     file = folder / "config_file.py"
     plain = json.dumps(asdict(config))
-    file.write_text(f"import json\nfrom pytc.config import Config, from_plain\n"
-                    f"config = from_plain(Config, json.loads({plain!r}))\n")  # fmt: skip
+    file.write_text(
+        f"import json\nfrom pytc.config import Config, from_plain\n"
+        f"config = from_plain(Config, json.loads({plain!r}))\n"
+    )
     return file
 
 
 def start(config, folder, *arguments):
     """train.py as a process of its own."""
-    return subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--config", str(write_config(folder, config)),
-                             "--system.no-cpu-variant", *arguments], stdout=subprocess.DEVNULL)  # fmt: skip
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "--config",
+            str(write_config(folder, config)),
+            "--system.no-cpu-variant",
+            *arguments,
+        ],
+        stdout=subprocess.DEVNULL,
+    )
 
 
 def step_of(run):
@@ -174,7 +231,9 @@ def wait_for_steps(process, run, step):
 
 
 def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, tmp_path):
-    """By kill -9 and by SIGTERM in turn, at random moments, resumed each time with another number of workers."""
+    """By kill -9 and by SIGTERM in turn, at random moments, resumed each time with another number
+    of workers.
+    """
     config = replace(tiny(max_steps=120, val_every=40, checkpoint_every=3), name="killed")
     whole = train(replace(config, name="undisturbed"))
     run, random = finished.parent / "killed", np.random.default_rng(0)
@@ -188,24 +247,40 @@ def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, t
         assert not psutil.wait_procs(loaders, timeout=30)[1]  # none outlives the run
         assert reached < (reached := step_of(run)) < 120
         workers = str(attempt % 3)
-        process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), "--resume", str(run), "--system.workers",
-                                    workers], stdout=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                str(ROOT / "train.py"),
+                "--resume",
+                str(run),
+                "--system.workers",
+                workers,
+            ],
+            stdout=subprocess.DEVNULL,
+        )
     assert process.wait() == 0
     assert exits == [-signal.SIGKILL, EXIT_REQUEUE] * 5
     assert_same_weights(weights(run), weights(whole))
     ends = [load_checkpoint(folder / "checkpoints" / "last.pt") for folder in (run, whole)]
     assert_same_weights(*(end["average"] for end in ends))
     assert ends[0]["scores"] == ends[1]["scores"]
-    logged = [[(line["step"], line["train/loss"]) for line in read_log(folder) if "train/loss" in line]
-              for folder in (run, whole)]  # fmt: skip
+    logged = [
+        [(line["step"], line["train/loss"]) for line in read_log(folder) if "train/loss" in line]
+        for folder in (run, whole)
+    ]
     assert logged[0] == logged[1]
 
 
 def test_a_signal_ends_a_run_after_its_step_with_the_code_for_requeueing(finished, tmp_path):
-    run, config = finished.parent / "asked", replace(tiny(max_steps=400, checkpoint_every=5), name="asked")
+    run, config = (
+        finished.parent / "asked",
+        replace(tiny(max_steps=400, checkpoint_every=5), name="asked"),
+    )
     process = start(config, tmp_path, "--system.workers", "2")
     wait_for_steps(process, run, 5)
-    for child in psutil.Process(process.pid).children(recursive=True):  # as Slurm signals every process of a job
+    for child in psutil.Process(process.pid).children(
+        recursive=True
+    ):  # as Slurm signals every process of a job
         if "forkserver" in " ".join(child.cmdline()):
             child.send_signal(signal.SIGUSR1 if child.parent().pid != process.pid else 0)
     process.send_signal(signal.SIGUSR1)
@@ -229,7 +304,9 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_newest_good_one(finished):
     run = train(replace(tiny(), name="damaged"))
     folder = run / "checkpoints"
     content = bytearray((folder / "last.pt").read_bytes())
-    content[content.index(next(iter(weights(run).values())).numpy().tobytes())] ^= 1  # a bit of a weight
+    content[content.index(next(iter(weights(run).values())).numpy().tobytes())] ^= (
+        1  # a bit of a weight
+    )
     (folder / "last.pt").write_bytes(content)
     with pytest.warns(UserWarning, match="last.pt.*checksum.*passed over"):
         state = next(good_checkpoints(folder, set()))
@@ -240,31 +317,57 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_newest_good_one(finished):
         train(load_config(run), resume=run)
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
-            "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+TORCHRUN = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+]
 
 
 def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
-    """2 ranks x batch 1 against 1 rank x batch 2 over 20 steps, by torchrun over gloo, half the volume masked out.
+    """2 ranks x batch 1 against 1 rank x batch 2 over 20 steps, by torchrun over gloo, half the
+    volume masked out.
 
-    Smaller patches would leave 1.4e-6: four voxels at the coarsest level, whose normalisation multiplies roundings.
+    Smaller patches would leave 1.4e-6: four voxels at the coarsest level, whose normalisation
+    multiplies roundings.
     """
     synthetic = prepare_volume(VolumeConfig(), tiny().data.synthetic)
     mask = np.zeros((48, 48, 48), np.uint8)
     mask[:24], mask[:, :, :16] = 1, 1
     np.save(tmp_path / "mask.npy", mask)
     volume = replace(synthetic, mask=str(tmp_path / "mask.npy"))
-    masked = replace(tiny(max_steps=20), data=replace(tiny().data, train=(volume,), min_labelled=0.0,
-                                                            patch_size=(32, 32, 32)))  # fmt: skip
+    masked = replace(
+        tiny(max_steps=20),
+        data=replace(tiny().data, train=(volume,), min_labelled=0.0, patch_size=(32, 32, 32)),
+    )
     one = train(replace(masked, name="one_rank"))
     valid = [int((train_dataset(masked)[n]["labels"] >= 0).sum()) for n in range(40)]
-    assert sum(a != b for a, b in zip(valid[::2], valid[1::2])) > 10  # what is masked differs between the ranks
+    assert (
+        sum(a != b for a, b in zip(valid[::2], valid[1::2])) > 10
+    )  # what is masked differs between the ranks
     two_ranks = replace(masked, name="two_ranks", loop=replace(masked.loop, batch_size=1))
-    done = subprocess.run([*TORCHRUN, str(ROOT / "train.py"), "--config", str(write_config(tmp_path, two_ranks)),
-                           "--system.no-cpu-variant"], capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [
+            *TORCHRUN,
+            str(ROOT / "train.py"),
+            "--config",
+            str(write_config(tmp_path, two_ranks)),
+            "--system.no-cpu-variant",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    losses = [[line["train/loss"] for line in read_log(run) if "train/loss" in line]
-              for run in (one, finished.parent / "two_ranks")]  # fmt: skip
+    losses = [
+        [line["train/loss"] for line in read_log(run) if "train/loss" in line]
+        for run in (one, finished.parent / "two_ranks")
+    ]
     assert len(losses[0]) == 20
     assert losses[0] == pytest.approx(losses[1], abs=1e-6)
 
@@ -289,15 +392,26 @@ def test_a_failing_rank_ends_the_run_with_its_error(finished, tmp_path):
     file = write_config(tmp_path, replace(tiny(batch_size=1), name="failing"))
     command = [str(tmp_path / "failing.py"), "--config", str(file), "--system.no-cpu-variant"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*TORCHRUN, *command], capture_output=True, text=True, timeout=180, env=environment)
+    done = subprocess.run(
+        [*TORCHRUN, *command], capture_output=True, text=True, timeout=180, env=environment
+    )
     assert done.returncode != 0 and "rank 1 has had enough" in done.stderr
-    slurm = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_JOB_NODELIST": "localhost",
-             "SLURM_JOB_ID": str(os.getpid())}  # fmt: skip
+    slurm = {
+        "SLURM_NTASKS": "2",
+        "SLURM_NNODES": "1",
+        "SLURM_JOB_NODELIST": "localhost",
+        "SLURM_JOB_ID": str(os.getpid()),
+    }
     tasks = [
-        subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                         env={**environment, **slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank})
+        subprocess.Popen(
+            [sys.executable, *command],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, **slurm, "SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+        )
         for rank in ("0", "1")
-    ]  # fmt: skip
+    ]
     errors = [task.communicate(timeout=180)[1] for task in tasks]
     assert all(task.returncode not in (0, EXIT_REQUEUE) for task in tasks)
     assert "rank 1 has had enough" in errors[1]
@@ -312,7 +426,9 @@ def test_accumulation_takes_the_steps_of_a_larger_batch(finished):
     config = tiny(max_steps=3, batch_size=1)
     parts = train(replace(config, name="parts", optim=replace(config.optim, accumulate=2)))
     a, b = weights(whole), weights(parts)
-    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 5e-3  # the loss is normalised batch by batch
+    assert (
+        max(float((a[key] - b[key]).abs().max()) for key in a) < 5e-3
+    )  # the loss is normalised batch by batch
 
 
 def test_a_model_is_rebuilt_from_its_checkpoint_alone(finished):
@@ -343,9 +459,13 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("monitor, best", [("val/loss", {2, 4}), ("val/nerl", {1, 3}), ("val/dense_voi_sum", {2, 4})])
+@pytest.mark.parametrize(
+    "monitor, best", [("val/loss", {2, 4}), ("val/nerl", {1, 3}), ("val/dense_voi_sum", {2, 4})]
+)
 def test_the_keeper_keeps_the_best(tmp_path, monitor, best):
-    keeper = Keeper(tmp_path / "checkpoints", LoopConfig(monitor=monitor, volumes_every=1, keep_checkpoints=2))
+    keeper = Keeper(
+        tmp_path / "checkpoints", LoopConfig(monitor=monitor, volumes_every=1, keep_checkpoints=2)
+    )
     for step, score in enumerate((0.7, 0.2, 0.9, 0.1), 1):
         keeper.save({"step": step}, {"val/threshold": 0.5, monitor: score})
     keeper.save({"step": 5}, {"val/threshold": 0.5})  # not known of this one
@@ -362,7 +482,9 @@ def test_the_keeper_leaves_the_best_to_another_process_if_that_scores_volumes(tm
         keeper.save({"step": step}, {"val/loss": 1 / step})
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.pt", "step-00000004.pt", "step-00000006.pt"}  # the newest
-    resumed = Keeper(tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", volumes_every=1), keeper.scores)
+    resumed = Keeper(
+        tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", volumes_every=1), keeper.scores
+    )
     resumed.save({"step": 8}, {"val/nerl": 0.1})  # from now on the run knows
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.pt", "best.pt", "step-00000008.pt"} and resumed.scores == {8: 0.1}
@@ -406,18 +528,28 @@ def test_ranks_come_from_torchrun_or_slurm():
 
 
 def test_ranks_meet_at_the_first_node_of_a_slurm_job():
-    nodes = {"gpu007": "gpu007", "gpu[007-010,12],cpu1": "gpu007", "a-[3,5-9]-ib": "a-3-ib", "n1,n2": "n1"}
+    nodes = {
+        "gpu007": "gpu007",
+        "gpu[007-010,12],cpu1": "gpu007",
+        "a-[3,5-9]-ib": "a-3-ib",
+        "n1,n2": "n1",
+    }
     assert {name: first_host(name) for name in nodes} == nodes
     job = {"SLURM_JOB_ID": "20012345", "SLURM_JOB_NODELIST": "gpu[07-10]"}
     assert meeting_point(job) == "tcp://gpu07:32345"
-    assert meeting_point({**job, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "999"}) == "tcp://10.0.0.1:999"
+    assert (
+        meeting_point({**job, "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "999"})
+        == "tcp://10.0.0.1:999"
+    )
     with pytest.raises(ValueError, match="expected MASTER_ADDR"):
         meeting_point({})
 
 
 def test_ranks_wait_for_hours_for_the_one_that_scores_a_volume(monkeypatch):
     asked = {}
-    monkeypatch.setattr("torch.distributed.init_process_group", lambda *_, **options: asked.update(options))
+    monkeypatch.setattr(
+        "torch.distributed.init_process_group", lambda *_, **options: asked.update(options)
+    )
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: None)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     with joined(Ranks(1, 2, 1, 2), torch.device("cpu")):
@@ -432,33 +564,48 @@ def test_run_names_are_never_taken_twice(tmp_path):
 
 def test_epochs_become_steps(finished):
     run = train(replace(tiny(epochs=0.4), name="epochs"))
-    assert load_config(run).loop.max_steps == 2  # 48³ voxels are 7 patches, of which 0.4 are 3, two a step
+    assert (
+        load_config(run).loop.max_steps == 2
+    )  # 48³ voxels are 7 patches, of which 0.4 are 3, two a step
 
 
 def test_a_volume_that_does_not_fit_is_refused_before_a_run_is_made(finished):
     before = set((finished.parent).iterdir())
     config = tiny()
     with pytest.raises(ValueError, match="expected a volume at nowhere.zarr"):
-        train(replace(config, data=replace(config.data, train=(VolumeConfig(image="nowhere.zarr", labels="x.zarr"),))))
+        train(
+            replace(
+                config,
+                data=replace(
+                    config.data, train=(VolumeConfig(image="nowhere.zarr", labels="x.zarr"),)
+                ),
+            )
+        )
     assert set((finished.parent).iterdir()) == before
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(finished):
     config = tiny(max_skipped=3, val_every=100)
     config = replace(config, name="diverged", optim=OptimConfig(learning_rate=1e30, clip_norm=0.0))
-    with pytest.raises(RuntimeError, match="3 steps in a row were skipped, the last of them step 3"):
+    with pytest.raises(
+        RuntimeError, match="3 steps in a row were skipped, the last of them step 3"
+    ):
         train(config)
     assert os.path.exists(finished.parent / "diverged" / "config.json")
 
 
 def test_a_broken_sample_is_skipped_and_can_be_replayed(finished, tmp_path, capsys):
-    """An image with one voxel that is not a number: the steps that see it leave the weights as they were."""
+    """An image with one voxel that is not a number: the steps that see it leave the weights as they
+    were.
+    """
     synthetic = prepare_volume(VolumeConfig(), tiny().data.synthetic)
     image = open_volume(synthetic.image)[...].astype(np.float32) / 255
     image[24, 24, 24] = np.nan
     np.save(tmp_path / "image.npy", image)
     config = tiny(max_steps=12, max_skipped=12, checkpoint_every=1, keep_checkpoints=1)
-    volume = replace(synthetic, image=str(tmp_path / "image.npy"), voxel_size=(10, 10, 10), axes="zyx")
+    volume = replace(
+        synthetic, image=str(tmp_path / "image.npy"), voxel_size=(10, 10, 10), axes="zyx"
+    )
     config = replace(config, name="broken", data=replace(config.data, train=(volume,), val=()))
     crops = train_dataset(config)
     broken = {n for n in range(24) if np.isnan(crops[n]["image"]).any()}
@@ -468,7 +615,9 @@ def test_a_broken_sample_is_skipped_and_can_be_replayed(finished, tmp_path, caps
     seen = {2 * step + index for event in events for _, step, index in event["skipped"]}
     assert seen <= broken and {n // 2 for n in seen} == {event["step"] - 1 for event in events}
     figures = [line for line in read_log(run) if "train/loss" in line]
-    assert [line["step"] for line in figures if line["train/loss"] is None] == [event["step"] for event in events]
+    assert [line["step"] for line in figures if line["train/loss"] is None] == [
+        event["step"] for event in events
+    ]
     assert figures[-1]["train/skipped_steps"] == len(events) < 12
     assert load_checkpoint(run / "checkpoints" / "last.pt")["skipped"] == len(events)
     assert all(torch.isfinite(weight).all() for weight in weights(run).values())
@@ -490,7 +639,9 @@ def test_a_sample_is_replayed_as_the_network_saw_it(finished, monkeypatch):
 
     def noted(self, batch):
         image, labels = augmented(self, batch)
-        seen.update({n: (image[row], labels[row]) for row, n in enumerate(batch["number"].tolist())})
+        seen.update(
+            {n: (image[row], labels[row]) for row, n in enumerate(batch["number"].tolist())}
+        )
         return image, labels
 
     monkeypatch.setattr(Preparation, "augmented", noted)
@@ -503,8 +654,15 @@ def test_a_sample_is_replayed_as_the_network_saw_it(finished, monkeypatch):
 
 def test_the_log_tells_of_scales_channels_waits_and_memory(finished):
     line = next(line for line in read_log(finished) if "train/loss" in line)
-    assert {"train/loss_ds_4", "train/loss_channel_2", "train/gradient_norm", "train/learning_rate",
-            "train/data_wait", "train/memory_gib", "train/skipped_steps"} <= line.keys()  # fmt: skip
+    assert {
+        "train/loss_ds_4",
+        "train/loss_channel_2",
+        "train/gradient_norm",
+        "train/learning_rate",
+        "train/data_wait",
+        "train/memory_gib",
+        "train/skipped_steps",
+    } <= line.keys()
     assert 0 <= line["train/data_wait"] < 1 and 0.05 < line["train/memory_gib"] < 50
     channels = [line[f"train/loss_channel_{channel}"] for channel in range(3)]
     assert line["train/loss_output"] == pytest.approx(np.mean(channels), rel=0.05)
@@ -513,20 +671,29 @@ def test_the_log_tells_of_scales_channels_waits_and_memory(finished):
 def test_compilation_changes_no_figures(finished, monkeypatch):
     """By dynamo alone: inductor's code for a whole network takes minutes to build."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    config = replace(tiny(max_steps=2), name="compiled", system=replace(tiny().system, compile=True))
-    losses = [[line["train/loss"] for line in read_log(run) if "train/loss" in line][:2]
-              for run in (train(config), finished)]  # fmt: skip
+    config = replace(
+        tiny(max_steps=2), name="compiled", system=replace(tiny().system, compile=True)
+    )
+    losses = [
+        [line["train/loss"] for line in read_log(run) if "train/loss" in line][:2]
+        for run in (train(config), finished)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
-    """Slices of one voxel's thickness, a foreground mask, two volumes in turn; inferred and scored as semantic."""
+    """Slices of one voxel's thickness, a foreground mask, two volumes in turn; inferred and scored
+    as semantic.
+    """
     from pytc.commands import EvaluateConfig, InferConfig
     from pytc.inference.pipeline import infer
     from pytc.report.evaluate import evaluate
 
     config = tiny(max_steps=2)
-    volumes = (VolumeConfig(image="synthetic:0", weight=0.5), VolumeConfig(image="synthetic:1", weight=0.5))
+    volumes = (
+        VolumeConfig(image="synthetic:0", weight=0.5),
+        VolumeConfig(image="synthetic:1", weight=0.5),
+    )
     config = replace(
         config,
         name="flat",
@@ -536,18 +703,26 @@ def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
     )
     run = train(config)
     (folder,) = infer(InferConfig(run=str(run), system=config.system))
-    assert {path.name for path in folder.iterdir()} == {"affinities.zarr", "segmentation.zarr", "source.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "affinities.zarr",
+        "segmentation.zarr",
+        "source.json",
+    }
     scores = evaluate(EvaluateConfig(run=str(run), sweep=True))
     assert scores["task"] == "semantic" and 0 <= scores["jaccard"] <= 1
 
 
 def test_a_prediction_is_made_anew_when_the_image_has_changed(finished, capsys):
-    """The folder's own date does not change when a chunk is rewritten; the prediction must not be a stale one."""
+    """The folder's own date does not change when a chunk is rewritten; the prediction must not be a
+    stale one.
+    """
     from pytc.commands import InferConfig
     from pytc.inference.pipeline import infer
     from pytc.io.volume import open_volume
 
-    source = open_volume(prepare_volume(tiny().data.val[0], tiny().data.synthetic).image, writable=True)
+    source = open_volume(
+        prepare_volume(tiny().data.val[0], tiny().data.synthetic).image, writable=True
+    )
     pixels = source[...]
     config = InferConfig(run=str(finished), system=tiny().system)
     (folder,) = infer(config)
@@ -567,4 +742,7 @@ def test_console_scripts_are_the_three_functions():
 
     scripts = {entry.name: entry.load() for entry in distribution("pytc").entry_points}
     assert {name: script.__name__ for name, script in scripts.items()} == {
-        "pytc-train": "train", "pytc-infer": "infer", "pytc-evaluate": "evaluate"}  # fmt: skip
+        "pytc-train": "train",
+        "pytc-infer": "infer",
+        "pytc-evaluate": "evaluate",
+    }

@@ -1,4 +1,6 @@
-"""Whole volumes scored within a run, and by `python -m pytc.validate` outside it, on runs of seconds."""
+"""Whole volumes scored within a run, and by `python -m pytc.validate` outside it, on runs of
+seconds.
+"""
 
 import fcntl
 import json
@@ -41,16 +43,36 @@ CPU = torch.device("cpu")
 def tiny(name, volumes=("synthetic:1",), **loop):
     return Config(
         name=name,
-        data=DataConfig(patch_size=(16, 32, 32), synthetic=SyntheticConfig(shape=(32, 48, 48)), val_samples=1,
-                        val=tuple(VolumeConfig(image=image) for image in volumes)),
+        data=DataConfig(
+            patch_size=(16, 32, 32),
+            synthetic=SyntheticConfig(shape=(32, 48, 48)),
+            val_samples=1,
+            val=tuple(VolumeConfig(image=image) for image in volumes),
+        ),
         augment=AugmentConfig(),
-        model=ModelConfig(architecture="mednext_custom", base_channels=4, expansion=(1,) * 9, block_counts=(1,) * 9),
-        inference=InferenceConfig(activation_scale=5.0),  # so that thresholds tell apart what four steps have learnt
+        model=ModelConfig(
+            architecture="mednext_custom",
+            base_channels=4,
+            expansion=(1,) * 9,
+            block_counts=(1,) * 9,
+        ),
+        inference=InferenceConfig(
+            activation_scale=5.0
+        ),  # so that thresholds tell apart what four steps have learnt
         optim=OptimConfig(learning_rate=1e-2, ema_decay=0.5),
-        loop=LoopConfig(**{"max_steps": 4, "batch_size": 1, "val_every": 2, "checkpoint_every": 1, "log_every": 1,
-                           "keep_checkpoints": 2, **loop}),
+        loop=LoopConfig(
+            **{
+                "max_steps": 4,
+                "batch_size": 1,
+                "val_every": 2,
+                "checkpoint_every": 1,
+                "log_every": 1,
+                "keep_checkpoints": 2,
+                **loop,
+            }
+        ),
         system=SystemConfig(device="cpu", precision="fp32", threads=1, workers=0),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +88,9 @@ def workplace(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(folder):
-    """A run of four steps that validates no volumes, though it is to be ranked by them: steps 3 and 4 are kept."""
+    """A run of four steps that validates no volumes, though it is to be ranked by them: steps 3 and
+    4 are kept.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return folder / train(tiny("finished", monitor="val/dense_voi_sum"))
@@ -103,7 +127,11 @@ def scores_of_the_scripts(run, volume, checkpoint, metric):
     inference = replace(tiny("").inference, checkpoint=checkpoint)
     infer(InferConfig(run=str(run), inference=inference, system=tiny("").system))
     affinities = run / "predictions" / volume / "affinities.zarr"
-    return evaluate(EvaluateConfig(affinities=str(affinities), sweep=True, metric=metric, output=str(run / "scores")))
+    return evaluate(
+        EvaluateConfig(
+            affinities=str(affinities), sweep=True, metric=metric, output=str(run / "scores")
+        )
+    )
 
 
 def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
@@ -122,12 +150,16 @@ def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
         assert rows[best][f"val/synthetic-2/{key}"] == pytest.approx(by_scripts[key], abs=1e-7)
     board = EventMultiplexer().AddRunsFromDirectory(str(run)).Reload()
     shown = {event.step: event.value for event in board.Scalars(".", "val/dense_voi_sum")}
-    assert shown == pytest.approx({step: row["val/dense_voi_sum"] for step, row in rows.items()}, rel=1e-6)
+    assert shown == pytest.approx(
+        {step: row["val/dense_voi_sum"] for step, row in rows.items()}, rel=1e-6
+    )
 
 
 def test_ranks_share_the_volumes(folder, tmp_path):
     """Two ranks and three volumes, then one volume: all ranks have the figures of a single one."""
-    configs = [tiny("ranks", ("synthetic:1", "synthetic:2", "synthetic:1")[:count]) for count in (3, 1)]
+    configs = [
+        tiny("ranks", ("synthetic:1", "synthetic:2", "synthetic:1")[:count]) for count in (3, 1)
+    ]
     (tmp_path / "configs.json").write_text(json.dumps([asdict(config) for config in configs]))
     script = tmp_path / "script.py"
     script.write_text(f"""
@@ -155,27 +187,51 @@ with joined(ranks, torch.device("cpu")):
         model = build_model(config.model)
         alone.append(validate_volumes(model, config, CPU, tmp_path / "alone"))
         assert model.training  # as it was
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
-                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "0",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    ]
     done = subprocess.run([*torchrun, str(script)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for count, expected in zip((3, 1), alone):
         for rank in (0, 1):
             assert json.loads((tmp_path / f"{count}-{rank}.json").read_text()) == expected
-    assert {"val/synthetic-1/nerl", "val/synthetic-2/nerl", "val/synthetic-1-3/nerl"} <= set(alone[0])
-    assert {"val/nerl", "val/threshold"} <= set(alone[1]) and not any(name.count("/") > 1 for name in alone[1])
+    assert {"val/synthetic-1/nerl", "val/synthetic-2/nerl", "val/synthetic-1-3/nerl"} <= set(
+        alone[0]
+    )
+    assert {"val/nerl", "val/threshold"} <= set(alone[1]) and not any(
+        name.count("/") > 1 for name in alone[1]
+    )
 
 
 def test_what_cannot_be_scored_is_refused(folder):
     config = tiny("refused", volumes_every=2)
     assert list(scored_volumes(config)) == ["synthetic-1"]
     before = set((folder / "runs").iterdir())
-    for monitor, message in (("nerll", "did you mean 'nerl'"), ("jaccard", "a metric from erl"),
-                             ("adapted_rand", "val/dense_adapted_rand_error, got 'val/adapted_rand'")):
+    for monitor, message in (
+        ("nerll", "did you mean 'nerl'"),
+        ("jaccard", "a metric from erl"),
+        ("adapted_rand", "val/dense_adapted_rand_error, got 'val/adapted_rand'"),
+    ):
         with pytest.raises(ValueError, match=message):
             train(replace(config, loop=replace(config.loop, monitor=f"val/{monitor}")))
     with pytest.raises(ValueError, match="affinity or binary, got 'boundary'"):
-        train(replace(config, target=TargetConfig(kind="boundary"), model=replace(config.model, out_channels=1)))
+        train(
+            replace(
+                config,
+                target=TargetConfig(kind="boundary"),
+                model=replace(config.model, out_channels=1),
+            )
+        )
     (image,) = folder.glob("data/synthetic-1-*/image.zarr")
     alone = replace(config.data, val=(VolumeConfig(image=str(image)),))
     with pytest.raises(ValueError, match="volumes with skeleton or labels to score, got 'none'"):
@@ -186,7 +242,11 @@ def test_what_cannot_be_scored_is_refused(folder):
 
 
 def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, capsys):
-    assert checkpoints(run) == {"last.pt", "step-00000003.pt", "step-00000004.pt"}  # the newest; none is best yet
+    assert checkpoints(run) == {
+        "last.pt",
+        "step-00000003.pt",
+        "step-00000004.pt",
+    }  # the newest; none is best yet
     rows = once(run)
     assert set(rows) == {3, 4}
     best = min(rows, key=lambda step: rows[step]["val/dense_voi_sum"])
@@ -209,7 +269,9 @@ def test_the_first_checkpoint_with_the_best_figure_is_kept(run, monkeypatch, mon
     state["config"]["loop"]["monitor"] = monitor
     for step, figure in enumerate((0.9, 0.5, 0.2, 0.2, 0.9), 1):
         figures = {monitor: figure, "val/threshold": 0.5}
-        monkeypatch.setattr("pytc.training.validation.validate_volumes", lambda *_, figures=figures: figures)
+        monkeypatch.setattr(
+            "pytc.training.validation.validate_volumes", lambda *_, figures=figures: figures
+        )
         score(run, {**state, "step": step}, rows, "cpu")
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
     assert [row["step"] for row in lines(run / "validation.jsonl")] == [1, 2, 3, 4, 5]
@@ -224,14 +286,18 @@ def test_a_run_that_picks_its_best_itself_is_left_alone(folder):
 def test_a_watcher_takes_the_newest_and_passes_over_what_is_stale(run, capsys):
     assert set(once(run, watch=True)) == {4}  # it ends, as the last step is scored
     capsys.readouterr()
-    assert set(once(run, watch=True)) == {4} and "scoring" not in capsys.readouterr().out  # at once, started anew
+    assert (
+        set(once(run, watch=True)) == {4} and "scoring" not in capsys.readouterr().out
+    )  # at once, started anew
 
 
 def test_what_cannot_be_read_is_passed_over(run):
     folder = run / "checkpoints"
     whole = (folder / "last.pt").read_bytes()
     (folder / "last.pt").write_bytes(whole[: len(whole) // 2])
-    (folder / "step-00000009.pt").symlink_to(folder / "gone.pt")  # listed, and gone when it is looked at
+    (folder / "step-00000009.pt").symlink_to(
+        folder / "gone.pt"
+    )  # listed, and gone when it is looked at
     (folder / "step-00000004.pt").write_bytes(b"")
     seen = set()
     with pytest.warns(UserWarning, match="expected a readable checkpoint.*last.pt.*passed over"):
@@ -265,8 +331,19 @@ def test_only_one_process_validates_a_run(run, tmp_path):
 
 
 def test_a_watcher_that_starts_before_the_run_ends_with_it(folder):
-    command = [sys.executable, "-u", "-m", "pytc.validate", "--run", "runs/watched", "--watch", "--interval", "0.1",
-               "--device", "cpu"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "pytc.validate",
+        "--run",
+        "runs/watched",
+        "--watch",
+        "--interval",
+        "0.1",
+        "--device",
+        "cpu",
+    ]
     watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert watcher.stdout.readline() == "waiting for runs/watched\n"
     watcher.send_signal(signal.SIGTERM)

@@ -44,7 +44,9 @@ def written(path, array, **more):
 
 
 @pytest.mark.parametrize("name", WRITTEN)
-@pytest.mark.parametrize("dtype", ["bool", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32"]
+)
 def test_what_is_written_is_read(tmp_path, name, dtype):
     array = pixels((5, 9, 70), dtype)
     if name == "v.tif" and dtype == "bool":
@@ -63,8 +65,13 @@ def test_what_is_written_is_read(tmp_path, name, dtype):
 @pytest.mark.parametrize("axes", ["czyx", "zyxc", "xyzc"])
 def test_metadata_travels_with_the_array(tmp_path, name, axes):
     shape = (3, 6, 7, 8) if axes[0] == "c" else (6, 7, 8, 3)
-    made = written(tmp_path / name, pixels(shape, "float16"), axes=axes, voxel_size=(30, 8, 8.5),
-                   attributes=AFFINITY_ATTRIBUTES)
+    made = written(
+        tmp_path / name,
+        pixels(shape, "float16"),
+        axes=axes,
+        voxel_size=(30, 8, 8.5),
+        attributes=AFFINITY_ATTRIBUTES,
+    )
     volume = open_volume(tmp_path / name)
     for either in (made, volume):
         assert (either.axes, either.voxel_size) == (axes, (30.0, 8.0, 8.5))
@@ -93,24 +100,49 @@ def every_format(tmp_path_factory):
             path = folder / kind / f"slice_z{z}.{kind}"  # z10 sorts before z2 as text
             Image.fromarray(image).save(path) if kind == "png" else tifffile.imwrite(path, image)
         paths[kind] = (str(folder / kind), array)
-    n5 = tensorstore.open({"driver": "n5", "kvstore": {"driver": "file", "path": f"{folder}/v.n5/raw/"},
-                           "metadata": {"dimensions": array.shape, "blockSize": [8, 8, 8], "dataType": "uint16"}},
-                          create=True).result()
+    n5 = tensorstore.open(
+        {
+            "driver": "n5",
+            "kvstore": {"driver": "file", "path": f"{folder}/v.n5/raw/"},
+            "metadata": {"dimensions": array.shape, "blockSize": [8, 8, 8], "dataType": "uint16"},
+        },
+        create=True,
+    ).result()
     n5[:] = array
     paths["n5"] = (f"{folder}/v.n5:raw", array)
     precomputed = tensorstore.open(
-        {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "file", "path": f"{folder}/precomputed/"},
-         "multiscale_metadata": {"data_type": "uint16", "num_channels": 1, "type": "image"},
-         "scale_metadata": {"size": array.shape, "voxel_offset": [5, 6, 7], "resolution": [4, 4, 40],
-                            "chunk_size": [8, 8, 8], "encoding": "raw"}}, create=True).result()
+        {
+            "driver": "neuroglancer_precomputed",
+            "kvstore": {"driver": "file", "path": f"{folder}/precomputed/"},
+            "multiscale_metadata": {"data_type": "uint16", "num_channels": 1, "type": "image"},
+            "scale_metadata": {
+                "size": array.shape,
+                "voxel_offset": [5, 6, 7],
+                "resolution": [4, 4, 40],
+                "chunk_size": [8, 8, 8],
+                "encoding": "raw",
+            },
+        },
+        create=True,
+    ).result()
     precomputed[..., 0] = array
     paths["precomputed"] = (f"{folder}/precomputed", array)
     return paths
 
 
 READ = [*WRITTEN, "packed.tif", "big_endian.tif", "imagej.tif", "png", "tif", "n5", "precomputed"]
-INDICES = [np.s_[...], np.s_[3], np.s_[-1, 2], np.s_[2:5, ::3, 60:], np.s_[..., 7], np.s_[4:4],
-           np.s_[-3:, 5:-5, 1:1000], np.s_[1, ..., 2:9:2], np.s_[0, 0, 0], np.s_[9:3]]
+INDICES = [
+    np.s_[...],
+    np.s_[3],
+    np.s_[-1, 2],
+    np.s_[2:5, ::3, 60:],
+    np.s_[..., 7],
+    np.s_[4:4],
+    np.s_[-3:, 5:-5, 1:1000],
+    np.s_[1, ..., 2:9:2],
+    np.s_[0, 0, 0],
+    np.s_[9:3],
+]
 
 
 @pytest.mark.parametrize("name", READ)
@@ -119,7 +151,9 @@ def test_indexing_equals_numpy(every_format, name):
     volume = open_volume(path)
     for index in INDICES:
         read, wanted = volume[index], array[index]
-        assert read.dtype == wanted.dtype and read.dtype.isnative and read.shape == wanted.shape, index
+        assert read.dtype == wanted.dtype and read.dtype.isnative and read.shape == wanted.shape, (
+            index
+        )
         np.testing.assert_array_equal(read, wanted)
 
 
@@ -145,7 +179,9 @@ def test_only_the_needed_slices_are_decoded(every_format, name, monkeypatch):
     decoded = []
     whole, asarray = stores.read_slice, tifffile.TiffPage.asarray
     monkeypatch.setattr(stores, "read_slice", lambda file: decoded.append(file) or whole(file))
-    monkeypatch.setattr(tifffile.TiffPage, "asarray", lambda page: decoded.append(page) or asarray(page))
+    monkeypatch.setattr(
+        tifffile.TiffPage, "asarray", lambda page: decoded.append(page) or asarray(page)
+    )
     volume = open_volume(path)
     decoded.clear()
     np.testing.assert_array_equal(volume.read((4, 1, 2), (7, 5, 9))[0], array[4:7, 1:5, 2:9])
@@ -155,7 +191,12 @@ def test_only_the_needed_slices_are_decoded(every_format, name, monkeypatch):
 @pytest.mark.parametrize("axes", ["czyx", "zyxc", "xyzc", "zcyx", "zyx", "xyz"])
 @pytest.mark.parametrize("name", ["v.zarr", "v.h5", "v.tif"])
 def test_read_puts_channels_first_and_keeps_the_spatial_order(tmp_path, name, axes):
-    sizes = {"c": 2, axes.replace("c", "")[0]: 5, axes.replace("c", "")[1]: 6, axes.replace("c", "")[2]: 7}
+    sizes = {
+        "c": 2,
+        axes.replace("c", "")[0]: 5,
+        axes.replace("c", "")[1]: 6,
+        axes.replace("c", "")[2]: 7,
+    }
     array = pixels([sizes[axis] for axis in axes], "uint8")
     written(tmp_path / name, array, axes=axes)
     read = open_volume(tmp_path / name).read((1, 0, 3), (4, 6, 5))
@@ -164,8 +205,10 @@ def test_read_puts_channels_first_and_keeps_the_spatial_order(tmp_path, name, ax
     np.testing.assert_array_equal(read, channels_first[:, 1:4, 0:6, 3:5])
 
 
-@pytest.mark.parametrize("start, stop", [((0, 0, 0), (5, 6, 8)), ((-1, 0, 0), (2, 2, 2)), ((2, 0, 0), (2, 1, 1)),
-                                         ((0, 0), (1, 1))])
+@pytest.mark.parametrize(
+    "start, stop",
+    [((0, 0, 0), (5, 6, 8)), ((-1, 0, 0), (2, 2, 2)), ((2, 0, 0), (2, 1, 1)), ((0, 0), (1, 1))],
+)
 def test_read_refuses_a_box_outside(tmp_path, start, stop):
     written(tmp_path / "v.zarr", pixels((5, 6, 7), "uint8"))
     with pytest.raises(ValueError, match=r"expected a box inside \(5, 6, 7\)"):
@@ -182,16 +225,27 @@ def test_indices_that_do_not_fit(tmp_path, index):
 # --- what a file says about itself ---
 
 
-@pytest.mark.parametrize("attributes, shape, axes, voxel_size", [
-    ({}, (4, 5, 6), "zyx", None),
-    ({}, (3, 4, 5, 6), "czyx", None),
-    ({"axes": "xyz"}, (4, 5, 6), "xyz", None),
-    ({"axes": ["X", "Y", "Z", "C"]}, (3, 4, 5, 6), "xyzc", None),
-    ({"resolution": [40, 4, 4]}, (4, 5, 6), "zyx", (40, 4, 4)),
-    ({"voxel_size": [0.04, 0.004, 0.004], "unit": "um"}, (4, 5, 6), "zyx", (40, 4, 4)),
-    ({"resolution": [9.0, 9, 0.02], "units": ["nm", "nanometer", "µm"], "voxel_size": [9, 9, 0.02]}, (4, 5, 6), "zyx",
-     (9, 9, 20)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "attributes, shape, axes, voxel_size",
+    [
+        ({}, (4, 5, 6), "zyx", None),
+        ({}, (3, 4, 5, 6), "czyx", None),
+        ({"axes": "xyz"}, (4, 5, 6), "xyz", None),
+        ({"axes": ["X", "Y", "Z", "C"]}, (3, 4, 5, 6), "xyzc", None),
+        ({"resolution": [40, 4, 4]}, (4, 5, 6), "zyx", (40, 4, 4)),
+        ({"voxel_size": [0.04, 0.004, 0.004], "unit": "um"}, (4, 5, 6), "zyx", (40, 4, 4)),
+        (
+            {
+                "resolution": [9.0, 9, 0.02],
+                "units": ["nm", "nanometer", "µm"],
+                "voxel_size": [9, 9, 0.02],
+            },
+            (4, 5, 6),
+            "zyx",
+            (9, 9, 20),
+        ),
+    ],
+)
 def test_attributes_are_understood(tmp_path, attributes, shape, axes, voxel_size):
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file.create_dataset("raw", data=pixels(shape, "uint8")).attrs.update(attributes)
@@ -206,27 +260,32 @@ def test_attributes_become_what_json_can_say(tmp_path):
         attributes.update({"bytes": np.bytes_("grey"), "latin": b"\xb5m", "scale": np.float32(0.5)})
         attributes.update({"ids": np.arange(3), "empty": h5py.Empty("f")})
     read = open_volume(tmp_path / "v.h5").attributes
-    assert (read["bytes"], read["scale"], read["ids"]) == ("grey", 0.5, [0, 1, 2]) and read["latin"].endswith("m")
+    assert (read["bytes"], read["scale"], read["ids"]) == ("grey", 0.5, [0, 1, 2]) and read[
+        "latin"
+    ].endswith("m")
     assert json.loads(json.dumps(read)) == read
 
 
-@pytest.mark.parametrize("attributes, shape, message", [
-    ({"axes": "zyx"}, (2, 4, 5, 6), "order of zyxc"),
-    ({"axes": "zyy"}, (4, 5, 6), "order of zyx"),
-    ({"axes": [1, 2, 3]}, (4, 5, 6), "order of zyx"),
-    ({}, (9, 4, 5, 6), "expected axes .* does not say"),
-    ({}, (5, 6), "three axes"),
-    ({}, (0, 5, 6), "none empty"),
-    ({"resolution": [4, 4]}, (4, 5, 6), "one voxel size of three"),
-    ({"resolution": 4.0}, (4, 5, 6), "one voxel size of three"),
-    ({"resolution": [4, 4, 0]}, (4, 5, 6), "positive lengths"),
-    ({"resolution": [4, 4, 4], "voxel_size": [4, 4, 5]}, (4, 5, 6), "one voxel size"),
-    ({"resolution": [4, 4, 4], "unit": "inch"}, (4, 5, 6), "expected units"),
-    ({"resolution": [4, 4, 4], "units": ["nm", "nm"]}, (4, 5, 6), "expected units"),
-    ({"offsets": [[1, 0, 0], [0, 1, 0]]}, (3, 4, 5, 6), "each of 3 offsets"),
-    ({"offsets": [[1, 0, 0, 0]]}, (4, 5, 6), "each of 1 offsets"),
-    ({"offsets": [[0.5, 0, 0]]}, (4, 5, 6), "whole voxels"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "attributes, shape, message",
+    [
+        ({"axes": "zyx"}, (2, 4, 5, 6), "order of zyxc"),
+        ({"axes": "zyy"}, (4, 5, 6), "order of zyx"),
+        ({"axes": [1, 2, 3]}, (4, 5, 6), "order of zyx"),
+        ({}, (9, 4, 5, 6), "expected axes .* does not say"),
+        ({}, (5, 6), "three axes"),
+        ({}, (0, 5, 6), "none empty"),
+        ({"resolution": [4, 4]}, (4, 5, 6), "one voxel size of three"),
+        ({"resolution": 4.0}, (4, 5, 6), "one voxel size of three"),
+        ({"resolution": [4, 4, 0]}, (4, 5, 6), "positive lengths"),
+        ({"resolution": [4, 4, 4], "voxel_size": [4, 4, 5]}, (4, 5, 6), "one voxel size"),
+        ({"resolution": [4, 4, 4], "unit": "inch"}, (4, 5, 6), "expected units"),
+        ({"resolution": [4, 4, 4], "units": ["nm", "nm"]}, (4, 5, 6), "expected units"),
+        ({"offsets": [[1, 0, 0], [0, 1, 0]]}, (3, 4, 5, 6), "each of 3 offsets"),
+        ({"offsets": [[1, 0, 0, 0]]}, (4, 5, 6), "each of 1 offsets"),
+        ({"offsets": [[0.5, 0, 0]]}, (4, 5, 6), "whole voxels"),
+    ],
+)
 def test_contradictions_are_refused(tmp_path, attributes, shape, message):
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file.create_dataset("raw", data=pixels(shape, "uint8")).attrs.update(attributes)
@@ -237,7 +296,11 @@ def test_contradictions_are_refused(tmp_path, attributes, shape, message):
 def test_arguments_come_before_attributes(tmp_path):
     written(tmp_path / "v.zarr", pixels((4, 5, 6), "uint8"), axes="xyz", voxel_size=(9, 9, 20))
     volume = open_volume(tmp_path / "v.zarr", axes="zyx", voxel_size=(30, 6, 6))
-    assert (volume.axes, volume.voxel_size, volume.attributes["axes"]) == ("zyx", (30.0, 6.0, 6.0), "xyz")
+    assert (volume.axes, volume.voxel_size, volume.attributes["axes"]) == (
+        "zyx",
+        (30.0, 6.0, 6.0),
+        "xyz",
+    )
     with pytest.raises(ValueError, match="order of zyx"):
         open_volume(tmp_path / "v.zarr", axes="czyx")
     with pytest.raises(ValueError, match="three positive lengths"):
@@ -258,16 +321,29 @@ def test_wrong_paths_say_what_is_there(tmp_path):
     (tmp_path / "text.tif").write_text("not TIFF")
     (tmp_path / "text.npy").write_text("not npy")
     cases = {
-        "none.h5:raw": "no such file", "none.zarr": "no such file", "two.h5": "volumes/labels, .*volumes/raw",
-        "two.h5:raw": "volumes/labels, .*volumes/raw.*got 'raw'", "two.h5:volumes": "volumes/labels",
-        "two.zarr": "img, .*labels/seg", "two.zarr/raw": "no such .*img, .*labels/seg",
-        "two.zarr:raw": "no such .*img, .*labels/seg", "empty": "arrays there: none", "text.h5": "expected .h5",
-        "text.tif": "expected .tif in .*text.tif, got not a TIFF file", "text.npy": "expected a .npy array",
-    }  # fmt: skip
+        "none.h5:raw": "no such file",
+        "none.zarr": "no such file",
+        "two.h5": "volumes/labels, .*volumes/raw",
+        "two.h5:raw": "volumes/labels, .*volumes/raw.*got 'raw'",
+        "two.h5:volumes": "volumes/labels",
+        "two.zarr": "img, .*labels/seg",
+        "two.zarr/raw": "no such .*img, .*labels/seg",
+        "two.zarr:raw": "no such .*img, .*labels/seg",
+        "empty": "arrays there: none",
+        "text.h5": "expected .h5",
+        "text.tif": "expected .tif in .*text.tif, got not a TIFF file",
+        "text.npy": "expected a .npy array",
+    }
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):
             open_volume(tmp_path / name)
-    for name in ("two.h5:volumes/raw", "two.h5:/volumes/raw", "two.zarr:img", "two.zarr/labels", "two.zarr/labels/seg"):
+    for name in (
+        "two.h5:volumes/raw",
+        "two.h5:/volumes/raw",
+        "two.zarr:img",
+        "two.zarr/labels",
+        "two.zarr/labels/seg",
+    ):
         np.testing.assert_array_equal(open_volume(tmp_path / name)[:], array)
 
 
@@ -284,7 +360,11 @@ def test_images_that_are_no_volume(tmp_path):
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((5, 6), np.uint8))
     np.save(tmp_path / "complex.npy", np.zeros((2, 3, 4), complex))
     np.save(tmp_path / "objects.npy", np.array([[[None]]]), allow_pickle=True)
-    for name, message in {"flat.tif": "three axes", "complex.npy": "complex128", "objects.npy": "expected"}.items():
+    for name, message in {
+        "flat.tif": "three axes",
+        "complex.npy": "complex128",
+        "objects.npy": "expected",
+    }.items():
         with pytest.raises(ValueError, match=message):
             open_volume(tmp_path / name)
     (tmp_path / "slices").mkdir()
@@ -308,7 +388,10 @@ def test_images_that_are_no_volume(tmp_path):
 @pytest.mark.parametrize("name", ["v.h5", "v.tif", "v.npy"])
 def test_a_single_file_appears_when_it_is_whole(tmp_path, name):
     array = pixels((4, 5, 6), "uint8")
-    with pytest.raises(RuntimeError), create_volume(tmp_path / name, array.shape, array.dtype) as volume:
+    with (
+        pytest.raises(RuntimeError),
+        create_volume(tmp_path / name, array.shape, array.dtype) as volume,
+    ):
         volume[:2] = array[:2]
         assert not (tmp_path / name).exists()
         with pytest.raises(ValueError, match="is being written"):
@@ -350,34 +433,44 @@ def test_overwriting_takes_nothing_else_with_it(tmp_path):
         create_volume(tmp_path / "group.zarr" / "img" / "labels", (4, 5, 6), "uint8")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"path": "v.mrc"}, "ends in .zarr"),
-    ({"shape": (4, 5)}, "three axes"),
-    ({"shape": (0, 4, 5)}, "none empty"),
-    ({"dtype": "complex64"}, "complex64"),
-    ({"axes": "czyx"}, "order of zyx"),
-    ({"voxel_size": (1, 2)}, "one voxel size of three"),
-    ({"voxel_size": (1, 2, 0)}, "three positive"),
-    ({"chunks": (64, 64)}, "chunks of 3 axes"),
-    ({"chunks": (64, 64, 0)}, "chunks of 3 axes"),
-    ({"zarr_format": 4}, "zarr_format of 2 or 3"),
-    ({"attributes": {"offsets": [[1, 0, 0]] * 3}}, "each of 1 offsets"),
-    ({"attributes": {"axes": "zyxc"}}, "order of zyx"),
-    ({"attributes": {"resolution": [1, 2, 3]}, "voxel_size": (1, 2, 4)}, "one voxel size"),
-    ({"path": "v.npy", "voxel_size": (1, 2, 3)}, "cannot hold"),
-    ({"path": "v.npy", "axes": "xyz"}, "cannot hold"),
-    ({"path": "v.h5", "attributes": {"nested": {"a": [1]}}}, "cannot create .* 'nested'"),
-    ({"path": "v.h5", "chunks": (64, 64, 64)}, "cannot create"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"path": "v.mrc"}, "ends in .zarr"),
+        ({"shape": (4, 5)}, "three axes"),
+        ({"shape": (0, 4, 5)}, "none empty"),
+        ({"dtype": "complex64"}, "complex64"),
+        ({"axes": "czyx"}, "order of zyx"),
+        ({"voxel_size": (1, 2)}, "one voxel size of three"),
+        ({"voxel_size": (1, 2, 0)}, "three positive"),
+        ({"chunks": (64, 64)}, "chunks of 3 axes"),
+        ({"chunks": (64, 64, 0)}, "chunks of 3 axes"),
+        ({"zarr_format": 4}, "zarr_format of 2 or 3"),
+        ({"attributes": {"offsets": [[1, 0, 0]] * 3}}, "each of 1 offsets"),
+        ({"attributes": {"axes": "zyxc"}}, "order of zyx"),
+        ({"attributes": {"resolution": [1, 2, 3]}, "voxel_size": (1, 2, 4)}, "one voxel size"),
+        ({"path": "v.npy", "voxel_size": (1, 2, 3)}, "cannot hold"),
+        ({"path": "v.npy", "axes": "xyz"}, "cannot hold"),
+        ({"path": "v.h5", "attributes": {"nested": {"a": [1]}}}, "cannot create .* 'nested'"),
+        ({"path": "v.h5", "chunks": (64, 64, 64)}, "cannot create"),
+    ],
+)
 def test_impossible_volumes_are_refused_before_anything_is_written(tmp_path, arguments, message):
     arguments = {"path": "v.zarr", "shape": (4, 5, 6), "dtype": "uint8"} | arguments
     with pytest.raises(ValueError, match=message):
-        create_volume(tmp_path / arguments.pop("path"), arguments.pop("shape"), arguments.pop("dtype"), **arguments)
+        create_volume(
+            tmp_path / arguments.pop("path"),
+            arguments.pop("shape"),
+            arguments.pop("dtype"),
+            **arguments,
+        )
     assert list(tmp_path.iterdir()) == []
 
 
 def test_attributes_of_a_volume_make_another_like_it(tmp_path):
-    first = create_volume(tmp_path / "a.zarr", (4, 5, 6), "uint8", axes="xyz", voxel_size=(9, 9, 20))
+    first = create_volume(
+        tmp_path / "a.zarr", (4, 5, 6), "uint8", axes="xyz", voxel_size=(9, 9, 20)
+    )
     second = create_volume(tmp_path / "b.zarr", (4, 5, 6), "uint8", attributes=first.attributes)
     assert (second.axes, second.voxel_size) == ("xyz", (9.0, 9.0, 20.0))
 
@@ -411,7 +504,10 @@ def test_zarr_layout_is_the_specified_one(tmp_path):
     assert json.loads((tmp_path / "2.zarr/a/b/.zattrs").read_text()) == made
     array = json.loads((tmp_path / "2.zarr/a/b/.zarray").read_text())
     assert (array["chunks"], array["dtype"], array["fill_value"]) == ([1, 64, 64, 30], "<f2", 0)
-    assert json.loads((tmp_path / "3.zarr/zarr.json").read_text()) == {"zarr_format": 3, "node_type": "group"}
+    assert json.loads((tmp_path / "3.zarr/zarr.json").read_text()) == {
+        "zarr_format": 3,
+        "node_type": "group",
+    }
     array = json.loads((tmp_path / "3.zarr/a/b/zarr.json").read_text())
     assert (array["data_type"], array["attributes"]) == ("float16", made)
     assert array["chunk_grid"]["configuration"] == {"chunk_shape": [1, 64, 64, 30]}
@@ -444,14 +540,23 @@ def test_processes_write_chunks_of_one_zarr_array(tmp_path):
 
 
 def run_python(code, folder):
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=folder, capture_output=True, text=True,
-                          timeout=60, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
 
 
-@pytest.mark.parametrize("name, read_before", [("v.h5", True), ("v.tif", True), ("v.npy", True), ("v.zarr", False)])
+@pytest.mark.parametrize(
+    "name, read_before", [("v.h5", True), ("v.tif", True), ("v.npy", True), ("v.zarr", False)]
+)
 def test_a_forked_worker_reads_through_its_own_handle(tmp_path, name, read_before):
     written(tmp_path / name, pixels((40, 30, 70), "uint16"))
-    result = run_python(f"""
+    result = run_python(
+        f"""
         import os
         import numpy as np
         from pytc.io.volume import open_volume
@@ -467,26 +572,32 @@ def test_a_forked_worker_reads_through_its_own_handle(tmp_path, name, read_befor
             children.append(child)
         assert all((volume[z] == wanted[z]).all() for z in range(40))
         assert [os.waitpid(child, 0)[1] for child in children] == [0, 0]
-    """, tmp_path)  # fmt: skip
+    """,
+        tmp_path,
+    )
     assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("name", ["v.h5", "v.tif", "v.npy"])
 def test_a_killed_writer_leaves_nothing_that_looks_finished(tmp_path, name):
-    result = run_python(f"""
+    result = run_python(
+        f"""
         import os, signal
         from pytc.io.volume import create_volume
         volume = create_volume("{name}", (40, 30, 70), "uint8")
         volume[:20] = 1
         os.kill(os.getpid(), signal.SIGKILL)
-    """, tmp_path)  # fmt: skip
+    """,
+        tmp_path,
+    )
     assert result.returncode == -9
     assert not (tmp_path / name).exists()
     written(tmp_path / name, pixels((40, 30, 70), "uint8"))
 
 
 def test_a_forked_child_leaves_its_parents_unfinished_file_alone(tmp_path):
-    result = run_python("""
+    result = run_python(
+        """
         import os
         from pytc.io.volume import create_volume
         with create_volume("v.h5", (4, 5, 6), "uint8") as volume:
@@ -496,15 +607,22 @@ def test_a_forked_child_leaves_its_parents_unfinished_file_alone(tmp_path):
                 os._exit(0)
             assert os.waitpid(child, 0)[1] == 0
             volume[:] = 1
-    """, tmp_path)  # fmt: skip
+    """,
+        tmp_path,
+    )
     assert result.returncode == 0, result.stderr
     assert open_volume(tmp_path / "v.h5")[:].all()
 
 
 @pytest.mark.skipif(not FIB25.is_dir(), reason="the FIB-25 sample is not there")
 def test_fib25():
-    raw, labels = open_volume(f"{FIB25}/fib25_val.h5:raw"), open_volume(f"{FIB25}/fib25_val.h5:labels")
+    raw, labels = (
+        open_volume(f"{FIB25}/fib25_val.h5:raw"),
+        open_volume(f"{FIB25}/fib25_val.h5:labels"),
+    )
     assert (raw.shape, raw.dtype, labels.dtype) == ((60, 250, 250), np.uint8, np.uint16)
     assert (raw.axes, raw.voxel_size) == ("zyx", (10.0, 10.0, 10.0))
     with h5py.File(FIB25 / "fib25_val.h5") as file:
-        np.testing.assert_array_equal(labels.read((10, 60, 0), (20, 70, 250))[0], file["labels"][10:20, 60:70])
+        np.testing.assert_array_equal(
+            labels.read((10, 60, 0), (20, 70, 250))[0], file["labels"][10:20, 60:70]
+        )

@@ -32,7 +32,13 @@ def trained():
 
 def pytc_checkpoint(weights, average):
     config = Config(model=SMALL)
-    return {"format": FORMAT, "config": asdict(config), "step": 7, "model": weights, "average": average}
+    return {
+        "format": FORMAT,
+        "config": asdict(config),
+        "step": 7,
+        "model": weights,
+        "average": average,
+    }
 
 
 def noise(weights):
@@ -48,14 +54,22 @@ LAYOUTS = {
     "pytc, averaged": lambda w: pytc_checkpoint(noise(w), w),
     "state dict": lambda w: w,
     "official MedNeXt": lambda w: {
-        "state_dict": w | {"dummy_tensor": torch.ones(1)}, "epoch": 3, "best_stuff": (np.float64(0.5), np.float32(1)),
+        "state_dict": w | {"dummy_tensor": torch.ones(1)},
+        "epoch": 3,
+        "best_stuff": (np.float64(0.5), np.float32(1)),
     },
-    "nnU-Net": lambda w: {"network_weights": prefixed(w, "module."), "logging": {"ema": [np.float64(0.25)]}},
-    "Lightning": lambda w: {"state_dict": prefixed(w, "model.") | {"loss.pos_weight": torch.ones(6)}, "epoch": 2},
+    "nnU-Net": lambda w: {
+        "network_weights": prefixed(w, "module."),
+        "logging": {"ema": [np.float64(0.25)]},
+    },
+    "Lightning": lambda w: {
+        "state_dict": prefixed(w, "model.") | {"loss.pos_weight": torch.ones(6)},
+        "epoch": 2,
+    },
     "Lightning, compiled": lambda w: {"state_dict": prefixed(w, "model._orig_mod.")},
     "Lightning, of DDP": lambda w: {"state_dict": prefixed(w, "net.module.")},
     "half precision": lambda w: {name: tensor.half().float().half() for name, tensor in w.items()},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -66,11 +80,14 @@ def test_every_layout_is_read(layout, trained, tmp_path):
     report = initialise(model, config)
     assert set(report.matched) == set(trained) and not report.missing and not report.resampled
     assert report.skipped == (["loss.pos_weight"] if layout == "Lightning" else [])
-    tolerance = {"atol": 1e-3, "rtol": 1e-3} if layout == "half precision" else {"atol": 0, "rtol": 0}
+    tolerance = (
+        {"atol": 1e-3, "rtol": 1e-3} if layout == "half precision" else {"atol": 0, "rtol": 0}
+    )
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, trained[name], **tolerance)
     assert next(p for p in model.parameters() if p.ndim == 5 and p.shape[-1] > 1).is_contiguous(
-        memory_format=torch.channels_last_3d)  # fmt: skip
+        memory_format=torch.channels_last_3d
+    )
 
 
 def test_safetensors_are_read(trained, tmp_path):
@@ -101,25 +118,33 @@ def test_what_is_on_one_side_alone_is_told(trained, tmp_path):
 
 @pytest.mark.parametrize("architecture", ("mednext_custom", "unet", "nnunet", "monai_basic_unet3d"))
 def test_a_head_of_other_channels_is_started_anew_on_request(architecture, tmp_path):
-    config = replace(SMALL, architecture=architecture, image_size=(16, 16, 16), features=(2, 2, 2, 2, 2))
+    config = replace(
+        SMALL, architecture=architecture, image_size=(16, 16, 16), features=(2, 2, 2, 2, 2)
+    )
     source = build_model(config)
     torch.save(source.state_dict(), tmp_path / "weights.pt")
     config = replace(config, out_channels=3, pretrained=str(tmp_path / "weights.pt"))
     model = build_model(config)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"(?s)--model.reset-head.*\(6.*in the file, \(.*3.*in the network"):
+    with pytest.raises(
+        ValueError, match=r"(?s)--model.reset-head.*\(6.*in the file, \(.*3.*in the network"
+    ):
         initialise(model, config)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     report = initialise(model, replace(config, reset_head=True))
     assert report.reset and len(report.reset) + len(report.matched) == len(before)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name] if name in report.reset else source.state_dict()[name])
+        assert torch.equal(
+            tensor, before[name] if name in report.reset else source.state_dict()[name]
+        )
 
 
 def test_resetting_heads_forgives_nothing_else(trained, tmp_path):
     torch.save(trained, tmp_path / "weights.pt")
     config = replace(SMALL, in_channels=2, pretrained=str(tmp_path / "weights.pt"), reset_head=True)
-    with pytest.raises(ValueError, match=r"stem.weight, \(2, 1, 1, 1, 1\) in the file, \(2, 2, 1, 1, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"stem.weight, \(2, 1, 1, 1, 1\) in the file, \(2, 2, 1, 1, 1\)"
+    ):
         initialise(build_model(config), config)
 
 
@@ -135,8 +160,14 @@ def test_files_without_fitting_weights_are_refused(trained, tmp_path, monkeypatc
     Path("broken.pt").write_bytes(b"no checkpoint")
     Path("trap.pt").write_bytes(pickle.dumps({"state_dict": Trap()}, protocol=2))
     torch.save(prefixed(trained, "model.") | prefixed(trained, "net."), "double.pt")
-    for name, message in {"other.pt": "that fit mednext_custom", "empty.pt": "found none", "broken.pt": "readable",
-                          "trap.pt": "readable", "none.pt": "found no file", "double.pt": "got two for"}.items():
+    for name, message in {
+        "other.pt": "that fit mednext_custom",
+        "empty.pt": "found none",
+        "broken.pt": "readable",
+        "trap.pt": "readable",
+        "none.pt": "found no file",
+        "double.pt": "got two for",
+    }.items():
         config = replace(SMALL, pretrained=name)
         with pytest.raises(ValueError, match=message):
             initialise(build_model(config), config)
@@ -155,7 +186,9 @@ def test_upkern_equals_the_official_one(case, tmp_path):
     config = replace(small, kernel_size=golden["kernel_size"], upkern=str(tmp_path / "small.pt"))
     model = build_model(config)
     report = initialise(model, config)
-    assert set(report.resampled) == {name for name, _ in model.named_parameters() if name.endswith("conv1.weight")}
+    assert set(report.resampled) == {
+        name for name, _ in model.named_parameters() if name.endswith("conv1.weight")
+    }
     with torch.no_grad():
         figures = summarise(model(make_image((1, 1, 32, 16, 48))))
     expected = golden["outputs"][0]
@@ -168,14 +201,18 @@ def test_upkern_equals_the_official_one(case, tmp_path):
         replace(config, architecture="unet")
 
 
-@pytest.mark.parametrize("old, new", [((3, 3, 3), (5, 5, 5)), ((3, 3, 3), (7, 7, 7)), ((1, 3, 3), (1, 5, 5)),
-                                      ((3, 3), (5, 5))])  # fmt: skip
+@pytest.mark.parametrize(
+    "old, new",
+    [((3, 3, 3), (5, 5, 5)), ((3, 3, 3), (7, 7, 7)), ((1, 3, 3), (1, 5, 5)), ((3, 3), (5, 5))],
+)
 def test_kernels_are_stretched_axis_by_axis(old, new):
     kernel = make_image((2, 1, *old))
     stretched = kernel.numpy().astype(np.float64)
     for axis, (n, m) in enumerate(zip(old, new), start=2):
         centres = (np.arange(m) + 0.5) * n / m - 0.5
-        stretched = np.apply_along_axis(lambda line, at=centres: np.interp(at, range(len(line)), line), axis, stretched)
+        stretched = np.apply_along_axis(
+            lambda line, at=centres: np.interp(at, range(len(line)), line), axis, stretched
+        )
     np.testing.assert_allclose(resample_kernel(kernel, new).numpy(), stretched, atol=1e-5)
 
 
@@ -207,7 +244,11 @@ def test_what_is_no_export_is_refused(checkpoint, trained, tmp_path):
         export(tmp_path / "none.pt", tmp_path / "out.safetensors")
     save_file(trained, tmp_path / "foreign.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 20)
-    for name, message in {"foreign": "a pytc checkpoint", "broken": "readable", "none": "found no file"}.items():
+    for name, message in {
+        "foreign": "a pytc checkpoint",
+        "broken": "readable",
+        "none": "found no file",
+    }.items():
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path / f"{name}.safetensors")
 
@@ -227,10 +268,12 @@ def test_the_command_line(checkpoint, tmp_path, monkeypatch, capsys):
 
 
 def test_help_of_the_command_line_loads_no_torch():
-    code = ("import runpy, sys; sys.argv = ['pytc.models', 'export', '--help']\n"
-            "try: runpy.run_module('pytc.models', run_name='__main__')\n"
-            "except SystemExit: pass\n"
-            "sys.exit('torch' in sys.modules)")  # fmt: skip
+    code = (
+        "import runpy, sys; sys.argv = ['pytc.models', 'export', '--help']\n"
+        "try: runpy.run_module('pytc.models', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert done.returncode == 0 and "a run or a checkpoint" in done.stdout, done.stderr

@@ -1,9 +1,10 @@
-"""Damage: what goes wrong with slices and with the grey values of an EM volume. Labels are never touched.
+"""Damage: what goes wrong with slices and with the grey values of an EM volume. Labels are never
+touched.
 
-Every function is f(image, labels, rng, *, ...) -> (image, labels): image (B, C, Z, Y, X) float with a grey range of
-[0, 1] (results are not clamped to it), labels (B, Z, Y, X) or None, handed through. Each sample is chosen with
-probability `prob`; one that is not chosen comes back bit for bit, and with none chosen the input itself comes back.
-Slices lie across `axis`: 0, 1 or 2 for z, y or x.
+Every function is f(image, labels, rng, *, ...) -> (image, labels): image (B, C, Z, Y, X) float with
+a grey range of [0, 1] (results are not clamped to it), labels (B, Z, Y, X) or None, handed through.
+Each sample is chosen with probability `prob`; one that is not chosen comes back bit for bit, and
+with none chosen the input itself comes back. Slices lie across `axis`: 0, 1 or 2 for z, y or x.
 """
 
 import math
@@ -17,21 +18,35 @@ from pytc.data.random import SampleRandom
 Result = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def drop_slices(image, labels, rng: SampleRandom, *, drop_prob: float, prob: float = 1.0, axis: int = 0) -> Result:
+def drop_slices(
+    image, labels, rng: SampleRandom, *, drop_prob: float, prob: float = 1.0, axis: int = 0
+) -> Result:
     """Blank (set to 0) each slice of a chosen sample with probability `drop_prob`."""
     picked = _pick_slices(image, rng, prob, drop_prob, axis)
     return _change(image, picked, torch.zeros_like, axis), labels
 
 
-def shift_slices(image, labels, rng: SampleRandom, *, shift_prob: float, max_shift: int, prob: float = 1.0,
-                 axis: int = 0, fill: Literal["border", "wrap"] = "border") -> Result:  # fmt: skip
-    """Move each slice of a chosen sample, with probability `shift_prob`, by up to `max_shift` voxels in plane.
+def shift_slices(
+    image,
+    labels,
+    rng: SampleRandom,
+    *,
+    shift_prob: float,
+    max_shift: int,
+    prob: float = 1.0,
+    axis: int = 0,
+    fill: Literal["border", "wrap"] = "border",
+) -> Result:
+    """Move each slice of a chosen sample, with probability `shift_prob`, by up to `max_shift`
+    voxels in plane.
 
-    The shifts along the two in-plane axes are whole numbers, drawn apart. What moves in from outside is the nearest
-    voxel of the slice ("border") or its opposite side ("wrap").
+    The shifts along the two in-plane axes are whole numbers, drawn apart. What moves in from
+    outside is the nearest voxel of the slice ("border") or its opposite side ("wrap").
     """
     picked = _pick_slices(image, rng, prob, shift_prob, axis)
-    shifts = rng.integers(-max_shift, max_shift + 1, image.shape[2 + axis], 2)[picked].to(image.device)
+    shifts = rng.integers(-max_shift, max_shift + 1, image.shape[2 + axis], 2)[picked].to(
+        image.device
+    )
 
     def shift(slices: torch.Tensor) -> torch.Tensor:
         for dim, distance in zip((2, 3), shifts.unbind(1)):
@@ -44,7 +59,9 @@ def shift_slices(image, labels, rng: SampleRandom, *, shift_prob: float, max_shi
     return _change(image, picked, shift, axis), labels
 
 
-def missing_section(image, labels, rng: SampleRandom, *, prob: float, longest: int = 3, axis: int = 0) -> Result:
+def missing_section(
+    image, labels, rng: SampleRandom, *, prob: float, longest: int = 3, axis: int = 0
+) -> Result:
     """Blank (set to 0) a run of 1 to `longest` neighbouring slices of a chosen sample."""
     depth = image.shape[2 + axis]
     chosen = rng.bernoulli(prob)
@@ -55,31 +72,58 @@ def missing_section(image, labels, rng: SampleRandom, *, prob: float, longest: i
     return _change(image, picked, torch.zeros_like, axis), labels
 
 
-def blur_slices(image, labels, rng: SampleRandom, *, blur_prob: float, max_sigma: float, prob: float = 1.0,
-                axis: int = 0) -> Result:  # fmt: skip
+def blur_slices(
+    image,
+    labels,
+    rng: SampleRandom,
+    *,
+    blur_prob: float,
+    max_sigma: float,
+    prob: float = 1.0,
+    axis: int = 0,
+) -> Result:
     """Blur each slice of a chosen sample, with probability `blur_prob`, by a Gaussian in plane.
 
-    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels. It is cut off at 3 max_sigma, and at the
-    border its weights are renormalised.
+    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels. It is cut off at 3
+    max_sigma, and at the border its weights are renormalised.
     """
     picked = _pick_slices(image, rng, prob, blur_prob, axis)
     sigma = rng.uniform(image.shape[2 + axis], low=max_sigma / 4, high=max_sigma)[picked].to(image)
-    return _change(image, picked, lambda slices: _blur(slices, sigma, math.ceil(3 * max_sigma)), axis), labels
+    return _change(
+        image, picked, lambda slices: _blur(slices, sigma, math.ceil(3 * max_sigma)), axis
+    ), labels
 
 
-def slice_contrast(image, labels, rng: SampleRandom, *, contrast_prob: float, scale: float, offset: float,
-                   prob: float = 1.0, axis: int = 0) -> Result:  # fmt: skip
-    """Multiply each slice of a chosen sample, with probability `contrast_prob`, by 1 +- scale, and add +- offset."""
-    return _scale_and_add(image, rng, _pick_slices(image, rng, prob, contrast_prob, axis), scale, offset, axis), labels
+def slice_contrast(
+    image,
+    labels,
+    rng: SampleRandom,
+    *,
+    contrast_prob: float,
+    scale: float,
+    offset: float,
+    prob: float = 1.0,
+    axis: int = 0,
+) -> Result:
+    """Multiply each slice of a chosen sample, with probability `contrast_prob`, by 1 +- scale, and
+    add +- offset.
+    """
+    return _scale_and_add(
+        image, rng, _pick_slices(image, rng, prob, contrast_prob, axis), scale, offset, axis
+    ), labels
 
 
-def intensity(image, labels, rng: SampleRandom, *, prob: float, scale: float, offset: float) -> Result:
+def intensity(
+    image, labels, rng: SampleRandom, *, prob: float, scale: float, offset: float
+) -> Result:
     """Multiply a chosen sample by a number in 1 +- scale, and add one in +- offset."""
     return _scale_and_add(image, rng, rng.bernoulli(prob), scale, offset), labels
 
 
 def gamma(image, labels, rng: SampleRandom, *, prob: float, low: float, high: float) -> Result:
-    """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm; the sign of a value stays."""
+    """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm; the sign of a
+    value stays.
+    """
     picked = rng.bernoulli(prob)
     power = (low * (high / low) ** rng.uniform())[picked].to(image)
     return _change(image, picked, lambda x: (x.abs() ** _column(power, x)).copysign(x)), labels
@@ -91,7 +135,9 @@ def noise(image, labels, rng: SampleRandom, *, prob: float, max_sigma: float) ->
     sigma = rng.uniform(high=max_sigma)[picked].to(image)
 
     def add_noise(x: torch.Tensor) -> torch.Tensor:
-        return rng.rows(picked).normal(*x.shape[1:], device=x.device).mul_(_column(sigma, x)).add_(x)
+        return (
+            rng.rows(picked).normal(*x.shape[1:], device=x.device).mul_(_column(sigma, x)).add_(x)
+        )
 
     return _change(image, picked, add_noise), labels
 
@@ -113,18 +159,28 @@ def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: 
     for row in rows:
         for start, length in zip(starts[row, : counts[row]].tolist(), lengths[row].tolist()):
             box = image[(row, slice(None), *(slice(a, a + n) for a, n in zip(start, length)))]
-            box.copy_(box.mean((1, 2, 3), keepdim=True, dtype=torch.float64))  # float32 sums depend on the threads
+            box.copy_(
+                box.mean((1, 2, 3), keepdim=True, dtype=torch.float64)
+            )  # float32 sums depend on the threads
     return image, labels
 
 
-def _pick_slices(image: torch.Tensor, rng: SampleRandom, prob: float, slice_prob: float, axis: int) -> torch.Tensor:
+def _pick_slices(
+    image: torch.Tensor, rng: SampleRandom, prob: float, slice_prob: float, axis: int
+) -> torch.Tensor:
     """Which slices of which samples: bool (B, slices)."""
     return rng.bernoulli(prob)[:, None] & rng.bernoulli(slice_prob, image.shape[2 + axis])
 
 
-def _change(image: torch.Tensor, picked: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor],
-            axis: int = 0) -> torch.Tensor:  # fmt: skip
-    """The image with `change`, from (n, C, ...) to the same, made to what is picked: samples (B,) or slices (B, n)."""
+def _change(
+    image: torch.Tensor,
+    picked: torch.Tensor,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    axis: int = 0,
+) -> torch.Tensor:
+    """The image with `change`, from (n, C, ...) to the same, made to what is picked: samples (B,)
+    or slices (B, n).
+    """
     if not picked.any():
         return image
     if picked.ndim == 1 and picked.all():
@@ -141,16 +197,21 @@ def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def _scale_and_add(image, rng: SampleRandom, picked: torch.Tensor, scale: float, offset: float, axis: int = 0):
+def _scale_and_add(
+    image, rng: SampleRandom, picked: torch.Tensor, scale: float, offset: float, axis: int = 0
+):
     factors = rng.uniform(*picked.shape[1:], low=1 - scale, high=1 + scale)[picked].to(image)
     offsets = rng.uniform(*picked.shape[1:], low=-offset, high=offset)[picked].to(image)
-    return _change(image, picked, lambda x: (x * _column(factors, x)).add_(_column(offsets, x)), axis)
+    return _change(
+        image, picked, lambda x: (x * _column(factors, x)).add_(_column(offsets, x)), axis
+    )
 
 
 def _blur(slices: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
     """Gaussian blur of slices (n, C, H, W) in plane, of each with its own sigma (n,).
 
-    Tap by tap rather than as a matrix product, whose rounding would depend on how many slices there are.
+    Tap by tap rather than as a matrix product, whose rounding would depend on how many slices there
+    are.
     """
     for dim in (2, 3):
         reach = min(radius, slices.shape[dim] - 1)

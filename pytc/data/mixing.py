@@ -1,8 +1,9 @@
 """Several datasets as one, in which sample n is a function of n alone.
 
-Which dataset sample n comes from is fixed by n (and a seed). A dataset whose attribute `endless` is true answers any
-number, and is asked for what its mix says; any other has `len` items and is asked for that number modulo its length.
-A mix of endless datasets is endless too, and then its length only says how many samples make an epoch.
+Which dataset sample n comes from is fixed by n (and a seed). A dataset whose attribute `endless` is
+true answers any number, and is asked for what its mix says; any other has `len` items and is asked
+for that number modulo its length. A mix of endless datasets is endless too, and then its length
+only says how many samples make an epoch.
 """
 
 import itertools
@@ -17,13 +18,17 @@ from pytc.data.random import SampleRandom, sample_key
 
 
 class _Mix(Dataset):
-    """`pick(n)` says which dataset sample n comes from, and its number there; length: by default that of all."""
+    """`pick(n)` says which dataset sample n comes from, and its number there; length: by default
+    that of all.
+    """
 
     def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
         require(len(datasets) > 0, "at least one dataset", datasets)
         self.datasets = list(datasets)
         self.length = sum(map(len, datasets)) if length is None else length
-        self.endless = all(getattr(dataset, "endless", False) for dataset in datasets)  # foreign ones lack it
+        self.endless = all(
+            getattr(dataset, "endless", False) for dataset in datasets
+        )  # foreign ones lack it
 
     def __len__(self) -> int:
         return self.length
@@ -36,15 +41,30 @@ class _Mix(Dataset):
 
 
 class WeightedConcatDataset(_Mix):
-    """Draws sample n from a dataset picked at random by weight, by a hash of (seed, n), and asks that for its item n.
+    """Draws sample n from a dataset picked at random by weight, by a hash of (seed, n), and asks
+    that for its item n.
 
     weights: one a dataset, from 0 up, that sum to 1 within 1e-6.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], weights: Sequence[float], *, seed: int = 0,
-                 length: int | None = None):  # fmt: skip
-        require(0 < len(datasets) == len(weights), f"a weight for each of {len(datasets)} datasets", tuple(weights))
-        require(min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6, "weights from 0 up that sum to 1", tuple(weights))
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        weights: Sequence[float],
+        *,
+        seed: int = 0,
+        length: int | None = None,
+    ):
+        require(
+            0 < len(datasets) == len(weights),
+            f"a weight for each of {len(datasets)} datasets",
+            tuple(weights),
+        )
+        require(
+            min(weights) >= 0 and abs(sum(weights) - 1) <= 1e-6,
+            "weights from 0 up that sum to 1",
+            tuple(weights),
+        )
         super().__init__(datasets, length=length)
         self.bounds, self.seed = list(itertools.accumulate(weights))[:-1], seed
 

@@ -1,4 +1,7 @@
-"""Random crops of labelled volumes. Sample n is a function of (seed, n) alone, so any worker or rank can make it."""
+"""Random crops of labelled volumes.
+
+Sample n is a function of (seed, n) alone, so any worker or rank can make it.
+"""
 
 import itertools
 import math
@@ -23,9 +26,10 @@ VALIDATION_STREAM = 1
 class PatchDataset(Dataset):
     """Crops of one volume at random positions.
 
-    Sample n is {"image": (C, Z, Y, X) uint8, or float32 in [0, 1], "labels": (Z, Y, X) int32 with 0 background and
-    -1 unlabelled, "number": n}. A crop needs a share of at least `min_labelled` foreground voxels; where `max_tries`
-    positions do not give one, the best of them is taken, and ValueError raised if that has none at all.
+    Sample n is {"image": (C, Z, Y, X) uint8, or float32 in [0, 1], "labels": (Z, Y, X) int32 with 0
+    background and -1 unlabelled, "number": n}. A crop needs a share of at least `min_labelled`
+    foreground voxels; where `max_tries` positions do not give one, the best of them is taken, and
+    ValueError raised if that has none at all.
     """
 
     source: Source
@@ -34,17 +38,23 @@ class PatchDataset(Dataset):
     stream: int = 0
     min_labelled: float = 0.0
     max_tries: int = 20
-    endless: ClassVar[bool] = True  # any sample number is valid, however many the length says make an epoch
+    endless: ClassVar[bool] = (
+        True  # any sample number is valid, however many the length says make an epoch
+    )
 
     def __post_init__(self):
-        require(self.source.labels, f"labels for the volume {self.source.name}, by data.*.labels", None)
+        require(
+            self.source.labels, f"labels for the volume {self.source.name}, by data.*.labels", None
+        )
 
     def __len__(self) -> int:
         """Samples in an epoch, which draws as many voxels as the volume holds."""
         return max(1, round(math.prod(self.source.shape) / math.prod(self.patch_size)))
 
     def __getitem__(self, n: int) -> dict:
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n]))
+        rng = np.random.Generator(
+            np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n])
+        )
         room = [max(0, size - patch) for size, patch in zip(self.source.shape, self.patch_size)]
         size = tuple(map(min, self.patch_size, self.source.shape))
         best, best_share = None, 0.0
@@ -57,13 +67,19 @@ class PatchDataset(Dataset):
                 best, best_share = (crop, labels), share
             if best_share >= max(self.min_labelled, 1e-12):
                 break
-        require(best, f"labelled voxels in {self.source.labels.path}, or a larger data.max_tries where they are sparse",
-                f"none in {self.max_tries} patches of {self.patch_size}")  # fmt: skip
+        require(
+            best,
+            f"labelled voxels in {self.source.labels.path}, or a larger data.max_tries where they are sparse",
+            f"none in {self.max_tries} patches of {self.patch_size}",
+        )
         crop, labels = best
         image = as_unit_range(self.source.image.read(crop.start, crop.stop))
         missing = [(0, p - s) for p, s in zip(self.patch_size, size)]
-        return {"image": np.pad(image, [(0, 0), *missing], mode="reflect"),
-                "labels": np.pad(labels, missing, constant_values=UNLABELLED), "number": n}  # fmt: skip
+        return {
+            "image": np.pad(image, [(0, 0), *missing], mode="reflect"),
+            "labels": np.pad(labels, missing, constant_values=UNLABELLED),
+            "number": n,
+        }
 
     def _labels(self, crop: Box) -> np.ndarray:
         labels = compact_labels(self.source.labels[crop.slices])
@@ -73,7 +89,10 @@ class PatchDataset(Dataset):
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels as int32, same partition: ids that do not fit are renumbered within the patch; 0 and -1 stay."""
+    """Labels as int32, same partition: ids that do not fit are renumbered within the patch;
+
+    0 and -1 stay.
+    """
     if labels.dtype.itemsize < 4 or labels.dtype == np.int32:
         return labels.astype(np.int32)
     if labels.size == 0 or labels.max() <= np.iinfo(np.int32).max:
@@ -84,12 +103,14 @@ def compact_labels(labels: np.ndarray) -> np.ndarray:
     return compact[inverse].reshape(labels.shape).astype(np.int32)
 
 
-def step_numbers(first_step: int, batch_size: int, accumulate: int = 1, rank: int = 0, world: int = 1) -> Iterator[int]:
+def step_numbers(
+    first_step: int, batch_size: int, accumulate: int = 1, rank: int = 0, world: int = 1
+) -> Iterator[int]:
     """The sample numbers of one rank, step by step from `first_step` on, without end.
 
-    Step s consists of the numbers [s x G, (s + 1) x G), G = world x accumulate x batch; they are dealt to ranks in
-    such a way that every rank and every accumulated batch has its own, and that the step as a whole is the same for
-    any number of ranks.
+    Step s consists of the numbers [s x G, (s + 1) x G), G = world x accumulate x batch; they are
+    dealt to ranks in such a way that every rank and every accumulated batch has its own, and that
+    the step as a whole is the same for any number of ranks.
     """
     for batch in itertools.count(first_step * accumulate):
         first = (batch * world + rank) * batch_size
@@ -99,23 +120,33 @@ def step_numbers(first_step: int, batch_size: int, accumulate: int = 1, rank: in
 def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset:
     """The training volumes of a config, mixed as it says.
 
-    A process that reads keeps up to `chunk_memory` bytes of decoded chunks; once_a_node as in `shared_sources`.
+    A process that reads keeps up to `chunk_memory` bytes of decoded chunks; once_a_node as in
+    `shared_sources`.
     """
     data = config.data
     parts = _datasets(config, data.train, 0, chunk_memory, once_a_node)
     if data.mixing == "stratified":
         return StratifiedConcatDataset(parts)
-    return WeightedConcatDataset(parts, [volume.weight for volume in data.train], seed=config.loop.seed)
+    return WeightedConcatDataset(
+        parts, [volume.weight for volume in data.train], seed=config.loop.seed
+    )
 
 
 def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:
-    """Fixed crops of the validation volumes that have labels, each volume in turn; None if none has."""
+    """Fixed crops of the validation volumes that have labels, each volume in turn;
+
+    None if none has.
+    """
     parts = _datasets(config, config.data.val, VALIDATION_STREAM, chunk_memory, once_a_node)
     return StratifiedConcatDataset(parts) if parts else None
 
 
-def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int, once_a_node) -> list:
-    """Crops of each volume; memory for decoded chunks is shared out in proportion to the volumes' bytes."""
+def _datasets(
+    config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int, once_a_node
+) -> list:
+    """Crops of each volume; memory for decoded chunks is shared out in proportion to the volumes'
+    bytes.
+    """
     data = config.data
     sources = [open_source(volume, data.synthetic, config.model.in_channels) for volume in volumes]
     if stream == VALIDATION_STREAM:
@@ -126,5 +157,14 @@ def _datasets(config: Config, volumes: tuple[VolumeConfig, ...], stream: int, ch
     sizes = [math.prod(array.shape) * array.dtype.itemsize for array in arrays]
     for array, size in zip(arrays, sizes):
         array.keep_decoded(chunk_memory * size // sum(sizes))
-    return [PatchDataset(source, data.patch_size, seed=config.loop.seed, stream=stream,
-                         min_labelled=data.min_labelled, max_tries=data.max_tries) for source in sources]  # fmt: skip
+    return [
+        PatchDataset(
+            source,
+            data.patch_size,
+            seed=config.loop.seed,
+            stream=stream,
+            min_labelled=data.min_labelled,
+            max_tries=data.max_tries,
+        )
+        for source in sources
+    ]

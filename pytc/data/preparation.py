@@ -1,4 +1,6 @@
-"""What happens to a batch between the loader and the network, on the device: grey values, augmentation, targets."""
+"""What happens to a batch between the loader and the network, on the device: grey values,
+augmentation, targets.
+"""
 
 import torch
 
@@ -10,16 +12,20 @@ from pytc.data.targets import make_targets
 
 
 class Preparation:
-    """The preparation of a run's batches; the same sample comes out wherever and whenever it is made.
+    """The preparation of a run's batches; the same sample comes out wherever and whenever it is
+    made.
 
-    samples_per_step: those of all ranks and accumulated batches together; sample `number` is then the one with index
-    number % samples_per_step of step number // samples_per_step, from which its augmentation follows. voxel_size: of
-    the training volumes', in nm, the one that allows the fewest axes to be exchanged.
+    samples_per_step: those of all ranks and accumulated batches together; sample `number` is then
+    the one with index number % samples_per_step of step number // samples_per_step, from which its
+    augmentation follows. voxel_size: of the training volumes', in nm, the one that allows the
+    fewest axes to be exchanged.
     """
 
     def __init__(self, config: Config, device: torch.device, samples_per_step: int):
         self.config, self.device, self.samples_per_step = config, device, samples_per_step
-        sizes = [open_source(volume, config.data.synthetic).voxel_size for volume in config.data.train]
+        sizes = [
+            open_source(volume, config.data.synthetic).voxel_size for volume in config.data.train
+        ]
         self.voxel_size = min(sizes, key=lambda size: sum(a == b for a in size for b in size))
 
     def plain(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,7 +41,9 @@ class Preparation:
     def _moved(self, batch: dict) -> list[torch.Tensor]:
         return [batch[part].to(self.device, non_blocking=True) for part in ("image", "labels")]
 
-    def targets(self, labels: torch.Tensor, scales: tuple[Triple, ...]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def targets(
+        self, labels: torch.Tensor, scales: tuple[Triple, ...]
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(target, valid) for each scale, as from `make_targets`."""
         return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
 

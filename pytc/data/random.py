@@ -1,8 +1,10 @@
-"""Random numbers as a function of (key, stream, counter), with no state outside the object that draws.
+"""Random numbers as a function of (key, stream, counter), with no state outside the object that
+draws.
 
-A sample's key and the name of the augmentation that draws fix every number: it does not matter which other samples
-share the batch, on which device they are, or which other augmentations are switched on. The generator is splitmix64
-(Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) in wrapping int64 arithmetic.
+A sample's key and the name of the augmentation that draws fix every number: it does not matter
+which other samples share the batch, on which device they are, or which other augmentations are
+switched on. The generator is splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+generators, 2014) in wrapping int64 arithmetic.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import math
 
 import torch
 
-GAMMA, *MULTIPLIERS = (n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))  # signed
+GAMMA, *MULTIPLIERS = (
+    n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+)  # signed
 
 
 def sample_key(seed: int, step: int, index: int) -> int:
@@ -25,15 +29,18 @@ def sample_key(seed: int, step: int, index: int) -> int:
 
 
 class SampleRandom:
-    """Draws for a batch, one row a sample: row i depends on keys[i], the stream's name and the calls made so far.
+    """Draws for a batch, one row a sample: row i depends on keys[i], the stream's name and the
+    calls made so far.
 
-    keys: integer tensor (B,). Draws land on the CPU unless a device is named, so that a decision taken from one never
-    waits for a GPU; the numbers are the same on every device, bit for bit.
+    keys: integer tensor (B,). Draws land on the CPU unless a device is named, so that a decision
+    taken from one never waits for a GPU; the numbers are the same on every device, bit for bit.
     """
 
     def __init__(self, keys: torch.Tensor, stream: str):
         digest = hashlib.blake2b(stream.encode(), digest_size=8).digest()
-        self.state = _mix(keys.to("cpu", torch.int64) ^ int.from_bytes(digest, "little", signed=True))
+        self.state = _mix(
+            keys.to("cpu", torch.int64) ^ int.from_bytes(digest, "little", signed=True)
+        )
         self.counter = 0
 
     def rows(self, rows: list[int] | torch.Tensor) -> SampleRandom:
@@ -42,7 +49,9 @@ class SampleRandom:
         part.state, part.counter = self.state[rows], self.counter
         return part
 
-    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0, device: str | torch.device = "cpu"):
+    def uniform(
+        self, *shape: int, low: float = 0.0, high: float = 1.0, device: str | torch.device = "cpu"
+    ):
         """Uniform in [low, high): float32 (B, *shape), in steps of 2^-24 of the range."""
         unit = _shift(self._bits(math.prod(shape), device), 40).to(torch.float32) * 2.0**-24
         return (unit * (high - low) + low).view(-1, *shape)
@@ -57,11 +66,17 @@ class SampleRandom:
         return self.uniform(*shape) < probability
 
     def normal(self, *shape: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Standard normal: float32 (B, *shape), one of 65,536 equally likely quantiles, so at most 4.3 in size."""
+        """Standard normal: float32 (B, *shape), one of 65,536 equally likely quantiles, so at most
+        4.3 in size.
+        """
         size = math.prod(shape)
         bits = self._bits(-(-size // 4), device)
         quantile = bits.view(torch.int16)[:, :size].to(torch.int32) + 2**15
-        return _normal_quantiles(torch.device(device)).index_select(0, quantile.view(-1)).view(-1, *shape)
+        return (
+            _normal_quantiles(torch.device(device))
+            .index_select(0, quantile.view(-1))
+            .view(-1, *shape)
+        )
 
     def _bits(self, count: int, device: str | torch.device) -> torch.Tensor:
         """The next `count` hashes of each row: int64 (B, count)."""

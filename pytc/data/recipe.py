@@ -1,4 +1,6 @@
-"""The augmentations of a config, one after another: geometry, then imaging, then what is missing from the tissue."""
+"""The augmentations of a config, one after another: geometry, then imaging, then what is missing
+from the tissue.
+"""
 
 import torch
 
@@ -11,17 +13,25 @@ SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def section_axis(voxel_size: tuple[float, float, float]) -> int:
-    """The axis across which sections were cut: the one of the largest voxels, the first if several have it."""
+    """The axis across which sections were cut: the one of the largest voxels, the first if several
+    have it.
+    """
     return voxel_size.index(max(voxel_size))
 
 
-def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor, config: AugmentConfig,
-            voxel_size: tuple[float, float, float]) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
+def augment(
+    image: torch.Tensor,
+    labels: torch.Tensor | None,
+    keys: torch.Tensor,
+    config: AugmentConfig,
+    voxel_size: tuple[float, float, float],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Augment a batch as `config` says; what happens to a sample follows from its key alone.
 
-    image: (B, C, Z, Y, X) uint8, or float in [0, 1]; labels: (B, Z, Y, X), a signed integer dtype, or None; keys: (B,)
-    from `sample_key`; voxel_size: nm along z, y, x. Returns the image in float32, not clamped to [0, 1], and labels
-    of the same dtype, -1 where a voxel comes from outside the patch. ValueError if shapes or dtypes do not fit.
+    image: (B, C, Z, Y, X) uint8, or float in [0, 1]; labels: (B, Z, Y, X), a signed integer dtype,
+    or None; keys: (B,) from `sample_key`; voxel_size: nm along z, y, x. Returns the image in
+    float32, not clamped to [0, 1], and labels of the same dtype, -1 where a voxel comes from
+    outside the patch. ValueError if shapes or dtypes do not fit.
     """
     _check(image, labels, keys, voxel_size)
     axis, shape, c = section_axis(voxel_size), image.shape[2:], config
@@ -29,33 +39,70 @@ def augment(image: torch.Tensor, labels: torch.Tensor | None, keys: torch.Tensor
     def rng(stream: str) -> SampleRandom:
         return SampleRandom(keys, stream)
 
-    permutations = warp.draw_permutations(rng("permute_axes"), shape, prob=c.permute_prob, voxel_size=voxel_size)
-    turns = warp.draw_turns(rng("rot90"), shape, prob=c.rot90_prob, voxel_size=voxel_size, axis=axis)
+    permutations = warp.draw_permutations(
+        rng("permute_axes"), shape, prob=c.permute_prob, voxel_size=voxel_size
+    )
+    turns = warp.draw_turns(
+        rng("rot90"), shape, prob=c.rot90_prob, voxel_size=voxel_size, axis=axis
+    )
     flips = warp.draw_flips(rng("flip"), shape, prob=c.flip_prob)
     image, labels = warp.reorient(image, labels, flips @ turns @ permutations)
     image = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
-    matrices = warp.draw_affine(rng("affine"), shape, prob=c.affine_prob, scale=c.affine_scale, shear=c.affine_shear,
-                                rotation=c.affine_rotation, voxel_size=voxel_size)  # fmt: skip
-    knots = warp.draw_elastic(rng("elastic"), shape, prob=c.elastic_prob, spacing=c.elastic_spacing,
-                              magnitude=c.elastic_magnitude, voxel_size=voxel_size)  # fmt: skip
+    matrices = warp.draw_affine(
+        rng("affine"),
+        shape,
+        prob=c.affine_prob,
+        scale=c.affine_scale,
+        shear=c.affine_shear,
+        rotation=c.affine_rotation,
+        voxel_size=voxel_size,
+    )
+    knots = warp.draw_elastic(
+        rng("elastic"),
+        shape,
+        prob=c.elastic_prob,
+        spacing=c.elastic_spacing,
+        magnitude=c.elastic_magnitude,
+        voxel_size=voxel_size,
+    )
     image, labels = warp.deform(image, labels, matrices, knots)
 
-    linear, slices = {"scale": c.intensity_scale, "offset": c.intensity_offset}, {"prob": c.slices_prob, "axis": axis}
+    linear, slices = (
+        {"scale": c.intensity_scale, "offset": c.intensity_offset},
+        {"prob": c.slices_prob, "axis": axis},
+    )
     for function, settings in (
-        (warp.misalign, {"prob": c.misalign_prob, "max_shift": c.misalign_max, "max_rotation": c.misalign_rotation,
-                         "axis": axis}),
+        (
+            warp.misalign,
+            {
+                "prob": c.misalign_prob,
+                "max_shift": c.misalign_max,
+                "max_rotation": c.misalign_rotation,
+                "axis": axis,
+            },
+        ),
         (damage.intensity, {"prob": c.intensity_prob, **linear}),
         (damage.gamma, {"prob": c.gamma_prob, "low": c.gamma_range[0], "high": c.gamma_range[1]}),
         (damage.slice_contrast, {"contrast_prob": c.slice_contrast_prob, **linear, **slices}),
         (damage.blur_slices, {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slices}),
         (damage.noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
-        (damage.shift_slices, {"shift_prob": c.shift_slice_prob, "max_shift": c.shift_slice_max,
-                               "fill": c.shift_slice_fill, **slices}),
+        (
+            damage.shift_slices,
+            {
+                "shift_prob": c.shift_slice_prob,
+                "max_shift": c.shift_slice_max,
+                "fill": c.shift_slice_fill,
+                **slices,
+            },
+        ),
         (damage.drop_slices, {"drop_prob": c.drop_slice_prob, **slices}),
-        (damage.missing_section, {"prob": c.missing_section_prob, "longest": c.missing_section_max, "axis": axis}),
+        (
+            damage.missing_section,
+            {"prob": c.missing_section_prob, "longest": c.missing_section_max, "axis": axis},
+        ),
         (damage.cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
-    ):  # fmt: skip
+    ):
         image, labels = function(image, labels, rng(function.__name__), **settings)
     return image, labels
 
@@ -65,6 +112,14 @@ def _check(image, labels, keys, voxel_size) -> None:
     require(fit, "an image (B, C, Z, Y, X), uint8 or float", (*image.shape, image.dtype))
     expected = (len(image), *image.shape[2:])
     fit = labels is None or (tuple(labels.shape) == expected and labels.dtype in SIGNED)
-    require(fit, f"labels {expected} of a signed integer dtype", labels is None or (*labels.shape, labels.dtype))
-    require(tuple(keys.shape) == expected[:1], f"a key for each of {len(image)} samples", tuple(keys.shape))
+    require(
+        fit,
+        f"labels {expected} of a signed integer dtype",
+        labels is None or (*labels.shape, labels.dtype),
+    )
+    require(
+        tuple(keys.shape) == expected[:1],
+        f"a key for each of {len(image)} samples",
+        tuple(keys.shape),
+    )
     require(len(voxel_size) == 3 and min(voxel_size) > 0, "three positive voxel sizes", voxel_size)

@@ -1,4 +1,5 @@
-"""A sample of a run, made again by its number: what the network was shown, without the steps before.
+"""A sample of a run, made again by its number: what the network was shown, without the steps
+before.
 
     python -m pytc.data.replay --run runs/mine --step 1200 --index 3
 
@@ -23,7 +24,9 @@ from pytc.runs import load_config
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """Make one sample of a run again; write it to OUTPUT (HDF5: crop, raw, labels, target, valid) and describe it."""
+    """Make one sample of a run again; write it to OUTPUT (HDF5: crop, raw, labels, target, valid)
+    and describe it.
+    """
 
     run: str  # Folder of the run.
     step: int  # Step of the sample, counted from 0, as log.jsonl names it.
@@ -32,14 +35,25 @@ class ReplayConfig:
 
 
 def replay(config: ReplayConfig) -> Path:
-    """Write the sample and print what is in it; returns the path of the file. ValueError for an impossible sample."""
+    """Write the sample and print what is in it; returns the path of the file.
+
+    ValueError for an impossible sample.
+    """
     run = Path(config.run)
     trained = load_config(run)
     samples_per_step = json.loads((run / "environment.json").read_text())["samples_per_step"]
     possible = config.step >= 0 and 0 <= config.index < samples_per_step
-    require(possible, f"a step from 0 up and an index below {samples_per_step}", (config.step, config.index))
+    require(
+        possible,
+        f"a step from 0 up and an index below {samples_per_step}",
+        (config.step, config.index),
+    )
     sample = make_sample(trained, config.step * samples_per_step + config.index, samples_per_step)
-    path = Path(config.output) if config.output else run / "replay" / f"{config.step}-{config.index}.h5"
+    path = (
+        Path(config.output)
+        if config.output
+        else run / "replay" / f"{config.step}-{config.index}.h5"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         for name, array in sample.items():
@@ -47,14 +61,16 @@ def replay(config: ReplayConfig) -> Path:
             dataset.attrs["axes"] = "czyx"[4 - array.ndim :]
             known = array[np.isfinite(array)]
             extent = f"{known.min()} to {known.max()}" if known.size else "no number"
-            print(f"{name} {array.dtype} {array.shape}: {extent}, {array.size - known.size} not finite")
+            print(
+                f"{name} {array.dtype} {array.shape}: {extent}, {array.size - known.size} not finite"
+            )
     print(f"written: {path}")
     return path
 
 
 def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str, np.ndarray]:
-    """Sample `number` of a run: crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32,
-    target and valid (channels, Z, Y, X) bool at full resolution."""
+    """Sample `number` of a run: crop (C, Z, Y, X) as read, raw (the same, augmented, float32),
+    labels (Z, Y, X) int32, target and valid (channels, Z, Y, X) bool at full resolution."""
     preparation = Preparation(config, torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))

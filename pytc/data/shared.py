@@ -1,6 +1,8 @@
-"""Volumes decoded once a node into memory without a name (memfd), which the loaders of all its ranks map.
+"""Volumes decoded once a node into memory without a name (memfd), which the loaders of all its
+ranks map.
 
-The kernel frees it with the process that decoded, however that ends: there is nothing to clean up. Linux only.
+The kernel frees it with the process that decoded, however that ends: there is nothing to clean up.
+Linux only.
 """
 
 import math
@@ -21,26 +23,41 @@ from pytc.io.volume import Volume
 SLAB = 64  # slices decoded at once
 
 
-def shared_sources(sources: list[Source], once_a_node: Callable[[Callable[[], list]], list] | None) -> list[Source]:
-    """The same volumes, in memory that the ranks of a node share; ValueError if they do not fit there.
+def shared_sources(
+    sources: list[Source], once_a_node: Callable[[Callable[[], list]], list] | None
+) -> list[Source]:
+    """The same volumes, in memory that the ranks of a node share; ValueError if they do not fit
+    there.
 
-    once_a_node(make) returns what make() does on one rank of the node, on all of them; None: there is but one.
+    once_a_node(make) returns what make() does on one rank of the node, on all of them; None: there
+    is but one.
     """
     files = []
 
     def make() -> list[tuple[int, int]]:
         """(process, file descriptor) of each volume, as .npy."""
         require(hasattr(os, "memfd_create"), "Linux for data.cache 'memory'", os.name)
-        needed, free = sum(math.prod(v.shape) * v.dtype.itemsize for v in volumes), hardware.memory()[1]
-        require(needed <= free, f"volumes that fit into the {free / 2**30:.2f} GiB of memory that are free, or "
-                                "--data.cache none", f"{needed / 2**30:.2f} GiB")  # fmt: skip
+        needed, free = (
+            sum(math.prod(v.shape) * v.dtype.itemsize for v in volumes),
+            hardware.memory()[1],
+        )
+        require(
+            needed <= free,
+            f"volumes that fit into the {free / 2**30:.2f} GiB of memory that are free, or "
+            "--data.cache none",
+            f"{needed / 2**30:.2f} GiB",
+        )
         files.extend(map(_decode, volumes))
         return [(os.getpid(), file) for file in files]
 
     volumes, mapped = [volume for source in sources for volume in source.parts.values()], []
     for volume, (process, file) in zip(volumes, once_a_node(make) if once_a_node else make()):
         axes = "c" * ("c" in volume.axes) + volume.spatial_axes
-        mapped.append(Volume(open_npy(Path(f"/proc/{process}/fd/{file}")), volume.path, axes, volume.voxel_size))
+        mapped.append(
+            Volume(
+                open_npy(Path(f"/proc/{process}/fd/{file}")), volume.path, axes, volume.voxel_size
+            )
+        )
         if files:
             weakref.finalize(mapped[-1], os.close, file)
     rest = iter(mapped)

@@ -1,6 +1,8 @@
-"""What the network learns, from labels: affinities, a foreground mask, or boundaries; with where each is known.
+"""What the network learns, from labels: affinities, a foreground mask, or boundaries; with where
+each is known.
 
-Labels are (B, Z, Y, X) of an integer dtype: 0 background, negative unlabelled. Nothing outside the patch is known.
+Labels are (B, Z, Y, X) of an integer dtype: 0 background, negative unlabelled. Nothing outside the
+patch is known.
 """
 
 import torch
@@ -10,43 +12,56 @@ from pytc.config import TargetConfig, Triple
 FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
-def make_targets(labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...],
-                 axis: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:  # fmt: skip
-    """(target, valid), both bool (B, C, Z / sz, Y / sy, X / sx) rounded up, for each scale (sz, sy, sx).
+def make_targets(
+    labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...], axis: int = 0
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(target, valid), both bool (B, C, Z / sz, Y / sy, X / sx) rounded up, for each scale (sz, sy,
+    sx).
 
-    Labels are eroded first, in the plane of the sections that lie across `axis`. With scale_by "stride", a scale's
-    target is made from every s-th label, with offsets divided by the stride, rounded half up, to at least 1 where
-    they are not 0 (two channels may then coincide). With "nearest", it is every s-th voxel of the full target.
+    Labels are eroded first, in the plane of the sections that lie across `axis`. With scale_by
+    "stride", a scale's target is made from every s-th label, with offsets divided by the stride,
+    rounded half up, to at least 1 where they are not 0 (two channels may then coincide). With
+    "nearest", it is every s-th voxel of the full target.
     """
     labels = erode(labels, config.erosion, axis)
     if config.scale_by == "nearest":
         target, valid = _target(labels, config, config.offsets)
         return [(_strided(target, scale), _strided(valid, scale)) for scale in scales]
     offsets = [tuple(scaled_offset(offset, scale) for offset in config.offsets) for scale in scales]
-    return [_target(_strided(labels, scale), config, scaled) for scale, scaled in zip(scales, offsets)]
+    return [
+        _target(_strided(labels, scale), config, scaled) for scale, scaled in zip(scales, offsets)
+    ]
 
 
-def affinities(labels: torch.Tensor, offsets: tuple[Triple, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether v and v + offset are the same object, and where that is known: two bool tensors (B, N, Z, Y, X).
+def affinities(
+    labels: torch.Tensor, offsets: tuple[Triple, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whether v and v + offset are the same object, and where that is known: two bool tensors (B,
+    N, Z, Y, X).
 
-    Background is no object. Known is where neither voxel is unlabelled and v + offset lies in the patch. Offsets may
-    have any sign.
+    Background is no object. Known is where neither voxel is unlabelled and v + offset lies in the
+    patch. Offsets may have any sign.
     """
-    affinity = torch.zeros(len(labels), len(offsets), *labels.shape[1:], dtype=torch.bool, device=labels.device)
+    affinity = torch.zeros(
+        len(labels), len(offsets), *labels.shape[1:], dtype=torch.bool, device=labels.device
+    )
     valid = torch.zeros_like(affinity)
     labelled, object_ = labels >= 0, labels > 0
     for channel, offset in enumerate(offsets):
         here, there = pairs(offset, labels.shape[1:])
-        torch.logical_and(labels[here] == labels[there], object_[here], out=affinity[:, channel][here])
+        torch.logical_and(
+            labels[here] == labels[there], object_[here], out=affinity[:, channel][here]
+        )
         torch.logical_and(labelled[here], labelled[there], out=valid[:, channel][here])
     return affinity, valid
 
 
 def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether one of v's six neighbours has another label, and where that is known: two bool tensors (B, 1, Z, Y, X).
+    """Whether one of v's six neighbours has another label, and where that is known: two bool
+    tensors (B, 1, Z, Y, X).
 
-    Background counts as a label. Known is where v is labelled, and is a boundary or has no unlabelled neighbour;
-    neighbours outside the patch do not count.
+    Background counts as a label. Known is where v is labelled, and is a boundary or has no
+    unlabelled neighbour; neighbours outside the patch do not count.
     """
     labelled = labels >= 0
     boundary, doubtful = torch.zeros_like(labelled), ~labelled
@@ -58,7 +73,8 @@ def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
-    """Set to 0 each voxel whose square of 2 width + 1 voxels, in the plane across `axis`, holds another label or 0.
+    """Set to 0 each voxel whose square of 2 width + 1 voxels, in the plane across `axis`, holds
+    another label or 0.
 
     Unlabelled voxels stay so, and like those outside the patch erode nothing.
     """
@@ -66,12 +82,18 @@ def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
         return labels
     largest, smallest = labels, torch.where(labels < 0, torch.iinfo(labels.dtype).max, labels)
     for dim in {1, 2, 3} - {1 + axis}:
-        largest, smallest = _spread(largest, width, dim, torch.maximum), _spread(smallest, width, dim, torch.minimum)
+        largest, smallest = (
+            _spread(largest, width, dim, torch.maximum),
+            _spread(smallest, width, dim, torch.minimum),
+        )
     return labels.masked_fill((labels > 0) & (largest != smallest), 0)
 
 
 def scaled_offset(offset: Triple, scale: Triple) -> Triple:
-    """The offset at a coarser scale: divided by its stride and rounded half up, and at least 1 where it is not 0."""
+    """The offset at a coarser scale: divided by its stride and rounded half up, and at least 1
+    where it is not 0.
+    """
+
     def divided(length: int, stride: int) -> int:
         return max(1, (2 * length + stride) // (2 * stride)) if length else 0
 
@@ -92,7 +114,9 @@ def _strided(volume: torch.Tensor, scale: Triple) -> torch.Tensor:
 
 
 def pairs(offset: Triple, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where v is, and where v + offset is, for all v of a (B, *shape) tensor for which both lie inside it."""
+    """Where v is, and where v + offset is, for all v of a (B, *shape) tensor for which both lie
+    inside it.
+    """
     here = (slice(None), *(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape)))
     there = (slice(None), *(slice(max(0, o), max(0, n + min(0, o))) for o, n in zip(offset, shape)))
     return here, there

@@ -13,7 +13,9 @@ from pytc.data.random import SampleRandom
 
 
 class SliceTransform(RandomizableTransform, MapTransform):
-    """Damages slices of arrays or tensors (C, Z, Y, X) at `keys`, all in the same way, with probability `prob`."""
+    """Damages slices of arrays or tensors (C, Z, Y, X) at `keys`, all in the same way, with
+    probability `prob`.
+    """
 
     def __init__(self, damage, keys: KeysCollection, prob: float, allow_missing_keys: bool):
         RandomizableTransform.__init__(self, prob)
@@ -34,15 +36,33 @@ class SliceTransform(RandomizableTransform, MapTransform):
 class DropSliced(SliceTransform):
     """Blanks each slice across `axis` with probability `drop_prob`."""
 
-    def __init__(self, keys: KeysCollection, prob: float = 0.5, drop_prob: float = 0.05, axis: int = 0,
-                 allow_missing_keys: bool = False):  # fmt: skip
-        super().__init__(partial(drop_slices, drop_prob=drop_prob, axis=axis), keys, prob, allow_missing_keys)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        prob: float = 0.5,
+        drop_prob: float = 0.05,
+        axis: int = 0,
+        allow_missing_keys: bool = False,
+    ):
+        super().__init__(
+            partial(drop_slices, drop_prob=drop_prob, axis=axis), keys, prob, allow_missing_keys
+        )
 
 
 class ShiftSliced(SliceTransform):
     """Shifts each slice across `axis`, with probability `shift_prob`, as `shift_slices` does."""
 
-    def __init__(self, keys: KeysCollection, prob: float = 0.5, shift_prob: float = 0.05, max_shift: int = 10,
-                 axis: int = 0, fill: str = "border", allow_missing_keys: bool = False):  # fmt: skip
-        damage = partial(shift_slices, shift_prob=shift_prob, max_shift=max_shift, axis=axis, fill=fill)
+    def __init__(
+        self,
+        keys: KeysCollection,
+        prob: float = 0.5,
+        shift_prob: float = 0.05,
+        max_shift: int = 10,
+        axis: int = 0,
+        fill: str = "border",
+        allow_missing_keys: bool = False,
+    ):
+        damage = partial(
+            shift_slices, shift_prob=shift_prob, max_shift=max_shift, axis=axis, fill=fill
+        )
         super().__init__(damage, keys, prob, allow_missing_keys)

@@ -1,11 +1,12 @@
 """Geometry: what moves image and labels together.
 
-Every augmentation is f(image, labels, rng, *, ...) -> (image, labels) as in augment.py. Labels are taken from the
-nearest voxel, so they stay whole; what comes from outside the patch is reflected in the image and unlabelled (-1).
-Of a voxel size only the ratios matter.
+Every augmentation is f(image, labels, rng, *, ...) -> (image, labels) as in augment.py. Labels are
+taken from the nearest voxel, so they stay whole; what comes from outside the patch is reflected in
+the image and unlabelled (-1). Of a voxel size only the ratios matter.
 
-What is drawn (draw_*, with the strengths) is apart from what is done with it (`reorient`, `deform`), so that a recipe
-moves the voxels once for all the permutations, turns and flips, and once for the affine map and the elastic field.
+What is drawn (draw_*, with the strengths) is apart from what is done with it (`reorient`,
+`deform`), so that a recipe moves the voxels once for all the permutations, turns and flips, and
+once for the affine map and the elastic field.
 """
 
 import math
@@ -24,15 +25,27 @@ SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay 
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 Shape = tuple[int, ...]
-Places = Callable[[slice], list[torch.Tensor]]  # where the voxels of some z-slices are read: z, y, x in voxels
+Places = Callable[
+    [slice], list[torch.Tensor]
+]  # where the voxels of some z-slices are read: z, y, x in voxels
 
 
-def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float, max_rotation: float,
-             axis: int = 0) -> Result:  # fmt: skip
-    """Move one section of a chosen sample, or all from a random one on, in plane: by a translation or a rotation.
+def misalign(
+    image,
+    labels,
+    rng: SampleRandom,
+    *,
+    prob: float,
+    max_shift: float,
+    max_rotation: float,
+    axis: int = 0,
+) -> Result:
+    """Move one section of a chosen sample, or all from a random one on, in plane: by a translation
+    or a rotation.
 
-    The translation is up to `max_shift` voxels along each in-plane axis, the rotation up to `max_rotation` degrees
-    about the centre. Labels move with the image, as tracings of misaligned sections do.
+    The translation is up to `max_shift` voxels along each in-plane axis, the rotation up to
+    `max_rotation` degrees about the centre. Labels move with the image, as tracings of misaligned
+    sections do.
     """
     depth = image.shape[2 + axis]
     rows = rng.bernoulli(prob).nonzero().flatten().tolist()
@@ -48,25 +61,36 @@ def misalign(image, labels, rng: SampleRandom, *, prob: float, max_shift: float,
         part = image[row].movedim(1 + axis, 1)[:, sections]
         label_part = None if labels is None else labels[row].movedim(axis, 0)[sections]
         angle, shift = (angles[row], (0.0, 0.0)) if turned[row] else (0.0, shifts[row])
-        _resample(part, label_part, _affine_places(part.shape[1:], _rotation((1, 2), angle), image.device, shift))
+        _resample(
+            part,
+            label_part,
+            _affine_places(part.shape[1:], _rotation((1, 2), angle), image.device, shift),
+        )
     return image, labels
 
 
-def draw_permutations(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC) -> torch.Tensor:
-    """Orientations (B, 3, 3): of each chosen sample the axes of equal voxel size and extent in a random order."""
+def draw_permutations(
+    rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC
+) -> torch.Tensor:
+    """Orientations (B, 3, 3): of each chosen sample the axes of equal voxel size and extent in a
+    random order.
+    """
     kinds = list(zip(voxel_size, shape))
     alike = [[other for other in range(3) if kinds[other] == kind] for kind in kinds]
     axes = torch.arange(3).repeat(len(rng.state), 1)
     for row, is_chosen, value in zip(axes, rng.bernoulli(prob).tolist(), rng.uniform(3).tolist()):
         if is_chosen:
-            row[:] = torch.tensor([sorted(a, key=value.__getitem__)[a.index(axis)] for axis, a in enumerate(alike)])
+            row[:] = torch.tensor(
+                [sorted(a, key=value.__getitem__)[a.index(axis)] for axis, a in enumerate(alike)]
+            )
     return torch.eye(3, dtype=torch.float64)[axes]
 
 
-def draw_turns(rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC,
-               axis: int = 0) -> torch.Tensor:  # fmt: skip
-    """Orientations (B, 3, 3): each chosen sample turned about `axis` by 1 to 3 quarters; by 2 where the voxel size or
-    the extent differs between the plane's axes."""
+def draw_turns(
+    rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC, axis: int = 0
+) -> torch.Tensor:
+    """Orientations (B, 3, 3): each chosen sample turned about `axis` by 1 to 3 quarters; by 2 where
+    the voxel size or the extent differs between the plane's axes."""
     a, b = PLANES[axis]
     quarter = _rotation(PLANES[axis], math.pi / 2).round()
     turns = torch.stack([torch.linalg.matrix_power(quarter, count) for count in range(4)])
@@ -80,13 +104,22 @@ def draw_flips(rng: SampleRandom, shape: Shape, *, prob: float) -> torch.Tensor:
     return torch.diag_embed(1 - 2 * rng.bernoulli(prob, 3).double())
 
 
-def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, shear: float, rotation: float,
-                voxel_size: Lengths = ISOTROPIC) -> dict[int, torch.Tensor]:  # fmt: skip
-    """Row of each chosen sample -> matrix (3, 3) from an output voxel to its source, both as offsets from the centre.
+def draw_affine(
+    rng: SampleRandom,
+    shape: Shape,
+    *,
+    prob: float,
+    scale: float,
+    shear: float,
+    rotation: float,
+    voxel_size: Lengths = ISOTROPIC,
+) -> dict[int, torch.Tensor]:
+    """Row of each chosen sample -> matrix (3, 3) from an output voxel to its source, both as
+    offsets from the centre.
 
-    Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit triangular matrices, so
-    that no map is singular. Rotations are up to `rotation` degrees in each plane of equal voxel sizes. Scale, shear
-    and rotation act on lengths in nm, not on voxels.
+    Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit
+    triangular matrices, so that no map is singular. Rotations are up to `rotation` degrees in each
+    plane of equal voxel sizes. Scale, shear and rotation act on lengths in nm, not on voxels.
     """
     rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     scales = rng.uniform(3, low=1 - scale, high=1 + scale).double()
@@ -105,12 +138,21 @@ def draw_affine(rng: SampleRandom, shape: Shape, *, prob: float, scale: float, s
     return matrices
 
 
-def draw_elastic(rng: SampleRandom, shape: Shape, *, prob: float, spacing: float, magnitude: float,
-                 voxel_size: Lengths = ISOTROPIC) -> dict[int, torch.Tensor]:  # fmt: skip
-    """Row of each chosen sample -> knots (3, kz, ky, kx) of a cubic B-spline field of displacements in voxels.
+def draw_elastic(
+    rng: SampleRandom,
+    shape: Shape,
+    *,
+    prob: float,
+    spacing: float,
+    magnitude: float,
+    voxel_size: Lengths = ISOTROPIC,
+) -> dict[int, torch.Tensor]:
+    """Row of each chosen sample -> knots (3, kz, ky, kx) of a cubic B-spline field of displacements
+    in voxels.
 
-    Knots are at most `spacing` voxels apart, and along each axis the displacement's standard deviation is `magnitude`
-    voxels; both are in voxels of the finest axis, so that the field is isotropic in nm.
+    Knots are at most `spacing` voxels apart, and along each axis the displacement's standard
+    deviation is `magnitude` voxels; both are in voxels of the finest axis, so that the field is
+    isotropic in nm.
     """
     rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     ratios = [size / min(voxel_size) for size in voxel_size]
@@ -120,10 +162,14 @@ def draw_elastic(rng: SampleRandom, shape: Shape, *, prob: float, spacing: float
     return {row: knots[row] for row in rows}
 
 
-def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: torch.Tensor) -> Result:
-    """Give each sample its orientation: (B, 3, 3), signed permutations whose row i says which axis becomes axis i.
+def reorient(
+    image: torch.Tensor, labels: torch.Tensor | None, orientations: torch.Tensor
+) -> Result:
+    """Give each sample its orientation: (B, 3, 3), signed permutations whose row i says which axis
+    becomes axis i.
 
-    Orientations are combined by matrix products, the first one on the right. The image is of any dtype.
+    Orientations are combined by matrix products, the first one on the right. The image is of any
+    dtype.
     """
     if (orientations == torch.eye(3)).all():
         return image, labels
@@ -139,9 +185,14 @@ def reorient(image: torch.Tensor, labels: torch.Tensor | None, orientations: tor
     return reoriented(image), None if labels is None else reoriented(labels)
 
 
-def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: dict[int, torch.Tensor],
-           knots: dict[int, torch.Tensor]) -> Result:  # fmt: skip
-    """Resample each sample once, through its affine map (`draw_affine`) and its field (`draw_elastic`) together.
+def deform(
+    image: torch.Tensor,
+    labels: torch.Tensor | None,
+    matrices: dict[int, torch.Tensor],
+    knots: dict[int, torch.Tensor],
+) -> Result:
+    """Resample each sample once, through its affine map (`draw_affine`) and its field
+    (`draw_elastic`) together.
 
     Samples with neither come back bit for bit.
     """
@@ -157,11 +208,17 @@ def deform(image: torch.Tensor, labels: torch.Tensor | None, matrices: dict[int,
 
 
 def _drawn(apply: Callable[..., Result], draw: Callable) -> Callable[..., Result]:
-    """The augmentation f(image, labels, rng, *, prob, ...) that draws, with the strengths of `draw`, and applies."""
-    return lambda image, labels, rng, **strengths: apply(image, labels, draw(rng, image.shape[2:], **strengths))
+    """The augmentation f(image, labels, rng, *, prob, ...) that draws, with the strengths of
+    `draw`, and applies.
+    """
+    return lambda image, labels, rng, **strengths: apply(
+        image, labels, draw(rng, image.shape[2:], **strengths)
+    )
 
 
-permute_axes, rot90, flip = (_drawn(reorient, draw) for draw in (draw_permutations, draw_turns, draw_flips))
+permute_axes, rot90, flip = (
+    _drawn(reorient, draw) for draw in (draw_permutations, draw_turns, draw_flips)
+)
 affine = _drawn(lambda image, labels, matrices: deform(image, labels, matrices, {}), draw_affine)
 elastic = _drawn(lambda image, labels, knots: deform(image, labels, {}, knots), draw_elastic)
 
@@ -175,25 +232,37 @@ def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
     return matrix
 
 
-def _affine_places(shape: Shape, matrix: torch.Tensor, device: torch.device, shift=(0.0, 0.0)) -> Places:
+def _affine_places(
+    shape: Shape, matrix: torch.Tensor, device: torch.device, shift=(0.0, 0.0)
+) -> Places:
     """Voxel v is read at matrix (v - centre) + centre - shift, with a shift along y and x."""
     centres = [(n - 1) / 2 for n in shape]
-    z, y, x = (torch.arange(n, device=device, dtype=torch.float32) - c for n, c in zip(shape, centres))
-    parts = [((a * z + (centre - move))[:, None, None], (b * y)[:, None] + c * x)
-             for (a, b, c), centre, move in zip(matrix.tolist(), centres, (0.0, *shift))]  # fmt: skip
+    z, y, x = (
+        torch.arange(n, device=device, dtype=torch.float32) - c for n, c in zip(shape, centres)
+    )
+    parts = [
+        ((a * z + (centre - move))[:, None, None], (b * y)[:, None] + c * x)
+        for (a, b, c), centre, move in zip(matrix.tolist(), centres, (0.0, *shift))
+    ]
     return lambda slab: [along[slab] + across for along, across in parts]
 
 
 def _spline_field(knots: torch.Tensor, shape: Shape) -> Callable[[slice], torch.Tensor]:
-    """The field (3, z, Y, X) of a cubic B-spline on some z-slices; it varies as much as the knots do, everywhere."""
-    (first, weights), *in_plane = (_spline_taps(n, k, knots.device) for n, k in zip(shape, knots.shape[1:]))
+    """The field (3, z, Y, X) of a cubic B-spline on some z-slices; it varies as much as the knots
+    do, everywhere.
+    """
+    (first, weights), *in_plane = (
+        _spline_taps(n, k, knots.device) for n, k in zip(shape, knots.shape[1:])
+    )
     for axis, taps in enumerate(in_plane, start=2):
         knots = _spline(knots, axis, *taps)
     return lambda slab: _spline(knots, 1, first[slab], weights[slab])
 
 
 def _spline_taps(size: int, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each of `size` voxels the first of its four knots among `count`, and their weights (size, 4), of norm 1."""
+    """Of each of `size` voxels the first of its four knots among `count`, and their weights (size,
+    4), of norm 1.
+    """
     place = torch.arange(size, device=device) * ((count - 3) / max(size - 1, 1))
     first = place.floor().clamp(max=count - 4)
     t = place - first
@@ -202,21 +271,33 @@ def _spline_taps(size: int, count: int, device: torch.device) -> tuple[torch.Ten
     return first.long(), F.normalize(weights, dim=1)
 
 
-def _spline(knots: torch.Tensor, axis: int, first: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Knots along `axis` combined tap by tap: the rounding of a matrix product depends on threads and alignment."""
+def _spline(
+    knots: torch.Tensor, axis: int, first: torch.Tensor, weights: torch.Tensor
+) -> torch.Tensor:
+    """Knots along `axis` combined tap by tap: the rounding of a matrix product depends on threads
+    and alignment.
+    """
     weights = weights.view(-1, 4, *(1,) * (knots.ndim - 1 - axis))
     return sum(knots.index_select(axis, first + tap) * weights[:, tap] for tap in range(4))
 
 
 def _resample(image: torch.Tensor, labels: torch.Tensor | None, places: Places, field=None) -> None:
-    """Replace image (C, Z, Y, X), trilinear, and labels (Z, Y, X), nearest, by what is at the places plus a field."""
+    """Replace image (C, Z, Y, X), trilinear, and labels (Z, Y, X), nearest, by what is at the
+    places plus a field.
+    """
     depth, *plane = image.shape[1:]
     step = max(1, SLAB // math.prod(plane)) if image.device.type == "cpu" else depth
     source = image.clone(memory_format=torch.contiguous_format)
-    label_source = None if labels is None else F.pad(labels, (1,) * 6, value=UNLABELLED)  # a rim for what is outside
+    label_source = (
+        None if labels is None else F.pad(labels, (1,) * 6, value=UNLABELLED)
+    )  # a rim for what is outside
     for first in range(0, depth, step):
         slab = slice(first, first + step)
-        at = places(slab) if field is None else [p.add_(move) for p, move in zip(places(slab), field(slab))]
+        at = (
+            places(slab)
+            if field is None
+            else [p.add_(move) for p, move in zip(places(slab), field(slab))]
+        )
         if labels is not None:
             labels[slab] = _nearest(label_source, at)
         image[:, slab] = _trilinear(source, at)
@@ -231,9 +312,11 @@ def _nearest(padded: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _trilinear(image: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
-    """Values of a contiguous (C, Z, Y, X) at places, which are overwritten; reflected once at a face, then held there.
+    """Values of a contiguous (C, Z, Y, X) at places, which are overwritten; reflected once at a
+    face, then held there.
 
-    Whole places give the voxel itself. Two to three times faster than grid_sample on a CPU, and as exact anywhere.
+    Whole places give the voxel itself. Two to three times faster than grid_sample on a CPU, and as
+    exact anywhere.
     """
     shape = image.shape[1:]
     index = torch.zeros((), dtype=torch.int32, device=image.device)
@@ -246,7 +329,9 @@ def _trilinear(image: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
     strides = [math.prod(shape[axis + 1 :]) if shape[axis] > 1 else 0 for axis in range(3)]
 
     def between(channel: torch.Tensor, axis: int) -> torch.Tensor:
-        """Values interpolated along the axes from `axis` on, of a channel that starts at the first corner."""
+        """Values interpolated along the axes from `axis` on, of a channel that starts at the first
+        corner.
+        """
         if axis == 3:
             return channel.index_select(0, index).view(at[0].shape)
         low, high = between(channel, axis + 1), between(channel[strides[axis] :], axis + 1)

@@ -1,7 +1,9 @@
-"""Test-time augmentation by mirroring: the mean over all eight orientations of a window, edge by edge.
+"""Test-time augmentation by mirroring: the mean over all eight orientations of a window, edge by
+edge.
 
-An affinity is stored at one end of its edge. Mirrored along the edge's axis, the network stores it at the other end, so
-the prediction moves back by the offset; without that the average would be off by a voxel.
+An affinity is stored at one end of its edge. Mirrored along the edge's axis, the network stores it
+at the other end, so the prediction moves back by the offset; without that the average would be off
+by a voxel.
 """
 
 from collections.abc import Callable
@@ -16,10 +18,12 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
-    """A network whose probabilities are the mean of those of `network` over all mirrorings of its input.
+    """A network whose probabilities are the mean of those of `network` over all mirrorings of its
+    input.
 
-    Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each channel, (0, 0, 0) for one that is no
-    affinity. An edge counts in those mirrorings that map it onto an edge of the same channel in the window.
+    Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each channel, (0, 0, 0)
+    for one that is no affinity. An edge counts in those mirrorings that map it onto an edge of the
+    same channel in the window.
     """
 
     def averaged(x: torch.Tensor) -> torch.Tensor:
@@ -33,7 +37,9 @@ def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
             for channel, offset in enumerate(offsets):
                 mirrored = tuple(-o if flipped else o for o, flipped in zip(offset, flips))
                 if mirrored in (offset, tuple(-o for o in offset)):
-                    here, there = pairs((0, 0, 0) if mirrored == offset else offset, probability.shape[2:])
+                    here, there = pairs(
+                        (0, 0, 0) if mirrored == offset else offset, probability.shape[2:]
+                    )
                     total[:, channel][here] += probability[:, channel][there]
                     count[:, channel][here] += 1
         return torch.logit(total / count, eps=1e-7)

@@ -27,58 +27,100 @@ from pytc.segmentation.edges import is_above
 
 
 def infer(config: InferConfig) -> list[Path]:
-    """Predict and segment the input, or else each validation volume of the run; returns the folders of results.
+    """Predict and segment the input, or else each validation volume of the run; returns the folders
+    of results.
 
-    Each folder holds affinities.zarr, segmentation.zarr and source.json, which names the image, labels and skeletons.
-    ValueError if the run has no checkpoint or the input does not fit the network.
+    Each folder holds affinities.zarr, segmentation.zarr and source.json, which names the image,
+    labels and skeletons. ValueError if the run has no checkpoint or the input does not fit the
+    network.
     """
     announce_compilation()
     device = hardware.choose_device(config.system)
     torch.set_num_threads(hardware.choose_threads(config.system, 1))
     checkpoint = Path(config.run) / "checkpoints" / f"{config.inference.checkpoint}.pt"
     if checkpoint.name == "best.pt" and not checkpoint.is_file():
-        print("this run has no best checkpoint, as it was never validated: taking the last one", flush=True)
+        print(
+            "this run has no best checkpoint, as it was never validated: taking the last one",
+            flush=True,
+        )
         checkpoint = checkpoint.with_name("last.pt")
     model, trained, step = load_model(checkpoint, device)
     print(f"checkpoint: {checkpoint}, step {step}", flush=True)
     volumes = trained.data.val
     if config.input is not None:
-        volumes = (VolumeConfig(image=config.input, labels=config.labels, skeleton=config.skeleton, axes=config.axes,
-                                voxel_size=config.voxel_size),)  # fmt: skip
-    require(len(volumes) == 1 or not config.output, "--input with --output", f"{len(volumes)} volumes for one folder")
+        volumes = (
+            VolumeConfig(
+                image=config.input,
+                labels=config.labels,
+                skeleton=config.skeleton,
+                axes=config.axes,
+                voxel_size=config.voxel_size,
+            ),
+        )
+    require(
+        len(volumes) == 1 or not config.output,
+        "--input with --output",
+        f"{len(volumes)} volumes for one folder",
+    )
     model.require_size(config.inference.window or trained.data.patch_size)
-    sources = [open_source(volume, trained.data.synthetic, trained.model.in_channels) for volume in volumes]
+    sources = [
+        open_source(volume, trained.data.synthetic, trained.model.in_channels) for volume in volumes
+    ]
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
 
-    folders = [Path(config.output or f"{config.run}/predictions/{source.name}") for source in sources]
+    folders = [
+        Path(config.output or f"{config.run}/predictions/{source.name}") for source in sources
+    ]
     for volume, folder in zip(volumes, folders):
         affinities = predict(model, trained, volume, folder, config, device, weights)
         if trained.target.kind == "affinity":
             segment_volume(affinities, folder / "segmentation.zarr", config.segmentation)
         else:
-            threshold_volume(affinities, folder / "segmentation.zarr", config.segmentation.threshold)
+            threshold_volume(
+                affinities, folder / "segmentation.zarr", config.segmentation.threshold
+            )
         print(f"results: {folder}", flush=True)
     return folders
 
 
-def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, folder: Path,
-            settings: InferConfig | Config, device: torch.device, weights: str, channels: Sequence[int] | None = None,
-            ) -> Volume:
-    """Predict one volume by a network in evaluation mode; writes and returns the Zarr array folder/affinities.zarr.
+def predict(
+    model: ConnectomicsModel,
+    trained: Config,
+    volume: VolumeConfig,
+    folder: Path,
+    settings: InferConfig | Config,
+    device: torch.device,
+    weights: str,
+    channels: Sequence[int] | None = None,
+) -> Volume:
+    """Predict one volume by a network in evaluation mode; writes and returns the Zarr array
+    folder/affinities.zarr.
 
-    Beside it goes source.json, from which evaluate.py knows the volume's image and truth. trained: the config of the
-    network; settings: how to predict; weights: names the network's state, so that an earlier prediction by the same is
-    continued; channels: which of the network's channels are wanted, by default all.
+    Beside it goes source.json, from which evaluate.py knows the volume's image and truth. trained:
+    the config of the network; settings: how to predict; weights: names the network's state, so that
+    an earlier prediction by the same is continued; channels: which of the network's channels are
+    wanted, by default all.
     """
-    volume, kind, inference = prepare_volume(volume, trained.data.synthetic), trained.target.kind, settings.inference
+    volume, kind, inference = (
+        prepare_volume(volume, trained.data.synthetic),
+        trained.target.kind,
+        settings.inference,
+    )
     image = open_source(volume, trained.data.synthetic, trained.model.in_channels).image
     folder.mkdir(parents=True, exist_ok=True)
-    source = {key: getattr(volume, key) for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")}
+    source = {
+        key: getattr(volume, key)
+        for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")
+    }
     decoding = {key: getattr(settings.segmentation, key) for key in ("min_size", "grow")}
-    write_json(folder / "source.json", {**source, **decoding, "voxel_size": image.voxel_size, "task": kind})
+    write_json(
+        folder / "source.json", {**source, **decoding, "voxel_size": image.voxel_size, "task": kind}
+    )
     channels = list(range(trained.model.out_channels) if channels is None else channels)
-    offsets = [trained.target.offsets[channel] if kind == "affinity" else (0, 0, 0) for channel in channels]
+    offsets = [
+        trained.target.offsets[channel] if kind == "affinity" else (0, 0, 0) for channel in channels
+    ]
     precision = hardware.choose_precision(settings.system, device, trained.model)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
@@ -88,23 +130,42 @@ def predict(model: ConnectomicsModel, trained: Config, volume: VolumeConfig, fol
     attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}
     attributes |= {"offsets": offsets} if kind == "affinity" else {}
     window = inference.window or trained.data.patch_size
-    made_of = json.dumps([weights, asdict(inference), window, precision, channels, _identity(image)])
-    return predict_volume(flip_averaged(network, offsets) if inference.flips else network, image,
-                          folder / "affinities.zarr", channels=len(channels), window=window, config=inference,
-                          device=device, attributes=attributes, key=hashlib.sha256(made_of.encode()).hexdigest())
+    made_of = json.dumps(
+        [weights, asdict(inference), window, precision, channels, _identity(image)]
+    )
+    return predict_volume(
+        flip_averaged(network, offsets) if inference.flips else network,
+        image,
+        folder / "affinities.zarr",
+        channels=len(channels),
+        window=window,
+        config=inference,
+        device=device,
+        attributes=attributes,
+        key=hashlib.sha256(made_of.encode()).hexdigest(),
+    )
 
 
 def threshold_volume(probability: Volume, output: Path, threshold: float) -> None:
     """Write the mask probability > threshold, uint8 (Z, Y, X), of a one-channel probability map."""
     shape, axes = probability.spatial_shape, probability.spatial_axes
-    with create_volume(output, shape, np.uint8, axes=axes, voxel_size=probability.voxel_size,
-                       attributes={"threshold": threshold}, overwrite=True) as mask:  # fmt: skip
+    with create_volume(
+        output,
+        shape,
+        np.uint8,
+        axes=axes,
+        voxel_size=probability.voxel_size,
+        attributes={"threshold": threshold},
+        overwrite=True,
+    ) as mask:
         for box in blocks(shape, (512, 512, 512)):
             mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
 
 
 def _identity(image: Volume) -> list:
-    """What tells one state of an image on disk from another without reading it: size and date of all its files."""
+    """What tells one state of an image on disk from another without reading it: size and date of
+    all its files.
+    """
     path, _ = split_path(image.path)
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)

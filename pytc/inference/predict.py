@@ -1,9 +1,10 @@
-"""From an image to affinities: blocks of the volume, windows in each block, blended and written as they are finished.
+"""From an image to affinities: blocks of the volume, windows in each block, blended and written as
+they are finished.
 
-          block                      A block needs every window that touches it, so it reads a halo of up to one
-      +-----------+                  window around itself; a window on the border of two blocks is predicted for
-    +-|-+-|-+-|-+-|-+  windows       both. The windows lie on one grid over the whole volume, so the affinities do
-      +-----------+                  not depend on the blocks, and memory depends on the block alone.
+      block                      A block needs every window that touches it, so it reads a halo of up to one
+  +-----------+                  window around itself; a window on the border of two blocks is predicted for
++-|-+-|-+-|-+-|-+  windows       both. The windows lie on one grid over the whole volume, so the affinities do
+  +-----------+                  not depend on the blocks, and memory depends on the block alone.
 """
 
 import json
@@ -22,13 +23,25 @@ from pytc.progress import track
 from pytc.runs import replacing, write_json
 
 
-def predict_volume(network: Network, image: Volume, output: Path, *, channels: int, window: Triple,
-                   config: InferenceConfig, device: torch.device, attributes: dict, key: str) -> Volume:  # fmt: skip
-    """Predict `image` (C, Z, Y, X) window by window and write sigmoid(scale x logits) to the Zarr array `output`.
+def predict_volume(
+    network: Network,
+    image: Volume,
+    output: Path,
+    *,
+    channels: int,
+    window: Triple,
+    config: InferenceConfig,
+    device: torch.device,
+    attributes: dict,
+    key: str,
+) -> Volume:
+    """Predict `image` (C, Z, Y, X) window by window and write sigmoid(scale x logits) to the Zarr
+    array `output`.
 
-    `network` maps (B, C, *window) float32 in [0, 1] on `device` to logits (B, `channels`, *window). The result is
-    float16 (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are padded by reflection.
-    A killed prediction of the same `key` (a hash of all that produced it) is continued; one of another key is replaced.
+    `network` maps (B, C, *window) float32 in [0, 1] on `device` to logits (B, `channels`, *window).
+    The result is float16 (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are
+    padded by reflection. A killed prediction of the same `key` (a hash of all that produced it) is
+    continued; one of another key is replaced.
     """
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / "blocks.json"
@@ -36,8 +49,14 @@ def predict_volume(network: Network, image: Volume, output: Path, *, channels: i
     if finished is None:
         finished = []
         with replacing(output) as new:  # a kill leaves no array without a manifest under the name
-            create_volume(new, (channels, *image.spatial_shape), np.float16, axes="c" + image.spatial_axes,
-                          voxel_size=image.voxel_size, attributes=attributes).close()  # fmt: skip
+            create_volume(
+                new,
+                (channels, *image.spatial_shape),
+                np.float16,
+                axes="c" + image.spatial_axes,
+                voxel_size=image.voxel_size,
+                attributes=attributes,
+            ).close()
             write_json(new / manifest.name, {"key": key, "finished": finished})
     affinities = open_volume(output, writable=True)
     for number, box in enumerate(boxes):
@@ -51,8 +70,16 @@ def predict_volume(network: Network, image: Volume, output: Path, *, channels: i
     return affinities
 
 
-def predict_block(network: Network, image: Volume, box: Box, channels: int, window: Triple, config: InferenceConfig,
-                  device: torch.device, label: str) -> np.ndarray:  # fmt: skip
+def predict_block(
+    network: Network,
+    image: Volume,
+    box: Box,
+    channels: int,
+    window: Triple,
+    config: InferenceConfig,
+    device: torch.device,
+    label: str,
+) -> np.ndarray:
     """Blended logits (channels, *box.shape) float32 of one block of `image`."""
     shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
     stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
@@ -66,12 +93,17 @@ def predict_block(network: Network, image: Volume, box: Box, channels: int, wind
 
     progress = iter(track(windows, label, "windows"))
     while batch := list(islice(progress, config.batch_size)):
-        patches = np.stack([pixels[(slice(None), *w.moved([-s for s in region.start]).slices)] for w in batch])
+        patches = np.stack(
+            [pixels[(slice(None), *w.moved([-s for s in region.start]).slices)] for w in batch]
+        )
         with torch.inference_mode():
             logits = network(torch.from_numpy(patches).to(device)).float().cpu().numpy()
         for w, values in zip(batch, logits):
             part = w.intersection(box)
-            inside, there = part.moved([-s for s in w.start]).slices, part.moved([-s for s in box.start]).slices
+            inside, there = (
+                part.moved([-s for s in w.start]).slices,
+                part.moved([-s for s in box.start]).slices,
+            )
             total[(slice(None), *there)] += values[(slice(None), *inside)] * weights[inside]
             norm[there] += weights[inside]
     total /= norm
@@ -79,10 +111,12 @@ def predict_block(network: Network, image: Volume, box: Box, channels: int, wind
 
 
 def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
-    """Weights of `window`'s voxels, float32 in (0, 1], largest at the centre, the same seen from either side.
+    """Weights of `window`'s voxels, float32 in (0, 1], largest at the centre, the same seen from
+    either side.
 
-    `distance`: chessboard distance to the nearest voxel outside (the distance transform of BANIS); `gaussian`:
-    a Gaussian of one eighth of the window (nnU-Net's importance map), no smaller than 1e-3.
+    `distance`: chessboard distance to the nearest voxel outside (the distance transform of BANIS);
+    `gaussian`: a Gaussian of one eighth of the window (nnU-Net's importance map), no smaller than
+    1e-3.
     """
     if kind == "distance":
         ramps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in window]
@@ -94,11 +128,15 @@ def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
 
 
 def _read_padded(image: Volume, region: Box) -> np.ndarray:
-    """A region of the image, float32 in [0, 1], reflected where it leaves the volume at the far end."""
+    """A region of the image, float32 in [0, 1], reflected where it leaves the volume at the far
+    end.
+    """
     stop = tuple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
     pixels = as_unit_range(image.read(region.start, stop))
     pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
-    return np.pad(pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect")
+    return np.pad(
+        pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect"
+    )
 
 
 def _finished(output: Path, manifest: Path, key: str) -> list[int] | None:
@@ -109,6 +147,8 @@ def _finished(output: Path, manifest: Path, key: str) -> list[int] | None:
     if not output.exists():
         return None
     if not manifest.is_file():
-        raise ValueError(f"expected a new path or an earlier prediction, got {output}; remove it or name another")
+        raise ValueError(
+            f"expected a new path or an earlier prediction, got {output}; remove it or name another"
+        )
     earlier = json.loads(manifest.read_text())
     return earlier["finished"] if earlier["key"] == key else None

@@ -1,4 +1,6 @@
-"""Skeletons, the ground truth for run lengths: positions in voxels find labels, positions in nm measure edges."""
+"""Skeletons, the ground truth for run lengths: positions in voxels find labels, positions in nm
+measure edges.
+"""
 
 import pickle
 import zipfile
@@ -12,21 +14,31 @@ from pytc.config import Lengths, require
 from pytc.io.stores import expecting
 from pytc.runs import replacing
 
-# What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it runs foreign code.
-GRAPH_MODULES = {f"networkx.classes.{name}" for name in ("graph", "digraph", "multigraph", "coreviews", "reportviews")}
+# What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it
+# runs foreign code.
+GRAPH_MODULES = {
+    f"networkx.classes.{name}"
+    for name in ("graph", "digraph", "multigraph", "coreviews", "reportviews")
+}
 ALLOWED_GLOBALS = {
-    ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),  # the last is how protocol 2 spells bytes
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),  # the last is how protocol 2 spells bytes
     *(("builtins", name) for name in ("dict", "list", "tuple", "set", "frozenset", "bytearray")),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    *(
+        (f"numpy.{core}.multiarray", name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    ),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
 }
 
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to; positions (N, 3) int64
-    voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs of node indices. ValueError if they do not
-    fit together, or if an edge joins two skeletons."""
+    """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to;
+    positions (N, 3) int64 voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs
+    of node indices. ValueError if they do not fit together, or if an edge joins two skeletons."""
 
     ids: np.ndarray
     positions: np.ndarray
@@ -35,8 +47,12 @@ class Skeleton:
 
     def __post_init__(self):
         n = len(self.ids)
-        wanted = {"ids": (np.uint64, (n,)), "positions": (np.int64, (n, 3)), "nm": (np.float64, (n, 3)),
-                  "edges": (np.int64, (len(self.edges), 2))}
+        wanted = {
+            "ids": (np.uint64, (n,)),
+            "positions": (np.int64, (n, 3)),
+            "nm": (np.float64, (n, 3)),
+            "edges": (np.int64, (len(self.edges), 2)),
+        }
         for name, (dtype, shape) in wanted.items():
             array = getattr(self, name)
             fits = array.dtype == dtype and array.shape == shape
@@ -46,26 +62,40 @@ class Skeleton:
         joined = self.ids[self.edges]
         joined = joined[joined[:, 0] != joined[:, 1]].tolist()
         require(not joined, "edges within a skeleton, not between skeletons", joined[:1])
-        require(np.isfinite(self.nm).all(), "finite lengths in nm", self.nm[~np.isfinite(self.nm).all(1)][:1].tolist())
+        require(
+            np.isfinite(self.nm).all(),
+            "finite lengths in nm",
+            self.nm[~np.isfinite(self.nm).all(1)][:1].tolist(),
+        )
 
     def require_inside(self, shape: tuple[int, ...]) -> None:
         """ValueError, with a node that is not, unless all nodes lie inside a volume of this shape."""
         outside = self.positions[((self.positions < 0) | (self.positions >= shape)).any(1)].tolist()
-        require(not outside, f"skeleton nodes inside {shape}", f"{len(outside)} outside, e.g. {outside[:1]}")
+        require(
+            not outside,
+            f"skeleton nodes inside {shape}",
+            f"{len(outside)} outside, e.g. {outside[:1]}",
+        )
 
     @property
     def edge_lengths(self) -> np.ndarray:
         """(E,) float64, nm."""
         starts, ends = np.ascontiguousarray(self.edges.T)
-        return np.sqrt(sum((along[ends] - along[starts]) ** 2 for along in np.ascontiguousarray(self.nm.T)))
+        return np.sqrt(
+            sum((along[ends] - along[starts]) ** 2 for along in np.ascontiguousarray(self.nm.T))
+        )
 
 
-def load_skeleton(path: str | Path, voxel_size: Lengths | None = None, *, axes: str = "zyx") -> Skeleton:
-    """Skeletons from a file: a NISB graph (.pkl), SWC (.swc, or a folder of them), or what save_skeleton wrote (.npz).
+def load_skeleton(
+    path: str | Path, voxel_size: Lengths | None = None, *, axes: str = "zyx"
+) -> Skeleton:
+    """Skeletons from a file: a NISB graph (.pkl), SWC (.swc, or a folder of them), or what
+    save_skeleton wrote (.npz).
 
-    voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm / voxel size rounded,
-    in the order that `axes` names for the volume; each connected tree becomes a skeleton, numbered from 1; radii are
-    not used. A graph needs it only without nm_position. ValueError if the file is not what its name says.
+    voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm /
+    voxel size rounded, in the order that `axes` names for the volume; each connected tree becomes a
+    skeleton, numbered from 1; radii are not used. A graph needs it only without nm_position.
+    ValueError if the file is not what its name says.
     """
     path = Path(path)
     require(path.exists(), f"skeletons at {path}", "no such file or folder")
@@ -74,21 +104,31 @@ def load_skeleton(path: str | Path, voxel_size: Lengths | None = None, *, axes: 
         return _from_graph(path, voxel_size)
     if suffix == ".npz":
         broken = ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile
-        with expecting(f"what save_skeleton wrote in {path}, the arrays ids, positions, nm, edges", *broken):
+        with expecting(
+            f"what save_skeleton wrote in {path}, the arrays ids, positions, nm, edges", *broken
+        ):
             with np.load(path, allow_pickle=False) as arrays:
                 return Skeleton(**arrays)
     files = sorted(path.glob("*.swc")) if path.is_dir() else [path] if suffix == ".swc" else []
     require(files, "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
-    require(voxel_size, f"the voxel size of the volume: {path} holds nm, and its voxels are needed", voxel_size)
+    require(
+        voxel_size,
+        f"the voxel size of the volume: {path} holds nm, and its voxels are needed",
+        voxel_size,
+    )
     return _from_swc(files, np.asarray(voxel_size, np.float64), axes)
 
 
 def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
-    """Write skeletons as .npz (arrays ids, positions, nm, edges), under a temporary name until the file is whole."""
+    """Write skeletons as .npz (arrays ids, positions, nm, edges), under a temporary name until the
+    file is whole.
+    """
     path = Path(path)
     require(path.suffix == ".npz", "a path that ends in .npz", str(path))
     with replacing(path) as temporary:
-        np.savez_compressed(temporary, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)})
+        np.savez_compressed(
+            temporary, **{field.name: getattr(skeleton, field.name) for field in fields(Skeleton)}
+        )
 
 
 class _GraphUnpickler(pickle.Unpickler):
@@ -99,7 +139,9 @@ class _GraphUnpickler(pickle.Unpickler):
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module:
                 return found
-        raise ValueError(f"expected a networkx graph, got a pickle that asks for {module}.{name}, which is refused")
+        raise ValueError(
+            f"expected a networkx graph, got a pickle that asks for {module}.{name}, which is refused"
+        )
 
 
 def _from_graph(path: Path, voxel_size: Lengths | None) -> Skeleton:
@@ -112,16 +154,30 @@ def _from_graph(path: Path, voxel_size: Lengths | None) -> Skeleton:
 
     def attribute(name: str, dtype: type, width: tuple[int, ...]) -> np.ndarray:
         for node, values in graph.nodes(data=True):
-            require(name in values, f"{name} on each node of {path}, so on {node!r}", sorted(values))
+            require(
+                name in values, f"{name} on each node of {path}, so on {node!r}", sorted(values)
+            )
         exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
         array = exact.astype(dtype)
-        require((array == exact).all(), f"{name} in {path} to be {np.dtype(dtype)}", exact[array != exact][:1].tolist())
+        require(
+            (array == exact).all(),
+            f"{name} in {path} to be {np.dtype(dtype)}",
+            exact[array != exact][:1].tolist(),
+        )
         return array
 
     positions = attribute("index_position", np.int64, (3,))
-    has_nm = len(positions) == 0 or any("nm_position" in values for _, values in graph.nodes(data=True))
-    require(has_nm or voxel_size, f"nm_position on the nodes of {path}, or a voxel size", voxel_size)
-    nm = attribute("nm_position", np.float64, (3,)) if has_nm else positions * np.asarray(voxel_size, np.float64)
+    has_nm = len(positions) == 0 or any(
+        "nm_position" in values for _, values in graph.nodes(data=True)
+    )
+    require(
+        has_nm or voxel_size, f"nm_position on the nodes of {path}, or a voxel size", voxel_size
+    )
+    nm = (
+        attribute("nm_position", np.float64, (3,))
+        if has_nm
+        else positions * np.asarray(voxel_size, np.float64)
+    )
     number = {node: i for i, node in enumerate(graph.nodes)}
     edges = np.array([(number[a], number[b]) for a, b in graph.edges()], np.int64).reshape(-1, 2)
     return Skeleton(attribute("id", np.uint64, ()), positions, nm, edges)
@@ -134,10 +190,16 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     nm, forest = [], networkx.Graph()
     for file in files:
         with expecting(f"7 numbers in each line of {file}", ValueError):
-            rows = np.loadtxt(file, usecols=range(7), ndmin=2)  # sample, type, x, y, z, radius, parent (Cannon 1998)
+            rows = np.loadtxt(
+                file, usecols=range(7), ndmin=2
+            )  # sample, type, x, y, z, radius, parent (Cannon 1998)
         samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
         node = {sample: len(nm) + i for i, sample in enumerate(samples)}
-        require(len(node) == len(rows), f"each sample number once in {file}", f"{len(node)} in {len(rows)} rows")
+        require(
+            len(node) == len(rows),
+            f"each sample number once in {file}",
+            f"{len(node)} in {len(rows)} rows",
+        )
         forest.add_nodes_from(node.values())
         edges = [(sample, parent) for sample, parent in zip(samples, parents) if parent >= 0]
         lacking = [parent for _, parent in edges if parent not in node]

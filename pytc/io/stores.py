@@ -1,8 +1,9 @@
 """Arrays on disk: shape, dtype and attributes at once, voxels when they are read.
 
-Metadata is read without tensorstore, and handles open on first read in each process: tensorstore aborts a forked
-child of a process that has used it, so a reader must be able to cross into its worker unopened. A process that has
-read a chunked format itself has to start its workers by `forkserver` or `spawn`.
+Metadata is read without tensorstore, and handles open on first read in each process: tensorstore
+aborts a forked child of a process that has used it, so a reader must be able to cross into its
+worker unopened. A process that has read a chunked format itself has to start its workers by
+`forkserver` or `spawn`.
 """
 
 import json
@@ -57,12 +58,16 @@ class Pages:
 
     def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
         numbers = self.numbers[slices[: self.numbers.ndim]]
-        read = np.stack([self.decode(n)[slices[self.numbers.ndim :]] for n in numbers.ravel().tolist()])
+        read = np.stack(
+            [self.decode(n)[slices[self.numbers.ndim :]] for n in numbers.ravel().tolist()]
+        )
         return read.reshape(*numbers.shape, *read.shape[1:])
 
 
 def split_path(path: str) -> tuple[Path, str | None]:
-    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it, None if nothing is named."""
+    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it, None if nothing is
+    named.
+    """
     match = re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|zarr|n5)):(.+)", path, re.IGNORECASE)
     return (Path(match[1]), match[2].strip("/")) if match else (Path(path), None)
 
@@ -77,8 +82,12 @@ def open_stored(path: str) -> Stored:
         there = f"; arrays there: {', '.join(map(str, list_arrays(groups[-1])))}" if groups else ""
         raise ValueError(f"expected a volume at {path}, but there is no such file or folder{there}")
     kind = "slices" if file.is_dir() else file.suffix.lower()
-    formats = {"slices": open_folder, ".npy": open_npy, **dict.fromkeys(TIFF_SUFFIXES, open_tiff),
-               **dict.fromkeys(HDF5_SUFFIXES, partial(open_hdf5, dataset=inside))}  # fmt: skip
+    formats = {
+        "slices": open_folder,
+        ".npy": open_npy,
+        **dict.fromkeys(TIFF_SUFFIXES, open_tiff),
+        **dict.fromkeys(HDF5_SUFFIXES, partial(open_hdf5, dataset=inside)),
+    }
     require(kind in formats, "HDF5 (.h5), .zarr, .tif, .npy or a folder of slices", path)
     with expecting(f"{kind} in {path}", OSError, tifffile.TiffFileError):
         return formats[kind](file)
@@ -91,20 +100,28 @@ def open_hdf5(path: Path, dataset: str | None) -> Stored:
         chosen = dataset or (names[0] if len(names) == 1 else None)
         node = file.get(chosen) if chosen else None
         there = ", ".join(f"{path}:{name}" for name in names) or "none there"
-        require(isinstance(node, h5py.Dataset), f"the name of a dataset in {path} ({there})", dataset)
+        require(
+            isinstance(node, h5py.Dataset), f"the name of a dataset in {path} ({there})", dataset
+        )
         opener = partial(_hdf5_dataset, path, chosen, cache_bytes=0)
         return Stored(node.shape or (), node.dtype, dict(node.attrs), opener)
 
 
 def hdf5_datasets(file: h5py.File) -> list[str]:
     names: list[str] = []
-    file.visititems(lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None)
+    file.visititems(
+        lambda name, node: names.append(name) if isinstance(node, h5py.Dataset) else None
+    )
     return sorted(names)
 
 
 def _hdf5_dataset(path: Path, name: str, cache_bytes: int) -> h5py.Dataset:
-    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)  # of this dataset: those of a file open already are shared
-    access.set_chunk_cache(100_003, max(cache_bytes, 2**20), 0.0)  # one chunk a slot: many, so that few collide
+    access = h5py.h5p.create(
+        h5py.h5p.DATASET_ACCESS
+    )  # of this dataset: those of a file open already are shared
+    access.set_chunk_cache(
+        100_003, max(cache_bytes, 2**20), 0.0
+    )  # one chunk a slot: many, so that few collide
     return h5py.Dataset(h5py.h5d.open(h5py.File(path, "r").id, name.encode(), access))
 
 
@@ -116,16 +133,24 @@ def open_npy(path: Path) -> Stored:
 
 
 def open_tiff(path: Path) -> Stored:
-    """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are decoded."""
+    """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are
+    decoded.
+    """
     with tifffile.TiffFile(path) as tif:
-        require(len(tif.series) == 1, f"one image stack in {path}", [series.shape for series in tif.series])
+        require(
+            len(tif.series) == 1,
+            f"one image stack in {path}",
+            [series.shape for series in tif.series],
+        )
         series = tif.series[0]
         attributes = {k: v for k, v in (tif.shaped_metadata or ({},))[0].items() if k != "shape"}
         named = series.axes.lower()
         if sorted(named) == sorted("zyxc"[: len(named)]):
             attributes.setdefault("axes", named)
         if series.dataoffset is not None:
-            return Stored(series.shape, series.dtype, attributes, partial(tifffile.memmap, path, mode="r"))
+            return Stored(
+                series.shape, series.dtype, attributes, partial(tifffile.memmap, path, mode="r")
+            )
         with expecting(f"pages that tifffile can decode in {path}", ValueError):
             series.keyframe.asarray()
         return Stored(series.shape, series.dtype, attributes, partial(_tiff_pages, path))
@@ -133,24 +158,34 @@ def open_tiff(path: Path) -> Stored:
 
 def _tiff_pages(path: Path) -> Pages:
     series = tifffile.TiffFile(path).series[0]
-    stack = series.shape[: len(series.shape) - len(series.keyframe.shape)]  # axes along which pages follow each other
+    stack = series.shape[
+        : len(series.shape) - len(series.keyframe.shape)
+    ]  # axes along which pages follow each other
     return Pages(stack, lambda n: series.pages[n].asarray())
 
 
 def open_folder(path: Path) -> Stored:
-    """A Zarr 2 or 3, N5 or precomputed array, a group with only one, or slices in the natural order of their names."""
+    """A Zarr 2 or 3, N5 or precomputed array, a group with only one, or slices in the natural order
+    of their names.
+    """
     if len(arrays := list_arrays(path)) == 1:
         driver, shape, dtype, attributes = chunked_array(arrays[0])
         opener = partial(_tensorstore, arrays[0], len(shape), driver=driver, cache_bytes=0)
         return Stored(shape, dtype, attributes, opener)
     slices = [f for f in path.iterdir() if f.suffix.lower() in SLICE_SUFFIXES and f.name[0] != "."]
     if not slices:
-        raise ValueError(f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
-                         f"arrays there: {', '.join(map(str, arrays)) or 'none'}")
-    slices.sort(key=lambda f: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", f.name)])  # z2 before z10
+        raise ValueError(
+            f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
+            f"arrays there: {', '.join(map(str, arrays)) or 'none'}"
+        )
+    slices.sort(
+        key=lambda f: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", f.name)]
+    )  # z2 before z10
     first = read_slice(slices[0])
     decode = partial(_slice_like, first.shape, first.dtype, slices)
-    return Stored((len(slices), *first.shape), first.dtype, {}, partial(Pages, (len(slices),), decode))
+    return Stored(
+        (len(slices), *first.shape), first.dtype, {}, partial(Pages, (len(slices),), decode)
+    )
 
 
 def read_slice(path: Path) -> np.ndarray:
@@ -160,7 +195,9 @@ def read_slice(path: Path) -> np.ndarray:
     return array
 
 
-def _slice_like(shape: tuple[int, ...], dtype: np.dtype, files: list[Path], number: int) -> np.ndarray:
+def _slice_like(
+    shape: tuple[int, ...], dtype: np.dtype, files: list[Path], number: int
+) -> np.ndarray:
     image, wanted = read_slice(files[number]), f"{shape} {dtype}"
     got = f"{image.shape} {image.dtype}"
     require(got == wanted, f"{wanted} in {files[number]} like in the first slice", got)
@@ -180,7 +217,8 @@ def _tensorstore(path: Path, rank: int, driver: str, cache_bytes: int) -> Any:
 
 
 def chunked_array(path: Path) -> tuple[str | None, list[int], str, dict[str, Any]]:
-    """tensorstore's driver, shape, dtype and attributes of the array in a folder; driver None if the folder is not one.
+    """tensorstore's driver, shape, dtype and attributes of the array in a folder; driver None if
+    the folder is not one.
 
     Zarr 2, Zarr 3, N5, and of a precomputed volume the first scale, the finest.
     """
@@ -192,7 +230,10 @@ def chunked_array(path: Path) -> tuple[str | None, list[int], str, dict[str, Any
         shape = meta["dimensions"]
         return "n5", shape, meta["dataType"], {"axes": "xyzc"[: len(shape)]} | meta
     if "scales" in (meta := read_json(path / "info")):
-        full, channels = meta["scales"][0], [meta["num_channels"]] if meta["num_channels"] > 1 else []
+        full, channels = (
+            meta["scales"][0],
+            [meta["num_channels"]] if meta["num_channels"] > 1 else [],
+        )
         shape = [*full["size"], *channels]
         attributes = {"axes": "xyzc"[: len(shape)], "voxel_size": full["resolution"]}
         return "neuroglancer_precomputed", shape, meta["data_type"], attributes
@@ -205,9 +246,13 @@ def is_zarr(path: Path) -> bool:
 
 
 def list_arrays(path: Path) -> list[Path]:
-    """The array that a folder is, or those in the Zarr or N5 group that it is and in the groups below it."""
+    """The array that a folder is, or those in the Zarr or N5 group that it is and in the groups
+    below it.
+    """
     markers = (".zarray", ".zgroup", "zarr.json", "attributes.json", "info")
-    if path.suffix not in (".zarr", ".n5") and not any((path / marker).exists() for marker in markers):
+    if path.suffix not in (".zarr", ".n5") and not any(
+        (path / marker).exists() for marker in markers
+    ):
         return []
     found = []
     for root, folders, _ in os.walk(path):

@@ -1,7 +1,8 @@
-"""Synthetic neurites that look like EM: a dense tissue of touching, branching tubes with its labels and skeletons.
+"""Synthetic neurites that look like EM: a dense tissue of touching, branching tubes with its labels
+and skeletons.
 
-Lengths here are in units of the cube root of a voxel's volume, so a neurite has as many voxels at any voxel size;
-with isotropic voxels a unit is a voxel. Everything follows from the seed.
+Lengths here are in units of the cube root of a voxel's volume, so a neurite has as many voxels at
+any voxel size; with isotropic voxels a unit is a voxel. Everything follows from the seed.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,9 @@ CYTOPLASM, MEMBRANE, ORGANELLE = 0.68, 0.50, 0.30  # brightness, and how much da
 
 @dataclass(frozen=True)
 class SyntheticVolume:
-    """image (Z, Y, X) uint8, labels (Z, Y, X) uint32 without background, skeletons with the labels as ids."""
+    """image (Z, Y, X) uint8, labels (Z, Y, X) uint32 without background, skeletons with the labels
+    as ids.
+    """
 
     image: np.ndarray
     labels: np.ndarray
@@ -33,7 +36,9 @@ class SyntheticVolume:
 
 @dataclass
 class Tree:
-    """A neurite's walk: points (N, 3) in units, the node each one continues (-1: none), and the radius there."""
+    """A neurite's walk: points (N, 3) in units, the node each one continues (-1: none), and the
+    radius there.
+    """
 
     points: list[np.ndarray]
     parents: list[int]
@@ -44,33 +49,54 @@ class Tree:
         return STEP * (len(self.points) - 1)
 
 
-def make_neurites(shape: Triple, seed: int, *, voxel_size: Lengths = (10.0, 10.0, 10.0), noise: float = 0.08,
-                  defects: float = 0.0) -> SyntheticVolume:
+def make_neurites(
+    shape: Triple,
+    seed: int,
+    *,
+    voxel_size: Lengths = (10.0, 10.0, 10.0),
+    noise: float = 0.08,
+    defects: float = 0.0,
+) -> SyntheticVolume:
     """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
 
-    voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of z-slices whose image is
-    dropped, shifted or blurred. Every node of a skeleton lies on its own label. ValueError for an impossible shape.
+    voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of
+    z-slices whose image is dropped, shifted or blurred. Every node of a skeleton lies on its own
+    label. ValueError for an impossible shape.
     """
     SyntheticConfig(tuple(shape), tuple(voxel_size), noise, defects)  # refuses what is out of range
-    require(len(shape) == len(voxel_size) == 3, "a shape and a voxel size of three axes", (shape, voxel_size))
+    require(
+        len(shape) == len(voxel_size) == 3,
+        "a shape and a voxel size of three axes",
+        (shape, voxel_size),
+    )
     rng = np.random.default_rng(seed)
     size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
-    require(max(size) <= MIN_RADIUS + 1, "voxels at most 12 times as long as wide, or neurites share them", voxel_size)
+    require(
+        max(size) <= MIN_RADIUS + 1,
+        "voxels at most 12 times as long as wide, or neurites share them",
+        voxel_size,
+    )
     trees = grow_trees(np.asarray(shape) * size, rng)
     labels = fill(tuple(shape), size, trees, rng)
     image = render(labels, size, grow_organelles(trees, rng), rng)
     image += noise * rng.standard_normal(shape, np.float32)
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    return SyntheticVolume(image, labels, trees_to_skeleton(trees, size, voxel_size), tuple(map(float, voxel_size)))
+    return SyntheticVolume(
+        image, labels, trees_to_skeleton(trees, size, voxel_size), tuple(map(float, voxel_size))
+    )
 
 
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     """Neurites one after another wherever there is room, until there is none."""
-    room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)  # distance to the nearest neurite
+    room = np.full(
+        np.ceil(extent / CELL).astype(int), FAR, np.float32
+    )  # distance to the nearest neurite
     trees = []
     while (widest := room.max()) >= MIN_RADIUS:
-        radius = min(np.clip(rng.lognormal(np.log(MEAN_RADIUS), 0.3), MIN_RADIUS, MAX_RADIUS), float(widest))
+        radius = min(
+            np.clip(rng.lognormal(np.log(MEAN_RADIUS), 0.3), MIN_RADIUS, MAX_RADIUS), float(widest)
+        )
         seed = np.array(np.unravel_index(rng.choice(np.flatnonzero(room >= radius)), room.shape))
         seed = np.minimum((seed + 0.5) * CELL, extent - 1e-3)
         trees.append(grow_tree(seed, radius, room, extent, rng))
@@ -78,7 +104,9 @@ def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
             box, squared = ball(point, FAR + thickness, CELL, room.shape)
             room[box] = np.minimum(room[box], np.sqrt(squared) - thickness)
     long = min(LONG, 0.4 * extent.min())
-    return [tree for tree in trees if tree.length >= long] or [max(trees, key=lambda tree: tree.length)]
+    return [tree for tree in trees if tree.length >= long] or [
+        max(trees, key=lambda tree: tree.length)
+    ]
 
 
 def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndarray, rng) -> Tree:
@@ -89,14 +117,26 @@ def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndar
     walk(tree, 0, -ahead, radius, room, extent, rng)
     for _ in range(min(5, rng.poisson(tree.length / 80))):
         before = len(tree.points)
-        walk(tree, int(rng.integers(before)), random_direction(rng), max(MIN_RADIUS, 0.8 * radius), room, extent, rng)
+        walk(
+            tree,
+            int(rng.integers(before)),
+            random_direction(rng),
+            max(MIN_RADIUS, 0.8 * radius),
+            room,
+            extent,
+            rng,
+        )
         if len(tree.points) - before < 8:  # a stump, not a branch
             del tree.points[before:], tree.parents[before:], tree.radii[before:]
     return tree
 
 
-def walk(tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.ndarray, extent, rng) -> None:
-    """Append nodes to a tree from node `start` on, until the walk leaves the volume or finds no way."""
+def walk(
+    tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.ndarray, extent, rng
+) -> None:
+    """Append nodes to a tree from node `start` on, until the walk leaves the volume or finds no
+    way.
+    """
     node, position, own = start, tree.points[start], np.array(tree.points)
     own = own[np.linalg.norm(own - position, axis=1) > 3 * radius]
     for i in range(LONGEST):
@@ -110,7 +150,9 @@ def walk(tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.
             free &= np.linalg.norm(next_points[:, None] - own, axis=2).min(1) >= 1.8 * radius
         if not free.any():
             return
-        score = np.minimum(look_up(room, position + 4 * STEP * directions) / radius, 1.5) + 0.5 * rng.random(16)
+        score = np.minimum(
+            look_up(room, position + 4 * STEP * directions) / radius, 1.5
+        ) + 0.5 * rng.random(16)
         best = int(np.argmax(np.where(free, score, -1)))
         position, direction = next_points[best], directions[best]
         tree.points.append(position)
@@ -129,26 +171,38 @@ def look_up(room: np.ndarray, points: np.ndarray) -> np.ndarray:
     return room[tuple(cells.T)]
 
 
-def ball(centre: np.ndarray, radius: float, size: np.ndarray | float, shape: tuple) -> tuple[tuple, np.ndarray]:
-    """The box of a volume's voxels that a ball in units reaches, and their squared distances (Z, Y, X) from its centre.
+def ball(
+    centre: np.ndarray, radius: float, size: np.ndarray | float, shape: tuple
+) -> tuple[tuple, np.ndarray]:
+    """The box of a volume's voxels that a ball in units reaches, and their squared distances (Z, Y,
+    X) from its centre.
 
     size: of a voxel, in units. shape: of the volume, which the box does not leave.
     """
-    first, last = (np.clip((centre + reach) / size, 0, shape).astype(int) for reach in (-radius, radius))
+    first, last = (
+        np.clip((centre + reach) / size, 0, shape).astype(int) for reach in (-radius, radius)
+    )
     box = tuple(map(slice, first, last + 1))
     sizes = np.broadcast_to(size, 3)
-    z, y, x = (((np.arange(n)[part] + 0.5) * s - c) ** 2 for n, part, s, c in zip(shape, box, sizes, centre))
+    z, y, x = (
+        ((np.arange(n)[part] + 0.5) * s - c) ** 2
+        for n, part, s, c in zip(shape, box, sizes, centre)
+    )
     return box, z[:, None, None] + y[:, None] + x
 
 
 def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres, radii, labels."""
+    """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres,
+    radii, labels.
+    """
     parts = [(np.empty((0, 3)), np.empty(0), np.empty(0, int))]
     for label, tree in enumerate(trees, start=1):
         points, thickness = np.array(tree.points), np.array(tree.radii)
         for _ in range(rng.poisson(tree.length / 120)):
             start = int(rng.integers(len(points)))
-            chain = points[start : start + int(rng.integers(5, 14))] + 0.25 * thickness[start] * random_direction(rng)
+            chain = points[start : start + int(rng.integers(5, 14))] + 0.25 * thickness[
+                start
+            ] * random_direction(rng)
             radii = np.full(len(chain), rng.uniform(0.35, 0.5) * thickness[start])
             parts.append((chain, radii, np.full(len(chain), label)))
         for _ in range(rng.poisson(tree.length / 40)):
@@ -172,17 +226,23 @@ def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) ->
             ids.append(label)
             positions.append(voxel)
     positions, edges = np.array(positions, np.int64), np.array(edges, np.int64).reshape(-1, 2)
-    return Skeleton(np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges)
+    return Skeleton(
+        np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges
+    )
 
 
 def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
-    """Labels (Z, Y, X) uint32: all neurites grow from their walks at the same speed until they meet."""
+    """Labels (Z, Y, X) uint32: all neurites grow from their walks at the same speed until they
+    meet.
+    """
     parts = []
     for label, tree in enumerate(trees, start=1):
         ends = np.array(tree.points)
         starts = ends[np.maximum(tree.parents, 0)]
         for t in np.arange(0.25, 1.01, 0.25):
-            parts.append((starts + t * (ends - starts), tree.radii, np.full(len(ends), label, np.uint32)))
+            parts.append(
+                (starts + t * (ends - starts), tree.radii, np.full(len(ends), label, np.uint32))
+            )
     points, radii, ids = map(np.concatenate, zip(*parts))
     warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)], axis=-1)
     return ids.take(grow_points(shape, size, points, radii, warp))
@@ -190,17 +250,20 @@ def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
 
 @numba.njit(cache=True)
 def grow_points(shape, size, points, radii, warp):
-    """The point each voxel belongs to: that whose ball has the nearest surface, in a space bent by `warp`.
+    """The point each voxel belongs to: that whose ball has the nearest surface, in a space bent by
+    `warp`.
 
-    Voxels join in order of that distance and only where a neighbour already has, so every label is connected. They
-    are counted in a volume with a rim of one voxel, which is never FREE.
+    Voxels join in order of that distance and only where a neighbour already has, so every label is
+    connected. They are counted in a volume with a rim of one voxel, which is never FREE.
     """
     FREE, RIM, PER_UNIT = -1, -2, 8.0  # distances are sorted into 1 / 8 of a unit
     padded = np.full((shape[0] + 2, shape[1] + 2, shape[2] + 2), RIM, np.int32)
     padded[1:-1, 1:-1, 1:-1] = FREE
     sources = padded.reshape(-1)
     row, plane = shape[2] + 2, (shape[1] + 2) * (shape[2] + 2)
-    head = np.full(int(PER_UNIT * 400), -1, np.int64)  # the voxels at each distance, as linked lists
+    head = np.full(
+        int(PER_UNIT * 400), -1, np.int64
+    )  # the voxels at each distance, as linked lists
     following = np.full(padded.size, -1, np.int64)
     bent = np.empty_like(points)
     for n in range(len(points)):
@@ -228,7 +291,9 @@ def grow_points(shape, size, points, radii, warp):
                 for back in steps:
                     n = sources[voxel + back]
                     if n >= 0 and n != source:
-                        distance = np.sqrt((pz - bent[n, 0]) ** 2 + (py - bent[n, 1]) ** 2 + (px - bent[n, 2]) ** 2)
+                        distance = np.sqrt(
+                            (pz - bent[n, 0]) ** 2 + (py - bent[n, 1]) ** 2 + (px - bent[n, 2]) ** 2
+                        )
                         if distance - radii[n] < nearest:
                             nearest, source = distance - radii[n], n
                 sources[voxel] = source
@@ -237,10 +302,14 @@ def grow_points(shape, size, points, radii, warp):
     return padded[1:-1, 1:-1, 1:-1]
 
 
-def render(labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.random.Generator) -> np.ndarray:
-    """Brightness (Z, Y, X) float32, about [0, 1]: cytoplasm, texture, organelles, and membranes of uneven contrast.
+def render(
+    labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.random.Generator
+) -> np.ndarray:
+    """Brightness (Z, Y, X) float32, about [0, 1]: cytoplasm, texture, organelles, and membranes of
+    uneven contrast.
 
-    size: of a voxel, in units. organelles: balls as centres (N, 3) and radii (N,) in units, and labels (N,).
+    size: of a voxel, in units. organelles: balls as centres (N, 3) and radii (N,) in units, and
+    labels (N,).
     """
     shape = labels.shape
     image = (CYTOPLASM + 0.03 * rng.normal(size=labels.max() + 1)).astype(np.float32)[labels]
@@ -251,7 +320,9 @@ def render(labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.rand
     dark = np.zeros(shape, np.float32)
     for centre, radius, label in zip(*organelles):
         box, squared = ball(centre, radius, size, shape)
-        dark[box][(labels[box] == label) & (squared <= radius**2)] = 1  # a ball stays inside its own label
+        dark[box][(labels[box] == label) & (squared <= radius**2)] = (
+            1  # a ball stays inside its own label
+        )
     blur(dark, 0.6 / size)
     image -= ORGANELLE * dark
     membrane = draw_membranes(labels, np.minimum(1, 1 / size).astype(np.float32))
@@ -262,7 +333,9 @@ def render(labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.rand
 
 
 def draw_membranes(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """At each voxel the largest weight of the axes along which a neighbour has another label, else 0."""
+    """At each voxel the largest weight of the axes along which a neighbour has another label, else
+    0.
+    """
     membrane = np.zeros(labels.shape, np.float32)
     for axis, weight in enumerate(weights):
         lines, drawn = np.moveaxis(labels, axis, 0), np.moveaxis(membrane, axis, 0)

@@ -1,4 +1,7 @@
-"""One way to read a volume and one to write it, whatever the format. Arrays keep their stored axis order."""
+"""One way to read a volume and one to write it, whatever the format.
+
+Arrays keep their stored axis order.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,36 @@ import tifffile
 from pytc.config import Lengths, require
 from pytc.io import stores
 
-NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "nanometers": 1.0, "um": 1e3, "µm": 1e3, "micrometer": 1e3, "micron": 1e3}
-# 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512 is whole chunks,
-# and one channel a chunk lets a decoder read the three short-range affinities alone.
+NANOMETRES = {
+    "nm": 1.0,
+    "nanometer": 1.0,
+    "nanometers": 1.0,
+    "um": 1e3,
+    "µm": 1e3,
+    "micrometer": 1e3,
+    "micron": 1e3,
+}
+# 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512
+# is whole chunks, and one channel a chunk lets a decoder read the three short-range affinities
+# alone.
 CHUNK = 64
 
 
-def open_volume(path: str | Path, *, axes: str | None = None, voxel_size: Lengths | None = None,
-                writable: bool = False) -> Volume:
+def open_volume(
+    path: str | Path,
+    *,
+    axes: str | None = None,
+    voxel_size: Lengths | None = None,
+    writable: bool = False,
+) -> Volume:
     """A stored volume, of which only what is asked for is read.
 
-    path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3, N5 or precomputed
-    folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside), a TIFF stack, a folder of PNG or TIFF slices,
-    or .npy. axes (e.g. "zyx", "xyzc") and voxel_size (nm, spatial axes in stored order) are used instead of what the
-    file says. writable: whether more may be written to it, Zarr only. ValueError if there is no such array, or if
-    what the file says about itself does not fit it.
+    path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3,
+    N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside), a TIFF
+    stack, a folder of PNG or TIFF slices, or .npy. axes (e.g. "zyx", "xyzc") and voxel_size (nm,
+    spatial axes in stored order) are used instead of what the file says. writable: whether more may
+    be written to it, Zarr only. ValueError if there is no such array, or if what the file says
+    about itself does not fit it.
     """
     volume = Volume(stores.open_stored(str(path)), path, axes, voxel_size)
     volume.writable = writable
@@ -40,22 +58,40 @@ def open_volume(path: str | Path, *, axes: str | None = None, voxel_size: Length
     return volume
 
 
-def create_volume(path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes: str | None = None,
-                  voxel_size: Lengths | None = None, chunks: tuple[int, ...] | None = None,
-                  attributes: dict[str, Any] | None = None, overwrite: bool = False, zarr_format: int = 2) -> Volume:
-    """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until written.
+def create_volume(
+    path: str | Path,
+    shape: tuple[int, ...],
+    dtype: Any,
+    *,
+    axes: str | None = None,
+    voxel_size: Lengths | None = None,
+    chunks: tuple[int, ...] | None = None,
+    attributes: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    zarr_format: int = 2,
+) -> Volume:
+    """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until
+    written.
 
-    A single file appears under its name when the volume is closed, or the `with` block is left, without an error. A
-    Zarr array exists at once; processes may write to it together if none shares a chunk with another. axes: by
-    default zyx, or czyx. chunks: by default one channel of 64 voxels along each axis. attributes: anything JSON can
-    say, e.g. offsets, activation; .npy holds none. ValueError if the path exists (unless overwrite), or cannot hold
-    what is asked for.
+    A single file appears under its name when the volume is closed, or the `with` block is left,
+    without an error. A Zarr array exists at once; processes may write to it together if none shares
+    a chunk with another. axes: by default zyx, or czyx. chunks: by default one channel of 64 voxels
+    along each axis. attributes: anything JSON can say, e.g. offsets, activation; .npy holds none.
+    ValueError if the path exists (unless overwrite), or cannot hold what is asked for.
     """
     saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
     saved |= {} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}
-    wanted = Volume(stores.Stored(shape, dtype, saved, None), path)  # what a reader would refuse is not written
-    chunks = chunks or tuple(1 if axis == "c" else min(CHUNK, n) for axis, n in zip(wanted.axes, shape))
-    require(len(chunks) == len(shape) and min(chunks) > 0, f"chunks of {len(shape)} axes for shape {shape}", chunks)
+    wanted = Volume(
+        stores.Stored(shape, dtype, saved, None), path
+    )  # what a reader would refuse is not written
+    chunks = chunks or tuple(
+        1 if axis == "c" else min(CHUNK, n) for axis, n in zip(wanted.axes, shape)
+    )
+    require(
+        len(chunks) == len(shape) and min(chunks) > 0,
+        f"chunks of {len(shape)} axes for shape {shape}",
+        chunks,
+    )
     file, inside = stores.split_path(str(path))
     if any(part.endswith(".zarr") for part in file.parts):
         _create_zarr(file / (inside or ""), wanted, chunks, overwrite, zarr_format)
@@ -70,16 +106,24 @@ def create_volume(path: str | Path, shape: tuple[int, ...], dtype: Any, *, axes:
 class Volume(AbstractContextManager):
     """A stored array: `volume[slices]` in stored axis order, `read(start, stop)` as (C, Z, Y, X).
 
-    axes: e.g. "zyx", "czyx", "xyzc". voxel_size: nm, spatial axes in stored order, or None. attributes: all that is
-    stored with it. offsets: of the affinity channels, or None. Picklable; a reader is safe to use after a fork.
+    axes: e.g. "zyx", "czyx", "xyzc". voxel_size: nm, spatial axes in stored order, or None.
+    attributes: all that is stored with it. offsets: of the affinity channels, or None. Picklable; a
+    reader is safe to use after a fork.
     """
 
     writable = False
 
-    def __init__(self, stored: stores.Stored, path: str | Path, axes: str | None = None,
-                 voxel_size: Lengths | None = None):  # fmt: skip
+    def __init__(
+        self,
+        stored: stores.Stored,
+        path: str | Path,
+        axes: str | None = None,
+        voxel_size: Lengths | None = None,
+    ):
         self.path, self.shape = str(path), tuple(map(int, stored.shape))
-        with stores.expecting(numbers := f"voxels of {path} that are bool, integer or float", TypeError):
+        with stores.expecting(
+            numbers := f"voxels of {path} that are bool, integer or float", TypeError
+        ):
             self.dtype = np.dtype(stored.dtype).newbyteorder("=")
         require(self.dtype.kind in "buif", numbers, str(self.dtype))
         self.attributes = json.loads(json.dumps(stored.attributes, default=_plain))
@@ -102,7 +146,8 @@ class Volume(AbstractContextManager):
     def handle(self) -> Any:
         """What is sliced like NumPy; opened once a process."""
         if self._pid != os.getpid():
-            self._handle = None  # what a fork copied from its parent goes first, or HDF5 would share its descriptor
+            # what a fork copied from its parent goes first, or HDF5 would share its descriptor
+            self._handle = None
             self._handle, self._pid = self._opener(), os.getpid()
         return self._handle
 
@@ -114,27 +159,47 @@ class Volume(AbstractContextManager):
 
     def __setitem__(self, index: Any, values: Any) -> None:
         slices, shape = self._slices(index)
-        require(self.writable, "a volume from create_volume to write to", f"{self.path}, open for reading")
+        require(
+            self.writable,
+            "a volume from create_volume to write to",
+            f"{self.path}, open for reading",
+        )
         values = np.asarray(values)
         exact = values.astype(self.dtype, copy=False)
         same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
-        kept = self.dtype.kind == "f" or np.can_cast(values.dtype, self.dtype) or (exact == values).all()
-        require(same_kind and kept, f"values that fit {self.dtype} of {self.path}", str(values.dtype))
-        require(values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape)
+        kept = (
+            self.dtype.kind == "f"
+            or np.can_cast(values.dtype, self.dtype)
+            or (exact == values).all()
+        )
+        require(
+            same_kind and kept, f"values that fit {self.dtype} of {self.path}", str(values.dtype)
+        )
+        require(
+            values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape
+        )
         lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
         self.handle[slices] = np.broadcast_to(exact, shape).reshape(lengths)
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
-        """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels first."""
+        """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels
+        first.
+        """
         bounds = zip(start, stop, self.spatial_shape)
         inside = len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)
         require(inside, f"a box inside {self.spatial_shape} of {self.path}", (start, stop))
         spatial = map(slice, start, stop)
         values = self[tuple(slice(None) if axis == "c" else next(spatial) for axis in self.axes)]
-        return np.ascontiguousarray(np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None])
+        return np.ascontiguousarray(
+            np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
+        )
 
-    def read_channels(self, channels: list[int], planes: slice = slice(None), out: np.ndarray | None = None):
-        """Some channels as (len(channels), Z, Y, X); planes: along the first spatial axis; out: to be filled."""
+    def read_channels(
+        self, channels: list[int], planes: slice = slice(None), out: np.ndarray | None = None
+    ):
+        """Some channels as (len(channels), Z, Y, X); planes: along the first spatial axis; out: to
+        be filled.
+        """
         lengths = (len(range(*planes.indices(self.spatial_shape[0]))), *self.spatial_shape[1:])
         out = np.empty((len(channels), *lengths), self.dtype) if out is None else out
         for channel, values in zip(channels, out):
@@ -143,8 +208,8 @@ class Volume(AbstractContextManager):
         return out
 
     def keep_decoded(self, size: int) -> None:
-        """Let each process keep up to `size` bytes of the chunks it decodes, in formats that have chunks, so that
-        reads which share one decode it once; to be said before the first read."""
+        """Let each process keep up to `size` bytes of the chunks it decodes, in formats that have
+        chunks, so that reads which share one decode it once; to be said before the first read."""
         if "cache_bytes" in self._opener.keywords:
             self._opener = partial(self._opener, cache_bytes=size)
 
@@ -165,12 +230,16 @@ class Volume(AbstractContextManager):
         return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
 
     def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step, and the shape of what it names."""
+        """An index as one slice an axis with known start, stop and step, and the shape of what it
+        names.
+        """
         index = index if isinstance(index, tuple) else (index,)
         at = index.index(...) if ... in index else len(index)
         full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))
         full = index[:at] + full + index[at + 1 :]
-        with stores.expecting(f"an index into {self.shape} of {self.path}", IndexError, TypeError, ValueError):
+        with stores.expecting(
+            f"an index into {self.shape} of {self.path}", IndexError, TypeError, ValueError
+        ):
             parts = [range(length)[item] for length, item in zip(self.shape, full, strict=True)]
         ranges = [part if isinstance(part, range) else range(part, part + 1) for part in parts]
         require(all(r.step > 0 for r in ranges), "slices with a positive step", index)
@@ -190,15 +259,30 @@ def _describe(volume: Volume, axes: str | None, voxel_size: Lengths | None):
     Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.
     """
     path, shape, attributes = volume.path, volume.shape, volume.attributes
-    require(len(shape) in (3, 4) and min(shape) > 0, f"three axes, or four with channels, none empty, in {path}", shape)
+    require(
+        len(shape) in (3, 4) and min(shape) > 0,
+        f"three axes, or four with channels, none empty, in {path}",
+        shape,
+    )
     axes = axes or attributes.get("axes")
     clear = axes or len(shape) == 3 or shape[0] < min(shape[1:])
-    require(clear, f"axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say", axes)
+    require(
+        clear, f"axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say", axes
+    )
     known, names = "zyxc"[: len(shape)], "".join(map(str, axes or "czyx"[-len(shape) :])).lower()
-    require(sorted(names) == sorted(known), f"axes in an order of {known} for shape {shape} of {path}", axes)
-    stored = [attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None]
+    require(
+        sorted(names) == sorted(known),
+        f"axes in an order of {known} for shape {shape} of {path}",
+        axes,
+    )
+    stored = [
+        attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None
+    ]
     if voxel_size is None and stored:
-        agree = all(isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0] for lengths in stored)
+        agree = all(
+            isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0]
+            for lengths in stored
+        )
         require(agree, f"one voxel size of three lengths in {path}", stored)
         units = attributes.get("unit") or attributes.get("units") or "nm"
         units = [units] * 3 if isinstance(units, str) else units
@@ -226,30 +310,49 @@ class NewFile(Volume):
         self.__dict__ |= wanted.__dict__
         self._file, self._pid = file, os.getpid()
         self._partial = file.with_name(f"{file.name}.{self._pid}.partial")
-        require(not self._partial.exists(), f"no other writer: {file} is being written", str(self._partial))
+        require(
+            not self._partial.exists(),
+            f"no other writer: {file} is being written",
+            str(self._partial),
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._handle = self._create(file.suffix.lower(), dataset, chunks)
         except (TypeError, ValueError) as error:
             self._partial.unlink(missing_ok=True)
-            raise ValueError(f"cannot create {file} with attributes {self.attributes}: {error}") from error
+            raise ValueError(
+                f"cannot create {file} with attributes {self.attributes}: {error}"
+            ) from error
 
-    def _create(self, suffix: str, dataset: str, chunks: tuple[int, ...]) -> h5py.Dataset | np.memmap:
+    def _create(
+        self, suffix: str, dataset: str, chunks: tuple[int, ...]
+    ) -> h5py.Dataset | np.memmap:
         if suffix == ".npy":
             if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
                 raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
-            return np.lib.format.open_memmap(self._partial, mode="w+", shape=self.shape, dtype=self.dtype)
+            return np.lib.format.open_memmap(
+                self._partial, mode="w+", shape=self.shape, dtype=self.dtype
+            )
         if suffix in stores.TIFF_SUFFIXES:
             if self.dtype.kind == "b":
                 raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
-            return tifffile.memmap(self._partial, shape=self.shape, dtype=self.dtype, photometric="minisblack",
-                                   metadata=self.attributes)
+            return tifffile.memmap(
+                self._partial,
+                shape=self.shape,
+                dtype=self.dtype,
+                photometric="minisblack",
+                metadata=self.attributes,
+            )
         if self._file.exists():
             with h5py.File(self._file, "r") as file:
                 if (names := stores.hdf5_datasets(file)) != [dataset]:
-                    raise ValueError(f"it is written whole, but holds more than {dataset}: {', '.join(names)}")
+                    raise ValueError(
+                        f"it is written whole, but holds more than {dataset}: {', '.join(names)}"
+                    )
         packed = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
-        made = h5py.File(self._partial, "w").create_dataset(dataset, self.shape, self.dtype, **packed)
+        made = h5py.File(self._partial, "w").create_dataset(
+            dataset, self.shape, self.dtype, **packed
+        )
         made.attrs.update(self.attributes)
         return made
 
@@ -259,25 +362,33 @@ class NewFile(Volume):
         return self._handle if ours else self.__getstate__()  # which raises, and says why
 
     def _finish(self, success: bool) -> None:
-        if self._handle is None or self._pid != os.getpid():  # a forked child leaves its parent's file alone
+        if (
+            self._handle is None or self._pid != os.getpid()
+        ):  # a forked child leaves its parent's file alone
             return
         handle, self._handle = self._handle, None
         handle.flush() if isinstance(handle, np.memmap) else handle.file.close()
         self._partial.replace(self._file) if success else self._partial.unlink()
 
     def __getstate__(self) -> dict[str, Any]:
-        raise ValueError(f"{self._file} is closed (open_volume reads it), or not of this process: only the process "
-                         "that created it writes it; several can write to a .zarr")
+        raise ValueError(
+            f"{self._file} is closed (open_volume reads it), or not of this process: only the process "
+            "that created it writes it; several can write to a .zarr"
+        )
 
 
-def _create_zarr(path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite: bool, zarr_format: int) -> None:
+def _create_zarr(
+    path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite: bool, zarr_format: int
+) -> None:
     """A new Zarr array of blosc-compressed chunks (zstd, shuffled), and the groups above it."""
     import tensorstore
 
     require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
     if path.exists() and not (overwrite and stores.is_zarr(path)):
         raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
-    groups = [group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)]
+    groups = [
+        group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)
+    ]
     arrays = [str(group) for group in groups if stores.is_zarr(group)]
     require(not arrays, f"groups above {path}, none of which is an array", arrays)
     shutil.rmtree(path, ignore_errors=True)
@@ -285,16 +396,40 @@ def _create_zarr(path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite:
     blosc, dtype = {"cname": "zstd", "clevel": 5}, wanted.dtype
     if zarr_format == 2:
         driver, marker, group_content = "zarr", ".zgroup", {"zarr_format": 2}
-        (path / ".zattrs").write_text(json.dumps(wanted.attributes, indent=1))  # an array never lacks its attributes
-        metadata = {"chunks": chunks, "dtype": dtype.str, "fill_value": np.zeros((), dtype).item(),
-                    "dimension_separator": "/", "compressor": {"id": "blosc", "shuffle": 1, **blosc}}
+        (path / ".zattrs").write_text(
+            json.dumps(wanted.attributes, indent=1)
+        )  # an array never lacks its attributes
+        metadata = {
+            "chunks": chunks,
+            "dtype": dtype.str,
+            "fill_value": np.zeros((), dtype).item(),
+            "dimension_separator": "/",
+            "compressor": {"id": "blosc", "shuffle": 1, **blosc},
+        }
     else:
-        driver, marker, group_content = "zarr3", "zarr.json", {"zarr_format": 3, "node_type": "group"}
-        codec = {"name": "blosc", "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc}}
-        metadata = {"data_type": dtype.name, "attributes": wanted.attributes, "codecs": [codec],
-                    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}}}
+        driver, marker, group_content = (
+            "zarr3",
+            "zarr.json",
+            {"zarr_format": 3, "node_type": "group"},
+        )
+        codec = {
+            "name": "blosc",
+            "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc},
+        }
+        metadata = {
+            "data_type": dtype.name,
+            "attributes": wanted.attributes,
+            "codecs": [codec],
+            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
+        }
     for group in groups:
         if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
             (group / marker).write_text(json.dumps(group_content))
-    tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"},
-                      "metadata": {"shape": wanted.shape, **metadata}}, create=True).result()
+    tensorstore.open(
+        {
+            "driver": driver,
+            "kvstore": {"driver": "file", "path": f"{path}/"},
+            "metadata": {"shape": wanted.shape, **metadata},
+        },
+        create=True,
+    ).result()

@@ -1,7 +1,8 @@
-"""The whole curve of skeleton scores: at every threshold at which a segmentation can change, hence the best there is.
+"""The whole curve of skeleton scores: at every threshold at which a segmentation can change, hence
+the best there is.
 
-Segments are stretches of a line of nodes that only merge (`line_up`), so each merge changes a score by what it makes of
-two stretches, and the scores are running sums.
+Segments are stretches of a line of nodes that only merge (`line_up`), so each merge changes a score
+by what it makes of two stretches, and the scores are running sums.
 """
 
 from collections.abc import Callable
@@ -17,30 +18,43 @@ from pytc.segmentation.edges import values_above
 EXACT_METRICS = ("erl", "nerl", "voi_sum", "voi_split", "voi_merge")
 
 
-def exact_sweep(affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "nerl", min_size: int = 0) -> Sweep:
+def exact_sweep(
+    affinities: np.ndarray, skeleton: Skeleton, *, metric: str = "nerl", min_size: int = 0
+) -> Sweep:
     """EXACT_METRICS as `threshold_sweep` counts them, at all thresholds from 0 up.
 
-    affinities and min_size as in `connected_components_3d`. Thresholds of rows descend, and are affinities or 0; a row
-    holds from its threshold up to that of the row before, where the segments of the nodes change. Memory: about 42
-    bytes a voxel beyond the affinities. ValueError for other metrics, and if a node lies outside the volume.
+    affinities and min_size as in `connected_components_3d`. Thresholds of rows descend, and are
+    affinities or 0; a row holds from its threshold up to that of the row before, where the segments
+    of the nodes change. Memory: about 42 bytes a voxel beyond the affinities. ValueError for other
+    metrics, and if a node lies outside the volume.
     """
     if metric not in EXACT_METRICS:
-        raise ValueError(f"expected a metric from {', '.join(EXACT_METRICS)} for an exact sweep, got {metric!r}")
+        raise ValueError(
+            f"expected a metric from {', '.join(EXACT_METRICS)} for an exact sweep, got {metric!r}"
+        )
     skeletons = SkeletonMetrics(skeleton)
     thresholds = np.append(0, values_above(affinities[:3], 0))[::-1]
-    graph = component_graph(affinities, thresholds, min_size=min_size, follow=skeletons.segments_at_nodes)
+    graph = component_graph(
+        affinities, thresholds, min_size=min_size, follow=skeletons.segments_at_nodes
+    )
     nodes, born, joined = line_up(graph)
     times, rows = np.unique(np.concatenate([[0], born, joined]), return_inverse=True)
     born, joined = np.split(rows[1:], 2)
-    lowest = thresholds[np.append(times[1:-1], len(thresholds)) - 1]  # the last of the times is NEVER
+    lowest = thresholds[
+        np.append(times[1:-1], len(thresholds)) - 1
+    ]  # the last of the times is NEVER
     squares = _run_length(skeleton, nodes, joined, len(lowest))
     split, merge = _information(skeleton.ids[nodes], born, joined, len(lowest))
     erl = np.maximum(squares, 0) / skeletons.total_length
-    rows = np.column_stack([lowest, erl, erl / skeletons.max_erl, split + merge, split, merge]).tolist()
+    rows = np.column_stack(
+        [lowest, erl, erl / skeletons.max_erl, split + merge, split, merge]
+    ).tolist()
     return best_of([dict(zip(("threshold", *EXACT_METRICS), row)) for row in rows], metric)
 
 
-def _run_length(skeleton: Skeleton, nodes: np.ndarray, joined: np.ndarray, n_rows: int) -> np.ndarray:
+def _run_length(
+    skeleton: Skeleton, nodes: np.ndarray, joined: np.ndarray, n_rows: int
+) -> np.ndarray:
     """(n_rows,) sum over segments of the squared length of correct edges."""
     place = np.empty_like(nodes)
     place[nodes] = np.arange(len(nodes))
@@ -49,15 +63,23 @@ def _run_length(skeleton: Skeleton, nodes: np.ndarray, joined: np.ndarray, n_row
     gaps = _latest(joined, *ends[apart].T)  # an edge is within a segment once this gap is closed
     length = np.bincount(gaps + 1, skeleton.edge_lengths[apart], len(nodes)).cumsum()
     changes = np.append(0, np.diff(skeleton.ids[nodes]) != 0).cumsum()
-    return _over_stretches(joined, n_rows, lambda first, last: np.where(
-        changes[first] == changes[last], length[last] - length[first], 0) ** 2)  # fmt: skip
+    return _over_stretches(
+        joined,
+        n_rows,
+        lambda first, last: (
+            np.where(changes[first] == changes[last], length[last] - length[first], 0) ** 2
+        ),
+    )
 
 
-def _information(ids: np.ndarray, born: np.ndarray, joined: np.ndarray, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """voi_split and voi_merge, (n_rows,); nodes that are not born yet are in segment 0, and skeleton 0 does not count.
+def _information(
+    ids: np.ndarray, born: np.ndarray, joined: np.ndarray, n_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """voi_split and voi_merge, (n_rows,); nodes that are not born yet are in segment 0, and
+    skeleton 0 does not count.
 
-    With n(s, t) nodes of skeleton s in segment t and g(n) = n log2 n, voi_split is the sum of g(n(s)), less that of
-    g(n(s, t)), over the number of nodes; voi_merge is the same from g(n(t)).
+    With n(s, t) nodes of skeleton s in segment t and g(n) = n log2 n, voi_split is the sum of
+    g(n(s)), less that of g(n(s, t)), over the number of nodes; voi_merge is the same from g(n(t)).
     """
     counted = ids != 0
     own = np.argsort(ids, kind="stable")  # the line of each skeleton, one after another
@@ -76,8 +98,12 @@ def _information(ids: np.ndarray, born: np.ndarray, joined: np.ndarray, n_rows: 
 
     each = in_background(ids[counted], born[counted])
     joint = in_segments(joined_own, counted[own]) + each[1:]
-    segments = in_segments(joined, counted) + in_background(np.ones(counted.sum()), born[counted])[1:]
-    return np.maximum(each[0] - joint, 0) / counted.sum(), np.maximum(segments - joint, 0) / counted.sum()
+    segments = (
+        in_segments(joined, counted) + in_background(np.ones(counted.sum()), born[counted])[1:]
+    )
+    return np.maximum(each[0] - joint, 0) / counted.sum(), np.maximum(
+        segments - joint, 0
+    ) / counted.sum()
 
 
 def _g(n: np.ndarray) -> np.ndarray:
@@ -85,7 +111,10 @@ def _g(n: np.ndarray) -> np.ndarray:
 
 
 def _latest(times: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """Where times[first:last], not empty, is largest; from tables of all stretches of 1, 2, 4, ... (some wrapped)."""
+    """Where times[first:last], not empty, is largest; from tables of all stretches of 1, 2, 4, ...
+
+    (some wrapped).
+    """
     n = len(times)
     tables = [times * n + np.arange(n)]
     while 1 << len(tables) <= n:
@@ -95,8 +124,10 @@ def _latest(times: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarra
 
 
 def _over_stretches(joined: np.ndarray, n_rows: int, score: Callable) -> np.ndarray:
-    """(n_rows,) the sum of score(first, last) over the stretches of each row; that of a single place is 0."""
-    gaps = np.argsort(joined, kind="stable")[:np.count_nonzero(joined < n_rows)]
+    """(n_rows,) the sum of score(first, last) over the stretches of each row; that of a single
+    place is 0.
+    """
+    gaps = np.argsort(joined, kind="stable")[: np.count_nonzero(joined < n_rows)]
     begin, end, made = list(range(len(joined))), list(range(len(joined))), []
     for gap in gaps.tolist():  # begin is known at the last place of a stretch, end at the first
         made.append((begin[gap], end[gap + 1]))

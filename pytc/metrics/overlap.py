@@ -1,4 +1,6 @@
-"""Variation of information and Rand scores of a segmentation, all from one sparse table of overlaps."""
+"""Variation of information and Rand scores of a segmentation, all from one sparse table of
+overlaps.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -8,14 +10,23 @@ import numpy as np
 
 from pytc.metrics.hashing import add_pairs, empty_table, number_ids
 
-OVERLAP_METRICS = ("voi_split", "voi_merge", "voi_sum", "rand_split", "rand_merge", "adapted_rand_error")
+OVERLAP_METRICS = (
+    "voi_split",
+    "voi_merge",
+    "voi_sum",
+    "rand_split",
+    "rand_merge",
+    "adapted_rand_error",
+)
 SLAB = 64  # planes counted by one thread at a time: whole chunks of a stored volume
 PIECE = 1 << 17  # voxels compared with their neighbours at a time: they stay in a core's cache
 
 
 @dataclass(frozen=True)
 class Contingency:
-    """Voxels that a true object and a segment share: distinct pairs, sorted by truth, then segmentation."""
+    """Voxels that a true object and a segment share: distinct pairs, sorted by truth, then
+    segmentation.
+    """
 
     truth: np.ndarray  # (P,) uint64
     segmentation: np.ndarray  # (P,) uint64
@@ -25,30 +36,41 @@ class Contingency:
 def contingency_table(truth, segmentation, mask=None, *, threads: int | None = None) -> Contingency:
     """How often each pair of labels occurs at the same voxel, 0 included.
 
-    truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in one pass, by slabs
-    along the first axis. Voxels where mask (bool, same shape) is False or truth is negative (unlabelled) do not
-    count. ValueError for other dtypes, shapes that differ, and negative segments.
+    truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in
+    one pass, by slabs along the first axis. Voxels where mask (bool, same shape) is False or truth
+    is negative (unlabelled) do not count. ValueError for other dtypes, shapes that differ, and
+    negative segments.
     """
     return _sorted_table(*count_pairs(truth, segmentation, mask, threads=threads))
 
 
-def count_pairs(truth, segmentation, mask=None, *, threads: int | None = None) -> tuple[np.ndarray, ...]:
+def count_pairs(
+    truth, segmentation, mask=None, *, threads: int | None = None
+) -> tuple[np.ndarray, ...]:
     """The columns of `contingency_table` without order, a pair once for each slab it occurs in."""
     for name, labels in (("truth", truth), ("segmentation", segmentation)):
         if np.dtype(labels.dtype).kind not in "iub":
             raise ValueError(f"expected integer labels, got a {name} of dtype {labels.dtype}")
     for name, other in (("segmentation", segmentation), ("mask", mask)):
         if other is not None and tuple(other.shape) != tuple(truth.shape):
-            raise ValueError(f"expected a {name} of the truth's shape {tuple(truth.shape)}, got {tuple(other.shape)}")
+            raise ValueError(
+                f"expected a {name} of the truth's shape {tuple(truth.shape)}, got {tuple(other.shape)}"
+            )
 
     slabs = [slice(start, start + SLAB) for start in range(0, max(1, truth.shape[0]), SLAB)]
     with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
-        parts = pool.map(lambda slab: _count(truth[slab], segmentation[slab], None if mask is None else mask[slab]),
-                         slabs)
+        parts = pool.map(
+            lambda slab: _count(
+                truth[slab], segmentation[slab], None if mask is None else mask[slab]
+            ),
+            slabs,
+        )
         return tuple(np.concatenate(column) for column in zip(*parts))
 
 
-def _count(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+def _count(
+    truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None = None
+) -> tuple[np.ndarray, ...]:
     """Distinct pairs of labels in arrays of one shape: true label, segment, voxels."""
     truth, segmentation = truth.reshape(-1), segmentation.reshape(-1)
     mask = mask if mask is None else mask.reshape(-1)
@@ -60,20 +82,25 @@ def _count(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None 
         lengths = np.diff(starts, append=len(pairs[0]))
         runs = (labels[starts].astype(np.uint64) for labels in pairs)
         table = add_pairs(*runs, lengths, np.empty(0, np.int64), *table)
-    return tuple(column[:table[-1]] for column in table[1:4])
+    return tuple(column[: table[-1]] for column in table[1:4])
 
 
 def _run_starts(truth: np.ndarray, segmentation: np.ndarray, buffer: np.ndarray) -> np.ndarray:
-    """Where a pair differs from the one before, in the buffer: labels come in runs, and one look-up counts a run."""
+    """Where a pair differs from the one before, in the buffer: labels come in runs, and one look-up
+    counts a run.
+    """
     new = np.ones(len(truth), bool)
     np.not_equal(truth[1:], truth[:-1], out=new[1:])
     new[1:] |= segmentation[1:] != segmentation[:-1]
-    return buffer[:_places(new, buffer)]
+    return buffer[: _places(new, buffer)]
 
 
 @numba.njit(cache=True, nogil=True)
 def _places(flags, places):
-    """Write where flags are set; returns how many. No branch depends on a flag: none can be mispredicted."""
+    """Write where flags are set; returns how many.
+
+    No branch depends on a flag: none can be mispredicted.
+    """
     count = 0
     for i in range(len(flags)):
         places[count] = i
@@ -81,7 +108,9 @@ def _places(flags, places):
     return count
 
 
-def _labelled(truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(
+    truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Without the voxels that do not count."""
     if segmentation.dtype.kind == "i" and segmentation.min() < 0:
         raise ValueError(f"expected segments of 0 or more, got {segmentation.min()}")
@@ -97,31 +126,38 @@ def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray
     new = np.ones(len(order), bool)
     new[1:] = (truth[1:] != truth[:-1]) | (segmentation[1:] != segmentation[:-1])
     first = np.flatnonzero(new)
-    return Contingency(truth[first], segmentation[first], np.add.reduceat(count, first) if len(first) else count)
+    return Contingency(
+        truth[first], segmentation[first], np.add.reduceat(count, first) if len(first) else count
+    )
 
 
 def table_of_pairs(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
     """The table of pairs that may recur, (n,) uint64, uint64 and int64, in any order."""
+
     def add(part: slice) -> list[np.ndarray]:
-        _, *columns, known = add_pairs(truth[part], segmentation[part], count[part], nothing, *empty_table())
+        _, *columns, known = add_pairs(
+            truth[part], segmentation[part], count[part], nothing, *empty_table()
+        )
         return [column[:known] for column in columns]
 
     nothing, n, threads = np.empty(0, np.int64), len(truth), numba.config.NUMBA_NUM_THREADS
     with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(add, [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)])
+        parts = pool.map(
+            add, [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
+        )
         return _sorted_table(*(np.concatenate(column) for column in zip(*parts)))
 
 
 def overlap_metrics(truth, segmentation, mask=None) -> dict[str, float]:
     """Scores of a segmentation against dense labels; inputs as in `contingency_table`.
 
-    Voxels with truth 0 do not count; predicted 0 counts as one segment (as funlib.evaluate and BANIS score). With
-    p_ij the share of voxels in object i and segment j, p_i and p_j its sums:
+    Voxels with truth 0 do not count; predicted 0 counts as one segment (as funlib.evaluate and
+    BANIS score). With p_ij the share of voxels in object i and segment j, p_i and p_j its sums:
     voi_split = H(segment | object), voi_merge = H(object | segment), voi_sum their sum, in bits;
-    rand_split = sum p_ij^2 / sum p_i^2, rand_merge = sum p_ij^2 / sum p_j^2;
-    adapted_rand_error = 1 - 2 sum p_ij^2 / (sum p_i^2 + sum p_j^2).
-    ValueError if no voxel counts. Source: Meila, "Comparing clusterings" (2007); Arganda-Carreras et al.,
-    "Crowdsourcing the creation of image segmentation algorithms for connectomics" (2015).
+    rand_split = sum p_ij^2 / sum p_i^2, rand_merge = sum p_ij^2 / sum p_j^2; adapted_rand_error = 1
+    - 2 sum p_ij^2 / (sum p_i^2 + sum p_j^2). ValueError if no voxel counts. Source: Meila,
+    "Comparing clusterings" (2007); Arganda-Carreras et al., "Crowdsourcing the creation of image
+    segmentation algorithms for connectomics" (2015).
     """
     return metrics_of_table(contingency_table(truth, segmentation, mask))
 
@@ -133,12 +169,20 @@ def metrics_of_table(table: Contingency) -> dict[str, float]:
         raise ValueError("expected at least one voxel with a true label, got none")
     joint = table.count[counts].astype(np.float64)
     joint /= joint.sum()
-    codes = (number_ids(ids[counts])[0] for ids in (table.truth, table.segmentation))  # sums do not depend on ids
+    codes = (
+        number_ids(ids[counts])[0] for ids in (table.truth, table.segmentation)
+    )  # sums do not depend on ids
     objects, segments = (np.bincount(each, joint) for each in codes)
     split, merge = (max(0.0, _entropy(joint) - _entropy(shares)) for shares in (objects, segments))
     squares, squares_objects, squares_segments = (np.sum(p**2) for p in (joint, objects, segments))
-    figures = (split, merge, split + merge, squares / squares_objects, squares / squares_segments,
-               1 - 2 * squares / (squares_objects + squares_segments))
+    figures = (
+        split,
+        merge,
+        split + merge,
+        squares / squares_objects,
+        squares / squares_segments,
+        1 - 2 * squares / (squares_objects + squares_segments),
+    )
     return dict(zip(OVERLAP_METRICS, map(float, figures)))
 
 

@@ -14,8 +14,18 @@ from pytc.metrics.hashing import add_pairs, empty_table, number_ids
 from pytc.metrics.overlap import Contingency, metrics_of_table
 
 TOLERANCES = {"nerl_5": 5, "nerl_20": 20, "nerl_100": 100, "nerl_inf": np.inf}
-SKELETON_METRICS = ("erl", "max_erl", "nerl", "voi_sum", "voi_split", "voi_merge",
-                    "n_mergers", "n_non0_mergers", "n_splits", *TOLERANCES)
+SKELETON_METRICS = (
+    "erl",
+    "max_erl",
+    "nerl",
+    "voi_sum",
+    "voi_split",
+    "voi_merge",
+    "n_mergers",
+    "n_non0_mergers",
+    "n_splits",
+    *TOLERANCES,
+)
 BLOCK = 128  # edge, in voxels, of the blocks by which nodes are read from a volume on disk
 
 
@@ -34,28 +44,38 @@ class _Pairs:
 class SkeletonMetrics:
     """Scores of segmentations against one set of skeletons, whose arrays are prepared once.
 
-    An edge is correct if both nodes lie in one segment other than 0 that is not a merger; a segment is a merger if it
-    holds nodes of two or more skeletons. erl (nm): sum over skeletons and segments of the squared length of correct
-    edges, over the total length; max_erl: that of a perfect segmentation; nerl = erl / max_erl. nerl_N: the same, but
-    (skeleton, segment) pairs of at most N nodes are overlooked when mergers are sought. n_mergers: (skeleton,
-    segment) pairs on mergers, segment 0 included; n_non0_mergers: without it. n_splits: edges between two segments
+    An edge is correct if both nodes lie in one segment other than 0 that is not a merger; a segment
+    is a merger if it holds nodes of two or more skeletons. erl (nm): sum over skeletons and
+    segments of the squared length of correct edges, over the total length; max_erl: that of a
+    perfect segmentation; nerl = erl / max_erl. nerl_N: the same, but (skeleton, segment) pairs of
+    at most N nodes are overlooked when mergers are sought. n_mergers: (skeleton, segment) pairs on
+    mergers, segment 0 included; n_non0_mergers: without it. n_splits: edges between two segments
     other than 0. voi_*: as `overlap_metrics`, over nodes.
 
-    Source: Januszewski et al., "High-precision automated reconstruction of neurons with flood-filling networks"
-    (2018), as counted by funlib.evaluate and the BANIS baseline.
+    Source: Januszewski et al., "High-precision automated reconstruction of neurons with
+    flood-filling networks" (2018), as counted by funlib.evaluate and the BANIS baseline.
     """
 
     def __init__(self, skeleton: Skeleton):
         self.skeleton, self._lengths = skeleton, skeleton.edge_lengths
         self.total_length = float(self._lengths.sum())
-        require(self.total_length > 0, "skeletons with edges of some length", f"{len(skeleton.ids)} nodes without")
+        require(
+            self.total_length > 0,
+            "skeletons with edges of some length",
+            f"{len(skeleton.ids)} nodes without",
+        )
         self._columns = tuple(np.ascontiguousarray(skeleton.positions.T))
         self._low, self._high = np.array([(along.min(), along.max()) for along in self._columns]).T
         skeletons, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
-        self._skeletons, self._owners = skeletons.astype(np.uint64), skeletons[self._starts]  # of nodes, of edges
+        self._skeletons, self._owners = (
+            skeletons.astype(np.uint64),
+            skeletons[self._starts],
+        )  # of nodes, of edges
         self._skeleton_lengths = self._per_skeleton(self._owners, self._lengths)
-        self.max_erl = float(np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length)
+        self.max_erl = float(
+            np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length
+        )
 
     def compute(self, segmentation) -> dict[str, float]:
         """All of SKELETON_METRICS, by name; segmentation as in `segments_at_nodes`."""
@@ -64,29 +84,41 @@ class SkeletonMetrics:
     def compute_nodes(self, segments: np.ndarray) -> dict[str, float]:
         """All of SKELETON_METRICS, by name, from the segment at each node, (N,) unsigned."""
         pairs = self._pairs(segments)
-        erl, voi, on_merger = self._run_length(pairs, 0), metrics_of_table(pairs.table), _on_mergers(pairs)
+        erl, voi, on_merger = (
+            self._run_length(pairs, 0),
+            metrics_of_table(pairs.table),
+            _on_mergers(pairs),
+        )
         return {
-            "erl": erl, "max_erl": self.max_erl, "nerl": erl / self.max_erl,
+            "erl": erl,
+            "max_erl": self.max_erl,
+            "nerl": erl / self.max_erl,
             **{name: voi[name] for name in ("voi_sum", "voi_split", "voi_merge")},
             "n_mergers": int(on_merger.sum()),
             "n_non0_mergers": int((on_merger & (pairs.table.segmentation != 0)).sum()),
             "n_splits": int(pairs.split.sum()),
-            **{name: self._run_length(pairs, nodes) / self.max_erl for name, nodes in TOLERANCES.items()},
+            **{
+                name: self._run_length(pairs, nodes) / self.max_erl
+                for name, nodes in TOLERANCES.items()
+            },
         }
 
     def details(self, segmentation) -> dict[str, Any]:
         """Where the errors are; segmentation as in `segments_at_nodes`.
 
-        "mergers": {segment: [skeletons]}; "splits": {skeleton: [(segment, segment) of each split edge]};
-        "skeletons": a dict for each, with id, length and run_length (nm; the squares of its correct lengths over its
-        length), its numbers of segments, splits, mergers and omitted edges (a node in segment 0), and as place the
-        voxel at a split edge, or else at an omitted one, or None.
+        "mergers": {segment: [skeletons]}; "splits": {skeleton: [(segment, segment) of each split
+        edge]}; "skeletons": a dict for each, with id, length and run_length (nm; the squares of its
+        correct lengths over its length), its numbers of segments, splits, mergers and omitted edges
+        (a node in segment 0), and as place the voxel at a split edge, or else at an omitted one, or
+        None.
         """
         segments = self.segments_at_nodes(segmentation)
         pairs = self._pairs(segments)
         table, on_merger = pairs.table, _on_mergers(pairs)
         mergers, splits = defaultdict(list), defaultdict(list)
-        for segment, skeleton in zip(table.segmentation[on_merger].tolist(), table.truth[on_merger].tolist()):
+        for segment, skeleton in zip(
+            table.segmentation[on_merger].tolist(), table.truth[on_merger].tolist()
+        ):
             mergers[segment].append(skeleton)
         ends = segments[self.skeleton.edges[pairs.split]].tolist()
         for skeleton, pair in zip(self._ids[self._owners[pairs.split]].tolist(), ends):
@@ -99,20 +131,26 @@ class SkeletonMetrics:
         places = dict(zip(owners[wrong].tolist(), self.skeleton.positions[nodes].tolist()))
         squares = count(pairs.skeleton, np.where(_excluded(pairs), 0, pairs.length) ** 2)
         columns = {
-            "id": self._ids, "length": self._skeleton_lengths,
+            "id": self._ids,
+            "length": self._skeleton_lengths,
             "run_length": squares / np.where(self._skeleton_lengths > 0, self._skeleton_lengths, 1),
-            "segments": count(pairs.skeleton[table.segmentation != 0]), "splits": count(self._owners[pairs.split]),
-            "mergers": count(pairs.skeleton[on_merger]), "omitted_edges": count(self._owners[pairs.omitted]),
+            "segments": count(pairs.skeleton[table.segmentation != 0]),
+            "splits": count(self._owners[pairs.split]),
+            "mergers": count(pairs.skeleton[on_merger]),
+            "omitted_edges": count(self._owners[pairs.omitted]),
         }
-        rows = [dict(zip(columns, row), place=places.get(number))
-                for number, row in enumerate(zip(*(column.tolist() for column in columns.values())))]
+        rows = [
+            dict(zip(columns, row), place=places.get(number))
+            for number, row in enumerate(zip(*(column.tolist() for column in columns.values())))
+        ]
         return {"mergers": dict(mergers), "splits": dict(splits), "skeletons": rows}
 
     def segments_at_nodes(self, segmentation) -> np.ndarray:
         """The segment at each node, (N,) uint64.
 
-        segmentation (Z, Y, X) integer, in the axis order of the skeleton: an array, or a volume, of which only blocks
-        that hold nodes are read. ValueError if a node lies outside it or a segment is negative.
+        segmentation (Z, Y, X) integer, in the axis order of the skeleton: an array, or a volume, of
+        which only blocks that hold nodes are read. ValueError if a node lies outside it or a
+        segment is negative.
         """
         shape, dtype = tuple(segmentation.shape), np.dtype(segmentation.dtype)
         fits = len(shape) == 3 and dtype.kind in "iu"
@@ -144,12 +182,23 @@ class SkeletonMetrics:
     def _pairs(self, segments: np.ndarray) -> _Pairs:
         segments = np.ascontiguousarray(segments, np.uint64)
         nodes = np.empty(len(self._skeletons), np.int64)
-        require(segments.shape == nodes.shape, f"a segment for each of {len(nodes)} nodes", segments.shape)
-        _, *columns, known = add_pairs(self._skeletons, segments, np.empty(0, np.int64), nodes, *empty_table())
+        require(
+            segments.shape == nodes.shape,
+            f"a segment for each of {len(nodes)} nodes",
+            segments.shape,
+        )
+        _, *columns, known = add_pairs(
+            self._skeletons, segments, np.empty(0, np.int64), nodes, *empty_table()
+        )
         skeleton, segment, count = (column[:known] for column in columns)
         skeleton, (codes, _) = skeleton.astype(np.int64), number_ids(segment)
         table = Contingency(self._ids[skeleton], segment, count)
-        return _Pairs(table, skeleton, codes, *_follow_edges(self._starts, self._ends, self._lengths, nodes, segment))
+        return _Pairs(
+            table,
+            skeleton,
+            codes,
+            *_follow_edges(self._starts, self._ends, self._lengths, nodes, segment),
+        )
 
     def _per_skeleton(self, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(index, weights, len(self._ids))
@@ -160,8 +209,14 @@ class SkeletonMetrics:
 
 @numba.njit(cache=True, nogil=True)
 def _follow_edges(starts, ends, lengths, pairs, segments):
-    """`length`, `split` and `omitted` of `_Pairs`, from the pair of each node and the segment of each pair."""
-    length, split, omitted = np.zeros(len(segments)), np.zeros(len(starts), np.bool_), np.zeros(len(starts), np.bool_)
+    """`length`, `split` and `omitted` of `_Pairs`, from the pair of each node and the segment of
+    each pair.
+    """
+    length, split, omitted = (
+        np.zeros(len(segments)),
+        np.zeros(len(starts), np.bool_),
+        np.zeros(len(starts), np.bool_),
+    )
     current, total = 0, 0.0  # of the pair of the edge before, not in `length` yet
     for edge in range(len(starts)):
         pair, end = pairs[starts[edge]], segments[pairs[ends[edge]]]
@@ -179,11 +234,18 @@ def _follow_edges(starts, ends, lengths, pairs, segments):
 
 
 def _on_mergers(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
-    """Which pairs' segments hold two or more skeletons, by pairs of more than `overlooked` nodes, (P,) bool."""
+    """Which pairs' segments hold two or more skeletons, by pairs of more than `overlooked` nodes,
+    (P,) bool.
+    """
     return (np.bincount(pairs.segment, pairs.table.count > overlooked) > 1)[pairs.segment]
 
 
 def _excluded(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
     """Which pairs' edges are wrong, (P,) bool: a merger and a skeleton that is part of any merger."""
     on_merger = _on_mergers(pairs, overlooked)
-    return on_merger & (np.bincount(pairs.skeleton, on_merger & (pairs.table.count > overlooked)) > 0)[pairs.skeleton]
+    return (
+        on_merger
+        & (np.bincount(pairs.skeleton, on_merger & (pairs.table.count > overlooked)) > 0)[
+            pairs.skeleton
+        ]
+    )

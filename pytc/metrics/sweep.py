@@ -17,9 +17,19 @@ from pytc.segmentation.connected_components import connected_components_3d, shor
 from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 
-DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))  # those of the BANIS baseline
+DEFAULT_THRESHOLDS = tuple(
+    float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12)
+)  # those of the BANIS baseline
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
-LOWER_IS_BETTER = ("voi_split", "voi_merge", "voi_sum", "adapted_rand_error", "n_mergers", "n_non0_mergers", "n_splits")
+LOWER_IS_BETTER = (
+    "voi_split",
+    "voi_merge",
+    "voi_sum",
+    "adapted_rand_error",
+    "n_mergers",
+    "n_non0_mergers",
+    "n_splits",
+)
 SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
 EDGES_AS_A_DECODE = 0.3  # a voxel: as costly to join one by one as a decode
 
@@ -35,54 +45,81 @@ class Sweep:
 
 
 def threshold_sweep(
-    affinities: np.ndarray, skeleton: Skeleton | None = None, labels=None, *,
-    thresholds: Sequence[float] = DEFAULT_THRESHOLDS, metric: str = "nerl", grow: bool = False, min_size: int = 0,
-    offsets: Sequence[Sequence[int]] | None = None, mask=None,
+    affinities: np.ndarray,
+    skeleton: Skeleton | None = None,
+    labels=None,
+    *,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    metric: str = "nerl",
+    grow: bool = False,
+    min_size: int = 0,
+    offsets: Sequence[Sequence[int]] | None = None,
+    mask=None,
 ) -> Sweep:
     """Segment by connected components at each threshold, and score.
 
-    affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as there and in `grow`.
-    With a skeleton each row has SKELETON_METRICS; with labels (Z, Y, X), and a mask as in `overlap_metrics`, it has
-    DENSE_METRICS. ValueError if the metric is unknown, or needs what is not given.
+    affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as
+    there and in `grow`. With a skeleton each row has SKELETON_METRICS; with labels (Z, Y, X), and a
+    mask as in `overlap_metrics`, it has DENSE_METRICS. ValueError if the metric is unknown, or
+    needs what is not given.
     """
     metric = full_name(metric)
-    check_metric(metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)})
+    check_metric(
+        metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)}
+    )
     _check_thresholds(thresholds)
     affinities = short_range(affinities, offsets)
     check_affinities(affinities)
     skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
     descending, scores = sorted(set(thresholds), reverse=True), {}
     groups = [descending] if grow else _groups(affinities, descending)
-    scored = (row for group in groups
-              for row in _score_group(affinities, group, skeletons, labels, mask, min_size, grow))
+    scored = (
+        row
+        for group in groups
+        for row in _score_group(affinities, group, skeletons, labels, mask, min_size, grow)
+    )
     for threshold, figures in zip(track(descending, "scored", "thresholds"), scored):
         scores[threshold] = {"threshold": float(threshold), **figures}
     return best_of([scores[threshold] for threshold in thresholds], metric)
 
 
 def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
-    """Thresholds cut where decoding afresh costs less, by a sample: after one that leaves most voxels alone, or where
-    many edges lie between two."""
+    """Thresholds cut where decoding afresh costs less, by a sample: after one that leaves most
+    voxels alone, or where many edges lie between two."""
     sample = affinities[:, ::SAMPLE, ::SAMPLE]
-    above = np.array([np.count_nonzero(is_above(sample, threshold)) for threshold in descending]) / max(1, sample.size)
+    above = np.array(
+        [np.count_nonzero(is_above(sample, threshold)) for threshold in descending]
+    ) / max(1, sample.size)
     cuts = np.flatnonzero((above[:-1] < 0.5) | (3 * np.diff(above) > EDGES_AS_A_DECODE)) + 1
     return [descending[i:j] for i, j in pairwise([0, *cuts.tolist(), len(descending)])]
 
 
 def _score_group(
-    affinities: np.ndarray, thresholds: list[float], skeletons: SkeletonMetrics | None, labels, mask, min_size: int,
+    affinities: np.ndarray,
+    thresholds: list[float],
+    skeletons: SkeletonMetrics | None,
+    labels,
+    mask,
+    min_size: int,
     grow: bool,
 ) -> Iterator[dict[str, float]]:
-    """The scores at each threshold, in descending order, over one forest (or, for a single threshold, without)."""
+    """The scores at each threshold, in descending order, over one forest (or, for a single
+    threshold, without).
+    """
     if len(thresholds) == 1 and not grow:
-        nodes, followed = connected_components_3d(affinities, thresholds[0], min_size=min_size), None
+        nodes, followed = (
+            connected_components_3d(affinities, thresholds[0], min_size=min_size),
+            None,
+        )
         naming = [lambda labels: labels]
     else:
         follow = skeletons.segments_at_nodes if labels is None else None
         graph = component_graph(affinities, thresholds, min_size=min_size, grow=grow, follow=follow)
         nodes, followed, naming = graph.nodes, graph.followed, names_at_thresholds(graph)
     if skeletons is not None:
-        at_nodes, distinct = number_ids(skeletons.segments_at_nodes(nodes) if followed is None else followed)
+        at_nodes, distinct = number_ids(
+            skeletons.segments_at_nodes(nodes) if followed is None else followed
+        )
     if labels is not None:
         truth, segments, count = count_pairs(labels, nodes, mask)
     for names in naming:
@@ -94,18 +131,25 @@ def _score_group(
 
 
 def semantic_sweep(
-    prediction: np.ndarray, truth: np.ndarray, *, thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    *,
+    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     metric: str = "jaccard",
 ) -> Sweep:
-    """Score the mask prediction > threshold against the true mask, at each threshold, by SEMANTIC_METRICS.
+    """Score the mask prediction > threshold against the true mask, at each threshold, by
+    SEMANTIC_METRICS.
 
-    prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in `semantic_metrics`.
+    prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in
+    `semantic_metrics`.
     """
     check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
     _check_thresholds(thresholds)
     check_dtype(prediction.dtype)
-    rows = [{"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
-            for threshold in track(thresholds, "scored", "thresholds")]
+    rows = [
+        {"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
+        for threshold in track(thresholds, "scored", "thresholds")
+    ]
     return best_of(rows, metric)
 
 
@@ -115,7 +159,10 @@ def _check_thresholds(thresholds: Sequence[float]) -> None:
 
 
 def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
-    """ValueError unless one of the sources {name: (its metrics, the data or None)} gives the metric."""
+    """ValueError unless one of the sources {name:
+
+    (its metrics, the data or None)} gives the metric.
+    """
     for name, (metrics, given) in sources.items():
         if metric in metrics and given is None:
             raise ValueError(f"expected {name} for the metric {metric!r}, got none")
@@ -123,7 +170,9 @@ def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) 
     if not known:
         raise ValueError(f"expected {' or '.join(sources)} to score against, got none")
     if metric not in known:
-        raise ValueError(f"expected a metric from {', '.join(known)}, got {metric!r}{suggest(metric, known)}")
+        raise ValueError(
+            f"expected a metric from {', '.join(known)}, got {metric!r}{suggest(metric, known)}"
+        )
 
 
 def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
@@ -133,7 +182,9 @@ def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
 
 
 def full_name(metric: str) -> str:
-    """A metric by its first words, e.g. adapted_rand for dense_adapted_rand_error; other names as they are."""
+    """A metric by its first words, e.g. adapted_rand for dense_adapted_rand_error; other names as
+    they are.
+    """
     known = (*SKELETON_METRICS, *SEMANTIC_METRICS, *DENSE_METRICS)
     begun = [name for name in known if name.startswith((metric, f"dense_{metric}"))]
     return begun[0] if metric not in known and len(begun) == 1 else metric

@@ -1,7 +1,8 @@
-"""Networks by name: `build_model` makes the one a config asks for. PyTorch is imported when it is called.
+"""Networks by name: `build_model` makes the one a config asks for. PyTorch is imported when it is
+called.
 
-    @register_architecture("my_network")
-    def build_my_network(config: ModelConfig) -> ConnectomicsModel: ...
+@register_architecture("my_network")
+def build_my_network(config: ModelConfig) -> ConnectomicsModel: ...
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def register_architecture(name: str) -> Callable[[Builder], Builder]:
 
 def list_architectures() -> list[str]:
     """All registered names, sorted."""
-    for module in ("mednext", "monai_networks", "unet"):  # those that come with pytc register when they are imported
+    for module in (
+        "mednext",
+        "monai_networks",
+        "unet",
+    ):  # those that come with pytc register when they are imported
         import_module(f"pytc.models.{module}")
     return sorted(_builders)
 
@@ -47,7 +52,9 @@ def is_architecture_available(name: str) -> bool:
 def get_architecture_builder(name: str) -> Builder:
     """The builder registered under a name; ValueError with a suggestion if there is none."""
     if not is_architecture_available(name):
-        raise ValueError(f"the registry has no architecture {name!r}{suggest(name, list_architectures())}")
+        raise ValueError(
+            f"the registry has no architecture {name!r}{suggest(name, list_architectures())}"
+        )
     return _builders[name]
 
 

@@ -10,7 +10,9 @@ from pytc.models import list_architectures
 
 
 def export(source: Positional[Path], target: Positional[Path], /) -> None:
-    """Write the network of SOURCE, a run or a checkpoint, with its config to TARGET, one .safetensors file."""
+    """Write the network of SOURCE, a run or a checkpoint, with its config to TARGET, one
+    .safetensors file.
+    """
     from pytc.models.checkpoint import export
 
     print(f"exported: {export(source, target)} -> {target}")
@@ -23,6 +25,8 @@ def list_() -> None:
 
 if __name__ == "__main__":
     try:
-        tyro.extras.subcommand_cli_from_dict({"export": export, "list": list_}, prog="python -m pytc.models")
+        tyro.extras.subcommand_cli_from_dict(
+            {"export": export, "list": list_}, prog="python -m pytc.models"
+        )
     except ValueError as error:
         sys.exit(f"error: {error}")

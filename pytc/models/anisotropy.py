@@ -1,9 +1,11 @@
-"""Kernels and strides along each axis, from the voxel size: nnU-Net's rule (Isensee et al. 2021, arXiv:1904.08128).
+"""Kernels and strides along each axis, from the voxel size: nnU-Net's rule (Isensee et al. 2021,
+arXiv:1904.08128).
 
-In a volume of thick sections a step across them is a larger step in the tissue than one within. Where it is more than
-twice as large, neighbours across are almost strangers: a kernel there spends weights on little in common, and halving
-the axis loses the sections that the finer axes still tell apart. So an axis of such voxels has kernels of 1 and is
-left as it is, until halving the others has brought their voxels within a factor of 2; from that level on all are alike.
+In a volume of thick sections a step across them is a larger step in the tissue than one within.
+Where it is more than twice as large, neighbours across are almost strangers: a kernel there spends
+weights on little in common, and halving the axis loses the sections that the finer axes still tell
+apart. So an axis of such voxels has kernels of 1 and is left as it is, until halving the others has
+brought their voxels within a factor of 2; from that level on all are alike.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,9 @@ from operator import mul
 
 from pytc.config import ModelConfig, Triple
 
-RATIO = 2  # an axis joins in when its voxels are less than this many times larger than those of the finest axis
+# an axis joins in when its voxels are less than this many times larger than those of the finest
+# axis
+RATIO = 2
 SMALLEST = 4  # voxels of a patch that nnU-Net leaves along each axis at its coarsest level
 ENDLESS = 2**62  # voxels of a patch that can be halved as often as one likes
 
@@ -22,7 +26,9 @@ ENDLESS = 2**62  # voxels of a patch that can be halved as often as one likes
 class Level:
     """One resolution of a network; axes in stored order."""
 
-    stride: tuple[int, ...]  # from the next finer level, in its voxels; 1 everywhere at the finest level
+    stride: tuple[
+        int, ...
+    ]  # from the next finer level, in its voxels; 1 everywhere at the finest level
     wide: tuple[bool, ...]  # whether kernels reach along this axis
 
     def kernel(self, size: int) -> tuple[int, ...]:
@@ -30,11 +36,13 @@ class Level:
         return tuple(size if wide else 1 for wide in self.wide)
 
 
-def plan_levels(voxel_size: tuple[float, ...] | None, count: int | None = None,
-                patch_size: Triple | None = None) -> list[Level]:
+def plan_levels(
+    voxel_size: tuple[float, ...] | None, count: int | None = None, patch_size: Triple | None = None
+) -> list[Level]:
     """`count` levels, finest first, for voxels of this size (any unit; None: isotropic).
 
-    Without a count, as many as nnU-Net takes for patches of `patch_size` voxels; the last is wide along all axes.
+    Without a count, as many as nnU-Net takes for patches of `patch_size` voxels; the last is wide
+    along all axes.
     """
     spacing = list(voxel_size or (1.0, 1.0, 1.0))
     axes = range(len(spacing))
@@ -44,7 +52,11 @@ def plan_levels(voxel_size: tuple[float, ...] | None, count: int | None = None,
         wide = tuple(was or spacing[axis] < RATIO * min(spacing) for axis, was in zip(axes, wide))
         levels.append(Level(tuple(stride), wide))
         halved = [axis for axis in axes if left[axis] >= 2 * SMALLEST]
-        halved = [axis for axis in halved if spacing[axis] < RATIO * min(spacing[other] for other in halved)]
+        halved = [
+            axis
+            for axis in halved
+            if spacing[axis] < RATIO * min(spacing[other] for other in halved)
+        ]
         if not halved or (len(halved) == 1 and left[halved[0]] < 3 * SMALLEST):
             levels[-1] = replace(levels[-1], wide=tuple(True for _ in axes))
             break
@@ -55,16 +67,28 @@ def plan_levels(voxel_size: tuple[float, ...] | None, count: int | None = None,
 
 
 def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
-    """The step from each level of `features` to the next along each axis, in voxels of the finer one."""
-    return config.strides or tuple(level.stride for level in plan_levels(config.voxel_size, len(config.features))[1:])
+    """The step from each level of `features` to the next along each axis, in voxels of the finer
+    one.
+    """
+    return config.strides or tuple(
+        level.stride for level in plan_levels(config.voxel_size, len(config.features))[1:]
+    )
 
 
 def cumulative(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     """The stride of every level in voxels of the image, from 1 everywhere on."""
     first = tuple(1 for _ in strides[0])
-    return tuple(accumulate(strides, lambda scale, stride: tuple(map(mul, scale, stride)), initial=first))
+    return tuple(
+        accumulate(strides, lambda scale, stride: tuple(map(mul, scale, stride)), initial=first)
+    )
 
 
-def fit_to_data(config: ModelConfig, patch_size: Triple, voxel_size: tuple[float, float, float]) -> ModelConfig:
+def fit_to_data(
+    config: ModelConfig, patch_size: Triple, voxel_size: tuple[float, float, float]
+) -> ModelConfig:
     """The config with the fields that the training data decide filled in where they are None."""
-    return replace(config, voxel_size=config.voxel_size or voxel_size, image_size=config.image_size or patch_size)
+    return replace(
+        config,
+        voxel_size=config.voxel_size or voxel_size,
+        image_size=config.image_size or patch_size,
+    )

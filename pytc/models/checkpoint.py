@@ -17,15 +17,20 @@ from pytc.runs import load_config, replacing
 FORMAT = 1
 # Checkpoints of nnU-Net hold NumPy numbers, for which these, and only these, are let through.
 _SCALAR = np.float64(0).__reduce__()[0]
-HARMLESS = [np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")),
-            (_SCALAR, "numpy.core.multiarray.scalar"), (_SCALAR, "numpy._core.multiarray.scalar")]  # fmt: skip
+HARMLESS = [
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
 
 
 def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
-    """What a file of `torch.save` holds, after a test of its checksums; of .safetensors the tensors, as "model".
+    """What a file of `torch.save` holds, after a test of its checksums; of .safetensors the
+    tensors, as "model".
 
-    Nothing in the file is executed. An export of pytc's is read as a checkpoint without an average. ValueError if the
-    file is missing or damaged.
+    Nothing in the file is executed. An export of pytc's is read as a checkpoint without an average.
+    ValueError if the file is missing or damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -38,11 +43,17 @@ def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
                 metadata = file.metadata() or {}
                 state = {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  (not a dict)
             if metadata.get("format") == f"pytc {FORMAT}":
-                state |= {"format": FORMAT, "config": json.loads(metadata["config"]), "step": int(metadata["step"]),
-                          "average": None}  # fmt: skip
+                state |= {
+                    "format": FORMAT,
+                    "config": json.loads(metadata["config"]),
+                    "step": int(metadata["step"]),
+                    "average": None,
+                }
             return state
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums that torch.save writes
+            with zipfile.ZipFile(
+                path
+            ) as archive:  # torch.load does not look at the checksums that torch.save writes
                 if damaged := archive.testzip():
                     raise OSError(f"{damaged} has another checksum than when it was written")
         with torch.serialization.safe_globals(HARMLESS):
@@ -60,25 +71,33 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
-    """The network of a checkpoint that is read, in evaluation mode, with the moving average where there is one."""
+    """The network of a checkpoint that is read, in evaluation mode, with the moving average where
+    there is one.
+    """
     config = from_plain(Config, state["config"])
     model = build_model(config.model)
     model.load_state_dict(state["average"] or state["model"])
     return model.eval(), config
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[ConnectomicsModel, Config, int]:
-    """The same from a file, a checkpoint or its export, with its step; ValueError if `path` is neither."""
+def load_model(
+    path: Path, device: torch.device | str = "cpu"
+) -> tuple[ConnectomicsModel, Config, int]:
+    """The same from a file, a checkpoint or its export, with its step;
+
+    ValueError if `path` is neither.
+    """
     state = load_checkpoint(path, device)
     model, config = restore_model(state)
     return model.to(device), config, state["step"]
 
 
 def export(source: Path, target: Path) -> Path:
-    """Write the network of a run or checkpoint to a .safetensors file, its config as JSON in the metadata.
+    """Write the network of a run or checkpoint to a .safetensors file, its config as JSON in the
+    metadata.
 
-    Of a run the checkpoint that infer.py would take. Returns the checkpoint. ValueError if `source` has none, or
-    `target` has another suffix.
+    Of a run the checkpoint that infer.py would take. Returns the checkpoint. ValueError if `source`
+    has none, or `target` has another suffix.
     """
     from safetensors.torch import save
 

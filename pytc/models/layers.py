@@ -1,4 +1,6 @@
-"""Normalisations that keep, and are fast in, channels-last layout; parameter names are those of PyTorch's layers."""
+"""Normalisations that keep, and are fast in, channels-last layout; parameter names are those of
+PyTorch's layers.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,11 +9,12 @@ from torch.autograd.function import once_differentiable
 
 
 class InstanceNorm(nn.Module):
-    """Normalise each channel of each sample over space, then scale and shift: `nn.GroupNorm(channels, channels)`.
+    """Normalise each channel of each sample over space, then scale and shift:
+    `nn.GroupNorm(channels, channels)`.
 
-    x: (B, C, ...) -> the same. Computed as the batch normalisation of single samples, whose kernels know channels-last:
-    there PyTorch's group normalisation is slow in its backward pass, and its instance normalisation drops the layout
-    (benchmarks/layout.py).
+    x: (B, C, ...) -> the same. Computed as the batch normalisation of single samples, whose kernels
+    know channels-last: there PyTorch's group normalisation is slow in its backward pass, and its
+    instance normalisation drops the layout (benchmarks/layout.py).
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True):
@@ -22,11 +25,16 @@ class InstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         samples = [x] if len(x) == 1 else x.split(1)  # the gradient of a split would be a copy
-        samples = [F.batch_norm(s, None, None, self.weight, self.bias, training=True, eps=self.eps) for s in samples]
+        samples = [
+            F.batch_norm(s, None, None, self.weight, self.bias, training=True, eps=self.eps)
+            for s in samples
+        ]
         return samples[0] if len(samples) == 1 else torch.cat(samples)
 
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """By which `forward` would multiply each channel of each sample, and what it would add, (B, C) each."""
+        """By which `forward` would multiply each channel of each sample, and what it would add, (B,
+        C) each.
+        """
         mean, variance = Moments.apply(x)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return scale, self.bias - mean * scale
@@ -47,8 +55,10 @@ class Moments(torch.autograd.Function):
     def backward(ctx, g_mean: Tensor, g_variance: Tensor) -> Tensor:
         x, mean = ctx.saved_tensors
         slope = 2 * g_variance
-        slope, level = (t.view(*t.shape, *[1] * (x.ndim - 2)) * (t.numel() / x.numel())
-                        for t in (slope, g_mean - slope * mean))
+        slope, level = (
+            t.view(*t.shape, *[1] * (x.ndim - 2)) * (t.numel() / x.numel())
+            for t in (slope, g_mean - slope * mean)
+        )
         return torch.addcmul(level, x, slope)
 
 

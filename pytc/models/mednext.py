@@ -1,8 +1,9 @@
 """MedNeXt: a U-Net of large-kernel depthwise convolutions (Roy et al. 2023, arXiv:2303.09975).
 
-Equal to the official network (MIC-DKFZ/MedNeXt, mednextv1) in outputs and in the names, shapes and order of its
-parameters, so that official weights fit (weights.py). Two details are easily missed. The resampling blocks take the
-expansion ratio of the level they lead to. And `down_0` has no global response normalisation, whatever `grn` says.
+Equal to the official network (MIC-DKFZ/MedNeXt, mednextv1) in outputs and in the names, shapes and
+order of its parameters, so that official weights fit (weights.py). Two details are easily missed.
+The resampling blocks take the expansion ratio of the level they lead to. And `down_0` has no global
+response normalisation, whatever `grn` says.
 """
 
 from collections import OrderedDict
@@ -28,7 +29,16 @@ SIZES = {
     "M": ((2, 3, 4, 4, 4, 4, 4, 3, 2), (3, 4, 4, 4, 4, 4, 4, 4, 3)),
     "L": ((3, 4, 8, 8, 8, 8, 8, 4, 3), (3, 4, 8, 8, 8, 8, 8, 4, 3)),
 }
-CUSTOM = ("base_channels", "expansion", "block_counts", "do_res", "do_res_up_down", "norm", "grn", "spatial_dims")
+CUSTOM = (
+    "base_channels",
+    "expansion",
+    "block_counts",
+    "do_res",
+    "do_res_up_down",
+    "norm",
+    "grn",
+    "spatial_dims",
+)
 CONVOLUTION = {2: Conv2d, 3: Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: ConvTranspose3d}
 NORM = {"group": InstanceNorm, "layer": ChannelNorm}
@@ -36,35 +46,55 @@ NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 
 @register_architecture("mednext")
 def build_mednext(config: ModelConfig) -> ConnectomicsModel:
-    """A published size, the same for every voxel size; ValueError if a field of mednext_custom is set."""
+    """A published size, the same for every voxel size;
+
+    ValueError if a field of mednext_custom is set.
+    """
     for name in CUSTOM:
         if getattr(config, name) != getattr(ModelConfig, name):
-            raise ValueError(f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
-                             f"got {getattr(config, name)!r}")
+            raise ValueError(
+                f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
+                f"got {getattr(config, name)!r}"
+            )
     expansion, block_counts = SIZES[config.mednext_size]
     return MedNeXt(replace(config, expansion=expansion, block_counts=block_counts, voxel_size=None))
 
 
 @register_architecture("mednext_custom")
 def build_mednext_custom(config: ModelConfig) -> ConnectomicsModel:
-    """Every choice free: channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D, voxel size."""
+    """Every choice free: channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D,
+    voxel size.
+    """
     return MedNeXt(config)
 
 
 class MedNeXtBlock(nn.Module):
-    """Depthwise convolution, norm, expansion, GELU, compression, around which runs a residual connection.
+    """Depthwise convolution, norm, expansion, GELU, compression, around which runs a residual
+    connection.
 
-    (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied ("up") by `stride`,
-    which is 1 or 2 along each axis. Without gradients the result may be written over the input.
+    (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied
+    ("up") by `stride`, which is 1 or 2 along each axis. Without gradients the result may be written
+    over the input.
     """
 
-    def __init__(self, config: ModelConfig, kernel: Scale, inputs: int, outputs: int, expansion: int,
-                 resample: str = "same", stride: Scale | int = 1, grn: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        kernel: Scale,
+        inputs: int,
+        outputs: int,
+        expansion: int,
+        resample: str = "same",
+        stride: Scale | int = 1,
+        grn: bool = False,
+    ):
         super().__init__()
         dims, hidden = config.spatial_dims, expansion * inputs
         convolution = CONVOLUTION[dims]
         spatial = TRANSPOSED[dims] if resample == "up" else convolution
-        self.conv1 = spatial(inputs, inputs, kernel, stride, tuple(size // 2 for size in kernel), groups=inputs)
+        self.conv1 = spatial(
+            inputs, inputs, kernel, stride, tuple(size // 2 for size in kernel), groups=inputs
+        )
         self.norm = NORM[config.norm](inputs)
         self.conv2 = convolution(inputs, hidden, 1)
         self.conv3 = convolution(hidden, outputs, 1)
@@ -74,15 +104,20 @@ class MedNeXtBlock(nn.Module):
         if resample != "same" and config.do_res_up_down:
             self.res_conv = spatial(inputs, outputs, 1, stride)
         self.resample, self.grn = resample, grn
-        # A transposed convolution of stride 2 yields 2 n - 1 voxels; F.pad counts axes from the last.
-        self.missing = sum(((step - 1, 0) for step in reversed(stride)), ()) if resample == "up" else ()
+        # A transposed convolution of stride 2 yields 2 n - 1 voxels; F.pad counts axes from the
+        # last.
+        self.missing = (
+            sum(((step - 1, 0) for step in reversed(stride)), ()) if resample == "up" else ()
+        )
         self.residual = config.do_res if resample == "same" else config.do_res_up_down
 
     def forward(self, x: Tensor) -> Tensor:
         h, residual = self.conv1(x), None
         if self.residual:
             residual = x if self.resample == "same" else self.res_conv(x)
-        h = perceptron(h, self.norm, self.conv2, self.conv3, residual, self.response_norm if self.grn else None)
+        h = perceptron(
+            h, self.norm, self.conv2, self.conv3, residual, self.response_norm if self.grn else None
+        )
         return F.pad(h, self.missing) if self.missing else h
 
     def response_norm(self, h: Tensor) -> Tensor:
@@ -95,33 +130,54 @@ class MedNeXtBlock(nn.Module):
 class MedNeXt(ConnectomicsModel):
     """Five scales, the channels doubled at each; deep supervision predicts at all of them.
 
-    Kernels and strides are `kernel_size` and 2, or 1 along axes of much larger voxels (anisotropy.py): in a resampling
-    block as the finer of its two levels asks, whose voxels its kernel spans.
+    Kernels and strides are `kernel_size` and 2, or 1 along axes of much larger voxels
+    (anisotropy.py): in a resampling block as the finer of its two levels asks, whose voxels its
+    kernel spans.
     """
 
     supports_deep_supervision = True
 
     def __init__(self, config: ModelConfig):
-        levels = plan_levels((config.voxel_size or (1.0, 1.0, 1.0))[-config.spatial_dims :], LEVELS + 1)
+        levels = plan_levels(
+            (config.voxel_size or (1.0, 1.0, 1.0))[-config.spatial_dims :], LEVELS + 1
+        )
         kernels = [level.kernel(config.kernel_size) for level in levels]
         scales = cumulative([level.stride for level in levels[1:]])
         super().__init__(config, scales, scales[-1])
         channels = [config.base_channels * 2**level for level in range(LEVELS + 1)]
 
         def stage(index: int, level: int) -> nn.Sequential:
-            blocks = (MedNeXtBlock(config, kernels[level], channels[level], channels[level], config.expansion[index],
-                                   grn=config.grn) for _ in range(config.block_counts[index]))
+            blocks = (
+                MedNeXtBlock(
+                    config,
+                    kernels[level],
+                    channels[level],
+                    channels[level],
+                    config.expansion[index],
+                    grn=config.grn,
+                )
+                for _ in range(config.block_counts[index])
+            )
             return nn.Sequential(*blocks)
 
         def resample(direction: str, index: int, level: int, grn: bool) -> MedNeXtBlock:
             ends = sorted(channels[level : level + 2], reverse=direction == "up")
-            return MedNeXtBlock(config, kernels[level], *ends, config.expansion[index], direction,
-                                levels[level + 1].stride, grn)
+            return MedNeXtBlock(
+                config,
+                kernels[level],
+                *ends,
+                config.expansion[index],
+                direction,
+                levels[level + 1].stride,
+                grn,
+            )
 
         self.stem = CONVOLUTION[config.spatial_dims](config.in_channels, config.base_channels, 1)
         for level in range(LEVELS):
             self.add_module(f"enc_block_{level}", stage(level, level))
-            self.add_module(f"down_{level}", resample("down", level + 1, level, config.grn and level > 0))
+            self.add_module(
+                f"down_{level}", resample("down", level + 1, level, config.grn and level > 0)
+            )
         self.bottleneck = stage(LEVELS, LEVELS)
         for level in reversed(range(LEVELS)):
             index = 2 * LEVELS - level
@@ -144,7 +200,9 @@ class MedNeXt(ConnectomicsModel):
             if self.supervised:
                 outputs.append(self.run(f"out_{level + 1}", x))
             skip, x = skips.pop(), self.run(f"up_{level}", x)
-            x = self.run(f"dec_block_{level}", skip + x if torch.is_grad_enabled() else skip.add_(x))
+            x = self.run(
+                f"dec_block_{level}", skip + x if torch.is_grad_enabled() else skip.add_(x)
+            )
         outputs.append(self.run("out_0", x))
         return outputs[::-1]
 

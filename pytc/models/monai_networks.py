@@ -1,4 +1,7 @@
-"""Networks of MONAI under our names, imported when one is built: that takes seconds. They have one output."""
+"""Networks of MONAI under our names, imported when one is built: that takes seconds.
+
+They have one output.
+"""
 
 from torch import Tensor, nn
 
@@ -10,12 +13,15 @@ from pytc.models.layers import InstanceNorm
 
 
 class MonaiModel(ConnectomicsModel):
-    """A network of MONAI, in `network`, whose coarsest level has the given stride; its norms are swapped for ours.
+    """A network of MONAI, in `network`, whose coarsest level has the given stride; its norms are
+    swapped for ours.
 
     `size`: the only image size that it takes, if so.
     """
 
-    def __init__(self, config: ModelConfig, network: nn.Module, coarsest: Triple, size: Triple | None = None):
+    def __init__(
+        self, config: ModelConfig, network: nn.Module, coarsest: Triple, size: Triple | None = None
+    ):
         super().__init__(config, ((1, 1, 1),), coarsest)
         self.network, self.size = network, size
         for module in list(network.modules()):
@@ -32,38 +38,68 @@ class MonaiModel(ConnectomicsModel):
 
 @register_architecture("monai_basic_unet3d")
 def build_basic_unet(config: ModelConfig) -> ConnectomicsModel:
-    """Five levels of two convolutions (Falk et al. 2019); ValueError for another number of features, or for strides."""
+    """Five levels of two convolutions (Falk et al.
+
+    2019); ValueError for another number of features, or for strides.
+    """
     from monai.networks.nets import BasicUNet
 
     if len(config.features) != 5 or config.strides is not None:
-        raise ValueError("expected five features and no strides for monai_basic_unet3d, "
-                         f"got {config.features} and {config.strides}")
-    network = BasicUNet(3, config.in_channels, config.out_channels, features=(*config.features, config.features[0]),
-                        dropout=config.dropout)
+        raise ValueError(
+            "expected five features and no strides for monai_basic_unet3d, "
+            f"got {config.features} and {config.strides}"
+        )
+    network = BasicUNet(
+        3,
+        config.in_channels,
+        config.out_channels,
+        features=(*config.features, config.features[0]),
+        dropout=config.dropout,
+    )
     return MonaiModel(config, network, (16, 16, 16))
 
 
 @register_architecture("monai_unet")
 def build_unet(config: ModelConfig) -> ConnectomicsModel:
-    """A U-Net of residual units (Kerfoot et al. 2018): `features` channels at each level, `strides` between them."""
+    """A U-Net of residual units (Kerfoot et al.
+
+    2018): `features` channels at each level, `strides` between them.
+    """
     from monai.networks.nets import UNet
 
     strides = level_strides(config)
-    network = UNet(3, config.in_channels, config.out_channels, config.features, strides,
-                   num_res_units=config.residual_units, dropout=config.dropout)
+    network = UNet(
+        3,
+        config.in_channels,
+        config.out_channels,
+        config.features,
+        strides,
+        num_res_units=config.residual_units,
+        dropout=config.dropout,
+    )
     return MonaiModel(config, network, cumulative(strides)[-1])
 
 
 @register_architecture("monai_unetr")
 def build_unetr(config: ModelConfig) -> ConnectomicsModel:
-    """A vision transformer as encoder (Hatamizadeh et al. 2022, arXiv:2103.10504), built for one image size."""
+    """A vision transformer as encoder (Hatamizadeh et al.
+
+    2022, arXiv:2103.10504), built for one image size.
+    """
     from monai.networks.nets import UNETR
 
     require_image_size(config)
-    network = UNETR(config.in_channels, config.out_channels, config.image_size, feature_size=config.feature_size,
-                    dropout_rate=config.dropout)
+    network = UNETR(
+        config.in_channels,
+        config.out_channels,
+        config.image_size,
+        feature_size=config.feature_size,
+        dropout_rate=config.dropout,
+    )
     for block in network.vit.blocks:
-        block.norm_cross_attn.requires_grad_(False)  # MONAI makes these norms but never uses them here
+        block.norm_cross_attn.requires_grad_(
+            False
+        )  # MONAI makes these norms but never uses them here
     return MonaiModel(config, network, (16, 16, 16), config.image_size)
 
 
@@ -72,6 +108,10 @@ def build_swin_unetr(config: ModelConfig) -> ConnectomicsModel:
     """A Swin transformer as encoder (Hatamizadeh et al. 2022, arXiv:2201.01266)."""
     from monai.networks.nets import SwinUNETR
 
-    network = SwinUNETR(config.in_channels, config.out_channels, feature_size=config.feature_size,
-                        drop_rate=config.dropout)
+    network = SwinUNETR(
+        config.in_channels,
+        config.out_channels,
+        feature_size=config.feature_size,
+        drop_rate=config.dropout,
+    )
     return MonaiModel(config, network, (32, 32, 32))

@@ -1,4 +1,6 @@
-"""Weights from elsewhere, as the start of a training: other runs, official MedNeXt, nnU-Net, Lightning, safetensors."""
+"""Weights from elsewhere, as the start of a training: other runs, official MedNeXt, nnU-Net,
+Lightning, safetensors.
+"""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,10 @@ IDLE = "dummy_tensor"  # the official MedNeXt holds it and never uses it
 
 @dataclass
 class Report:
-    """What became of each parameter, by name; `reset` and `unmatched` hold shapes (in the file, in the network)."""
+    """What became of each parameter, by name;
+
+    `reset` and `unmatched` hold shapes (in the file, in the network).
+    """
 
     source: Path
     matched: list[str] = field(default_factory=list)
@@ -31,21 +36,31 @@ class Report:
     missing: list[str] = field(default_factory=list)  # in the network alone, left as initialised
 
     def __str__(self) -> str:
-        lines = [f"weights of {self.source}: {len(self.matched)} tensors fit, {len(self.resampled)} of them resampled"]
-        for what, names in (("not in this network", self.skipped), ("not in the file", self.missing)):
+        lines = [
+            f"weights of {self.source}: {len(self.matched)} tensors fit, {len(self.resampled)} of them resampled"
+        ]
+        for what, names in (
+            ("not in this network", self.skipped),
+            ("not in the file", self.missing),
+        ):
             lines += [f"  {what}: {', '.join(names)}"] if names else []
-        for what, differing in (("initialised anew", self.reset), ("of another shape", self.unmatched)):
+        for what, differing in (
+            ("initialised anew", self.reset),
+            ("of another shape", self.unmatched),
+        ):
             for name, (theirs, ours) in differing.items():
                 lines.append(f"  {what}: {name}, {theirs} in the file, {ours} in the network")
         return "\n".join(lines)
 
 
 def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
-    """Start `model` from the weights that its config names in `pretrained` or `upkern`, and tell what was taken.
+    """Start `model` from the weights that its config names in `pretrained` or `upkern`, and tell
+    what was taken.
 
-    UpKern (Roy et al. 2023, arXiv:2303.09975) takes the weights of a network of smaller kernels, each kernel stretched
-    by trilinear interpolation. None if the config names no file. ValueError, before any weight is set, for a file that
-    is unreadable, if no tensor fits, or if one has another shape, but for those of heads under `reset_head`.
+    UpKern (Roy et al. 2023, arXiv:2303.09975) takes the weights of a network of smaller kernels,
+    each kernel stretched by trilinear interpolation. None if the config names no file. ValueError,
+    before any weight is set, for a file that is unreadable, if no tensor fits, or if one has
+    another shape, but for those of heads under `reset_head`.
     """
     source = config.pretrained or config.upkern
     if source is None:
@@ -67,35 +82,52 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
             differing[name] = tuple(tensor.shape), tuple(own[name].shape)
     report.matched = list(fitting)
     if report.unmatched or not fitting:
-        hint = "; --model.reset-head starts heads anew" if report.unmatched and not config.reset_head else ""
+        hint = (
+            "; --model.reset-head starts heads anew"
+            if report.unmatched and not config.reset_head
+            else ""
+        )
         raise ValueError(f"expected weights that fit {config.architecture}{hint}, got {report}")
     if config.upkern and not report.resampled:
-        raise ValueError(f"expected kernels of another size in {source} for upkern, got the same; --model.pretrained "
-                         "takes weights as they are")  # fmt: skip
+        raise ValueError(
+            f"expected kernels of another size in {source} for upkern, got the same; --model.pretrained "
+            "takes weights as they are"
+        )
     model.load_state_dict(own | fitting)
     return report
 
 
 def resample_kernel(kernel: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Stretch kernels (outputs, inputs, ...) to `size` by linear interpolation along each axis, in float32."""
+    """Stretch kernels (outputs, inputs, ...) to `size` by linear interpolation along each axis, in
+    float32.
+    """
     return F.interpolate(kernel.float(), size, mode="trilinear" if len(size) == 3 else "bilinear")
 
 
 def head_names(config: ModelConfig) -> set[str]:
     """The parameters whose shape depends on the number of output channels."""
     with torch.device("meta"):
-        this, other = (build_model(replace(config, out_channels=config.out_channels + more)) for more in (0, 1))
-    return {name for name, p in this.named_parameters() if p.shape != other.get_parameter(name).shape}
+        this, other = (
+            build_model(replace(config, out_channels=config.out_channels + more)) for more in (0, 1)
+        )
+    return {
+        name for name, p in this.named_parameters() if p.shape != other.get_parameter(name).shape
+    }
 
 
 def read_weights(path: Path, known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint or a bare state dict under the names of the network, whose own are `known`.
+    """The tensors of a checkpoint or a bare state dict under the names of the network, whose own
+    are `known`.
 
-    The moving average where there is one; names are freed of the wrappers of compilation, Lightning and DDP. ValueError
-    if the file is missing, unreadable, holds no weights, or two for one name.
+    The moving average where there is one; names are freed of the wrappers of compilation, Lightning
+    and DDP. ValueError if the file is missing, unreadable, holds no weights, or two for one name.
     """
     state = read_file(path)
-    entries = [state[entry] for entry in ENTRIES if isinstance(state, dict) and isinstance(state.get(entry), dict)]
+    entries = [
+        state[entry]
+        for entry in ENTRIES
+        if isinstance(state, dict) and isinstance(state.get(entry), dict)
+    ]
     state, renamed = entries[0] if entries else state, {}
     for name, tensor in state.items() if isinstance(state, dict) else ():
         name = str(name).replace("_orig_mod.", "")
@@ -106,5 +138,7 @@ def read_weights(path: Path, known: dict[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(tensor, Tensor) and name != IDLE:
             renamed[name] = tensor
     if not renamed:
-        raise ValueError(f"expected weights in {path} (a state dict, alone or as {', '.join(ENTRIES)}), found none")
+        raise ValueError(
+            f"expected weights in {path} (a state dict, alone or as {', '.join(ENTRIES)}), found none"
+        )
     return renamed

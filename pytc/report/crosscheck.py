@@ -9,18 +9,27 @@ from pytc.metrics.skeleton import SkeletonMetrics
 try:
     from funlib.evaluate import expected_run_length, rand_voi
 except ImportError as error:
-    install = ("pip install cython setuptools wheel scipy && "
-               "pip install --no-build-isolation git+https://github.com/funkelab/funlib.evaluate")
-    raise ValueError(f"expected the package funlib.evaluate for --backend funlib; to install it: {install}") from error
+    install = (
+        "pip install cython setuptools wheel scipy && "
+        "pip install --no-build-isolation git+https://github.com/funkelab/funlib.evaluate"
+    )
+    raise ValueError(
+        f"expected the package funlib.evaluate for --backend funlib; to install it: {install}"
+    ) from error
 
 TOLERANCE = 1e-5  # relative; larger differences are called out
 
 
-def cross_check(figures: dict[str, float], skeleton: Skeleton | None, labels: np.ndarray | None,
-                segmentation: np.ndarray) -> dict[str, float]:
+def cross_check(
+    figures: dict[str, float],
+    skeleton: Skeleton | None,
+    labels: np.ndarray | None,
+    segmentation: np.ndarray,
+) -> dict[str, float]:
     """The reference's figures as funlib_NAME; prints how far off ours are.
 
-    erl and voi_* need skeletons, dense_voi_* and dense_rand_* need labels (Z, Y, X); segmentation (Z, Y, X).
+    erl and voi_* need skeletons, dense_voi_* and dense_rand_* need labels (Z, Y, X); segmentation
+    (Z, Y, X).
     """
     reference = {}
     if skeleton is not None:
@@ -30,17 +39,32 @@ def cross_check(figures: dict[str, float], skeleton: Skeleton | None, labels: np
         graph = networkx.Graph(skeleton.edges.tolist())
         for node, (owner, position) in enumerate(zip(skeleton.ids.tolist(), skeleton.nm.tolist())):
             graph.add_node(node, id=owner, **dict(zip("zyx", position)))
-        reference["erl"] = float(expected_run_length(graph, "id", "length", dict(enumerate(segments.tolist())),
-                                                     skeleton_position_attributes=["z", "y", "x"]))  # fmt: skip
+        reference["erl"] = float(
+            expected_run_length(
+                graph,
+                "id",
+                "length",
+                dict(enumerate(segments.tolist())),
+                skeleton_position_attributes=["z", "y", "x"],
+            )
+        )
     if labels is not None:
-        reference |= {f"dense_{key}": value for key, value in _overlap(np.maximum(labels, 0), segmentation).items()}
+        reference |= {
+            f"dense_{key}": value
+            for key, value in _overlap(np.maximum(labels, 0), segmentation).items()
+        }
     off = {key: abs(figures[key] - value) / max(abs(value), 1) for key, value in reference.items()}
     worst = max(off, key=off.get)
     verdict = "agrees with" if off[worst] <= TOLERANCE else "DISAGREES with"
-    print(f"funlib.evaluate {verdict} {len(off)} figures; largest difference {off[worst]:.1e} ({worst})", flush=True)
+    print(
+        f"funlib.evaluate {verdict} {len(off)} figures; largest difference {off[worst]:.1e} ({worst})",
+        flush=True,
+    )
     return {f"funlib_{key}": value for key, value in reference.items()}
 
 
 def _overlap(truth: np.ndarray, segmentation: np.ndarray) -> dict[str, float]:
     scores = rand_voi(*(np.ascontiguousarray(ids, np.uint64) for ids in (truth, segmentation)))
-    return {key: float(scores[key]) for key in ("voi_split", "voi_merge", "rand_split", "rand_merge")}
+    return {
+        key: float(scores[key]) for key in ("voi_split", "voi_merge", "rand_split", "rand_merge")
+    }

@@ -1,4 +1,6 @@
-"""evaluate.py: a prediction and the truth in; metrics.json, sweep.csv, sweep.png and report.html out. No torch."""
+"""evaluate.py: a prediction and the truth in; metrics.json, sweep.csv, sweep.png and report.html
+out. No torch.
+"""
 
 import base64
 import shutil
@@ -21,22 +23,35 @@ from pytc.report.pictures import Matching, Picture, draw, draw_sweep
 from pytc.runs import replacing, write_json
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
-HEADLINES = ("nerl", "voi_sum", "n_mergers", "n_splits", "dense_voi_sum", "dense_adapted_rand_error",
-             "jaccard", "dice", "precision", "recall")
+HEADLINES = (
+    "nerl",
+    "voi_sum",
+    "n_mergers",
+    "n_splits",
+    "dense_voi_sum",
+    "dense_adapted_rand_error",
+    "jaccard",
+    "dice",
+    "precision",
+    "recall",
+)
 BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow")
 WORST = 10  # skeletons in the table of those that lose most
 FILES = ("metrics.json", "report.html", "sweep.csv", "exact_sweep.csv", "sweep.png")
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score a prediction, write figures and report into the output folder, and return what metrics.json holds.
+    """Score a prediction, write figures and report into the output folder, and return what
+    metrics.json holds.
 
-    Affinities are segmented at each threshold, and the segmentation that is best by the metric is drawn and stored; a
-    segmentation is scored as it is. ValueError, before any work, where inputs lack or do not fit, and after it where
-    the metric is worse than config.require.
+    Affinities are segmented at each threshold, and the segmentation that is best by the metric is
+    drawn and stored; a segmentation is scored as it is. ValueError, before any work, where inputs
+    lack or do not fit, and after it where the metric is worse than config.require.
     """
     if config.backend == "funlib":
-        from pytc.report.crosscheck import cross_check  # optional: fails here, before any work, where it is missing
+        from pytc.report.crosscheck import (
+            cross_check,
+        )  # optional: fails here, before any work, where it is missing
     announce_compilation()
     inputs = gather(config)
     config = inputs.config
@@ -44,7 +59,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         print(f"{part + ':':14}{path}", flush=True)
     labels, swept, segmentation = inputs.read_labels(), None, inputs.prediction
     if inputs.channels:
-        print(f"segmenting {segmentation.spatial_shape} voxels at {len(config.thresholds)} thresholds", flush=True)
+        print(
+            f"segmenting {segmentation.spatial_shape} voxels at {len(config.thresholds)} thresholds",
+            flush=True,
+        )
         values = segmentation.read_channels(inputs.channels)
         swept = inputs.sweep(values, labels)
         segmentation = inputs.segment(values, swept.best["threshold"])
@@ -52,16 +70,26 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     figures = dict(swept.best) if swept else inputs.score(labels, overlaps)
     figures.pop("threshold", None)  # a setting
     if config.backend == "funlib":
-        figures |= cross_check(figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...])
+        figures |= cross_check(
+            figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...]
+        )
     settings = _settings(inputs, swept)
-    pictures = draw(segmentation, inputs.prediction.spatial_axes, config.voxel_size or (1.0, 1.0, 1.0), labels=labels,
-                    image=inputs.volumes.get("image"), matching=overlaps and Matching(overlaps, config.task))
+    pictures = draw(
+        segmentation,
+        inputs.prediction.spatial_axes,
+        config.voxel_size or (1.0, 1.0, 1.0),
+        labels=labels,
+        image=inputs.volumes.get("image"),
+        matching=overlaps and Matching(overlaps, config.task),
+    )
     _write(inputs, figures, settings, swept, segmentation, pictures)
     _print(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
     print(f"report: {Path(config.output) / 'report.html'}", flush=True)
     sign, side = (-1, "most") if is_error(config.metric) else (1, "least")
     if config.require is not None and sign * figures[config.metric] < sign * config.require:
-        raise ValueError(f"expected {config.metric} of at {side} {config.require:g}, got {figures[config.metric]:.4f}")
+        raise ValueError(
+            f"expected {config.metric} of at {side} {config.require:g}, got {figures[config.metric]:.4f}"
+        )
     return figures | settings
 
 
@@ -70,8 +98,12 @@ def _settings(inputs: Inputs, swept: Sweep | None) -> dict[str, Any]:
     config, stored = inputs.config, inputs.prediction.attributes
     if swept:
         stored = {"threshold": swept.best["threshold"]}
-        stored |= {"min_size": config.min_size, "grow": config.grow} if config.task == "instance" else {}
-    settings = {"task": config.task, "metric": config.metric} | {key: stored[key] for key in DECODING if key in stored}
+        stored |= (
+            {"min_size": config.min_size, "grow": config.grow} if config.task == "instance" else {}
+        )
+    settings = {"task": config.task, "metric": config.metric} | {
+        key: stored[key] for key in DECODING if key in stored
+    }
     if inputs.skeleton is not None:
         settings["merge_tolerance_nodes"] = 0  # strict: one node on a foreign segment is a merger
     return settings | {"backend": config.backend, **inputs.paths, "output": config.output}
@@ -79,7 +111,11 @@ def _settings(inputs: Inputs, swept: Sweep | None) -> dict[str, Any]:
 
 def summary(settings: dict[str, Any]) -> str:
     """The settings that belong beside every figure, in words."""
-    words = [f"{key.replace('_', ' ')} {_shown(settings[key])}" for key in BESIDE_FIGURES if key in settings]
+    words = [
+        f"{key.replace('_', ' ')} {_shown(settings[key])}"
+        for key in BESIDE_FIGURES
+        if key in settings
+    ]
     return ", ".join((settings["task"], *words))
 
 
@@ -87,18 +123,38 @@ def _shown(value: float) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], swept: Sweep | None, segmentation: Any,
-           pictures: list[list[Picture]]) -> None:  # fmt: skip
-    """Replace what an earlier evaluation left in the output folder, each file in one piece, metrics.json last."""
+def _write(
+    inputs: Inputs,
+    figures: dict[str, float],
+    settings: dict[str, Any],
+    swept: Sweep | None,
+    segmentation: Any,
+    pictures: list[list[Picture]],
+) -> None:
+    """Replace what an earlier evaluation left in the output folder, each file in one piece,
+    metrics.json last.
+    """
     config, output, axes = inputs.config, Path(inputs.config.output), inputs.prediction.spatial_axes
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation) if inputs.skeleton is not None else []
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "report"), autoescape=True)
-    environment.filters["png"] = lambda png: f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    environment.filters["png"] = lambda png: (
+        f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    )
     page = environment.get_template("report.html").render(
-        title=inputs.title, subtitle=summary(settings), figures=figures, metric=config.metric, sweep=swept,
-        headlines=_headlines(figures, config.metric), curves=curves, pictures=pictures, worst=worst, settings=settings,
-        axes=axes, attribution=config.attribution)  # fmt: skip
+        title=inputs.title,
+        subtitle=summary(settings),
+        figures=figures,
+        metric=config.metric,
+        sweep=swept,
+        headlines=_headlines(figures, config.metric),
+        curves=curves,
+        pictures=pictures,
+        worst=worst,
+        settings=settings,
+        axes=axes,
+        attribution=config.attribution,
+    )
     files = {"report.html": page.encode()}
     if curves:
         files |= {"sweep.png": curves, "sweep.csv": _csv(swept.rows)}
@@ -107,8 +163,17 @@ def _write(inputs: Inputs, figures: dict[str, float], settings: dict[str, Any], 
     best = output / "best_segmentation.zarr"
     if swept:
         attributes = {key: settings[key] for key in DECODING if key in settings}
-        with replacing(best) as path, create_volume(path, segmentation.shape, segmentation.dtype, axes=axes,
-                                                    voxel_size=config.voxel_size, attributes=attributes) as volume:
+        with (
+            replacing(best) as path,
+            create_volume(
+                path,
+                segmentation.shape,
+                segmentation.dtype,
+                axes=axes,
+                voxel_size=config.voxel_size,
+                attributes=attributes,
+            ) as volume,
+        ):
             volume[...] = segmentation
     elif Path(inputs.prediction.path).resolve() != best.resolve():
         shutil.rmtree(best, ignore_errors=True)
@@ -126,16 +191,27 @@ def _headlines(figures: dict[str, float], chosen: str) -> list[str]:
 
 
 def worst_skeletons(skeleton: Skeleton, segmentation: Any) -> list[dict[str, Any]]:
-    """Where to look first: details of the WORST skeletons that lose most of their length, and whom they merge with."""
+    """Where to look first: details of the WORST skeletons that lose most of their length, and whom
+    they merge with.
+    """
     details = SkeletonMetrics(skeleton).details(segmentation)
     losing = [row for row in details["skeletons"] if row["run_length"] < row["length"]]
     mergers = [set(ids) for segment, ids in details["mergers"].items() if segment > 0]
-    return [row | {"merged_with": sorted(set().union(*(ids for ids in mergers if row["id"] in ids)) - {row["id"]})}
-            for row in sorted(losing, key=lambda row: row["run_length"] - row["length"])[:WORST]]
+    return [
+        row
+        | {
+            "merged_with": sorted(
+                set().union(*(ids for ids in mergers if row["id"] in ids)) - {row["id"]}
+            )
+        }
+        for row in sorted(losing, key=lambda row: row["run_length"] - row["length"])[:WORST]
+    ]
 
 
 def _csv(rows: Sequence[dict[str, float]]) -> bytes:
-    return "".join(",".join(map(str, line)) + "\n" for line in (rows[0], *(row.values() for row in rows))).encode()
+    return "".join(
+        ",".join(map(str, line)) + "\n" for line in (rows[0], *(row.values() for row in rows))
+    ).encode()
 
 
 def _print(title: str, figures: dict[str, float], metric: str, swept: Sweep | None) -> None:

@@ -1,5 +1,6 @@
-"""What is scored against what: the files that evaluate.py is told of, or those of the newest results, checked; and
-the figures that follow: at each threshold of affinities, or of a segmentation as it is."""
+"""What is scored against what: the files that evaluate.py is told of, or those of the newest
+results, checked; and the figures that follow: at each threshold of affinities, or of a segmentation
+as it is."""
 
 import json
 from dataclasses import dataclass, replace
@@ -16,16 +17,29 @@ from pytc.metrics.exact import exact_sweep
 from pytc.metrics.overlap import Contingency, metrics_of_table
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
-from pytc.metrics.sweep import DENSE_METRICS, Sweep, check_metric, full_name, semantic_sweep, threshold_sweep
+from pytc.metrics.sweep import (
+    DENSE_METRICS,
+    Sweep,
+    check_metric,
+    full_name,
+    semantic_sweep,
+    threshold_sweep,
+)
 from pytc.runs import newest_run
 from pytc.segmentation.connected_components import connected_components_3d, unit_channels
 from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow
 
-SOURCES = "predictions/*/source.json"  # written beside a prediction: what was predicted, from what, and the truth
-TASKS = {"affinity": "instance", "binary": "semantic"}  # what a network predicts, and how that is scored
-METRICS = {"instance": {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS},
-           "semantic": {"labels": SEMANTIC_METRICS}}  # by task and by what they need
+# written beside a prediction: what was predicted, from what, and the truth
+SOURCES = "predictions/*/source.json"
+TASKS = {
+    "affinity": "instance",
+    "binary": "semantic",
+}  # what a network predicts, and how that is scored
+METRICS = {
+    "instance": {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS},
+    "semantic": {"labels": SEMANTIC_METRICS},
+}  # by task and by what they need
 
 
 @dataclass(frozen=True)
@@ -34,8 +48,12 @@ class Inputs:
 
     config: EvaluateConfig  # without defaults: only what no file says is None
     title: str
-    channels: list[int]  # to segment by: of the unit offsets, or the probability map; none of a segmentation
-    volumes: dict[str, Volume]  # affinities or segmentation, then what there is of labels, mask and image
+    channels: list[
+        int
+    ]  # to segment by: of the unit offsets, or the probability map; none of a segmentation
+    volumes: dict[
+        str, Volume
+    ]  # affinities or segmentation, then what there is of labels, mask and image
     skeleton: Skeleton | None
     paths: dict[str, str]  # what was opened
 
@@ -44,9 +62,13 @@ class Inputs:
         return next(iter(self.volumes.values()))
 
     def read_labels(self) -> np.ndarray | Volume | None:
-        """Labels, 0 outside of the mask; for a semantic task the foreground as int8, -1 where unlabelled."""
+        """Labels, 0 outside of the mask; for a semantic task the foreground as int8, -1 where
+        unlabelled.
+        """
         labels, mask = self.volumes.get("labels"), self.volumes.get("mask")
-        if labels is None or (mask is None and self.config.task == "instance" and not self.channels):
+        if labels is None or (
+            mask is None and self.config.task == "instance" and not self.channels
+        ):
             return labels  # read piece by piece
         labels, masked = labels[...], False if mask is None else mask[...] == 0
         if self.config.task == "semantic":
@@ -54,15 +76,27 @@ class Inputs:
         return np.where(masked, 0, labels).astype(labels.dtype, copy=False)
 
     def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
-        """The figures at each of the config's thresholds; values: (channels, Z, Y, X), those to segment by."""
+        """The figures at each of the config's thresholds; values:
+
+        (channels, Z, Y, X), those to segment by.
+        """
         config, thresholds, curve = self.config, self.config.thresholds, ()
         if config.task == "semantic":
             return semantic_sweep(values[0], labels, thresholds=thresholds, metric=config.metric)
         if config.exact:
-            exact = exact_sweep(values, self.skeleton, metric=config.metric, min_size=config.min_size)
+            exact = exact_sweep(
+                values, self.skeleton, metric=config.metric, min_size=config.min_size
+            )
             thresholds, curve = sorted({*thresholds, exact.best["threshold"]}), exact.rows
-        swept = threshold_sweep(values, self.skeleton, labels, thresholds=thresholds, metric=config.metric,
-                                grow=config.grow, min_size=config.min_size)
+        swept = threshold_sweep(
+            values,
+            self.skeleton,
+            labels,
+            thresholds=thresholds,
+            metric=config.metric,
+            grow=config.grow,
+            min_size=config.min_size,
+        )
         return replace(swept, curve=curve)
 
     def segment(self, values: np.ndarray, threshold: float) -> np.ndarray:
@@ -72,17 +106,26 @@ class Inputs:
         segmentation = connected_components_3d(values, threshold, min_size=self.config.min_size)
         return grow(segmentation, values) if self.config.grow else segmentation
 
-    def score(self, labels: np.ndarray | Volume | None, table: Contingency | None) -> dict[str, float]:
-        """Every figure there is truth for, of a segmentation as it is; table: that of labels and segmentation."""
+    def score(
+        self, labels: np.ndarray | Volume | None, table: Contingency | None
+    ) -> dict[str, float]:
+        """Every figure there is truth for, of a segmentation as it is; table: that of labels and
+        segmentation.
+        """
         if self.config.task == "semantic":
             return semantic_metrics(labels, self.prediction[...])
-        figures = {} if self.skeleton is None else SkeletonMetrics(self.skeleton).compute(self.prediction)
+        figures = (
+            {} if self.skeleton is None else SkeletonMetrics(self.skeleton).compute(self.prediction)
+        )
         dense = {} if table is None else metrics_of_table(table)
         return figures | {f"dense_{key}": value for key, value in dense.items()}
 
 
 def gather(config: EvaluateConfig) -> Inputs:
-    """Open what a config names or implies; ValueError, before any work, where something lacks or does not fit."""
+    """Open what a config names or implies;
+
+    ValueError, before any work, where something lacks or does not fit.
+    """
     folder = _results_folder(config)
     run = folder.parents[1] if folder and folder.parent.name == "predictions" else None
     source = json.loads((folder / "source.json").read_text()) if folder else {}
@@ -94,43 +137,71 @@ def gather(config: EvaluateConfig) -> Inputs:
     volumes = {}
     for part, path in paths.items():
         if part != "skeleton":
-            axes = source.get("axes") if path == source.get(part) else None  # the source's, if it names this file
-            volumes[part] = open_volume(path, axes=axes.replace("c", "") if axes and part != "image" else axes)
+            axes = (
+                source.get("axes") if path == source.get(part) else None
+            )  # the source's, if it names this file
+            volumes[part] = open_volume(
+                path, axes=axes.replace("c", "") if axes and part != "image" else axes
+            )
     _check_volumes(volumes)
     prediction, decoded = next(iter(volumes.values())), "affinities" in volumes
     changed, semantic = config.grow or config.min_size, task == "semantic"
-    require(not changed or (decoded and not semantic), "affinities of instances with --grow or --min-size", paths)
+    require(
+        not changed or (decoded and not semantic),
+        "affinities of instances with --grow or --min-size",
+        paths,
+    )
     require(not semantic or config.backend == "pytc", "instances with --backend funlib", task)
     config = replace(
-        config, task=task, metric=metric,
-        voxel_size=next((volume.voxel_size for volume in volumes.values() if volume.voxel_size),
-                        config.voxel_size or source.get("voxel_size")),
+        config,
+        task=task,
+        metric=metric,
+        voxel_size=next(
+            (volume.voxel_size for volume in volumes.values() if volume.voxel_size),
+            config.voxel_size or source.get("voxel_size"),
+        ),
         min_size=source.get("min_size", 0) if config.min_size is None else config.min_size,
         grow=source.get("grow", False) if config.grow is None else config.grow,
         attribution=config.attribution or source.get("attribution"),
         output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
     )
-    require(not (config.exact and (config.grow or semantic)), "instances, and --grow False, with --exact", config.grow)
+    require(
+        not (config.exact and (config.grow or semantic)),
+        "instances, and --grow False, with --exact",
+        config.grow,
+    )
     skeleton = None
     if "skeleton" in paths:
         skeleton = load_skeleton(paths["skeleton"], config.voxel_size, axes=prediction.spatial_axes)
         skeleton.require_inside(prediction.spatial_shape)
     title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
-    return Inputs(config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths)
+    return Inputs(
+        config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths
+    )
 
 
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
-    """The metric of that name, or the default for what is in `truth` (skeleton, labels); ValueError if it has none."""
+    """The metric of that name, or the default for what is in `truth` (skeleton, labels);
+
+    ValueError if it has none.
+    """
     parts = METRICS[task]
     if name is None:
         known = [metric for part, metrics in parts.items() if part in truth for metric in metrics]
-        name = next((metric for metric in ("jaccard", "nerl", "dense_voi_sum") if metric in known), "")
-    check_metric(full_name(name), {f"--{part}": (metrics, truth.get(part)) for part, metrics in parts.items()})
+        name = next(
+            (metric for metric in ("jaccard", "nerl", "dense_voi_sum") if metric in known), ""
+        )
+    check_metric(
+        full_name(name),
+        {f"--{part}": (metrics, truth.get(part)) for part, metrics in parts.items()},
+    )
     return full_name(name)
 
 
 def _results_folder(config: EvaluateConfig) -> Path | None:
-    """The folder of results of infer.py that is meant, if any: around the prediction named, of the run, or newest."""
+    """The folder of results of infer.py that is meant, if any: around the prediction named, of the
+    run, or newest.
+    """
     named = config.affinities or config.segmentation
     if named:
         beside = Path(named).parent
@@ -141,35 +212,56 @@ def _results_folder(config: EvaluateConfig) -> Path | None:
     return newest.parent
 
 
-def _paths(config: EvaluateConfig, folder: Path | None, source: dict[str, Any], task: str) -> dict[str, str]:
+def _paths(
+    config: EvaluateConfig, folder: Path | None, source: dict[str, Any], task: str
+) -> dict[str, str]:
     """The prediction first, then what is known to be true, then the image."""
-    decode = config.affinities or (not config.segmentation and (config.sweep or len(config.thresholds) == 1))
+    decode = config.affinities or (
+        not config.segmentation and (config.sweep or len(config.thresholds) == 1)
+    )
     what = "affinities" if decode else "segmentation"
     paths = {what: getattr(config, what) or str(folder / f"{what}.zarr")}
-    rest = ("labels", "mask", "image") if task == "semantic" else ("labels", "mask", "skeleton", "image")
+    rest = (
+        ("labels", "mask", "image")
+        if task == "semantic"
+        else ("labels", "mask", "skeleton", "image")
+    )
     paths |= {part: getattr(config, part) or source.get(part) for part in rest}
     return {part: path for part, path in paths.items() if path}
 
 
 def _check_volumes(volumes: dict[str, Volume]) -> None:
-    """ValueError unless all have the shape and axes of the first, the prediction, and labels are labels."""
+    """ValueError unless all have the shape and axes of the first, the prediction, and labels are
+    labels.
+    """
     prediction = next(iter(volumes.values()))
     for part, volume in volumes.items():
         shape, axes = prediction.spatial_shape, prediction.spatial_axes
         require(volume.spatial_shape == shape, f"{part} of the prediction's shape {shape}", volume)
         unstated = not ("axes" in volume.attributes and "axes" in prediction.attributes)
-        require(unstated or volume.spatial_axes == axes, f"{part} with the prediction's axes {axes}", volume)
-        labelled = part in ("affinities", "image") or (volume.dtype.kind in "iub" and "c" not in volume.axes)
+        require(
+            unstated or volume.spatial_axes == axes,
+            f"{part} with the prediction's axes {axes}",
+            volume,
+        )
+        labelled = part in ("affinities", "image") or (
+            volume.dtype.kind in "iub" and "c" not in volume.axes
+        )
         require(labelled, f"{part} of three axes and an integer dtype", volume)
 
 
 def _channels(prediction: Volume, config: EvaluateConfig) -> list[int]:
-    """The channels to segment by: those of the three unit offsets, or the only one of a probability map."""
+    """The channels to segment by: those of the three unit offsets, or the only one of a probability
+    map.
+    """
     check_dtype(prediction.dtype)
     if config.task == "semantic":
         require(prediction.n_channels == 1, "a probability map of one channel", prediction)
         return [0]
     offsets = prediction.offsets or config.offsets
-    require(offsets, f"the offsets of {prediction.path}; --offsets names them where the file does not", offsets)
+    require(
+        offsets,
+        f"the offsets of {prediction.path}; --offsets names them where the file does not",
+        offsets,
+    )
     return unit_channels(prediction.n_channels, offsets)
-

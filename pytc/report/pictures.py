@@ -1,5 +1,6 @@
-"""What a report shows as PNGs: coloured slices, and the curves of a sweep. A segment wears the colour of the label it
-covers best, so that errors show. matplotlib takes long to load: not before the scores."""
+"""What a report shows as PNGs: coloured slices, and the curves of a sweep. A segment wears the
+colour of the label it covers best, so that errors show. matplotlib takes long to load: not before
+the scores."""
 
 import io
 from typing import NamedTuple
@@ -12,9 +13,19 @@ from pytc.metrics.overlap import Contingency
 from pytc.metrics.sweep import Sweep
 
 MAX_PIXELS = 512  # larger slices are strided
-SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))  # axis a slice is cut across, and where
-ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])  # colours of the codes of `errors`
-ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])  # a voxel in no segment, often at a membrane, is the lesser error
+SLICES = (
+    ("z", 0.25),
+    ("z", 0.5),
+    ("z", 0.75),
+    ("y", 0.5),
+    ("x", 0.5),
+)  # axis a slice is cut across, and where
+ERRORS = np.array(
+    [(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)]
+)  # colours of the codes of `errors`
+ERROR_STRENGTH = np.array(
+    [0, 0.7, 0.7, 0.35]
+)  # a voxel in no segment, often at a membrane, is the lesser error
 # A panel shows the figures of one family that the sweep has.
 PANELS = {
     "Run length": ("nerl", "nerl_5", "nerl_20", "nerl_100"),
@@ -34,24 +45,36 @@ class Picture(NamedTuple):
 
 
 class Matching:
-    """Which label each segment covers best, and which segment each label; 0 apart, which in a mask is a label too."""
+    """Which label each segment covers best, and which segment each label;
+
+    0 apart, which in a mask is a label too.
+    """
 
     def __init__(self, table: Contingency, task: str):
         self.task = task
         objects = (table.truth != 0) & (table.segmentation != 0)
-        labels, segments, counts = (column[objects] for column in (table.truth, table.segmentation, table.count))
-        order = np.lexsort((-labels.astype(np.int64), -segments.astype(np.int64), counts))  # the last one wins
+        labels, segments, counts = (
+            column[objects] for column in (table.truth, table.segmentation, table.count)
+        )
+        order = np.lexsort(
+            (-labels.astype(np.int64), -segments.astype(np.int64), counts)
+        )  # the last one wins
         labels, segments = labels[order].tolist(), segments[order].tolist()
         self._label_of, self._segment_of = dict(zip(segments, labels)), dict(zip(labels, segments))
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
-        """Ids for `palette`: that of the label a segment covers best; one of its own for a smaller piece of a label."""
+        """Ids for `palette`: that of the label a segment covers best; one of its own for a smaller
+        piece of a label.
+        """
         label = _look_up(self._label_of, segments)
         whole = (label > 0) & (_look_up(self._segment_of, label) == segments)
         return np.where(whole, label, -segments)
 
     def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """0: right, or not labelled; 1: in a segment of another label; 2: in a smaller piece; 3: in no segment."""
+        """0: right, or not labelled;
+
+        1: in a segment of another label; 2: in a smaller piece; 3: in no segment.
+        """
         unlabelled = labels < (0 if self.task == "semantic" else 1)
         merged = (_look_up(self._label_of, segments) != labels) & (segments > 0)
         split = _look_up(self._segment_of, labels) != segments
@@ -59,20 +82,32 @@ class Matching:
 
 
 def palette(ids: np.ndarray) -> np.ndarray:
-    """A bright colour for each id, black for 0: (...) integers -> (..., 3) uint8; the same on every call."""
+    """A bright colour for each id, black for 0:
+
+    (...) integers -> (..., 3) uint8; the same on every call.
+    """
     from matplotlib.colors import hsv_to_rgb
 
     mixed = ids.astype(np.int64).view(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(29)
-    hue, saturation, value = ((mixed >> np.uint64(bits)) % np.uint64(n) / n for bits, n in ((0, 360), (20, 8), (12, 8)))
+    hue, saturation, value = (
+        (mixed >> np.uint64(bits)) % np.uint64(n) / n for bits, n in ((0, 360), (20, 8), (12, 8))
+    )
     colours = 255 * hsv_to_rgb(np.stack([hue, 0.55 + 0.45 * saturation, 0.7 + 0.34 * value], -1))
     return np.where(ids[..., None] == 0, 0, colours).astype(np.uint8)
 
 
-def draw(segmentation: np.ndarray | Volume, axes: str, voxel_size: tuple[float, float, float], *,
-         image: Volume | None = None, labels: np.ndarray | Volume | None = None,
-         matching: Matching | None = None) -> list[list[Picture]]:  # fmt: skip
-    """Three slices across z, one across y and x: image, labels, segmentation and errors side by side, where present.
+def draw(
+    segmentation: np.ndarray | Volume,
+    axes: str,
+    voxel_size: tuple[float, float, float],
+    *,
+    image: Volume | None = None,
+    labels: np.ndarray | Volume | None = None,
+    matching: Matching | None = None,
+) -> list[list[Picture]]:
+    """Three slices across z, one across y and x: image, labels, segmentation and errors side by
+    side, where present.
 
     All are of one shape, their spatial axes in the order `axes`.
     """
@@ -93,12 +128,19 @@ def draw(segmentation: np.ndarray | Volume, axes: str, voxel_size: tuple[float, 
             drawn["errors"] = _tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
         height, width = (voxel_size[axes.index(a)] for a in "zyx" if a != axis)
         aspect = segments.shape[1] * width / (segments.shape[0] * height)
-        rows.append([Picture(f"{what}, {axis} = {index}", _png(pixels), aspect) for what, pixels in drawn.items()])
+        rows.append(
+            [
+                Picture(f"{what}, {axis} = {index}", _png(pixels), aspect)
+                for what, pixels in drawn.items()
+            ]
+        )
     return rows
 
 
 def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
-    """The first channel's slice across `axis`, rows and columns in the order z, y, x, strided to MAX_PIXELS."""
+    """The first channel's slice across `axis`, rows and columns in the order z, y, x, strided to
+    MAX_PIXELS.
+    """
     view = volume[tuple(index if a == axis else 0 if a == "c" else slice(None) for a in axes)]
     rows, columns = (a for a in axes if a not in (axis, "c"))
     view = view.T if rows < columns else view  # z comes before y, and y before x
@@ -123,10 +165,14 @@ def _overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return _tint(grey, palette(ids), (ids != 0) * np.where(border, 0.9, 0.5))
 
 
-def _tint(grey: np.ndarray, colours: np.ndarray | float = 0.0, strength: np.ndarray | float = 0.0) -> np.ndarray:
+def _tint(
+    grey: np.ndarray, colours: np.ndarray | float = 0.0, strength: np.ndarray | float = 0.0
+) -> np.ndarray:
     """(H, W, 3) uint8: grey (H, W) mixed with colours (H, W, 3) by a strength (H, W) in [0, 1]."""
     alpha = np.broadcast_to(strength, grey.shape)[..., None]
-    return (grey[..., None] * (1 - alpha) + np.broadcast_to(colours, (*grey.shape, 3)) * alpha).astype(np.uint8)
+    return (
+        grey[..., None] * (1 - alpha) + np.broadcast_to(colours, (*grey.shape, 3)) * alpha
+    ).astype(np.uint8)
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -142,27 +188,56 @@ def _look_up(table: dict[int, int], ids: np.ndarray) -> np.ndarray:
 
 
 def draw_sweep(sweep: Sweep) -> bytes:
-    """PNG of each family of figures over the threshold, points on its whole curve where that is known, best marked."""
+    """PNG of each family of figures over the threshold, points on its whole curve where that is
+    known, best marked.
+    """
     from matplotlib.figure import Figure
 
     metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
-    panels = {title: known for title, names in PANELS.items() if (known := [k for k in names if k in best])}
+    panels = {
+        title: known
+        for title, names in PANELS.items()
+        if (known := [k for k in names if k in best])
+    }
     if not any(metric in names for names in panels.values()):
         panels[metric] = [metric]
     figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")
     thresholds, changes = ([row["threshold"] for row in rows] for rows in (sweep.rows, curve))
-    for axes, (title, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+    for axes, (title, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
+    ):
         for i, (name, colour) in enumerate(zip(names, COLOURS)):
             chosen, known = name == metric, bool(curve) and name in curve[0]
             if known:
-                axes.step(changes, [row[name] for row in curve], where="post", linewidth=0.8, color=colour)
-            axes.plot(thresholds, [row[name] for row in sweep.rows], "o" if known else "o-",
-                      markersize=4 if chosen else 2.5, linewidth=2.2 if chosen else 1.2, color=colour, label=name,
-                      zorder=9 - i)
+                axes.step(
+                    changes, [row[name] for row in curve], where="post", linewidth=0.8, color=colour
+                )
+            axes.plot(
+                thresholds,
+                [row[name] for row in sweep.rows],
+                "o" if known else "o-",
+                markersize=4 if chosen else 2.5,
+                linewidth=2.2 if chosen else 1.2,
+                color=colour,
+                label=name,
+                zorder=9 - i,
+            )
             if chosen:
-                axes.plot(best["threshold"], best[name], marker="*", markersize=17, color=colour,
-                          markeredgecolor="white", zorder=10)
-                axes.set_title(f"{best[name]:.3f} at {best['threshold']:.3f}", fontsize=10, loc="right", color=colour)
+                axes.plot(
+                    best["threshold"],
+                    best[name],
+                    marker="*",
+                    markersize=17,
+                    color=colour,
+                    markeredgecolor="white",
+                    zorder=10,
+                )
+                axes.set_title(
+                    f"{best[name]:.3f} at {best['threshold']:.3f}",
+                    fontsize=10,
+                    loc="right",
+                    color=colour,
+                )
         axes.axvline(best["threshold"], color="#888", linewidth=1, linestyle=":")
         axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
         axes.set(xlabel="threshold", ylim=(0, None), ymargin=0.18)

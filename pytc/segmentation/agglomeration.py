@@ -1,4 +1,5 @@
-"""Agglomeration by optional packages: waterz (mean affinity of touching fragments), mwatershed (mutex watershed).
+"""Agglomeration by optional packages: waterz (mean affinity of touching fragments), mwatershed
+(mutex watershed).
 
 Neither works in place or by blocks: both copy the affinities, to float32 and float64.
 """
@@ -15,38 +16,59 @@ from pytc.segmentation.edges import check_affinities
 
 
 def agglomerate(
-    affinities: np.ndarray, fragments: np.ndarray, threshold: float, offsets: Sequence[Sequence[int]] | None = None
+    affinities: np.ndarray,
+    fragments: np.ndarray,
+    threshold: float,
+    offsets: Sequence[Sequence[int]] | None = None,
 ) -> np.ndarray:
-    """Fragments merged, strongest first, while the mean affinity between two that touch is above a threshold.
+    """Fragments merged, strongest first, while the mean affinity between two that touch is above a
+    threshold.
 
-    affinities (C, Z, Y, X) and offsets as in `affinities_to_segmentation`; fragments (Z, Y, X) integer, 0 background.
-    Returns uint64 labels, each the label of one of its fragments. Source: Funke et al., "Large scale image
-    segmentation with structured loss based deep learning for connectome reconstruction" (2019), by waterz.
+    affinities (C, Z, Y, X) and offsets as in `affinities_to_segmentation`; fragments (Z, Y, X)
+    integer, 0 background. Returns uint64 labels, each the label of one of its fragments. Source:
+    Funke et al., "Large scale image segmentation with structured loss based deep learning for
+    connectome reconstruction" (2019), by waterz.
     """
     waterz = _extra("waterz")
     check_affinities(affinities)
     fits = fragments.shape == affinities.shape[1:] and fragments.dtype.kind in "iu"
-    require(fits, f"integer fragments of shape {affinities.shape[1:]}", f"{fragments.dtype} {fragments.shape}")
-    backward = np.zeros((3, *fragments.shape), np.float32)  # waterz keeps the edge to the voxel before at each voxel
+    require(
+        fits,
+        f"integer fragments of shape {affinities.shape[1:]}",
+        f"{fragments.dtype} {fragments.shape}",
+    )
+    backward = np.zeros(
+        (3, *fragments.shape), np.float32
+    )  # waterz keeps the edge to the voxel before at each voxel
     for axis, values in enumerate(_as_fractions(short_range(affinities, offsets), np.float32)):
         np.moveaxis(backward[axis], axis, 0)[1:] = np.moveaxis(values, axis, 0)[:-1]
-    segmentations = waterz.agglomerate(backward, [1 - threshold], fragments=fragments.astype(np.uint64, order="C"))
+    segmentations = waterz.agglomerate(
+        backward, [1 - threshold], fragments=fragments.astype(np.uint64, order="C")
+    )
     return next(iter(segmentations)).copy()
 
 
 def mutex_watershed(
-    affinities: np.ndarray, offsets: Sequence[Sequence[int]], *, threshold: float = 0.5,
+    affinities: np.ndarray,
+    offsets: Sequence[Sequence[int]],
+    *,
+    threshold: float = 0.5,
     strides: Sequence[Sequence[int]] | None = None,
 ) -> np.ndarray:
     """Segmentation by edges that join and edges that keep apart, the most certain first.
 
-    affinities (len(offsets), Z, Y, X): values above the threshold join v and v + offset, those below keep them apart,
-    by their distance from it. strides: of each offset, voxels between the edges that are used. Returns uint64 labels,
-    0 where a voxel joins none. Source: Wolf et al., "The mutex watershed" (2018), by mwatershed.
+    affinities (len(offsets), Z, Y, X): values above the threshold join v and v + offset, those
+    below keep them apart, by their distance from it. strides: of each offset, voxels between the
+    edges that are used. Returns uint64 labels, 0 where a voxel joins none. Source: Wolf et al.,
+    "The mutex watershed" (2018), by mwatershed.
     """
     mwatershed = _extra("mwatershed")
     check_affinities(affinities)
-    require(len(offsets) == len(affinities), f"an affinity channel for each of {len(offsets)} offsets", len(affinities))
+    require(
+        len(offsets) == len(affinities),
+        f"an affinity channel for each of {len(offsets)} offsets",
+        len(affinities),
+    )
     certainty = _as_fractions(affinities, np.float64) - threshold
     return mwatershed.agglom(certainty, [list(offset) for offset in offsets], strides=strides)
 
@@ -59,4 +81,6 @@ def _extra(name: str) -> ModuleType:
 
 
 def _as_fractions(affinities: np.ndarray, dtype: type) -> np.ndarray:
-    return affinities.astype(dtype) / 255 if affinities.dtype == np.uint8 else affinities.astype(dtype)
+    return (
+        affinities.astype(dtype) / 255 if affinities.dtype == np.uint8 else affinities.astype(dtype)
+    )

@@ -1,8 +1,9 @@
 """Affinities to instances: connected components by runs and union-find.
 
-Each slab of planes is labelled on its own, its union-find forest held in the label array itself (a voxel points to an
-earlier voxel of its component); components that touch across slab faces are then joined in a small table. Roots are
-always the earlier voxel, so the numbering follows the raster order whatever the slabs.
+Each slab of planes is labelled on its own, its union-find forest held in the label array itself (a
+voxel points to an earlier voxel of its component); components that touch across slab faces are then
+joined in a small table. Roots are always the earlier voxel, so the numbering follows the raster
+order whatever the slabs.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,24 +13,36 @@ import numba
 import numpy as np
 
 from pytc.config import SHORT_AND_LONG
-from pytc.segmentation.edges import check_affinities, comparable, edge_flags, label_dtype, ranges_above, slabs_of
+from pytc.segmentation.edges import (
+    check_affinities,
+    comparable,
+    edge_flags,
+    label_dtype,
+    ranges_above,
+    slabs_of,
+)
 
 FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
 
 
 def connected_components_3d(
-    affinities: np.ndarray, threshold: float, *, min_size: int = 0, mask: np.ndarray | None = None,
+    affinities: np.ndarray,
+    threshold: float,
+    *,
+    min_size: int = 0,
+    mask: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
     """Components of voxels joined by affinities above a threshold.
 
-    affinities (3 or more, Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255): channels 0, 1, 2
-    at v are the edges to v + (1, 0, 0), (0, 1, 0), (0, 0, 1), true where value > threshold in float64. Any memory
-    order; nothing is copied. mask (Z, Y, X) bool: voxels outside it have no edges.
+    affinities (3 or more, Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255):
+    channels 0, 1, 2 at v are the edges to v + (1, 0, 0), (0, 1, 0), (0, 0, 1), true where value >
+    threshold in float64. Any memory order; nothing is copied. mask (Z, Y, X) bool: voxels outside
+    it have no edges.
 
-    Returns labels (Z, Y, X) uint32 (uint64 above 2^32 - 1 voxels): 0 where a voxel has no true edge to any neighbour
-    or its component has fewer than min_size voxels, otherwise 1, 2, ... in raster order of first voxels. The result
-    does not depend on `threads` (all of numba's by default).
+    Returns labels (Z, Y, X) uint32 (uint64 above 2^32 - 1 voxels): 0 where a voxel has no true edge
+    to any neighbour or its component has fewer than min_size voxels, otherwise 1, 2, ... in raster
+    order of first voxels. The result does not depend on `threads` (all of numba's by default).
     """
     check_affinities(affinities)
     shape = affinities.shape[1:]
@@ -43,46 +56,71 @@ def connected_components_3d(
 
 
 def affinities_to_segmentation(
-    affinities: np.ndarray, threshold: float, offsets: Sequence[Sequence[int]] | None = None, **options,
+    affinities: np.ndarray,
+    threshold: float,
+    offsets: Sequence[Sequence[int]] | None = None,
+    **options,
 ) -> np.ndarray:
-    """Components of an affinity volume whose channels follow `offsets`, by its three channels of unit offset.
+    """Components of an affinity volume whose channels follow `offsets`, by its three channels of
+    unit offset.
 
-    affinities (len(offsets), Z, Y, X); options as in `connected_components_3d`. Without offsets the channels are the
-    first of three at 1 voxel and three at 10. ValueError where the offsets do not fit the channels or lack
-    (1, 0, 0), (0, 1, 0) or (0, 0, 1).
+    affinities (len(offsets), Z, Y, X); options as in `connected_components_3d`. Without offsets the
+    channels are the first of three at 1 voxel and three at 10. ValueError where the offsets do not
+    fit the channels or lack (1, 0, 0), (0, 1, 0) or (0, 0, 1).
     """
     check_affinities(affinities)
     return connected_components_3d(short_range(affinities, offsets), threshold, **options)
 
 
 def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order; a view where they stand in a row."""
-    offsets = SHORT_AND_LONG[:affinities.shape[0]] if offsets is None else offsets
+    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order; a view where they
+    stand in a row.
+    """
+    offsets = SHORT_AND_LONG[: affinities.shape[0]] if offsets is None else offsets
     channels = unit_channels(affinities.shape[0], offsets)
     first = channels[0]
-    return affinities[first:first + 3] if channels == [first, first + 1, first + 2] else affinities[channels]
+    return (
+        affinities[first : first + 3]
+        if channels == [first, first + 1, first + 2]
+        else affinities[channels]
+    )
 
 
 def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int]:
-    """Which channels have the offsets (1, 0, 0), (0, 1, 0), (0, 0, 1); ValueError if one is missing."""
+    """Which channels have the offsets (1, 0, 0), (0, 1, 0), (0, 0, 1);
+
+    ValueError if one is missing.
+    """
     offsets = [tuple(int(o) for o in offset) for offset in offsets]
     if len(offsets) != n_channels:
-        raise ValueError(f"expected an affinity channel for each of {len(offsets)} offsets, got {n_channels}")
+        raise ValueError(
+            f"expected an affinity channel for each of {len(offsets)} offsets, got {n_channels}"
+        )
     units = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     missing = [unit for unit in units if unit not in offsets]
     if missing:
-        raise ValueError(f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}")
+        raise ValueError(
+            f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}"
+        )
     return [offsets.index(unit) for unit in units]
 
 
 def label_planes(
-    edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, *, mask: np.ndarray | None = None,
-    min_size: int = 0, threads: int | None = None,
+    edges: np.ndarray,
+    ranges: tuple,
+    start: int,
+    stop: int,
+    labels: np.ndarray,
+    *,
+    mask: np.ndarray | None = None,
+    min_size: int = 0,
+    threads: int | None = None,
 ) -> int:
-    """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1; returns how many.
+    """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1;
+    returns how many.
 
-    edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes before and after
-    make a voxel foreground, and join nothing.
+    edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes
+    before and after make a voxel foreground, and join nothing.
     """
     assert labels.flags.c_contiguous
     if labels.size == 0:
@@ -90,8 +128,15 @@ def label_planes(
     bounds = slabs_of(stop - start, threads=threads)
     slabs = [labels[a:b] for a, b in bounds]
     with ThreadPoolExecutor(len(slabs)) as pool:
-        counts = list(pool.map(lambda bound, slab: label_slab(edges, ranges, start + bound[0], start + bound[1], slab,
-                                                              mask=mask), bounds, slabs))
+        counts = list(
+            pool.map(
+                lambda bound, slab: label_slab(
+                    edges, ranges, start + bound[0], start + bound[1], slab, mask=mask
+                ),
+                bounds,
+                slabs,
+            )
+        )
         first = np.cumsum([0, *counts])
         parents = np.arange(first[-1] + 1, dtype=labels.dtype)
         for i, (_, z) in enumerate(bounds[:-1]):
@@ -100,20 +145,28 @@ def label_planes(
             join_face(flags[0], slabs[i][-1], slabs[i + 1][0], first[i], first[i + 1], parents)
         sizes = np.zeros(0, np.int64)
         if min_size > 1:
-            sizes = np.concatenate([[0], *(sizes[1:] for sizes in pool.map(component_sizes, slabs, counts))])
+            sizes = np.concatenate(
+                [[0], *(sizes[1:] for sizes in pool.map(component_sizes, slabs, counts))]
+            )
         table = final_numbers(parents, sizes, min_size)
         list(pool.map(lambda slab, n: relabel(slab.ravel(), table[n:]), slabs, first[:-1]))
     return int(table.max())
 
 
 def label_slab(
-    edges: np.ndarray, ranges: tuple, start: int, stop: int, labels: np.ndarray, shared: np.ndarray | None = None, *,
+    edges: np.ndarray,
+    ranges: tuple,
+    start: int,
+    stop: int,
+    labels: np.ndarray,
+    shared: np.ndarray | None = None,
+    *,
     mask: np.ndarray | None = None,
 ) -> int:
     """The same by one thread, without a size limit.
 
-    shared (labels.size + 1,) bool: if given, a voxel without an edge is a component too, not 0, and shared[n] becomes
-    whether component n has two voxels or more.
+    shared (labels.size + 1,) bool: if given, a voxel without an edge is a component too, not 0, and
+    shared[n] becomes whether component n has two voxels or more.
     """
     if labels.size == 0:
         return 0
@@ -125,18 +178,21 @@ def label_slab(
     events = np.empty(labels.shape[2], np.uint8)
     for z in range(start, stop, step):
         planes = min(step, stop - z)
-        edge_flags(edges, ranges, z, z + planes, mask, flags[1:planes + 1])
-        sample = flags[1:planes + 1, ::16] & 4
+        edge_flags(edges, ranges, z, z + planes, mask, flags[1 : planes + 1])
+        sample = flags[1 : planes + 1, ::16] & 4
         calm = 3 * np.count_nonzero(sample) > 2 * sample.size
-        LINK_RUNS[int(calm)](flags[:planes + 1], labels, z - start, shared is not None, events)
+        LINK_RUNS[int(calm)](flags[: planes + 1], labels, z - start, shared is not None, events)
         flags[0] = flags[planes]
-    return _number_roots(labels.ravel(), np.empty(labels.size + 1, np.bool_) if shared is None else shared)
+    return _number_roots(
+        labels.ravel(), np.empty(labels.size + 1, np.bool_) if shared is None else shared
+    )
 
 
 @numba.njit(cache=True, nogil=True)
 def _find_events(flags, z, y, joins_plane_before, events):
-    """What happens at each voxel of a row: 1 foreground, 2 starts a run, 4 and 8 joins its neighbour in y and in z.
-    An edge that closes a square of true edges joins nothing new, and is left out.
+    """What happens at each voxel of a row: 1 foreground, 2 starts a run, 4 and 8 joins its
+    neighbour in y and in z. An edge that closes a square of true edges joins nothing new, and is
+    left out.
     """
     here, before = flags[z, y], flags[z - 1, y]
     above, above_before = flags[z, max(y - 1, 0)], flags[z - 1, max(y - 1, 0)]
@@ -182,11 +238,15 @@ def _unite(parents, i, j):
 
 
 def _link_runs(calm: bool) -> Callable:
-    """Compiled in two ways: where runs are short (not calm), a branch at each voxel would be mispredicted too often."""
+    """Compiled in two ways: where runs are short (not calm), a branch at each voxel would be
+    mispredicted too often.
+    """
 
     @numba.njit(cache=True, nogil=True)
     def link_runs(flags, labels, start, alone, events):
-        """Point every voxel of the planes from `start` on to an earlier voxel of its component, as index + 1."""
+        """Point every voxel of the planes from `start` on to an earlier voxel of its component, as
+        index + 1.
+        """
         parents = labels.ravel()
         _, height, width = labels.shape
         for z in range(start, start + flags.shape[0] - 1):
@@ -194,7 +254,10 @@ def _link_runs(calm: bool) -> Callable:
                 _find_events(flags, z - start + 1, y, z > 0, events)
                 offset = (z * height + y) * width
                 row = parents[offset:]
-                above, before = parents[max(offset - width, 0):], parents[max(offset - height * width, 0):]
+                above, before = (
+                    parents[max(offset - width, 0) :],
+                    parents[max(offset - height * width, 0) :],
+                )
                 root = labels.dtype.type(0)
                 for x in range(width):
                     event = events[x]
@@ -220,7 +283,9 @@ LINK_RUNS = (_link_runs(False), _link_runs(True))
 
 @numba.njit(cache=True, nogil=True)
 def _number_roots(labels, shared):
-    """Turn pointers to earlier voxels into 1, 2, ... in raster order, in place; returns the number of roots."""
+    """Turn pointers to earlier voxels into 1, 2, ... in raster order, in place; returns the number
+    of roots.
+    """
     count = 0
     for i in range(len(labels)):  # without a branch that could be mispredicted
         pointer = labels[i]
@@ -237,7 +302,8 @@ def _number_roots(labels, shared):
 def join_face(flags, before, after, first_before, first_after, parents):
     """Unite components across the face of two slabs, where `flags` (Y, X) has an edge along z.
 
-    before, after (Y, X): labels on either side, numbered within their slabs from first_before + 1, first_after + 1.
+    before, after (Y, X): labels on either side, numbered within their slabs from first_before + 1,
+    first_after + 1.
     """
     for y in range(flags.shape[0]):
         joined = (np.int64(0), np.int64(0))
@@ -267,10 +333,11 @@ def _count(labels, sizes):
 
 @numba.njit(cache=True, nogil=True)
 def final_numbers(parents, sizes, min_size):
-    """The final label of each entry: roots numbered 1, 2, ... in order, those of fewer than min_size voxels 0.
+    """The final label of each entry: roots numbered 1, 2, ... in order, those of fewer than
+    min_size voxels 0.
 
-    parents: entry 0 for the background, none points to a later one; overwritten. sizes: of the same length,
-    overwritten, or empty.
+    parents: entry 0 for the background, none points to a later one; overwritten. sizes: of the same
+    length, overwritten, or empty.
     """
     for i in range(1, len(parents)):
         parents[i] = parents[parents[i]]

@@ -1,4 +1,6 @@
-"""Edges between neighbours: which are above a threshold, as one byte of flags a voxel, or all in descending order."""
+"""Edges between neighbours: which are above a threshold, as one byte of flags a voxel, or all in
+descending order.
+"""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +18,9 @@ BITS = np.argsort(DE_BRUIJN << np.arange(64, dtype=np.uint64) >> np.uint64(58))
 def check_affinities(affinities: np.ndarray) -> None:
     """ValueError unless this is a (C >= 3, Z, Y, X) array of a dtype that affinities come in."""
     if len(affinities.shape) != 4 or affinities.shape[0] < 3:
-        raise ValueError(f"expected affinities of shape (3 or more, Z, Y, X), got {tuple(affinities.shape)}")
+        raise ValueError(
+            f"expected affinities of shape (3 or more, Z, Y, X), got {tuple(affinities.shape)}"
+        )
     check_dtype(affinities.dtype)
 
 
@@ -32,15 +36,19 @@ def label_dtype(shape: Sequence[int]) -> type:
 
 
 def comparable(affinities: np.ndarray) -> np.ndarray:
-    """The same memory in a dtype that compiled code can compare: float16 is seen as its bit patterns."""
+    """The same memory in a dtype that compiled code can compare: float16 is seen as its bit
+    patterns.
+    """
     return affinities.view(np.uint16) if affinities.dtype == np.float16 else affinities
 
 
 def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
-    """Two closed ranges (low, high, low, high) of `comparable` values that hold exactly the values > threshold.
+    """Two closed ranges (low, high, low, high) of `comparable` values that hold exactly the values
+    > threshold.
 
-    The comparison is that of float64; uint8 stands for value / 255; NaN is above nothing. An empty range has
-    low > high. Patterns of float16 ascend with the value from 0 to infinity, and descend below -0.
+    The comparison is that of float64; uint8 stands for value / 255; NaN is above nothing. An empty
+    range has low > high. Patterns of float16 ascend with the value from 0 to infinity, and descend
+    below -0.
     """
     if not np.isfinite(threshold):
         raise ValueError(f"expected a finite threshold, got {threshold}")
@@ -67,21 +75,30 @@ def is_above(values: np.ndarray, threshold: float) -> np.ndarray:
     return ((values >= low) & (values <= high)) | ((values >= low2) & (values <= high2))
 
 
-def edge_flags(affinities: np.ndarray, ranges: tuple, start: int, stop: int, mask, flags: np.ndarray) -> None:
-    """Fill `flags` (stop - start, Y, X) uint8: bits 1, 2, 4 of v tell of an edge to the next voxel along z, y, x.
+def edge_flags(
+    affinities: np.ndarray, ranges: tuple, start: int, stop: int, mask, flags: np.ndarray
+) -> None:
+    """Fill `flags` (stop - start, Y, X) uint8: bits 1, 2, 4 of v tell of an edge to the next voxel
+    along z, y, x.
 
-    `affinities` (3, Z, Y, X) as `comparable` gives them, planes start to stop; edges that leave the volume or
-    have an end outside `mask` (Z, Y, X) bool or None are not edges.
+    `affinities` (3, Z, Y, X) as `comparable` gives them, planes start to stop; edges that leave the
+    volume or have an end outside `mask` (Z, Y, X) bool or None are not edges.
     """
-    _threshold(affinities[0, start:stop], affinities[1, start:stop], affinities[2, start:stop], *ranges, flags)
+    _threshold(
+        affinities[0, start:stop],
+        affinities[1, start:stop],
+        affinities[2, start:stop],
+        *ranges,
+        flags,
+    )
     if stop == affinities.shape[1]:
         flags[-1:] &= 6
     flags[:, -1:] &= 5
     flags[:, :, -1:] &= 3
     if mask is not None:
         inside = mask[start:stop]
-        below = mask[start + 1:stop + 1]
-        flags[:len(below)][~below] &= 6
+        below = mask[start + 1 : stop + 1]
+        flags[: len(below)][~below] &= 6
         flags[:, :-1][~inside[:, 1:]] &= 5
         flags[:, :, :-1][~inside[:, :, 1:]] &= 3
         flags[~inside] = 0
@@ -96,11 +113,17 @@ def _threshold(along_z, along_y, along_x, low, high, low2, high2, flags):
                 in_z = ((a[x] >= low) & (a[x] <= high)) | ((a[x] >= low2) & (a[x] <= high2))
                 in_y = ((b[x] >= low) & (b[x] <= high)) | ((b[x] >= low2) & (b[x] <= high2))
                 in_x = ((c[x] >= low) & (c[x] <= high)) | ((c[x] >= low2) & (c[x] <= high2))
-                out[x] = np.uint8(in_z) | (np.uint8(in_y) << np.uint8(1)) | (np.uint8(in_x) << np.uint8(2))
+                out[x] = (
+                    np.uint8(in_z)
+                    | (np.uint8(in_y) << np.uint8(1))
+                    | (np.uint8(in_x) << np.uint8(2))
+                )
 
 
 def values_above(affinities: np.ndarray, floor: float) -> np.ndarray:
-    """The finite values above `floor` that there are, float64, ascending; of float16 and uint8, all there can be."""
+    """The finite values above `floor` that there are, float64, ascending; of float16 and uint8, all
+    there can be.
+    """
     small = affinities.dtype.itemsize < 4
     values = _every_value(affinities.dtype) if small else np.unique(affinities).astype(np.float64)
     return np.sort(values[np.isfinite(values) & (values > floor)])
@@ -111,25 +134,37 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
     return values / 255 if dtype == np.uint8 else values.astype(np.float64)
 
 
-def slabs_of(length: int, *, threads: int | None = None, n_floors: int = 0) -> list[tuple[int, int]]:
-    """(start, stop) of a slab of planes for each thread; a single one where tables of all floors would be too large."""
+def slabs_of(
+    length: int, *, threads: int | None = None, n_floors: int = 0
+) -> list[tuple[int, int]]:
+    """(start, stop) of a slab of planes for each thread; a single one where tables of all floors
+    would be too large.
+    """
     threads = (threads or numba.config.NUMBA_NUM_THREADS) if n_floors < 1 << 16 else 1
     slabs = max(1, min(length, threads))
     return list(pairwise(length * i // slabs for i in range(slabs + 1)))
 
 
 def descending_edges(
-    affinities: np.ndarray, slabs: list[tuple[int, int]], labels: np.ndarray, floors: np.ndarray, nodes: np.ndarray,
+    affinities: np.ndarray,
+    slabs: list[tuple[int, int]],
+    labels: np.ndarray,
+    floors: np.ndarray,
+    nodes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Edges above the lowest floor in descending order, and how many are above each floor, the highest first.
+    """Edges above the lowest floor in descending order, and how many are above each floor, the
+    highest first.
 
-    affinities (3, Z, Y, X), of which those of the planes in slabs, each by a thread; labels (Z, Y, X): edges within one
-    label, 0 apart, are left out; floors: ascending. An edge (n, 2) is the numbers that its voxels have in nodes
-    (Z, Y, X). Edges between the same floors come in the raster order of their first voxel, then z, y, x. Memory: up to
-    10 bytes an edge (18 with uint64 nodes).
+    affinities (3, Z, Y, X), of which those of the planes in slabs, each by a thread; labels (Z, Y,
+    X): edges within one label, 0 apart, are left out; floors: ascending. An edge (n, 2) is the
+    numbers that its voxels have in nodes (Z, Y, X). Edges between the same floors come in the
+    raster order of their first voxel, then z, y, x. Memory: up to 10 bytes an edge (18 with uint64
+    nodes).
     """
     small = affinities.dtype.itemsize < 4
-    levels = np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
+    levels = (
+        np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
+    )
     levels = levels.astype(np.min_scalar_type(len(floors)))
     values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
     _, height, width = labels.shape
@@ -139,7 +174,10 @@ def descending_edges(
         flags = np.zeros((1, height, -(-width // 8) * 8), np.uint8)
         inside, words = flags[:, :, :width], flags[0].view(np.uint64)
         found = np.empty(3 * height * width, label_dtype((4, height, width)))
-        found_levels, counts = np.empty(len(found), levels.dtype), np.zeros(len(floors) + 1, np.int64)
+        found_levels, counts = (
+            np.empty(len(found), levels.dtype),
+            np.zeros(len(floors) + 1, np.int64),
+        )
         planes = []
         for z in range(*slab):
             edge_flags(values, ranges, z, z + 1, None, inside)
@@ -150,7 +188,7 @@ def descending_edges(
 
     def place(slab, planes, places):
         for i, z in enumerate(range(*slab)):
-            _place(*planes[i], nodes[z:z + 2].ravel(), strides, places, edges)
+            _place(*planes[i], nodes[z : z + 2].ravel(), strides, places, edges)
             planes[i] = None
 
     with ThreadPoolExecutor(len(slabs)) as pool:
@@ -166,18 +204,28 @@ def descending_edges(
 def _drop_within_labels(flags, labels, below):
     height, width = flags.shape
     for y in range(height):
-        row, to, here, down, right = flags[y], below[y], labels[y], labels[min(y + 1, height - 1)], labels[y, 1:]
+        row, to, here, down, right = (
+            flags[y],
+            below[y],
+            labels[y],
+            labels[min(y + 1, height - 1)],
+            labels[y, 1:],
+        )
         for x in range(width):
             apart = here[x] == 0
             apart_z, apart_y = apart | (here[x] != to[x]), apart | (here[x] != down[x])
             row[x] &= np.uint8(apart_z) | (np.uint8(apart_y) << np.uint8(1)) | np.uint8(4)
         for x in range(width - 1):
-            row[x] &= np.uint8(3) | (np.uint8((here[x] == 0) | (here[x] != right[x])) << np.uint8(2))
+            row[x] &= np.uint8(3) | (
+                np.uint8((here[x] == 0) | (here[x] != right[x])) << np.uint8(2)
+            )
 
 
 @numba.njit(cache=True, nogil=True)
 def _find_edges(words, values, levels, floors, found, found_levels, counts):
-    """Write 4 x index + axis and the level of each flag set in a plane; returns how many. words: flags, by eights."""
+    """Write 4 x index + axis and the level of each flag set in a plane; returns how many. words:
+    flags, by eights.
+    """
     count, width = 0, values.shape[2]
     for y in range(len(words)):
         for x in range(0, width, 8):
@@ -188,7 +236,11 @@ def _find_edges(words, values, levels, floors, found, found_levels, counts):
                 flags = rest
                 at, axis = x + (bit >> 3), bit & 7
                 value = values[axis, y, at]
-                level = np.int64(levels[np.uint16(value)]) if len(levels) else np.searchsorted(floors, value)
+                level = (
+                    np.int64(levels[np.uint16(value)])
+                    if len(levels)
+                    else np.searchsorted(floors, value)
+                )
                 counts[level] += 1
                 found[count], found_levels[count] = 4 * (y * width + at) + axis, level
                 count += 1

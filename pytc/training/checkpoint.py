@@ -26,15 +26,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 @dataclass
 class Keeper:
-    """Writes last.pt of a run, some step-N.pt, and best.pt where the run knows its monitored figure.
+    """Writes last.pt of a run, some step-N.pt, and best.pt where the run knows its monitored
+    figure.
 
-    With loop.picks_best the keep_checkpoints best are kept, ranked by loop.monitor, and best.pt is the first of them.
-    Without, the figure is found by `pytc.validate`, which writes best.pt; for it the newest checkpoints are kept.
+    With loop.picks_best the keep_checkpoints best are kept, ranked by loop.monitor, and best.pt is
+    the first of them. Without, the figure is found by `pytc.validate`, which writes best.pt; for it
+    the newest checkpoints are kept.
     """
 
     folder: Path
     loop: LoopConfig
-    scores: dict[int, float] = field(default_factory=dict)  # step -> figure or NaN, of those kept, best first
+    scores: dict[int, float] = field(
+        default_factory=dict
+    )  # step -> figure or NaN, of those kept, best first
 
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
         """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""
@@ -61,12 +65,19 @@ def loss_of(monitor: str, figure: float) -> float:
     return figure if name == "loss" or is_error(name) else -figure
 
 
-def good_checkpoints(folder: Path, seen: set, device: torch.device | str = "cpu") -> Iterator[dict[str, Any]]:
-    """The states in last.pt, then in the newest step-N.pt and so on; a warning for each that cannot be read.
+def good_checkpoints(
+    folder: Path, seen: set, device: torch.device | str = "cpu"
+) -> Iterator[dict[str, Any]]:
+    """The states in last.pt, then in the newest step-N.pt and so on; a warning for each that cannot
+    be read.
 
     seen: notes of the files that were looked at, which are not read again unless they change.
     """
-    for path in (*folder.glob("last.pt"), *sorted(folder.glob("step-*.pt"), reverse=True), *folder.glob("best.pt")):
+    for path in (
+        *folder.glob("last.pt"),
+        *sorted(folder.glob("step-*.pt"), reverse=True),
+        *folder.glob("best.pt"),
+    ):
         try:
             looked_at = path.name, path.stat().st_mtime_ns
             if looked_at in seen:

@@ -17,7 +17,9 @@ from pytc.config import require
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # end a run after the step it is in, with a checkpoint
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, to be continued by --resume
-PATIENCE = timedelta(hours=6)  # ranks wait for one another while one predicts and scores a whole volume, or decodes it
+PATIENCE = timedelta(
+    hours=6
+)  # ranks wait for one another while one predicts and scores a whole volume, or decodes it
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,9 @@ class Ranks:
         return value
 
     def mean_count(self, count: torch.Tensor) -> torch.Tensor:
-        """What to divide a local sum by, so that DDP's average over ranks is the mean over all counted values."""
+        """What to divide a local sum by, so that DDP's average over ranks is the mean over all
+        counted values.
+        """
         return self.sum(count) / self.world
 
     def gather(self, value) -> list:
@@ -52,7 +56,10 @@ class Ranks:
         return values
 
     def once_a_node(self, make):
-        """What make() returns on the first rank of this one's node; ValueError on all ranks if any of them fails."""
+        """What make() returns on the first rank of this one's node;
+
+        ValueError on all ranks if any of them fails.
+        """
         made, error = None, None
         if self.local_rank == 0:
             try:
@@ -68,30 +75,45 @@ class Ranks:
 def read_environment(environment=os.environ) -> Ranks:
     """Ranks as torchrun set them, or as Slurm did (srun), or a single one."""
     if "WORLD_SIZE" in environment:
-        return Ranks(*(int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+        return Ranks(
+            *(
+                int(environment[name])
+                for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+            )
+        )
     if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
         world = int(environment["SLURM_NTASKS"])
         local_world = max(1, world // int(environment.get("SLURM_NNODES", 1)))
-        return Ranks(int(environment["SLURM_PROCID"]), world, int(environment["SLURM_LOCALID"]), local_world)
+        return Ranks(
+            int(environment["SLURM_PROCID"]), world, int(environment["SLURM_LOCALID"]), local_world
+        )
     return Ranks()
 
 
 def meeting_point(environment=os.environ) -> str:
-    """Where the ranks find each other, tcp://HOST:PORT: as torchrun says, or the first node of a Slurm job.
+    """Where the ranks find each other, tcp://HOST:PORT: as torchrun says, or the first node of a
+    Slurm job.
 
-    The port of a Slurm job follows from its number, so that two jobs on a node do not meet. ValueError if neither says.
+    The port of a Slurm job follows from its number, so that two jobs on a node do not meet.
+    ValueError if neither says.
     """
     host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if "SLURM_JOB_ID" in environment:
         host = host or first_host(environment["SLURM_JOB_NODELIST"])
         port = port or 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000
-    require(host and port, "MASTER_ADDR and MASTER_PORT, or a Slurm job, to find the other ranks", (host, port))
+    require(
+        host and port,
+        "MASTER_ADDR and MASTER_PORT, or a Slurm job, to find the other ranks",
+        (host, port),
+    )
     return f"tcp://{host}:{port}"
 
 
 def first_host(nodes: str) -> str:
     """The first name of a list of Slurm's, e.g. gpu007 of gpu[007-010,12],cpu1."""
-    prefix, number, suffix = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^\[,]*)", nodes).groups()
+    prefix, number, suffix = re.match(
+        r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^\[,]*)", nodes
+    ).groups()
     return prefix + (number or "") + suffix
 
 
@@ -99,8 +121,8 @@ def first_host(nodes: str) -> str:
 def joined(ranks: Ranks, device: torch.device):
     """Within this block all ranks can talk to each other: NCCL between GPUs, gloo between CPUs.
 
-    A rank that fails does not take leave of the others, who may be waiting for its numbers: its process ends, and with
-    it the connections and the others.
+    A rank that fails does not take leave of the others, who may be waiting for its numbers: its
+    process ends, and with it the connections and the others.
     """
     if ranks.world == 1:
         yield
@@ -108,17 +130,25 @@ def joined(ranks: Ranks, device: torch.device):
     if device.type == "cuda":
         torch.cuda.set_device(device)
     inherited = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's own store, which its agent serves
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=ranks.rank, world_size=ranks.world,
-                            init_method="env://" if inherited else meeting_point(), timeout=PATIENCE)  # fmt: skip
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=ranks.rank,
+        world_size=ranks.world,
+        init_method="env://" if inherited else meeting_point(),
+        timeout=PATIENCE,
+    )
     yield
     dist.destroy_process_group()
 
 
 @contextmanager
 def noticed_signals():
-    """Within this block the first of SIGNALS that comes goes into the list that it yields; a second acts uncaught."""
+    """Within this block the first of SIGNALS that comes goes into the list that it yields; a second
+    acts uncaught.
+    """
     received = []
     with ExitStack() as handlers:
+
         def note(number, frame):
             received.append(signal.Signals(number))
             handlers.close()
@@ -129,10 +159,13 @@ def noticed_signals():
 
 
 def live_with_parent(worker: int) -> None:
-    """For loader processes: outlive the signals of a scheduler, since the run needs them to its last step, but not it.
+    """For loader processes: outlive the signals of a scheduler, since the run needs them to its
+    last step, but not it.
 
-    torch watches the process that forked them, the forkserver, which itself lives as long as they do.
+    torch watches the process that forked them, the forkserver, which itself lives as long as they
+    do.
     """
+
     def end_with_parent():
         wait([parent_process().sentinel])
         os._exit(1)

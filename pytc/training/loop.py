@@ -31,14 +31,17 @@ from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 from pytc.training.trial import configure
 from pytc.training.validation import scored_volumes, validate_volumes
 
-START_METHOD = "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
+START_METHOD = (
+    "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
+)
 
 
 def train(config: Config, resume: Path | None = None) -> Path:
-    """Train as `config` says, or continue the run in the folder `resume`; returns the folder of the run.
+    """Train as `config` says, or continue the run in the folder `resume`; returns the folder of the
+    run.
 
-    ValueError if the data do not fit the config; RuntimeError if the loss stops being finite; SystemExit with
-    distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
+    ValueError if the data do not fit the config; RuntimeError if the loss stops being finite;
+    SystemExit with distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
     """
     ranks = distributed.read_environment()
     device = hardware.choose_device(config.system, ranks.local_rank)
@@ -46,7 +49,9 @@ def train(config: Config, resume: Path | None = None) -> Path:
     torch.backends.cudnn.benchmark = device.type == "cuda"
     with distributed.joined(ranks, device), distributed.noticed_signals() as signals:
         volumes = (*config.data.train, *config.data.val)
-        ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
+        ranks.once_a_node(
+            lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes]
+        )
         config, choices = configure(config, ranks, device, resumed=resume is not None)
         trainer = Trainer(config, resume, ranks, device)
         if ranks.is_main:
@@ -84,22 +89,34 @@ class Trainer:
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
         self.optimizer = build_optimizer(self.model, self.optim)
         multiple = self.model.size_multiple
-        coarsest = min(n // m for n, m in zip(config.data.patch_size[-len(multiple):], multiple))
+        coarsest = min(n // m for n, m in zip(config.data.patch_size[-len(multiple) :], multiple))
         self.precision = hardware.choose_precision(config.system, device, config.model, coarsest)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.judged = self.average.model if self.average else self.model
-        self.parts = {"model": self.model, "average": self.average and self.average.model,
-                      "optimizer": self.optimizer, "scaler": self.scaler}  # fmt: skip
+        self.parts = {
+            "model": self.model,
+            "average": self.average and self.average.model,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+        }
         self.loss = build_loss(config.loss)
         self.first_step, self.skipped, self.skipped_in_a_row = 0, 0, 0
         scores = self.restore(resume) if resume else {}
         network = torch.compile(self.model) if config.system.compile else self.model
         self.network = DistributedDataParallel(network) if ranks.world > 1 else network
 
-        self.folder, *_ = ranks.gather((resume or create_run(config.name)) if ranks.is_main else None)
+        self.folder, *_ = ranks.gather(
+            (resume or create_run(config.name)) if ranks.is_main else None
+        )
         self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
-        self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps) if ranks.is_main else Silent()
-        numbers = step_numbers(self.first_step, self.loop.batch_size, self.optim.accumulate, ranks.rank, ranks.world)
+        self.monitor = (
+            Monitor(self.folder, self.first_step, self.loop.max_steps)
+            if ranks.is_main
+            else Silent()
+        )
+        numbers = step_numbers(
+            self.first_step, self.loop.batch_size, self.optim.accumulate, ranks.rank, ranks.world
+        )
         self.batches = iter(self.load(dataset, numbers))
         validation = val_dataset(config, memory, ranks.once_a_node)
         mine = range(ranks.rank, config.data.val_samples, ranks.world)
@@ -107,24 +124,43 @@ class Trainer:
         self.clock = Clock(samples_per_batch, device)
 
     def restore(self, resume: Path) -> dict[int, float]:
-        """Take up the state of the newest good checkpoint; returns the scores of the kept checkpoints."""
+        """Take up the state of the newest good checkpoint; returns the scores of the kept
+        checkpoints.
+        """
         state = next(good_checkpoints(resume / "checkpoints", set(), self.device), None)
         require(state, f"a good checkpoint in {resume}/checkpoints", None)
         for name, part in self.parts.items():
             if part is not None:
                 part.load_state_dict(state[name])
-        self.first_step, self.skipped, self.skipped_in_a_row = map(state.get, ("step", "skipped", "skipped_in_a_row"))
+        self.first_step, self.skipped, self.skipped_in_a_row = map(
+            state.get, ("step", "skipped", "skipped_in_a_row")
+        )
         return state["scores"]
 
     def load(self, dataset, sampler=None) -> DataLoader:
         workers = hardware.choose_workers(self.config.system, self.device, self.ranks.local_world)
-        processes = {"multiprocessing_context": START_METHOD, "worker_init_fn": distributed.live_with_parent,
-                     "persistent_workers": True} if workers else {}  # fmt: skip
-        return DataLoader(dataset, self.loop.batch_size, sampler=sampler, num_workers=workers,
-                          pin_memory=self.device.type == "cuda", **processes)  # fmt: skip
+        processes = (
+            {
+                "multiprocessing_context": START_METHOD,
+                "worker_init_fn": distributed.live_with_parent,
+                "persistent_workers": True,
+            }
+            if workers
+            else {}
+        )
+        return DataLoader(
+            dataset,
+            self.loop.batch_size,
+            sampler=sampler,
+            num_workers=workers,
+            pin_memory=self.device.type == "cuda",
+            **processes,
+        )
 
     def run(self, signals: list) -> Path:
-        """Train to the last step, or to the one in which a signal comes; returns the folder of the run."""
+        """Train to the last step, or to the one in which a signal comes; returns the folder of the
+        run.
+        """
         for step in range(self.first_step, self.loop.max_steps):
             done = step + 1
             logged = self.is_due(done, self.loop.log_every)
@@ -133,46 +169,73 @@ class Trainer:
                 self.monitor.record(done, figures | self.clock.figures())
             if self.is_due(done, self.loop.images_every):
                 self.monitor.panel(done, *example)
-            scores = self.validate() if self.val_batches is not None and self.is_due(done, self.loop.val_every) else {}
+            scores = (
+                self.validate()
+                if self.val_batches is not None and self.is_due(done, self.loop.val_every)
+                else {}
+            )
             if self.is_due(done, self.loop.volumes_every) and not stop:
                 self.save(done, {})  # what follows may take longer than a signal gives
                 folder = self.folder / "validation"
-                scores |= validate_volumes(self.judged, self.config, self.device, folder, self.ranks)
+                scores |= validate_volumes(
+                    self.judged, self.config, self.device, folder, self.ranks
+                )
             if scores:
                 self.monitor.record(done, scores)
                 shown = sorted({"val/loss", self.loop.monitor} & scores.keys())
-                self.monitor.say(f"step {done}: " + "  ".join(f"{name} {scores[name]:.4f}" for name in shown))
+                self.monitor.say(
+                    f"step {done}: " + "  ".join(f"{name} {scores[name]:.4f}" for name in shown)
+                )
                 self.clock.restart()
             if scores or stop or self.is_due(done, self.loop.checkpoint_every):
                 self.save(done, scores)
             if stop and done < self.loop.max_steps:
-                self.monitor.say(f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
-                                 f"--resume {self.folder} continues")
-                self.ranks.gather(None)  # a scheduler may end all with the first that leaves: not before the checkpoint
+                self.monitor.say(
+                    f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
+                    f"--resume {self.folder} continues"
+                )
+                self.ranks.gather(
+                    None
+                )  # a scheduler may end all with the first that leaves: not before the checkpoint
                 sys.exit(distributed.EXIT_REQUEUE)
         return self.folder
 
     def is_due(self, done: int, every: int) -> bool:
-        """Whether something that is done every so many steps, and at the end, is to be done now; never for 0."""
+        """Whether something that is done every so many steps, and at the end, is to be done now;
+        never for 0.
+        """
         return every > 0 and (done % every == 0 or done == self.loop.max_steps)
 
     def save(self, done: int, scores: dict[str, float]) -> None:
         """Save everything that the rest of the run depends on after `done` steps, as plain types."""
         if self.ranks.is_main:
-            parts = {name: part if part is None else part.state_dict() for name, part in self.parts.items()}
-            counts = {"step": done, "skipped": self.skipped, "skipped_in_a_row": self.skipped_in_a_row}
-            self.keeper.save({"format": FORMAT, "config": asdict(self.config), **counts, **parts}, scores)
+            parts = {
+                name: part if part is None else part.state_dict()
+                for name, part in self.parts.items()
+            }
+            counts = {
+                "step": done,
+                "skipped": self.skipped,
+                "skipped_in_a_row": self.skipped_in_a_row,
+            }
+            self.keeper.save(
+                {"format": FORMAT, "config": asdict(self.config), **counts, **parts}, scores
+            )
 
     def train_step(self, step: int, stop: bool, *, detailed: bool):
         """One optimizer step, or none where a loss or gradient is not finite.
 
-        Returns whether `stop` is true on any rank; the step's figures, with `detailed` those of each channel, too; and
-        (image, target, valid, logits) of its last batch.
+        Returns whether `stop` is true on any rank; the step's figures, with `detailed` those of
+        each channel, too; and (image, target, valid, logits) of its last batch.
         """
         rate = learning_rate(self.optim, step, self.loop.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        scales = self.model.output_scales if self.config.model.deep_supervision else self.model.output_scales[:1]
+        scales = (
+            self.model.output_scales
+            if self.config.model.deep_supervision
+            else self.model.output_scales[:1]
+        )
         losses, suspects = [], []
         for micro in range(self.optim.accumulate):
             batch = self.clock.next(self.batches)
@@ -183,7 +246,9 @@ class Trainer:
                 with hardware.autocast(self.device, self.precision):
                     outputs = self.network(image)
                 weights = self.config.loss.scale_weights
-                total, per_scale = deep_supervision_loss(outputs, targets, self.loss, weights, self.ranks.mean_count)
+                total, per_scale = deep_supervision_loss(
+                    outputs, targets, self.loss, weights, self.ranks.mean_count
+                )
                 self.scaler.scale(total / self.optim.accumulate).backward()
             finest = outputs["output"] if isinstance(outputs, dict) else outputs
             losses.append(total.detach())
@@ -193,14 +258,20 @@ class Trainer:
         loss /= self.ranks.world
 
         self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.optim.clip_norm or math.inf))
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                self.model.parameters(), self.optim.clip_norm or math.inf
+            )
+        )
         if math.isfinite(loss) and math.isfinite(norm):
             self.scaler.step(self.optimizer)
             if self.average:
                 self.average.update(self.model, step)
             self.skipped_in_a_row = 0
         elif math.isfinite(loss) and self.scaler.get_scale() > 1:
-            self.scaler.step(self.optimizer)  # which it does not do: too large a scale for float16 is no failure
+            self.scaler.step(
+                self.optimizer
+            )  # which it does not do: too large a scale for float16 is no failure
         else:
             self.skip(step, loss, norm, suspects)
         self.scaler.update()
@@ -210,22 +281,36 @@ class Trainer:
         if detailed:
             figures |= {f"train/loss_{name}": float(value) for name, value in per_scale.items()}
             per_channel = channel_losses(finest.detach(), *targets[0], self.loss)
-            figures |= {f"train/loss_channel_{channel}": value for channel, value in enumerate(per_channel)}
+            figures |= {
+                f"train/loss_channel_{channel}": value for channel, value in enumerate(per_channel)
+            }
             figures["train/skipped_steps"] = self.skipped
         return stops > 0, figures, (image, *targets[0], finest)
 
-    def skip(self, step: int, loss: float, norm: float, suspects: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Count and log a step that is not taken; RuntimeError if there have been too many in a row."""
+    def skip(
+        self, step: int, loss: float, norm: float, suspects: list[tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
+        """Count and log a step that is not taken;
+
+        RuntimeError if there have been too many in a row.
+        """
         self.skipped += 1
         self.skipped_in_a_row += 1
-        mine = [sample for numbers, logits in suspects
-                for sample in zip(numbers.tolist(), torch.isfinite(logits).flatten(1).all(1).tolist())]  # fmt: skip
+        mine = [
+            sample
+            for numbers, logits in suspects
+            for sample in zip(numbers.tolist(), torch.isfinite(logits).flatten(1).all(1).tolist())
+        ]
         samples = sorted(sum(self.ranks.gather(mine), []))
-        broken = [number for number, finite in samples if not finite] or [number for number, _ in samples]
+        broken = [number for number, finite in samples if not finite] or [
+            number for number, _ in samples
+        ]
         self.monitor.skipped(step, loss, norm, [self.preparation.name(number) for number in broken])
         if self.skipped_in_a_row >= self.loop.max_skipped:
-            raise RuntimeError(f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step {step}, "
-                               f"with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names the samples")
+            raise RuntimeError(
+                f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step {step}, "
+                f"with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names the samples"
+            )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -248,14 +333,27 @@ class Trainer:
         found = {name: {"value": value, "reason": reason} for name, value, reason in choices}
         write_json(self.folder / "hardware.json", found)
         write_json(self.folder / "config.json", asdict(self.config))
-        write_json(self.folder / "environment.json", {
-            "pytc": __version__, "torch": torch.__version__, "python": platform.python_version(),
-            "command": sys.argv, "host": platform.node(), "device": str(self.device), "precision": self.precision,
-            "ranks": self.ranks.world, "samples_per_step": self.preparation.samples_per_step,
-            "threads": torch.get_num_threads(), "pid": os.getpid(),
-        })  # fmt: skip
-        print(f"run {self.folder}: {self.config.model.architecture}, {self.model.info()['parameters']:,} parameters, "
-              f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, {self.precision}, "
-              f"steps {self.first_step} to {self.loop.max_steps}", flush=True)  # fmt: skip
+        write_json(
+            self.folder / "environment.json",
+            {
+                "pytc": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "command": sys.argv,
+                "host": platform.node(),
+                "device": str(self.device),
+                "precision": self.precision,
+                "ranks": self.ranks.world,
+                "samples_per_step": self.preparation.samples_per_step,
+                "threads": torch.get_num_threads(),
+                "pid": os.getpid(),
+            },
+        )
+        print(
+            f"run {self.folder}: {self.config.model.architecture}, {self.model.info()['parameters']:,} parameters, "
+            f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, {self.precision}, "
+            f"steps {self.first_step} to {self.loop.max_steps}",
+            flush=True,
+        )
         if self.config.system.compile:
             print("compiling the network: the first step takes minutes", flush=True)

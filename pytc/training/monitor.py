@@ -1,4 +1,6 @@
-"""What a run tells: a progress bar on a terminal, plain lines elsewhere, log.jsonl and TensorBoard always."""
+"""What a run tells: a progress bar on a terminal, plain lines elsewhere, log.jsonl and TensorBoard
+always.
+"""
 
 import json
 import math
@@ -20,7 +22,9 @@ class Monitor:
         self.log_path = run / "log.jsonl"
         if self.log_path.exists():  # a resumed run takes the steps after first_step again
             whole = [line for line in self.log_path.read_text().splitlines() if line.endswith("}")]
-            self.log_path.write_text("".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= first_step))
+            self.log_path.write_text(
+                "".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= first_step)
+            )
         self.log_file = open(self.log_path, "a", buffering=1)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
         self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
@@ -29,28 +33,43 @@ class Monitor:
         print(line, flush=True)
 
     def record(self, step: int, figures: dict[str, float]) -> None:
-        """Append figures to log.jsonl, null where they are not finite, and TensorBoard; show those of training."""
+        """Append figures to log.jsonl, null where they are not finite, and TensorBoard; show those
+        of training.
+        """
         if "train/loss" in figures:
             loss, rate = figures["train/loss"], figures["train/samples_per_second"]
             self.bar.show(step, f"loss {loss:.4f}, {rate:.3g} samples/s")
-        self.log(step, {name: round(float(x), 8) if math.isfinite(x) else None for name, x in figures.items()})
+        self.log(
+            step,
+            {name: round(float(x), 8) if math.isfinite(x) else None for name, x in figures.items()},
+        )
         for name, value in figures.items():
             self.board.add_scalar(name, value, step)
 
     def log(self, step: int, content: dict) -> None:
-        self.log_file.write(json.dumps({"step": step, "time": round(time.time(), 3), **content}) + "\n")
+        self.log_file.write(
+            json.dumps({"step": step, "time": round(time.time(), 3), **content}) + "\n"
+        )
 
-    def skipped(self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]) -> None:
-        """Log and say that step number `step` (from 0) is not taken, and the (seed, step, index) of its samples."""
+    def skipped(
+        self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]
+    ) -> None:
+        """Log and say that step number `step` (from 0) is not taken, and the (seed, step, index) of
+        its samples.
+        """
         self.log(step + 1, {"skipped": samples, "loss": str(loss), "gradient_norm": str(norm)})
         _, at, index = samples[0]
-        self.say(f"step {step + 1} is skipped: loss {loss}, gradient norm {norm}; {len(samples)} suspect samples, the "
-                 f"first by python -m pytc.data.replay --run {self.log_path.parent} --step {at} --index {index}")
+        self.say(
+            f"step {step + 1} is skipped: loss {loss}, gradient norm {norm}; {len(samples)} suspect samples, the "
+            f"first by python -m pytc.data.replay --run {self.log_path.parent} --step {at} --index {index}"
+        )
 
     def panel(self, step: int, *volumes: torch.Tensor) -> None:
-        """A picture in TensorBoard of (image, target, valid, logits), each (B, C, Z, Y, X), the target in [0, 1].
+        """A picture in TensorBoard of (image, target, valid, logits), each (B, C, Z, Y, X), the
+        target in [0, 1].
 
-        Of the first sample the first channel's middle slice, with the error where the target is known.
+        Of the first sample the first channel's middle slice, with the error where the target is
+        known.
         """
         image, target, valid, logits = (v[0, 0, v.shape[2] // 2].detach().float() for v in volumes)
         prediction = torch.sigmoid(logits)
@@ -72,7 +91,9 @@ class Silent:
 
 
 class Clock:
-    """How fast batches of `samples` (of all ranks) are gone through, and how much of the time the loader is awaited."""
+    """How fast batches of `samples` (of all ranks) are gone through, and how much of the time the
+    loader is awaited.
+    """
 
     def __init__(self, samples: int, device: torch.device):
         self.samples, self.device = samples, device
@@ -90,13 +111,21 @@ class Clock:
         return batch
 
     def figures(self) -> dict[str, float]:
-        """Samples per second, share of waiting, and memory in GiB, on a GPU its peak; since the last call."""
+        """Samples per second, share of waiting, and memory in GiB, on a GPU its peak; since the
+        last call.
+        """
         seconds = time.perf_counter() - self.started
-        figures = {"samples_per_second": self.batches * self.samples / seconds, "data_wait": self.waited / seconds}
+        figures = {
+            "samples_per_second": self.batches * self.samples / seconds,
+            "data_wait": self.waited / seconds,
+        }
         if self.device.type == "cpu":
             used = psutil.Process().memory_info().rss
         else:
             used = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
         self.restart()
-        return {f"train/{name}": value for name, value in (figures | {"memory_gib": used / 2**30}).items()}
+        return {
+            f"train/{name}": value
+            for name, value in (figures | {"memory_gib": used / 2**30}).items()
+        }

@@ -11,16 +11,22 @@ from pytc.config import OptimConfig
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW, fused; weight decay acts on kernels, not on biases and normalisation."""
-    kernels, others = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
-    groups = [{"params": kernels, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    kernels, others = (
+        [p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False)
+    )
+    groups = [
+        {"params": kernels, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
 def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
-    """Learning rate of step `step` (from 0): linear warm-up, then constant or a cosine that reaches 0 at max_steps.
+    """Learning rate of step `step` (from 0): linear warm-up, then constant or a cosine that reaches
+    0 at max_steps.
 
-    Nothing is remembered, so a resumed run follows the same course, and a run whose max_steps is raised continues on
-    the longer cosine from where it stands.
+    Nothing is remembered, so a resumed run follows the same course, and a run whose max_steps is
+    raised continues on the longer cosine from where it stands.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
@@ -31,10 +37,11 @@ def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of a model's weights: average = decay x average + (1 - decay) x weights.
+    """Exponential moving average of a model's weights: average = decay x average + (1 - decay) x
+    weights.
 
-    Over the first steps the decay is (1 + step) / (warmup + step), so that early weights are soon forgotten
-    (the rule of TensorFlow's ExponentialMovingAverage; warmup 10 there).
+    Over the first steps the decay is (1 + step) / (warmup + step), so that early weights are soon
+    forgotten (the rule of TensorFlow's ExponentialMovingAverage; warmup 10 there).
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig):

@@ -1,4 +1,6 @@
-"""Whole volumes predicted, segmented and scored while a network trains: what decides between two checkpoints."""
+"""Whole volumes predicted, segmented and scored while a network trains: what decides between two
+checkpoints.
+"""
 
 import shutil
 from collections import ChainMap, defaultdict
@@ -16,27 +18,48 @@ from pytc.segmentation.connected_components import unit_channels
 from pytc.training.distributed import Ranks
 
 
-def validate_volumes(model: ConnectomicsModel, config: Config, device: torch.device, folder: Path,
-                     ranks: Ranks = Ranks()) -> dict[str, float]:  # noqa: B008
-    """Scores of the validation volumes that have labels or skeletons: val/nerl, val/voi_sum, val/threshold, ...
+def validate_volumes(
+    model: ConnectomicsModel,
+    config: Config,
+    device: torch.device,
+    folder: Path,
+    ranks: Ranks = Ranks(),  # noqa: B008
+) -> dict[str, float]:
+    """Scores of the validation volumes that have labels or skeletons: val/nerl, val/voi_sum,
+    val/threshold, ...
 
-    Each volume is predicted and segmented as config.inference and config.segmentation say, at the threshold that is
-    best by loop.monitor, or where that is no score of the volume, by the default metric of evaluate.py. A figure is the
-    mean over the volumes that have it; with several volumes there is also val/NAME/nerl. Volumes are shared out among
-    the ranks; all get all figures. Affinities are kept below `folder` until they are scored.
+    Each volume is predicted and segmented as config.inference and config.segmentation say, at the
+    threshold that is best by loop.monitor, or where that is no score of the volume, by the default
+    metric of evaluate.py. A figure is the mean over the volumes that have it; with several volumes
+    there is also val/NAME/nerl. Volumes are shared out among the ranks; all get all figures.
+    Affinities are kept below `folder` until they are scored.
     """
     volumes, training, mine = scored_volumes(config), model.training, {}
     task, metric = TASKS[config.target.kind], config.loop.monitor.removeprefix("val/")
-    channels = unit_channels(config.model.out_channels, config.target.offsets) if task == "instance" else None
+    channels = (
+        unit_channels(config.model.out_channels, config.target.offsets)
+        if task == "instance"
+        else None
+    )
     model.eval()
     for name in list(volumes)[ranks.rank :: ranks.world]:
         volume, place = volumes[name], folder / name
-        known = any(metric in metrics for part, metrics in METRICS[task].items() if getattr(volume, part))
+        known = any(
+            metric in metrics for part, metrics in METRICS[task].items() if getattr(volume, part)
+        )
         shutil.rmtree(place, ignore_errors=True)
         try:
-            affinities = predict(model, config, volume, place, config, device, "validation", channels)
-            inputs = gather(EvaluateConfig(affinities=affinities.path, sweep=True, metric=metric if known else None))
-            mine[name] = inputs.sweep(inputs.prediction.read_channels(inputs.channels), inputs.read_labels()).best
+            affinities = predict(
+                model, config, volume, place, config, device, "validation", channels
+            )
+            inputs = gather(
+                EvaluateConfig(
+                    affinities=affinities.path, sweep=True, metric=metric if known else None
+                )
+            )
+            mine[name] = inputs.sweep(
+                inputs.prediction.read_channels(inputs.channels), inputs.read_labels()
+            ).best
         finally:
             shutil.rmtree(place, ignore_errors=True)
     model.train(training)
@@ -51,8 +74,8 @@ def validate_volumes(model: ConnectomicsModel, config: Config, device: torch.dev
 def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     """The validation volumes that have labels or skeletons, by names that differ.
 
-    ValueError if there are none, the target is one that volumes are not scored for, or loop.monitor is neither val/loss
-    nor a score of one of them.
+    ValueError if there are none, the target is one that volumes are not scored for, or loop.monitor
+    is neither val/loss nor a score of one of them.
     """
     kind, volumes, truth = config.target.kind, {}, {}
     require(kind in TASKS, f"a target that volumes are scored for, {' or '.join(TASKS)}", kind)
@@ -61,7 +84,9 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
             name = volume_name(volume)
             volumes[name if name not in volumes else f"{name}-{len(volumes) + 1}"] = volume
             truth |= known
-    require(volumes, f"validation volumes with {' or '.join(METRICS[TASKS[kind]])} to score", "none")
+    require(
+        volumes, f"validation volumes with {' or '.join(METRICS[TASKS[kind]])} to score", "none"
+    )
     metric = config.loop.monitor.removeprefix("val/")
     full_name = choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
     require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)

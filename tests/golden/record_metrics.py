@@ -1,7 +1,8 @@
 """Records overlap.json and skeleton.json from the reference implementations; not run by the tests.
 
-In an environment with funlib.evaluate built from github.com/funkelab/funlib.evaluate (commit d2852b35), and with
-metrics.py of github.com/StructuralNeurobiologyLab/banis (commit 7e4834c6) and what it imports on the path:
+In an environment with funlib.evaluate built from github.com/funkelab/funlib.evaluate (commit
+d2852b35), and with metrics.py of github.com/StructuralNeurobiologyLab/banis (commit 7e4834c6) and
+what it imports on the path:
     PYTHONPATH=tests:FUNLIB:BANIS python tests/golden/record_metrics.py
 """
 
