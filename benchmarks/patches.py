@@ -33,9 +33,9 @@ from monai.transforms import (
 
 from pytc.cli import load_config_file
 from pytc.config import Config
+from pytc.data.augment import augment
+from pytc.data.counter_random import sample_key
 from pytc.data.patches import PatchDataset
-from pytc.data.random import sample_key
-from pytc.data.recipe import augment
 from pytc.data.sources import Source
 from pytc.data.targets import make_targets
 from pytc.io.synthetic import make_neurites

@@ -19,11 +19,11 @@ from functools import partial
 import common
 import numpy as np
 
+from pytc.evaluation.exact import exact_sweep
+from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, threshold_sweep
 from pytc.io.synthetic import smooth_noise
-from pytc.metrics.exact import exact_sweep
 from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.metrics.sweep import DEFAULT_THRESHOLDS, threshold_sweep
 from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.growing import grow
 

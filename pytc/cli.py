@@ -107,7 +107,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
     with readable_errors():
         config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
 
-        from pytc.report.evaluate import evaluate
+        from pytc.evaluation.report import evaluate
 
         evaluate(config)
 

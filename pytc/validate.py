@@ -91,7 +91,7 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
     from pytc import hardware
     from pytc.models.checkpoint import restore_model
     from pytc.training.checkpoint import loss_of, save_checkpoint
-    from pytc.training.validation import validate_volumes
+    from pytc.training.whole_volumes import validate_volumes
 
     step, (model, trained) = state["step"], restore_model(state)
     print(f"{run}: scoring step {step}", flush=True)

@@ -10,32 +10,30 @@ import torch
 from monai.transforms import Compose
 
 from pytc.config import AugmentConfig
-from pytc.data import augment as damage
-from pytc.data import warp
-from pytc.data.random import SampleRandom, sample_key
-from pytc.data.recipe import augment, section_axis
-from pytc.data.transforms import DropSliced, ShiftSliced
+from pytc.data.augment import augment, deformation, imaging, section_axis
+from pytc.data.augment.monai_transforms import DropSliced, ShiftSliced
+from pytc.data.counter_random import SampleRandom, sample_key
 
 SHAPE = (8, 9, 9)
 ISOTROPIC = (1.0, 1.0, 1.0)
 GEOMETRY = {
-    "permute_axes": warp.permute_axes,
-    "rot90": warp.rot90,
-    "flip": warp.flip,
-    "affine": partial(warp.affine, scale=0.2, shear=0.3, rotation=40),
-    "elastic": partial(warp.elastic, spacing=5, magnitude=1.0),
-    "misalign": partial(warp.misalign, max_shift=3, max_rotation=20),
+    "permute_axes": deformation.permute_axes,
+    "rot90": deformation.rot90,
+    "flip": deformation.flip,
+    "affine": partial(deformation.affine, scale=0.2, shear=0.3, rotation=40),
+    "elastic": partial(deformation.elastic, spacing=5, magnitude=1.0),
+    "misalign": partial(deformation.misalign, max_shift=3, max_rotation=20),
 }
 DAMAGE = {
-    "drop_slices": partial(damage.drop_slices, drop_prob=0.5),
-    "shift_slices": partial(damage.shift_slices, shift_prob=0.8, max_shift=3),
-    "missing_section": damage.missing_section,
-    "blur_slices": partial(damage.blur_slices, blur_prob=0.5, max_sigma=2.0),
-    "slice_contrast": partial(damage.slice_contrast, contrast_prob=0.5, scale=0.2, offset=0.2),
-    "intensity": partial(damage.intensity, scale=0.2, offset=0.2),
-    "gamma": partial(damage.gamma, low=0.5, high=2.0),
-    "noise": partial(damage.noise, max_sigma=0.3),
-    "cutout": partial(damage.cutout, size=0.5),
+    "drop_slices": partial(imaging.drop_slices, drop_prob=0.5),
+    "shift_slices": partial(imaging.shift_slices, shift_prob=0.8, max_shift=3),
+    "missing_section": imaging.missing_section,
+    "blur_slices": partial(imaging.blur_slices, blur_prob=0.5, max_sigma=2.0),
+    "slice_contrast": partial(imaging.slice_contrast, contrast_prob=0.5, scale=0.2, offset=0.2),
+    "intensity": partial(imaging.intensity, scale=0.2, offset=0.2),
+    "gamma": partial(imaging.gamma, low=0.5, high=2.0),
+    "noise": partial(imaging.noise, max_sigma=0.3),
+    "cutout": partial(imaging.cutout, size=0.5),
 }
 ALL = GEOMETRY | DAMAGE
 STRONG = AugmentConfig(
@@ -183,22 +181,22 @@ def test_no_background_is_made_up(name):
 
 def test_permutations_respect_voxel_size_and_extent():
     image, labels = places_batch(40, (6, 6, 4))
-    moved, _ = warp.permute_axes(image, labels, SampleRandom(keys(40), "a"), prob=1.0)
+    moved, _ = deformation.permute_axes(image, labels, SampleRandom(keys(40), "a"), prob=1.0)
     assert torch.equal(moved[:, 2], image[:, 2])  # x is shorter, so it stays
     assert torch.equal(moved[:, 0], image[:, 0]) is False
     image, labels = places_batch(60, (5, 5, 5))
-    moved, _ = warp.permute_axes(
+    moved, _ = deformation.permute_axes(
         image, labels, SampleRandom(keys(60), "a"), prob=1.0, voxel_size=(9, 9, 20)
     )
     assert len(moved.flatten(1).unique(dim=0)) == 2
-    moved, _ = warp.permute_axes(image, labels, SampleRandom(keys(60), "a"), prob=1.0)
+    moved, _ = deformation.permute_axes(image, labels, SampleRandom(keys(60), "a"), prob=1.0)
     assert len(moved.flatten(1).unique(dim=0)) == 6
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_rot90_turns_in_the_plane_of_the_section(axis):
     image, labels = places_batch(40, (5, 5, 5))
-    moved, _ = warp.rot90(image, labels, SampleRandom(keys(40), "a"), prob=1.0, axis=axis)
+    moved, _ = deformation.rot90(image, labels, SampleRandom(keys(40), "a"), prob=1.0, axis=axis)
     assert torch.equal(moved[:, axis], image[:, axis])
     dims = [1 + a for a in range(3) if a != axis]
     turned = [torch.rot90(image[0], k, dims) for k in (1, 2, 3)]
@@ -209,7 +207,7 @@ def test_rot90_turns_in_the_plane_of_the_section(axis):
 @pytest.mark.parametrize("shape, voxel_size", [((3, 4, 5), ISOTROPIC), ((4, 4, 4), (1, 1, 2))])
 def test_rot90_of_unlike_axes_is_a_half_turn(shape, voxel_size):
     image, labels = places_batch(3, shape)
-    moved, _ = warp.rot90(
+    moved, _ = deformation.rot90(
         image, labels, SampleRandom(keys(3), "a"), prob=1.0, voxel_size=voxel_size
     )
     assert torch.equal(moved, image.flip(3, 4))
@@ -217,7 +215,7 @@ def test_rot90_of_unlike_axes_is_a_half_turn(shape, voxel_size):
 
 def test_flips_reach_all_eight():
     image, labels = places_batch(60, (3, 4, 5))
-    moved, _ = warp.flip(image, labels, SampleRandom(keys(60), "a"), prob=0.5)
+    moved, _ = deformation.flip(image, labels, SampleRandom(keys(60), "a"), prob=0.5)
     assert len(moved.flatten(1).unique(dim=0)) == 8
 
 
@@ -225,8 +223,8 @@ def test_flips_reach_all_eight():
 def test_affine_matches_the_loop(voxel_size):
     image, labels = random_batch(2, shape=(5, 7, 6))
     strengths = {"prob": 1.0, "scale": 0.2, "shear": 0.4, "rotation": 30, "voxel_size": voxel_size}
-    matrices = warp.draw_affine(SampleRandom(keys(2), "a"), (5, 7, 6), **strengths)
-    moved, label_moved = warp.affine(image, labels, SampleRandom(keys(2), "a"), **strengths)
+    matrices = deformation.draw_affine(SampleRandom(keys(2), "a"), (5, 7, 6), **strengths)
+    moved, label_moved = deformation.affine(image, labels, SampleRandom(keys(2), "a"), **strengths)
     centre = np.array([2.0, 3.0, 2.5])
     for row in range(2):
         expected = reference.resample(
@@ -240,7 +238,7 @@ def test_affine_matches_the_loop(voxel_size):
 
 def test_affine_of_no_strength_changes_nothing():
     image, labels = random_batch()
-    moved, label_moved = warp.affine(
+    moved, label_moved = deformation.affine(
         image, labels, SampleRandom(keys(6), "a"), prob=1.0, scale=0, shear=0, rotation=0
     )
     torch.testing.assert_close(moved, image, rtol=0, atol=1e-5)
@@ -250,7 +248,11 @@ def test_affine_of_no_strength_changes_nothing():
 def test_affine_strengths():
     def draw(**strengths):
         return torch.stack(
-            [*warp.draw_affine(SampleRandom(keys(200), "a"), SHAPE, prob=1.0, **strengths).values()]
+            [
+                *deformation.draw_affine(
+                    SampleRandom(keys(200), "a"), SHAPE, prob=1.0, **strengths
+                ).values()
+            ]
         )
 
     scaled = draw(scale=0.2, shear=0, rotation=0)
@@ -273,7 +275,7 @@ def test_affine_strengths():
 
 
 def test_shear_is_in_nm():
-    draw = partial(warp.draw_affine, shape=SHAPE, prob=1.0, scale=0, shear=0.5, rotation=0)
+    draw = partial(deformation.draw_affine, shape=SHAPE, prob=1.0, scale=0, shear=0.5, rotation=0)
     plain, in_voxels = (
         torch.stack([*draw(SampleRandom(keys(9), "a"), voxel_size=size).values()])
         for size in (ISOTROPIC, (40, 4, 4))
@@ -284,7 +286,9 @@ def test_shear_is_in_nm():
 
 def test_a_quarter_turn_by_affine_is_rot90():
     image, labels = random_batch(1, shape=(4, 6, 6))
-    moved, label_moved = warp.deform(image, labels, {0: warp._rotation((1, 2), np.pi / 2)}, {})
+    moved, label_moved = deformation.deform(
+        image, labels, {0: deformation._rotation((1, 2), np.pi / 2)}, {}
+    )
     torch.testing.assert_close(moved, image.rot90(-1, (3, 4)), rtol=0, atol=1e-5)
     assert torch.equal(label_moved, labels.rot90(-1, (2, 3)))
 
@@ -292,9 +296,9 @@ def test_a_quarter_turn_by_affine_is_rot90():
 def test_elastic_field_has_the_stated_size_and_is_smooth():
     shape = (40, 50, 60)
     strengths = {"spacing": 12, "magnitude": 2.0, "voxel_size": (2.0, 1.0, 1.0)}
-    knots = warp.draw_elastic(SampleRandom(keys(30), "a"), shape, prob=1.0, **strengths)
+    knots = deformation.draw_elastic(SampleRandom(keys(30), "a"), shape, prob=1.0, **strengths)
     fields = torch.stack(
-        [warp._spline_field(field, shape)(slice(None)) for field in knots.values()]
+        [deformation._spline_field(field, shape)(slice(None)) for field in knots.values()]
     )
     spread = fields.pow(2).mean((0, 2, 3, 4)).sqrt()
     torch.testing.assert_close(spread, torch.tensor([1.0, 2.0, 2.0]), rtol=0.1, atol=0)
@@ -308,16 +312,16 @@ def test_elastic_field_has_the_stated_size_and_is_smooth():
 
 def test_affine_and_elastic_together_are_one_resampling():
     image, labels = places_batch(1, (12, 12, 12))
-    matrices = warp.draw_affine(
+    matrices = deformation.draw_affine(
         SampleRandom(keys(1), "a"), SHAPE, prob=1.0, scale=0.1, shear=0.1, rotation=10
     )
-    knots = warp.draw_elastic(
+    knots = deformation.draw_elastic(
         SampleRandom(keys(1), "e"), (12, 12, 12), prob=1.0, spacing=8, magnitude=0.5
     )
-    both = warp.deform(image, labels, matrices, knots)[0][0]
-    affine = warp.deform(image, labels, matrices, {})[0][0]
+    both = deformation.deform(image, labels, matrices, knots)[0][0]
+    affine = deformation.deform(image, labels, matrices, {})[0][0]
     inner = ((affine > 2) & (affine < 9)).all(0)
-    field = warp._spline_field(knots[0], (12, 12, 12))(slice(None))
+    field = deformation._spline_field(knots[0], (12, 12, 12))(slice(None))
     torch.testing.assert_close((both - affine)[:, inner], field[:, inner], rtol=0, atol=1e-4)
 
 
@@ -325,7 +329,7 @@ def test_affine_and_elastic_together_are_one_resampling():
 def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
     shape = (10, 11, 12)
     image, labels = places_batch(60, shape)
-    moved, label_moved = warp.misalign(
+    moved, label_moved = deformation.misalign(
         image,
         labels,
         SampleRandom(keys(60), "a"),
@@ -351,7 +355,7 @@ def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_dropped_slices_are_blank_and_the_others_whole(axis):
     image = random_batch(20)[0] + 0.1
-    dropped, _ = damage.drop_slices(
+    dropped, _ = imaging.drop_slices(
         image, None, SampleRandom(keys(20), "a"), drop_prob=0.3, axis=axis
     )
     before, after = image.movedim(2 + axis, 1), dropped.movedim(2 + axis, 1)
@@ -364,7 +368,7 @@ def test_dropped_slices_are_blank_and_the_others_whole(axis):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_shifted_slices_match_the_loop(axis, fill):
     image, _ = random_batch(3)
-    moved, _ = damage.shift_slices(
+    moved, _ = imaging.shift_slices(
         image,
         None,
         SampleRandom(keys(3), "a"),
@@ -389,7 +393,7 @@ def test_shifted_slices_match_the_loop(axis, fill):
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_shift_along_both_directions_in_plane_and_not_across(axis):
     image, _ = places_batch(10, (9, 9, 9))
-    moved, _ = damage.shift_slices(
+    moved, _ = imaging.shift_slices(
         image, None, SampleRandom(keys(10), "a"), shift_prob=1.0, max_shift=3, axis=axis
     )
     distance = (moved - image).abs().amax((0, 2, 3, 4))
@@ -399,7 +403,7 @@ def test_slices_shift_along_both_directions_in_plane_and_not_across(axis):
 
 def test_missing_sections_are_one_short_run():
     image = random_batch(40)[0] + 0.1
-    missing, _ = damage.missing_section(
+    missing, _ = imaging.missing_section(
         image, None, SampleRandom(keys(40), "a"), prob=1.0, longest=3
     )
     lengths = []
@@ -414,7 +418,7 @@ def test_missing_sections_are_one_short_run():
 
 def test_blurred_slices_match_the_loop():
     image, _ = random_batch(1, channels=1, shape=(4, 5, 8))
-    blurred, _ = damage.blur_slices(
+    blurred, _ = imaging.blur_slices(
         image, None, SampleRandom(keys(1), "a"), blur_prob=0.7, max_sigma=1.5
     )
     rng = SampleRandom(keys(1), "a")
@@ -429,7 +433,7 @@ def test_blurred_slices_match_the_loop():
 
 def test_intensity_and_slice_contrast_are_linear():
     image, _ = random_batch(20)
-    moved, _ = damage.intensity(
+    moved, _ = imaging.intensity(
         image, None, SampleRandom(keys(20), "a"), prob=1.0, scale=0.2, offset=0.1
     )
     for before, after in zip(image.flatten(1).numpy(), moved.flatten(1).numpy()):
@@ -439,7 +443,7 @@ def test_intensity_and_slice_contrast_are_linear():
             and abs(offset) <= 0.1
             and np.abs(slope * before + offset - after).max() < 1e-5
         )
-    moved, _ = damage.slice_contrast(
+    moved, _ = imaging.slice_contrast(
         image, None, SampleRandom(keys(20), "a"), contrast_prob=1.0, scale=0.2, offset=0.1
     )
     slopes = [
@@ -452,7 +456,7 @@ def test_intensity_and_slice_contrast_are_linear():
 
 def test_gamma_keeps_black_white_and_sign():
     image = torch.tensor([0.0, 1.0, 0.25, -0.25]).view(1, 1, 1, 2, 2).repeat(30, 1, 1, 1, 1)
-    moved, _ = damage.gamma(image, None, SampleRandom(keys(30), "a"), prob=1.0, low=0.5, high=2.0)
+    moved, _ = imaging.gamma(image, None, SampleRandom(keys(30), "a"), prob=1.0, low=0.5, high=2.0)
     black, white, grey, negative = moved.flatten(1).unbind(1)
     assert (black == 0).all() and (white == 1).all() and torch.equal(negative, -grey)
     power = grey.log() / np.log(0.25)
@@ -465,7 +469,7 @@ def test_gamma_keeps_black_white_and_sign():
 
 def test_noise_is_gaussian_and_of_the_drawn_size():
     image = torch.full((20, 1, 12, 12, 12), 0.5)
-    noisy, _ = damage.noise(image, None, SampleRandom(keys(20), "a"), prob=1.0, max_sigma=0.4)
+    noisy, _ = imaging.noise(image, None, SampleRandom(keys(20), "a"), prob=1.0, max_sigma=0.4)
     rng = SampleRandom(keys(20), "a")
     rng.bernoulli(1.0)
     sigma = rng.uniform(high=0.4)
@@ -475,7 +479,7 @@ def test_noise_is_gaussian_and_of_the_drawn_size():
 
 def test_cutout_levels_boxes_to_their_mean():
     image, _ = random_batch(20)
-    cut, _ = damage.cutout(image, None, SampleRandom(keys(20), "a"), prob=1.0, size=0.5, most=1)
+    cut, _ = imaging.cutout(image, None, SampleRandom(keys(20), "a"), prob=1.0, size=0.5, most=1)
     for before, after in zip(image, cut):
         z, y, x = (before != after).any(0).nonzero().unbind(1)
         box = (slice(None), *(slice(int(a.min()), int(a.max()) + 1) for a in (z, y, x)))
@@ -620,11 +624,11 @@ def test_monai_transforms_are_the_functions():
     )
     Compose([drop, shift]).set_random_state(seed=1)
     dropped = drop({"image": image[0]})["image"]
-    expected, _ = damage.drop_slices(
+    expected, _ = imaging.drop_slices(
         image, None, SampleRandom(drop.sample, "DropSliced"), drop_prob=0.4, axis=1
     )
     assert torch.equal(dropped, expected[0]) and not torch.equal(dropped, image[0])
     shifted = shift({"image": image[0]})["image"]
     rng = SampleRandom(shift.sample, "ShiftSliced")
-    expected, _ = damage.shift_slices(image, None, rng, shift_prob=0.4, max_shift=2)
+    expected, _ = imaging.shift_slices(image, None, rng, shift_prob=0.4, max_shift=2)
     assert torch.equal(shifted, expected[0])

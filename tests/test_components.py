@@ -9,15 +9,15 @@ from reference_segmentation import random_affinities, slow_components, slow_grow
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
-from pytc.segmentation import blockwise, connected_components, descent, growing
+from pytc.segmentation import blockwise, connected_components, growing, merge_forest
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.connected_components import (
     affinities_to_segmentation,
     connected_components_3d,
 )
-from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.edges import is_above, label_dtype
 from pytc.segmentation.growing import grow
+from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
 
 DTYPES = (np.float16, np.float32, np.float64, np.uint8)
 
@@ -188,7 +188,7 @@ def test_unsigned_64_bit_labels(monkeypatch):
         np.uint64,
         np.uint64,
     ]
-    for module in (connected_components, growing, descent):
+    for module in (connected_components, growing, merge_forest):
         monkeypatch.setattr(module, "label_dtype", lambda shape: np.uint64)
     affinities = random_affinities(np.random.default_rng(4), (5, 6, 7))
     expected = slow_components(affinities, 0.7, 3)

@@ -19,13 +19,13 @@ from PIL import Image
 
 from pytc.commands import EvaluateConfig
 from pytc.config import SHORT_AND_LONG
+from pytc.evaluation.inputs import choose_metric
+from pytc.evaluation.pictures import Matching, draw, palette
+from pytc.evaluation.report import evaluate
+from pytc.evaluation.sweep import DEFAULT_THRESHOLDS
 from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
-from pytc.metrics.sweep import DEFAULT_THRESHOLDS
-from pytc.report.evaluate import evaluate
-from pytc.report.inputs import choose_metric
-from pytc.report.pictures import Matching, draw, palette
 from pytc.segmentation.connected_components import connected_components_3d
 
 SHAPE = (12, 20, 24)
@@ -151,7 +151,7 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
 
 def test_first_compilation_is_announced(files, tmp_path):
     code = (
-        "from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+        "from pytc.commands import EvaluateConfig; from pytc.evaluation.report import evaluate; "
         f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
         f"output={str(tmp_path / 'out')!r}))"
     )
@@ -448,7 +448,7 @@ def test_default_metric_and_thresholds():
 
 def test_no_torch(files, tmp_path):
     code = (
-        "import sys; from pytc.commands import EvaluateConfig; from pytc.report.evaluate import evaluate; "
+        "import sys; from pytc.commands import EvaluateConfig; from pytc.evaluation.report import evaluate; "
         f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
         f"output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
     )
@@ -457,7 +457,7 @@ def test_no_torch(files, tmp_path):
 
 def test_missing_reference_is_named_before_any_work(files, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "funlib.evaluate", None)
-    monkeypatch.delitem(sys.modules, "pytc.report.crosscheck", raising=False)
+    monkeypatch.delitem(sys.modules, "pytc.evaluation.crosscheck", raising=False)
     with pytest.raises(ValueError, match="pip install .*funlib.evaluate"):
         evaluate(replace(files, output=str(tmp_path / "out"), backend="funlib"))
     assert not (tmp_path / "out").exists()

@@ -18,7 +18,7 @@ from pytc import hardware
 from pytc.cli import load_config_file
 from pytc.config import Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, SystemConfig
 from pytc.models import build_model
-from pytc.training import trial
+from pytc.training import memory_trial
 from pytc.training.distributed import Ranks
 
 ROOT = Path(__file__).parent.parent
@@ -230,7 +230,7 @@ def test_a_batch_is_halved_until_it_fits(wanted, fits, expected, tried):
         if size > fits:
             raise torch.OutOfMemoryError(f"no room for {size}")
 
-    assert trial.largest_batch(try_batch, wanted) == expected and sizes == tried
+    assert memory_trial.largest_batch(try_batch, wanted) == expected and sizes == tried
 
 
 def test_other_errors_of_a_trial_are_not_taken_for_lack_of_memory():
@@ -238,7 +238,7 @@ def test_other_errors_of_a_trial_are_not_taken_for_lack_of_memory():
         raise RuntimeError("expected all tensors on one device")
 
     with pytest.raises(RuntimeError, match="one device"):
-        trial.largest_batch(try_batch, 8)
+        memory_trial.largest_batch(try_batch, 8)
 
 
 TINY = Config(
@@ -255,7 +255,9 @@ def test_a_trial_takes_real_steps_and_leaves_random_states_alone(monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (taken.append(self), step(self))[1])
     torch.manual_seed(1)
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    assert trial.largest_batch(partial(trial.trial_steps, TINY, CPU, "fp32", 2), 4) == 4
+    assert (
+        memory_trial.largest_batch(partial(memory_trial.trial_steps, TINY, CPU, "fp32", 2), 4) == 4
+    )
     assert len(taken) == 2 and taken[1].state  # the second with the first's moments
     assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[2]
     np.testing.assert_array_equal(np.random.get_state()[1], states[1])
@@ -281,21 +283,21 @@ def test_a_smaller_batch_keeps_the_patches_of_a_step_on_all_ranks(monkeypatch):
         if arguments[-1] > 2:
             raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(trial, "trial_steps", trial_steps)
-    one, choices = trial.configure(TINY, Ranks(), gpu, resumed=False)
+    monkeypatch.setattr(memory_trial, "trial_steps", trial_steps)
+    one, choices = memory_trial.configure(TINY, Ranks(), gpu, resumed=False)
     assert (one.loop.batch_size, one.optim.accumulate) == (2, 6)
     assert (
         choices[-1][:2] == ("batch", "2 patches, 6 a step")
         and "4 patches did not fit" in choices[-1][2]
     )
-    two, _ = trial.configure(TINY, Two(), gpu, resumed=False)
+    two, _ = memory_trial.configure(TINY, Two(), gpu, resumed=False)
     assert (two.loop.batch_size, two.optim.accumulate) == (1, 12)
-    assert trial.configure(TINY, Ranks(), gpu, resumed=True)[0] == TINY
+    assert memory_trial.configure(TINY, Ranks(), gpu, resumed=True)[0] == TINY
     off = replace(TINY, system=SystemConfig())
-    assert trial.configure(off, Ranks(), gpu, resumed=False)[0] == off
-    monkeypatch.setattr(trial, "largest_batch", lambda *_: 0)
+    assert memory_trial.configure(off, Ranks(), gpu, resumed=False)[0] == off
+    monkeypatch.setattr(memory_trial, "largest_batch", lambda *_: 0)
     with pytest.raises(ValueError, match="one patch of"):
-        trial.configure(TINY, Ranks(), gpu, resumed=False)
+        memory_trial.configure(TINY, Ranks(), gpu, resumed=False)
 
 
 def test_the_table_stands_alone_and_names_what_was_set():

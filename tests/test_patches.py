@@ -12,7 +12,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from pytc.config import Config, DataConfig, LoopConfig, ModelConfig, SyntheticConfig, VolumeConfig
-from pytc.data import shared
+from pytc.data import shared_memory
 from pytc.data.patches import PatchDataset, compact_labels, step_numbers, train_dataset, val_dataset
 from pytc.data.sources import as_unit_range, open_source
 from pytc.io.volume import create_volume, open_volume
@@ -322,10 +322,10 @@ def test_volumes_that_do_not_fit_into_memory_are_refused(tmp_path, monkeypatch):
         )
     )
     needed = 20 * 30 * 70 * 9  # image uint8, labels int64
-    monkeypatch.setattr(shared.hardware, "memory", lambda: (2**40, needed - 1))
+    monkeypatch.setattr(shared_memory.hardware, "memory", lambda: (2**40, needed - 1))
     with pytest.raises(ValueError, match="data.cache none"):
         train_dataset(config)
-    monkeypatch.setattr(shared.hardware, "memory", lambda: (2**40, needed))
+    monkeypatch.setattr(shared_memory.hardware, "memory", lambda: (2**40, needed))
     assert train_dataset(config)[0]["image"].shape == (1, 12, 12, 12)
 
 

@@ -10,17 +10,17 @@ from reference_segmentation import (
     small_shapes,
 )
 
+from pytc.evaluation import sweep
+from pytc.evaluation.exact import EXACT_METRICS, exact_sweep
+from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.io.skeleton import Skeleton
-from pytc.metrics import sweep
-from pytc.metrics.exact import EXACT_METRICS, exact_sweep
 from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
-from pytc.metrics.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
-from pytc.segmentation import descent
+from pytc.segmentation import merge_forest
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.growing import grow as grow_labels
+from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
 
 SHAPE = (6, 7, 8)
 
@@ -91,7 +91,7 @@ def awkward_volumes(seed):
 def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
     """The same components, in the same order."""
     monkeypatch.setattr(
-        descent, "slabs_of", lambda length, n_floors: list(pairwise((0, length // 3, length)))
+        merge_forest, "slabs_of", lambda length, n_floors: list(pairwise((0, length // 3, length)))
     )
     thresholds = (0.95, 0.9, 0.75, 0.5, 0.499, 0.1, 0.0, -0.25)
     rng = np.random.default_rng(6)
@@ -116,8 +116,8 @@ def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
     of all labels.
     """
     cuts = [11 * i // n_slabs for i in range(n_slabs + 1)]
-    monkeypatch.setattr(descent, "slabs_of", lambda length, n_floors: list(pairwise(cuts)))
-    monkeypatch.setattr(descent, "label_dtype", lambda shape: dtype)
+    monkeypatch.setattr(merge_forest, "slabs_of", lambda length, n_floors: list(pairwise(cuts)))
+    monkeypatch.setattr(merge_forest, "label_dtype", lambda shape: dtype)
     rng, thresholds = np.random.default_rng(min_size), (0.95, 0.9, 0.8, 0.7, 0.3, -0.1)
     for _ in range(6):
         affinities = random_affinities(rng, (11, 9, 10))

@@ -27,8 +27,8 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
+from pytc.data.batch import Preparation
 from pytc.data.patches import train_dataset
-from pytc.data.preparation import Preparation
 from pytc.data.replay import ReplayConfig, make_sample, replay
 from pytc.data.sources import prepare_volume
 from pytc.io.volume import open_volume
@@ -686,8 +686,8 @@ def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
     as semantic.
     """
     from pytc.commands import EvaluateConfig, InferConfig
+    from pytc.evaluation.report import evaluate
     from pytc.inference.pipeline import infer
-    from pytc.report.evaluate import evaluate
 
     config = tiny(max_steps=2)
     volumes = (

@@ -28,12 +28,12 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
+from pytc.evaluation.report import evaluate
 from pytc.inference.pipeline import infer
 from pytc.models import build_model
 from pytc.models.checkpoint import load_checkpoint
-from pytc.report.evaluate import evaluate
 from pytc.training.loop import train
-from pytc.training.validation import scored_volumes, validate_volumes
+from pytc.training.whole_volumes import scored_volumes, validate_volumes
 from pytc.validate import newest, score, validate
 
 ROOT = Path(__file__).parent.parent
@@ -169,7 +169,7 @@ import torch
 from pytc.config import Config, from_plain
 from pytc.models import build_model
 from pytc.training.distributed import joined, read_environment
-from pytc.training.validation import validate_volumes
+from pytc.training.whole_volumes import validate_volumes
 
 ranks, folder = read_environment(), Path({str(tmp_path)!r})
 torch.set_num_threads(1)
@@ -270,7 +270,7 @@ def test_the_first_checkpoint_with_the_best_figure_is_kept(run, monkeypatch, mon
     for step, figure in enumerate((0.9, 0.5, 0.2, 0.2, 0.9), 1):
         figures = {monitor: figure, "val/threshold": 0.5}
         monkeypatch.setattr(
-            "pytc.training.validation.validate_volumes", lambda *_, figures=figures: figures
+            "pytc.training.whole_volumes.validate_volumes", lambda *_, figures=figures: figures
         )
         score(run, {**state, "step": step}, rows, "cpu")
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pytc.config import require
-from pytc.data.random import SampleRandom, sample_key
+from pytc.data.counter_random import SampleRandom, sample_key
 
 
 class _Mix(Dataset):

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from pytc.config import Config, Triple, VolumeConfig, require
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
-from pytc.data.shared import shared_sources
+from pytc.data.shared_memory import shared_sources
 from pytc.data.sources import Source, as_unit_range, open_source
 from pytc.geometry import Box
 

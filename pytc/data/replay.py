@@ -17,8 +17,8 @@ from torch.utils.data import default_collate
 
 from pytc.commands import readable_errors
 from pytc.config import Config, require
+from pytc.data.batch import Preparation
 from pytc.data.patches import train_dataset
-from pytc.data.preparation import Preparation
 from pytc.runs import load_config
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pytc.metrics.hashing import add_pairs, empty_table, number_ids
+from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
 
 OVERLAP_METRICS = (
     "voi_split",

@@ -10,8 +10,8 @@ import numpy as np
 
 from pytc.config import require
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.hashing import add_pairs, empty_table, number_ids
 from pytc.metrics.overlap import Contingency, metrics_of_table
+from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
 
 TOLERANCES = {"nerl_5": 5, "nerl_20": 20, "nerl_100": 100, "nerl_inf": np.inf}
 SKELETON_METRICS = (

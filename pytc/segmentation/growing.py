@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from pytc.segmentation.descent import grow_components, names
 from pytc.segmentation.edges import (
     check_affinities,
     descending_edges,
@@ -10,6 +9,7 @@ from pytc.segmentation.edges import (
     slabs_of,
     values_above,
 )
+from pytc.segmentation.merge_forest import grow_components, names
 
 
 def grow(labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0) -> np.ndarray:

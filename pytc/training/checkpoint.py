@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pytc.config import LoopConfig
-from pytc.metrics.sweep import is_error
+from pytc.evaluation.sweep import is_error
 from pytc.models.checkpoint import load_checkpoint
 from pytc.runs import replacing
 

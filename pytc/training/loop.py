@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Subset
 
 from pytc import __version__, hardware
 from pytc.config import Config, require
+from pytc.data.batch import Preparation
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
-from pytc.data.preparation import Preparation
 from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
@@ -26,10 +26,10 @@ from pytc.runs import create_run, write_json
 from pytc.training import distributed
 from pytc.training.checkpoint import Keeper, good_checkpoints
 from pytc.training.distributed import Ranks
+from pytc.training.memory_trial import configure
 from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
-from pytc.training.trial import configure
-from pytc.training.validation import scored_volumes, validate_volumes
+from pytc.training.whole_volumes import scored_volumes, validate_volumes
 
 START_METHOD = (
     "forkserver"  # the threads of tensorstore and of the main process do not survive a fork

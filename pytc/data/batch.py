@@ -5,8 +5,8 @@ augmentation, targets.
 import torch
 
 from pytc.config import Config, Triple
-from pytc.data.random import sample_key
-from pytc.data.recipe import augment, section_axis
+from pytc.data.augment import augment, section_axis
+from pytc.data.counter_random import sample_key
 from pytc.data.sources import open_source
 from pytc.data.targets import make_targets
 

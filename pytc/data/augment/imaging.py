@@ -13,7 +13,7 @@ from typing import Literal
 
 import torch
 
-from pytc.data.random import SampleRandom
+from pytc.data.counter_random import SampleRandom
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 

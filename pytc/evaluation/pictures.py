@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from pytc.evaluation.sweep import Sweep
 from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency
-from pytc.metrics.sweep import Sweep
 
 MAX_PIXELS = 512  # larger slices are strided
 SLICES = (

@@ -11,7 +11,7 @@ import torch
 
 from pytc import hardware
 from pytc.config import Config, require
-from pytc.data.recipe import augment
+from pytc.data.augment import augment
 from pytc.data.targets import make_targets
 from pytc.losses import build_loss, deep_supervision_loss
 from pytc.models import build_model

@@ -8,8 +8,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from pytc.data.augment import drop_slices, shift_slices
-from pytc.data.random import SampleRandom
+from pytc.data.augment.imaging import drop_slices, shift_slices
+from pytc.data.counter_random import SampleRandom
 
 
 class SliceTransform(RandomizableTransform, MapTransform):

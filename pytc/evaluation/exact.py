@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pytc.evaluation.sweep import Sweep, best_of
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.metrics.sweep import Sweep, best_of
-from pytc.segmentation.descent import component_graph, line_up
 from pytc.segmentation.edges import values_above
+from pytc.segmentation.merge_forest import component_graph, line_up
 
 EXACT_METRICS = ("erl", "nerl", "voi_sum", "voi_split", "voi_merge")
 

@@ -11,13 +11,8 @@ import numpy as np
 
 from pytc.commands import EvaluateConfig
 from pytc.config import require
-from pytc.io.skeleton import Skeleton, load_skeleton
-from pytc.io.volume import Volume, open_volume
-from pytc.metrics.exact import exact_sweep
-from pytc.metrics.overlap import Contingency, metrics_of_table
-from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
-from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
-from pytc.metrics.sweep import (
+from pytc.evaluation.exact import exact_sweep
+from pytc.evaluation.sweep import (
     DENSE_METRICS,
     Sweep,
     check_metric,
@@ -25,6 +20,11 @@ from pytc.metrics.sweep import (
     semantic_sweep,
     threshold_sweep,
 )
+from pytc.io.skeleton import Skeleton, load_skeleton
+from pytc.io.volume import Volume, open_volume
+from pytc.metrics.overlap import Contingency, metrics_of_table
+from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
+from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.runs import newest_run
 from pytc.segmentation.connected_components import connected_components_3d, unit_channels
 from pytc.segmentation.edges import check_dtype, is_above

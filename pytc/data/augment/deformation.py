@@ -1,6 +1,6 @@
 """Geometry: what moves image and labels together.
 
-Every augmentation is f(image, labels, rng, *, ...) -> (image, labels) as in augment.py. Labels are
+Every augmentation is f(image, labels, rng, *, ...) -> (image, labels) as in imaging.py. Labels are
 taken from the nearest voxel, so they stay whole; what comes from outside the patch is reflected in
 the image and unlabelled (-1). Of a voxel size only the ratios matter.
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from pytc.config import Lengths
-from pytc.data.random import SampleRandom
+from pytc.data.counter_random import SampleRandom
 
 UNLABELLED = -1
 ISOTROPIC = (1.0, 1.0, 1.0)

@@ -8,14 +8,14 @@ import numpy as np
 
 from pytc.config import suggest
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.hashing import number_ids
 from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
+from pytc.metrics.pair_table import number_ids
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
-from pytc.segmentation.descent import component_graph, names_at_thresholds
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
+from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
 
 DEFAULT_THRESHOLDS = tuple(
     float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12)

@@ -12,14 +12,14 @@ import jinja2
 import rich.table
 
 from pytc.commands import EvaluateConfig
+from pytc.evaluation.inputs import Inputs, gather
+from pytc.evaluation.pictures import Matching, Picture, draw, draw_sweep
+from pytc.evaluation.sweep import Sweep, is_error
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import create_volume
 from pytc.metrics.overlap import contingency_table
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.metrics.sweep import Sweep, is_error
 from pytc.progress import announce_compilation
-from pytc.report.inputs import Inputs, gather
-from pytc.report.pictures import Matching, Picture, draw, draw_sweep
 from pytc.runs import replacing, write_json
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     lack or do not fit, and after it where the metric is worse than config.require.
     """
     if config.backend == "funlib":
-        from pytc.report.crosscheck import (
+        from pytc.evaluation.crosscheck import (
             cross_check,
         )  # optional: fails here, before any work, where it is missing
     announce_compilation()
@@ -137,7 +137,7 @@ def _write(
     config, output, axes = inputs.config, Path(inputs.config.output), inputs.prediction.spatial_axes
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation) if inputs.skeleton is not None else []
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "report"), autoescape=True)
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "evaluation"), autoescape=True)
     environment.filters["png"] = lambda png: (
         f"data:image/png;base64,{base64.b64encode(png).decode()}"
     )

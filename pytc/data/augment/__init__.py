@@ -5,9 +5,8 @@ from the tissue.
 import torch
 
 from pytc.config import AugmentConfig, require
-from pytc.data import augment as damage
-from pytc.data import warp
-from pytc.data.random import SampleRandom
+from pytc.data.augment import deformation, imaging
+from pytc.data.counter_random import SampleRandom
 
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -39,17 +38,17 @@ def augment(
     def rng(stream: str) -> SampleRandom:
         return SampleRandom(keys, stream)
 
-    permutations = warp.draw_permutations(
+    permutations = deformation.draw_permutations(
         rng("permute_axes"), shape, prob=c.permute_prob, voxel_size=voxel_size
     )
-    turns = warp.draw_turns(
+    turns = deformation.draw_turns(
         rng("rot90"), shape, prob=c.rot90_prob, voxel_size=voxel_size, axis=axis
     )
-    flips = warp.draw_flips(rng("flip"), shape, prob=c.flip_prob)
-    image, labels = warp.reorient(image, labels, flips @ turns @ permutations)
+    flips = deformation.draw_flips(rng("flip"), shape, prob=c.flip_prob)
+    image, labels = deformation.reorient(image, labels, flips @ turns @ permutations)
     image = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
 
-    matrices = warp.draw_affine(
+    matrices = deformation.draw_affine(
         rng("affine"),
         shape,
         prob=c.affine_prob,
@@ -58,7 +57,7 @@ def augment(
         rotation=c.affine_rotation,
         voxel_size=voxel_size,
     )
-    knots = warp.draw_elastic(
+    knots = deformation.draw_elastic(
         rng("elastic"),
         shape,
         prob=c.elastic_prob,
@@ -66,7 +65,7 @@ def augment(
         magnitude=c.elastic_magnitude,
         voxel_size=voxel_size,
     )
-    image, labels = warp.deform(image, labels, matrices, knots)
+    image, labels = deformation.deform(image, labels, matrices, knots)
 
     linear, slices = (
         {"scale": c.intensity_scale, "offset": c.intensity_offset},
@@ -74,7 +73,7 @@ def augment(
     )
     for function, settings in (
         (
-            warp.misalign,
+            deformation.misalign,
             {
                 "prob": c.misalign_prob,
                 "max_shift": c.misalign_max,
@@ -82,13 +81,16 @@ def augment(
                 "axis": axis,
             },
         ),
-        (damage.intensity, {"prob": c.intensity_prob, **linear}),
-        (damage.gamma, {"prob": c.gamma_prob, "low": c.gamma_range[0], "high": c.gamma_range[1]}),
-        (damage.slice_contrast, {"contrast_prob": c.slice_contrast_prob, **linear, **slices}),
-        (damage.blur_slices, {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slices}),
-        (damage.noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
+        (imaging.intensity, {"prob": c.intensity_prob, **linear}),
+        (imaging.gamma, {"prob": c.gamma_prob, "low": c.gamma_range[0], "high": c.gamma_range[1]}),
+        (imaging.slice_contrast, {"contrast_prob": c.slice_contrast_prob, **linear, **slices}),
         (
-            damage.shift_slices,
+            imaging.blur_slices,
+            {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slices},
+        ),
+        (imaging.noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
+        (
+            imaging.shift_slices,
             {
                 "shift_prob": c.shift_slice_prob,
                 "max_shift": c.shift_slice_max,
@@ -96,12 +98,12 @@ def augment(
                 **slices,
             },
         ),
-        (damage.drop_slices, {"drop_prob": c.drop_slice_prob, **slices}),
+        (imaging.drop_slices, {"drop_prob": c.drop_slice_prob, **slices}),
         (
-            damage.missing_section,
+            imaging.missing_section,
             {"prob": c.missing_section_prob, "longest": c.missing_section_max, "axis": axis},
         ),
-        (damage.cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
+        (imaging.cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
     ):
         image, labels = function(image, labels, rng(function.__name__), **settings)
     return image, labels

@@ -11,9 +11,9 @@ import torch
 from pytc.commands import EvaluateConfig
 from pytc.config import Config, VolumeConfig, require
 from pytc.data.sources import prepare_volume, volume_name
+from pytc.evaluation.inputs import METRICS, TASKS, choose_metric, gather
 from pytc.inference.pipeline import predict
 from pytc.models.base import ConnectomicsModel
-from pytc.report.inputs import METRICS, TASKS, choose_metric, gather
 from pytc.segmentation.connected_components import unit_channels
 from pytc.training.distributed import Ranks
 
