@@ -69,9 +69,8 @@ def connectivity_graph(affinities: np.ndarray, threshold: float) -> np.ndarray:
     """What cc3d.color_connectivity_graph takes with 6 neighbours: of axis a, bits 2a and 2a + 1
     lead on and back.
     """
-    graph = np.zeros(
-        affinities.shape[1:], np.uint8, order="F"
-    )  # the order that cc3d gives, and takes without a copy
+    # the order that cc3d gives, and takes without a copy
+    graph = np.zeros(affinities.shape[1:], np.uint8, order="F")
     for axis, values in enumerate(affinities[:3]):
         edges = np.moveaxis(values, axis, 0)[:-1] > threshold
         bits = np.moveaxis(graph, axis, 0)

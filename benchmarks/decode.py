@@ -48,9 +48,8 @@ def main() -> None:
             common.synthetic_tissue(options.size, options.seed)[0], options.seed
         )
         volume = f"{options.size}^3 synthetic voxels, seed {options.seed}"
-    threshold = float(
-        np.float16(options.threshold)
-    )  # NumPy rounds it so, pytc does not: for the same edges
+    # NumPy rounds it so, pytc does not: for the same edges
+    threshold = float(np.float16(options.threshold))
 
     def mask() -> np.ndarray:
         return (affinities > threshold).any(0)

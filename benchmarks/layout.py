@@ -70,9 +70,8 @@ def measure(module: nn.Module, x: torch.Tensor, clock, repeats: int) -> tuple[fl
         with torch.no_grad():
             module(x)
 
-    gradient = torch.randn_like(
-        module(x).detach()
-    )  # in the layout of the output, as from a convolution behind it
+    # in the layout of the output, as from a convolution behind it
+    gradient = torch.randn_like(module(x).detach())
 
     def train():
         module.zero_grad()

@@ -93,9 +93,8 @@ class Case:
         self.model.train()
         with self.autocast():
             logits = self.call(self.x)
-        logits = (
-            logits[0] if isinstance(logits, (list, tuple)) else logits
-        )  # MONAI's MedNeXt in training: a list
+        # MONAI's MedNeXt in training: a list
+        logits = logits[0] if isinstance(logits, (list, tuple)) else logits
         self.optimizer.zero_grad()
         F.binary_cross_entropy_with_logits(logits.float(), self.target).backward()
         self.optimizer.step()

@@ -29,9 +29,8 @@ class TrainCommand:
     """Train a network on labelled volumes; a run is written to runs/NAME."""
 
     config: Path | None = None  # Python file that defines `config`; the fields below override it.
-    resume: str | None = (
-        None  # Folder of a run to continue from its last checkpoint; alone, the newest run.
-    )
+    # Folder of a run to continue from its last checkpoint; alone, the newest run.
+    resume: str | None = None
     settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 

@@ -17,17 +17,14 @@ class InferConfig:
 
     run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
     input: str | None = None  # Image to predict; by default every validation volume of the run.
-    output: str | None = (
-        None  # Folder for affinities.zarr and segmentation.zarr; by default below the run.
-    )
+    # Folder for affinities.zarr and segmentation.zarr; by default below the run.
+    output: str | None = None
     labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
     skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
-    axes: str | None = (
-        None  # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
-    )
-    voxel_size: Lengths | None = (
-        None  # Voxel size in nm, in stored axis order, where the file does not say.
-    )
+    # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
+    axes: str | None = None
+    # Voxel size in nm, in stored axis order, where the file does not say.
+    voxel_size: Lengths | None = None
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
@@ -39,58 +36,44 @@ class EvaluateConfig:
     runs/.
     """
 
-    run: str | None = (
-        None  # Folder of the run whose newest predictions are scored; by default the newest run.
-    )
-    affinities: str | None = (
-        None  # To segment: one channel an offset, or a semantic task's probability map.
-    )
+    # Folder of the run whose newest predictions are scored; by default the newest run.
+    run: str | None = None
+    # To segment: one channel an offset, or a semantic task's probability map.
+    affinities: str | None = None
     segmentation: str | None = None  # Segmentation to score as it is.
-    labels: str | None = (
-        None  # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
-    )
-    mask: str | None = (
-        None  # Where the labels are valid (non-zero); default: the mask of the run's volume.
-    )
-    skeleton: str | None = (
-        None  # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
-    )
+    # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
+    labels: str | None = None
+    # Where the labels are valid (non-zero); default: the mask of the run's volume.
+    mask: str | None = None
+    # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
+    skeleton: str | None = None
     image: str | None = None  # Image behind the report's pictures; default: the run's.
     voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where no file says.
-    offsets: tuple[Triple, ...] | None = (
-        None  # Offsets of the affinity channels, where the file does not say.
-    )
-    output: str | None = (
-        None  # Folder for the figures; default: the run's evaluation folder, or evaluation/.
-    )
-    task: Literal["instance", "semantic"] | None = (
-        None  # Default: what the run predicts, else instances.
-    )
+    # Offsets of the affinity channels, where the file does not say.
+    offsets: tuple[Triple, ...] | None = None
+    # Folder for the figures; default: the run's evaluation folder, or evaluation/.
+    output: str | None = None
+    # Default: what the run predicts, else instances.
+    task: Literal["instance", "semantic"] | None = None
     sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
     # Find the best threshold of all, and draw the whole curve; for NERL, ERL and VOI over
     # skeletons, without --grow.
     exact: bool = False
     # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
     thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
-    metric: str | None = (
-        None  # Picks the threshold; default: nerl with skeletons, else dense_voi_sum, or jaccard.
-    )
-    min_size: int | None = (
-        None  # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
-    )
-    grow: bool | None = (
-        # Let voxels that are left join the object they are most tied to; default: as in infer.py.
-        None
-    )
-    require: float | None = (
-        None  # Fail unless the metric's best value is at least this (at most, if less is better).
-    )
+    # Picks the threshold; default: nerl with skeletons, else dense_voi_sum, or jaccard.
+    metric: str | None = None
+    # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
+    min_size: int | None = None
+    # Let voxels that are left join the object they are most tied to; default: as in infer.py.
+    grow: bool | None = None
+    # Fail unless the metric's best value is at least this (at most, if less is better).
+    require: float | None = None
     # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and
     # compare.
     backend: Literal["pytc", "funlib"] = "pytc"
-    attribution: str | None = (
-        None  # Where the data comes from and its licence; printed in the report.
-    )
+    # Where the data comes from and its licence; printed in the report.
+    attribution: str | None = None
 
     def __post_init__(self):
         inputs = (self.affinities, self.segmentation)
@@ -119,15 +102,13 @@ class ValidateConfig:
     more.
     """
 
-    run: str | None = (
-        None  # Folder of the run; by default the newest one. With --watch it need not be there yet.
-    )
+    # Folder of the run; by default the newest one. With --watch it need not be there yet.
+    run: str | None = None
     # Follow the run to its end: score its newest checkpoint, then the newest one then, and so on.
     watch: bool = False
     interval: float = 30.0  # Seconds between looks for a new checkpoint.
-    device: Literal["auto", "cpu", "cuda"] = (
-        "auto"  # Where to predict; auto takes a GPU if there is one.
-    )
+    # Where to predict; auto takes a GPU if there is one.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
         require(self.interval > 0, "a positive interval in seconds", self.interval)

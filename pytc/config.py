@@ -50,27 +50,20 @@ class VolumeConfig(Section):
     # Image to read: a path (FILE.h5:DATASET, .zarr, .tif, .npy, a folder of slices), or
     # synthetic:SEED.
     image: str = "synthetic:0"
-    labels: str | None = (
-        None  # Instance labels, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
-    )
-    mask: str | None = (
-        None  # Where the labels are valid (non-zero); everything else counts as unlabelled.
-    )
-    skeleton: str | None = (
-        None  # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
-    )
-    weight: Positive[float] = (
-        1.0  # Share of the training samples drawn from this volume; all weights sum to 1.
-    )
-    axes: str | None = (
-        None  # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
-    )
-    voxel_size: Positive[Lengths | None] = (
-        None  # Voxel size in nm, in stored axis order, where the file does not say.
-    )
-    name: str | None = (
-        None  # Name of the folder for results; by default derived from the image's path.
-    )
+    # Instance labels, 0 = background, -1 = unlabelled; a synthetic volume brings its own.
+    labels: str | None = None
+    # Where the labels are valid (non-zero); everything else counts as unlabelled.
+    mask: str | None = None
+    # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
+    skeleton: str | None = None
+    # Share of the training samples drawn from this volume; all weights sum to 1.
+    weight: Positive[float] = 1.0
+    # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
+    axes: str | None = None
+    # Voxel size in nm, in stored axis order, where the file does not say.
+    voxel_size: Positive[Lengths | None] = None
+    # Name of the folder for results; by default derived from the image's path.
+    name: str | None = None
     attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
 
     def __post_init__(self):
@@ -87,14 +80,14 @@ class SyntheticConfig(Section):
     """The synthetic neurites behind synthetic:SEED."""
 
     shape: AtLeast16[Triple] = (192, 192, 192)  # Voxels along z, y, x.
+    # nm along z, y, x; a larger first one makes it anisotropic.
     voxel_size: Positive[Lengths] = (
         10.0,
         10.0,
         10.0,
-    )  # nm along z, y, x; a larger first one makes it anisotropic.
-    noise: NotNegative[float] = (
-        0.08  # Standard deviation of the image noise, as a share of the grey range.
     )
+    # Standard deviation of the image noise, as a share of the grey range.
+    noise: NotNegative[float] = 0.08
     defects: Fraction = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
 
 
@@ -103,28 +96,24 @@ class DataConfig(Section):
     """Where patches come from."""
 
     train: tuple[VolumeConfig, ...] = (VolumeConfig(),)  # Volumes to train on.
-    val: tuple[VolumeConfig, ...] = (
-        VolumeConfig(image="synthetic:1"),
-    )  # To validate on; infer.py's default.
-    synthetic: SyntheticConfig = (
-        SyntheticConfig()
-    )  # Shape and look of the volumes named synthetic:SEED.
+    # To validate on; infer.py's default.
+    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
+    # Shape and look of the volumes named synthetic:SEED.
+    synthetic: SyntheticConfig = SyntheticConfig()
+    # Voxels of a training patch, in stored axis order.
     patch_size: Positive[Triple] = (
         128,
         128,
         128,
-    )  # Voxels of a training patch, in stored axis order.
-    mixing: Literal["weighted", "stratified"] = (
-        "weighted"  # Volumes share samples by weight, or each in turn.
     )
-    min_labelled: Fraction = (
-        0.05  # Smallest share of labelled foreground voxels of an accepted patch.
-    )
+    # Volumes share samples by weight, or each in turn.
+    mixing: Literal["weighted", "stratified"] = "weighted"
+    # Smallest share of labelled foreground voxels of an accepted patch.
+    min_labelled: Fraction = 0.05
     max_tries: Positive[int] = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
-    cache: Literal["none", "memory"] = (
-        "none"  # memory: decode each volume once per node, for all its loaders.
-    )
+    # memory: decode each volume once per node, for all its loaders.
+    cache: Literal["none", "memory"] = "none"
 
     def __post_init__(self):
         super().__post_init__()
@@ -144,15 +133,12 @@ class AugmentConfig(Section):
     affine_shear: float = 0.5  # Largest shear, of each axis along each other one.
     affine_rotation: float = 0.0  # Largest rotation in degrees, in each plane of equal voxel sizes.
     elastic_prob: Fraction = 0.0  # Smooth random deformation.
-    elastic_spacing: Positive[int] = (
-        24  # Voxels (of the finest axis) between the control points of the deformation.
-    )
-    elastic_magnitude: NotNegative[float] = (
-        3.0  # Standard deviation of the displacement in voxels of the finest axis.
-    )
-    misalign_prob: Fraction = (
-        0.0  # All sections behind a random one moved (or one alone), by translation or rotation.
-    )
+    # Voxels (of the finest axis) between the control points of the deformation.
+    elastic_spacing: Positive[int] = 24
+    # Standard deviation of the displacement in voxels of the finest axis.
+    elastic_magnitude: NotNegative[float] = 3.0
+    # All sections behind a random one moved (or one alone), by translation or rotation.
+    misalign_prob: Fraction = 0.0
     misalign_max: NotNegative[int] = 8  # Largest translation of a misalignment in voxels.
     misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
     # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice,
@@ -162,9 +148,8 @@ class AugmentConfig(Section):
     drop_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be blanked.
     shift_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be shifted in plane.
     shift_slice_max: NotNegative[int] = 10  # Largest shift of a slice in voxels.
-    shift_slice_fill: Literal["border", "wrap"] = (
-        "border"  # What moves in: border voxels again, or the opposite side.
-    )
+    # What moves in: border voxels again, or the opposite side.
+    shift_slice_fill: Literal["border", "wrap"] = "border"
     missing_section_prob: Fraction = 0.0  # Chance of a patch to have a short run of blank sections.
     missing_section_max: Positive[int] = 3  # Most sections in such a run.
     blur_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be out of focus.
@@ -174,13 +159,11 @@ class AugmentConfig(Section):
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
     gamma_prob: Fraction = 0.0  # Chance of a gamma correction.
     gamma_range: Positive[tuple[float, float]] = (0.7, 1.5)  # Smallest and largest gamma.
-    slice_contrast_prob: Fraction = (
-        0.0  # Chance of each slice of such a patch to change by intensity_* on its own.
-    )
+    # Chance of each slice of such a patch to change by intensity_* on its own.
+    slice_contrast_prob: Fraction = 0.0
     noise_prob: Fraction = 0.5  # Chance of Gaussian noise.
-    noise_max: NotNegative[float] = (
-        0.1  # Largest standard deviation of the noise, as a share of the grey range.
-    )
+    # Largest standard deviation of the noise, as a share of the grey range.
+    noise_max: NotNegative[float] = 0.1
     cutout_prob: Fraction = 0.0  # Chance of boxes set to their mean grey value.
     cutout_size: Fraction = 0.25  # Largest edge of such a box, as a share of the patch.
 
@@ -197,18 +180,14 @@ class AugmentConfig(Section):
 class TargetConfig(Section):
     """What the network learns to predict."""
 
-    kind: Literal["affinity", "binary", "boundary"] = (
-        "affinity"  # Of instances: affinities, foreground, or boundaries.
-    )
-    offsets: tuple[Triple, ...] = (
-        SHORT_AND_LONG  # Channel c at voxel v: are v and v + offsets[c] the same object?
-    )
-    erosion: NotNegative[int] = (
-        0  # Background put between touching labels: each shrinks by this many voxels in plane.
-    )
-    scale_by: Literal["stride", "nearest"] = (
-        "stride"  # Deep supervision: labels strided, or full targets resized.
-    )
+    # Of instances: affinities, foreground, or boundaries.
+    kind: Literal["affinity", "binary", "boundary"] = "affinity"
+    # Channel c at voxel v: are v and v + offsets[c] the same object?
+    offsets: tuple[Triple, ...] = SHORT_AND_LONG
+    # Background put between touching labels: each shrinks by this many voxels in plane.
+    erosion: NotNegative[int] = 0
+    # Deep supervision: labels strided, or full targets resized.
+    scale_by: Literal["stride", "nearest"] = "stride"
 
     def __post_init__(self):
         super().__post_init__()
@@ -231,9 +210,8 @@ class TargetConfig(Section):
 class ModelConfig(Section):
     """The network."""
 
-    architecture: str = (
-        "mednext"  # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
-    )
+    # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
+    architecture: str = "mednext"
     in_channels: Positive[int] = 1  # Channels of the image.
     out_channels: Positive[int] = 6  # Channels of the prediction: one per affinity offset, or 1.
     deep_supervision: bool = False  # Predict at every scale in training.
@@ -241,21 +219,20 @@ class ModelConfig(Section):
     # rsunet and nnunet, and the default strides of unet and monai_unet; by default that of the
     # training volumes.
     voxel_size: Positive[Lengths | None] = None
-    image_size: Triple | None = (
-        None  # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
-    )
+    # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
+    image_size: Triple | None = None
     # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or
     # Lightning, or .safetensors.
     pretrained: str | None = None
     upkern: str | None = None  # A MedNeXt with smaller kernels, to stretch and start from.
-    reset_head: bool = (
-        False  # Start heads anew where the weights are for another number of output channels.
-    )
+    # Start heads anew where the weights are for another number of output channels.
+    reset_head: bool = False
     mednext_size: Literal["S", "B", "M", "L"] = "S"  # Published size of mednext.
     kernel_size: int = 3  # Depthwise kernel of mednext and mednext_custom: 3, 5 or 7.
     # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to
     # ten times as many.
     base_channels: int = 32
+    # mednext_custom, of 4 stages down, bottleneck, 4 up.
     expansion: tuple[int, ...] = (
         2,
         3,
@@ -266,7 +243,8 @@ class ModelConfig(Section):
         4,
         3,
         2,
-    )  # mednext_custom, of 4 stages down, bottleneck, 4 up.
+    )
+    # mednext_custom: blocks in each stage.
     block_counts: Positive[tuple[int, ...]] = (
         2,
         2,
@@ -277,7 +255,7 @@ class ModelConfig(Section):
         2,
         2,
         2,
-    )  # mednext_custom: blocks in each stage.
+    )
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
     # mednext, mednext_custom: recompute activations of each block in the backward pass to save
@@ -321,18 +299,15 @@ class ModelConfig(Section):
 class LossConfig:
     """The weighted sum that is minimised."""
 
-    terms: tuple[str, ...] = (
-        "bce",
-    )  # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
+    # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
+    terms: tuple[str, ...] = ("bce",)
     weights: tuple[float, ...] = (1.0,)  # Weight of each term.
     max_positive_weight: float = 10.0  # balanced_bce: cap on the weight of a channel's rarer class.
-    tversky_alpha: float = (
-        0.3  # tversky: weight of false positives; false negatives weigh 1 - alpha.
-    )
+    # tversky: weight of false positives; false negatives weigh 1 - alpha.
+    tversky_alpha: float = 0.3
     focal_gamma: float = 2.0  # focal: exponent that turns the loss from easy voxels.
-    scale_weights: tuple[float, ...] | None = (
-        None  # Deep supervision, finest scale first; default 1, 1/2, 1/4, ...
-    )
+    # Deep supervision, finest scale first; default 1, 1/2, 1/4, ...
+    scale_weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
         known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
@@ -351,16 +326,14 @@ class OptimConfig(Section):
 
     learning_rate: Positive[float] = 1e-3  # Peak learning rate of AdamW.
     weight_decay: float = 1e-2  # Decoupled weight decay.
-    schedule: Literal["constant", "cosine"] = (
-        "cosine"  # After warm-up; cosine ends at 0 at the last step.
-    )
+    # After warm-up; cosine ends at 0 at the last step.
+    schedule: Literal["constant", "cosine"] = "cosine"
     warmup_steps: NotNegative[int] = 0  # Steps of linear warm-up from 0.
     clip_norm: NotNegative[float] = 1.0  # Largest gradient norm; 0 switches clipping off.
     # Decay of the moving average of the weights, which is then validated and used; 0 = none.
     ema_decay: BelowOne = 0.0
-    ema_warmup_steps: int = (
-        10  # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
-    )
+    # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
+    ema_warmup_steps: int = 10
     accumulate: Positive[int] = 1  # Batches whose gradients are summed before a step.
 
 
@@ -369,25 +342,21 @@ class LoopConfig(Section):
     """Length of a run, and what it leaves behind."""
 
     max_steps: Positive[int] = 50_000  # Optimizer steps of the run.
-    epochs: Positive[float | None] = (
-        None  # Length in epochs, not steps; one draws as many voxels as the volumes hold.
-    )
+    # Length in epochs, not steps; one draws as many voxels as the volumes hold.
+    epochs: Positive[float | None] = None
     batch_size: Positive[int] = 8  # Patches in a batch, on each rank.
     seed: int = 0  # Every random draw of the run follows from this number.
     val_every: Positive[int] = 1000  # Steps between validations.
     checkpoint_every: Positive[int] = 1000  # Steps between checkpoints.
-    keep_checkpoints: Positive[int] = (
-        3  # How many of the best checkpoints are kept, besides the last one.
-    )
-    volumes_every: NotNegative[int] = (
-        0  # Steps between scores of whole volumes, also at the end; 0: never.
-    )
+    # How many of the best checkpoints are kept, besides the last one.
+    keep_checkpoints: Positive[int] = 3
+    # Steps between scores of whole volumes, also at the end; 0: never.
+    volumes_every: NotNegative[int] = 0
     # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
     monitor: str = "val/loss"
     log_every: Positive[int] = 10  # Steps between log lines.
-    max_skipped: Positive[int] = (
-        10  # Steps skipped in a row, as loss or gradient is not finite, that end the run.
-    )
+    # Steps skipped in a row, as loss or gradient is not finite, that end the run.
+    max_skipped: Positive[int] = 10
     images_every: Positive[int] = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
@@ -413,49 +382,41 @@ class SystemConfig(Section):
     # Look at the machine first: print what it has and what is chosen, and on a GPU try how many
     # patches fit at once.
     auto: bool = False
-    device: Literal["auto", "cpu", "cuda"] = (
-        "auto"  # Where to compute; auto takes a GPU if there is one.
-    )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = (
-        "auto"  # auto takes what the hardware is fast at.
-    )
-    workers: NotNegative[int | None] = (
-        None  # Processes that read patches; by default fitted to the machine.
-    )
-    threads: Positive[int | None] = (
-        None  # CPU threads of a rank; by default its share of the cores it may use.
-    )
+    # Where to compute; auto takes a GPU if there is one.
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    # auto takes what the hardware is fast at.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    # Processes that read patches; by default fitted to the machine.
+    workers: NotNegative[int | None] = None
+    # CPU threads of a rank; by default its share of the cores it may use.
+    threads: Positive[int | None] = None
     # Compile the network by torch.compile: the first step takes minutes, the rest less time.
     compile: bool = False
-    cpu_variant: bool = (
-        True  # Without a GPU, train a small variant of the recipe; off forces the full recipe.
-    )
+    # Without a GPU, train a small variant of the recipe; off forces the full recipe.
+    cpu_variant: bool = True
 
 
 @dataclass(frozen=True)
 class InferenceConfig(Section):
     """From an image to affinities."""
 
-    window: Positive[Triple | None] = (
-        None  # Voxels of a prediction window; by default the training patch.
-    )
+    # Voxels of a prediction window; by default the training patch.
+    window: Positive[Triple | None] = None
     overlap: BelowOne = 0.5  # Share of a window that the next one covers again.
-    blending: Literal["distance", "gaussian"] = (
-        "distance"  # Weight of voxels: distance to the border, or a Gaussian.
-    )
+    # Weight of voxels: distance to the border, or a Gaussian.
+    blending: Literal["distance", "gaussian"] = "distance"
     # Average over the eight mirrorings of each window: eight times the work, better affinities.
     flips: bool = False
-    batch_size: Positive[int] = (
-        2  # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
-    )
+    # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
+    batch_size: Positive[int] = 2
+    # Voxels of a block: predicted, written and marked as done in one piece.
     block: Positive[Triple] = (
         512,
         512,
         512,
-    )  # Voxels of a block: predicted, written and marked as done in one piece.
-    activation_scale: Positive[float] = (
-        0.2  # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
     )
+    # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
+    activation_scale: Positive[float] = 0.2
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
 
 

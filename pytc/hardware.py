@@ -288,9 +288,8 @@ def cpu_variant(config: Config) -> Config:
     """
     patch = tuple(min(size, 48) for size in config.data.patch_size)
     features = tuple(min(size, 64) for size in config.model.features)
-    precision = (
-        "auto" if config.system.precision == "fp16" else config.system.precision
-    )  # which is for GPUs
+    # which is for GPUs
+    precision = "auto" if config.system.precision == "fp16" else config.system.precision
     model = replace(config.model, features=features, base_channels=12, image_size=patch)
     if model.architecture == "mednext":
         model = replace(

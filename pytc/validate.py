@@ -70,9 +70,10 @@ def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool
     """The newest checkpoint whose step is not scored; with skip_older none that is older than a
     scored one.
     """
+    # torch takes seconds to load, and --help needs none
     from pytc.training.checkpoint import (
         good_checkpoints,
-    )  # torch takes seconds to load, and --help needs none
+    )
 
     for state in good_checkpoints(folder, seen):
         if state["step"] not in scored and not (

@@ -608,9 +608,8 @@ def test_monai_transforms_repeat_by_their_random_state(make):
             and result["grey"].dtype == np.uint8
             and result["other"] == 1
         )
-        np.testing.assert_array_equal(
-            result["grey"], (result["image"] * 255).byte()
-        )  # the same slices of all keys
+        # the same slices of all keys
+        np.testing.assert_array_equal(result["grey"], (result["image"] * 255).byte())
     changed = [not torch.equal(result["image"], image[0]) for result in results]
     assert 2 < sum(changed) < 11
     assert torch.equal(data["image"], random_batch(1)[0][0])

@@ -65,9 +65,8 @@ BANIS_PLUS = """
     optim.ema_decay 0.999, optim.ema_warmup_steps 500
     loop.max_steps 200000, loop.keep_checkpoints 3, inference.checkpoint 'best'
 """
-OFF = (
-    "elastic misalign missing_section blur_slice gamma slice_contrast cutout".split()
-)  # augmentations BANIS lacks
+# augmentations BANIS lacks
+OFF = "elastic misalign missing_section blur_slice gamma slice_contrast cutout".split()
 
 
 def stated(text):
@@ -94,11 +93,12 @@ def test_banis_states_every_choice_of_banis():
     assert {name: flat(config)[f"augment.{name}_prob"] for name in OFF} == dict.fromkeys(OFF, 0.0)
     source = (ROOT / "configs" / "banis.py").read_text()
     unstated = {name.partition(".")[2] for name in expected} - set(re.findall(r"(\w+)=", source))
+    # one batch a step, steps not epochs, windows like patches
     assert unstated == {
         "accumulate",
         "epochs",
         "window",
-    }  # one batch a step, steps not epochs, windows like patches
+    }
 
 
 def test_banis_is_scored_at_the_thresholds_of_banis():
@@ -134,9 +134,8 @@ def test_banis_plus_changes_what_it_says_and_no_more():
         flat(load_config_file(ROOT / "configs" / f"{name}.py")) for name in ("banis_plus", "banis")
     )
     changed = {name: value for name, value in plus.items() if value != banis[name]}
-    assert changed | {"loss.max_positive_weight": 10.0} == stated(
-        BANIS_PLUS
-    )  # the cap is stated, and the default
+    # the cap is stated, and the default
+    assert changed | {"loss.max_positive_weight": 10.0} == stated(BANIS_PLUS)
 
 
 def test_mixed_data_is_four_fifths_synthetic():

@@ -117,9 +117,8 @@ def test_report_carries_its_pictures(files, tmp_path):
     ]
     assert pictures[0] == (tmp_path / "sweep.png").read_bytes()
     sizes = [Image.open(io.BytesIO(png)).size for png in pictures[1:]]
-    assert sizes == 3 * 4 * [(24, 20)] + 4 * [(24, 12)] + 4 * [
-        (20, 12)
-    ]  # image, labels, segmentation, errors
+    # image, labels, segmentation, errors
+    assert sizes == 3 * 4 * [(24, 20)] + 4 * [(24, 12)] + 4 * [(20, 12)]
     assert "in a smaller piece of its label" in page and "wrongly in the mask" not in page
     assert "made by &lt;hand&gt;" in page and "Best by NERL: threshold 0.6500." in page
 
@@ -208,9 +207,8 @@ def test_a_stored_best_segmentation_survives_being_scored(files, tmp_path):
 def test_one_threshold_min_size_and_grow(files, tmp_path):
     config = replace(files, output=str(tmp_path), sweep=False, thresholds=(0.8,))
     assert evaluate(config)["n_splits"] == 1
-    assert (
-        evaluate(replace(config, min_size=600))["n_splits"] == 0
-    )  # the smaller half of bar 3, 12 x 4 x 12 voxels
+    # the smaller half of bar 3, 12 x 4 x 12 voxels
+    assert evaluate(replace(config, min_size=600))["n_splits"] == 0
     metrics = evaluate(replace(config, min_size=600, grow=True))
     assert metrics["grow"] is True and metrics["min_size"] == 600
     assert not (tmp_path / "sweep.csv").exists()
@@ -332,9 +330,8 @@ def test_without_input_the_newest_results_are_scored(runs, capsys):
     assert "runs/new/predictions/bars/segmentation.zarr" in capsys.readouterr().out
     assert Path("runs/new/evaluation/bars/report.html").is_file()
     metrics = evaluate(EvaluateConfig(run="runs/old", sweep=True))
-    assert metrics["threshold"] == pytest.approx(
-        0.6457, abs=1e-4
-    )  # the first default one in [0.6, 0.7)
+    # the first default one in [0.6, 0.7)
+    assert metrics["threshold"] == pytest.approx(0.6457, abs=1e-4)
     assert metrics["output"] == "runs/old/evaluation/bars"
 
 

@@ -266,10 +266,11 @@ def test_a_trial_takes_real_steps_and_leaves_random_states_alone(monkeypatch):
 def test_a_smaller_batch_keeps_the_patches_of_a_step_on_all_ranks(monkeypatch):
     class Two(Ranks):
         def gather(self, value):
+            # the other rank fits a single patch
             return [
                 value,
                 1 if isinstance(value, int) else value,
-            ]  # the other rank fits a single patch
+            ]
 
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

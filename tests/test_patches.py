@@ -202,9 +202,8 @@ def test_a_chunk_that_was_decoded_is_not_decoded_again(tmp_path, name):
     ) as volume:
         volume[...] = labels
     kept, forgotten = open_volume(path), open_volume(path)
-    kept.keep_decoded(
-        2 * 24 * 32 * 40 * 2
-    )  # all its chunks, to their ends, with the store's own notes
+    # all its chunks, to their ends, with the store's own notes
+    kept.keep_decoded(2 * 24 * 32 * 40 * 2)
     np.testing.assert_array_equal(kept[...], labels)
     np.testing.assert_array_equal(forgotten[:5], labels[:5])
     spoil(path)

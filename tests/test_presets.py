@@ -71,8 +71,7 @@ def test_a_preset_builds_its_network_and_takes_two_steps(path, folder, monkeypat
     assert len(network.output_scales) == (5 if config.model.deep_supervision else 1)
     run = train(small(config))
     trained, saved, step = load_model(run / "checkpoints" / "last.pt")
-    assert step == 2 and replace(saved, model=small(config).model) == small(
-        config
-    )  # sizes of the data are filled in
+    # sizes of the data are filled in
+    assert step == 2 and replace(saved, model=small(config).model) == small(config)
     assert all(bool(parameter.isfinite().all()) for parameter in trained.parameters())
     assert (run / "checkpoints" / "best.pt").is_file()

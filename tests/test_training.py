@@ -109,9 +109,8 @@ def assert_same_weights(a, b):
 
 
 def test_a_run_leaves_what_the_design_promises(finished):
-    model = replace(
-        tiny().model, voxel_size=(10.0, 10.0, 10.0), image_size=(16, 32, 32)
-    )  # as the data say
+    # as the data say
+    model = replace(tiny().model, voxel_size=(10.0, 10.0, 10.0), image_size=(16, 32, 32))
     assert load_config(finished) == replace(tiny(), model=model)
     files = {path.name for path in finished.rglob("*")}
     assert {"config.json", "environment.json", "log.jsonl", "last.pt", "best.pt"} <= files
@@ -348,9 +347,8 @@ def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
     )
     one = train(replace(masked, name="one_rank"))
     valid = [int((train_dataset(masked)[n]["labels"] >= 0).sum()) for n in range(40)]
-    assert (
-        sum(a != b for a, b in zip(valid[::2], valid[1::2])) > 10
-    )  # what is masked differs between the ranks
+    # what is masked differs between the ranks
+    assert sum(a != b for a, b in zip(valid[::2], valid[1::2])) > 10
     two_ranks = replace(masked, name="two_ranks", loop=replace(masked.loop, batch_size=1))
     done = subprocess.run(
         [
@@ -426,9 +424,8 @@ def test_accumulation_takes_the_steps_of_a_larger_batch(finished):
     config = tiny(max_steps=3, batch_size=1)
     parts = train(replace(config, name="parts", optim=replace(config.optim, accumulate=2)))
     a, b = weights(whole), weights(parts)
-    assert (
-        max(float((a[key] - b[key]).abs().max()) for key in a) < 5e-3
-    )  # the loss is normalised batch by batch
+    # the loss is normalised batch by batch
+    assert max(float((a[key] - b[key]).abs().max()) for key in a) < 5e-3
 
 
 def test_a_model_is_rebuilt_from_its_checkpoint_alone(finished):
@@ -564,9 +561,8 @@ def test_run_names_are_never_taken_twice(tmp_path):
 
 def test_epochs_become_steps(finished):
     run = train(replace(tiny(epochs=0.4), name="epochs"))
-    assert (
-        load_config(run).loop.max_steps == 2
-    )  # 48³ voxels are 7 patches, of which 0.4 are 3, two a step
+    # 48³ voxels are 7 patches, of which 0.4 are 3, two a step
+    assert load_config(run).loop.max_steps == 2
 
 
 def test_a_volume_that_does_not_fit_is_refused_before_a_run_is_made(finished):

@@ -242,11 +242,12 @@ def test_what_cannot_be_scored_is_refused(folder):
 
 
 def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, capsys):
+    # the newest; none is best yet
     assert checkpoints(run) == {
         "last.pt",
         "step-00000003.pt",
         "step-00000004.pt",
-    }  # the newest; none is best yet
+    }
     rows = once(run)
     assert set(rows) == {3, 4}
     best = min(rows, key=lambda step: rows[step]["val/dense_voi_sum"])
@@ -286,18 +287,16 @@ def test_a_run_that_picks_its_best_itself_is_left_alone(folder):
 def test_a_watcher_takes_the_newest_and_passes_over_what_is_stale(run, capsys):
     assert set(once(run, watch=True)) == {4}  # it ends, as the last step is scored
     capsys.readouterr()
-    assert (
-        set(once(run, watch=True)) == {4} and "scoring" not in capsys.readouterr().out
-    )  # at once, started anew
+    # at once, started anew
+    assert set(once(run, watch=True)) == {4} and "scoring" not in capsys.readouterr().out
 
 
 def test_what_cannot_be_read_is_passed_over(run):
     folder = run / "checkpoints"
     whole = (folder / "last.pt").read_bytes()
     (folder / "last.pt").write_bytes(whole[: len(whole) // 2])
-    (folder / "step-00000009.pt").symlink_to(
-        folder / "gone.pt"
-    )  # listed, and gone when it is looked at
+    # listed, and gone when it is looked at
+    (folder / "step-00000009.pt").symlink_to(folder / "gone.pt")
     (folder / "step-00000004.pt").write_bytes(b"")
     seen = set()
     with pytest.warns(UserWarning, match="expected a readable checkpoint.*last.pt.*passed over"):

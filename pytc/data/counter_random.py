@@ -15,9 +15,10 @@ import math
 
 import torch
 
+# signed
 GAMMA, *MULTIPLIERS = (
     n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)  # signed
+)
 
 
 def sample_key(seed: int, step: int, index: int) -> int:

@@ -26,9 +26,8 @@ class _Mix(Dataset):
         require(len(datasets) > 0, "at least one dataset", datasets)
         self.datasets = list(datasets)
         self.length = sum(map(len, datasets)) if length is None else length
-        self.endless = all(
-            getattr(dataset, "endless", False) for dataset in datasets
-        )  # foreign ones lack it
+        # foreign ones lack it
+        self.endless = all(getattr(dataset, "endless", False) for dataset in datasets)
 
     def __len__(self) -> int:
         return self.length

@@ -38,9 +38,8 @@ class PatchDataset(Dataset):
     stream: int = 0
     min_labelled: float = 0.0
     max_tries: int = 20
-    endless: ClassVar[bool] = (
-        True  # any sample number is valid, however many the length says make an epoch
-    )
+    # any sample number is valid, however many the length says make an epoch
+    endless: ClassVar[bool] = True
 
     def __post_init__(self):
         require(

@@ -15,9 +15,8 @@ from pytc.io.synthetic import make_neurites
 from pytc.io.volume import Volume, create_volume, open_volume
 
 CACHE = Path("data")
-GENERATOR = (
-    1  # raise when make_neurites changes what it draws, so that cached volumes are drawn anew
-)
+# raise when make_neurites changes what it draws, so that cached volumes are drawn anew
+GENERATOR = 1
 
 
 @dataclass(frozen=True)

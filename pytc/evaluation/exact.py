@@ -40,9 +40,8 @@ def exact_sweep(
     nodes, born, joined = line_up(graph)
     times, rows = np.unique(np.concatenate([[0], born, joined]), return_inverse=True)
     born, joined = np.split(rows[1:], 2)
-    lowest = thresholds[
-        np.append(times[1:-1], len(thresholds)) - 1
-    ]  # the last of the times is NEVER
+    # the last of the times is NEVER
+    lowest = thresholds[np.append(times[1:-1], len(thresholds)) - 1]
     squares = _run_length(skeleton, nodes, joined, len(lowest))
     split, merge = _information(skeleton.ids[nodes], born, joined, len(lowest))
     erl = np.maximum(squares, 0) / skeletons.total_length

@@ -32,14 +32,16 @@ from pytc.segmentation.growing import grow
 
 # written beside a prediction: what was predicted, from what, and the truth
 SOURCES = "predictions/*/source.json"
+# what a network predicts, and how that is scored
 TASKS = {
     "affinity": "instance",
     "binary": "semantic",
-}  # what a network predicts, and how that is scored
+}
+# by task and by what they need
 METRICS = {
     "instance": {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS},
     "semantic": {"labels": SEMANTIC_METRICS},
-}  # by task and by what they need
+}
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,10 @@ class Inputs:
 
     config: EvaluateConfig  # without defaults: only what no file says is None
     title: str
-    channels: list[
-        int
-    ]  # to segment by: of the unit offsets, or the probability map; none of a segmentation
-    volumes: dict[
-        str, Volume
-    ]  # affinities or segmentation, then what there is of labels, mask and image
+    # to segment by: of the unit offsets, or the probability map; none of a segmentation
+    channels: list[int]
+    # affinities or segmentation, then what there is of labels, mask and image
+    volumes: dict[str, Volume]
     skeleton: Skeleton | None
     paths: dict[str, str]  # what was opened
 
@@ -137,9 +137,8 @@ def gather(config: EvaluateConfig) -> Inputs:
     volumes = {}
     for part, path in paths.items():
         if part != "skeleton":
-            axes = (
-                source.get("axes") if path == source.get(part) else None
-            )  # the source's, if it names this file
+            # the source's, if it names this file
+            axes = source.get("axes") if path == source.get(part) else None
             volumes[part] = open_volume(
                 path, axes=axes.replace("c", "") if axes and part != "image" else axes
             )

@@ -13,19 +13,18 @@ from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency
 
 MAX_PIXELS = 512  # larger slices are strided
+# axis a slice is cut across, and where
 SLICES = (
     ("z", 0.25),
     ("z", 0.5),
     ("z", 0.75),
     ("y", 0.5),
     ("x", 0.5),
-)  # axis a slice is cut across, and where
-ERRORS = np.array(
-    [(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)]
-)  # colours of the codes of `errors`
-ERROR_STRENGTH = np.array(
-    [0, 0.7, 0.7, 0.35]
-)  # a voxel in no segment, often at a membrane, is the lesser error
+)
+# colours of the codes of `errors`
+ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])
+# a voxel in no segment, often at a membrane, is the lesser error
+ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])
 # A panel shows the figures of one family that the sweep has.
 PANELS = {
     "Run length": ("nerl", "nerl_5", "nerl_20", "nerl_100"),
@@ -56,9 +55,8 @@ class Matching:
         labels, segments, counts = (
             column[objects] for column in (table.truth, table.segmentation, table.count)
         )
-        order = np.lexsort(
-            (-labels.astype(np.int64), -segments.astype(np.int64), counts)
-        )  # the last one wins
+        # the last one wins
+        order = np.lexsort((-labels.astype(np.int64), -segments.astype(np.int64), counts))
         labels, segments = labels[order].tolist(), segments[order].tolist()
         self._label_of, self._segment_of = dict(zip(segments, labels)), dict(zip(labels, segments))
 

@@ -49,9 +49,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     lack or do not fit, and after it where the metric is worse than config.require.
     """
     if config.backend == "funlib":
+        # optional: fails here, before any work, where it is missing
         from pytc.evaluation.crosscheck import (
             cross_check,
-        )  # optional: fails here, before any work, where it is missing
+        )
     announce_compilation()
     inputs = gather(config)
     config = inputs.config
@@ -137,7 +138,9 @@ def _write(
     config, output, axes = inputs.config, Path(inputs.config.output), inputs.prediction.spatial_axes
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation) if inputs.skeleton is not None else []
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pytc", "evaluation"), autoescape=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pytc", "evaluation"), autoescape=True
+    )
     environment.filters["png"] = lambda png: (
         f"data:image/png;base64,{base64.b64encode(png).decode()}"
     )

@@ -17,9 +17,8 @@ from pytc.segmentation.connected_components import connected_components_3d, shor
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
 
-DEFAULT_THRESHOLDS = tuple(
-    float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12)
-)  # those of the BANIS baseline
+# those of the BANIS baseline
+DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))
 DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
 LOWER_IS_BETTER = (
     "voi_split",

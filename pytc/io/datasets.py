@@ -24,11 +24,12 @@ class Dataset(NamedTuple):
     volumes: dict[str, tuple[str, str | None]]
 
 
+# SHA-256 of each sample
 CREMI = {
     "A": "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d",
     "B": "887e85521e00deead18c94a21ad71f278d88a5214c7edeed943130a1f4bb48b8",
     "C": "2874496f224d222ebc29d0e4753e8c458093e1d37bc53acd1b69b19ed1ae7052",
-}  # SHA-256 of each sample
+}
 DATASETS = {
     "snemi3d": Dataset(
         "https://zenodo.org/records/7142003/files/snemi.zip",

@@ -190,9 +190,8 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     nm, forest = [], networkx.Graph()
     for file in files:
         with expecting(f"7 numbers in each line of {file}", ValueError):
-            rows = np.loadtxt(
-                file, usecols=range(7), ndmin=2
-            )  # sample, type, x, y, z, radius, parent (Cannon 1998)
+            # sample, type, x, y, z, radius, parent (Cannon 1998)
+            rows = np.loadtxt(file, usecols=range(7), ndmin=2)
         samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
         node = {sample: len(nm) + i for i, sample in enumerate(samples)}
         require(

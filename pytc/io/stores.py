@@ -116,12 +116,10 @@ def hdf5_datasets(file: h5py.File) -> list[str]:
 
 
 def _hdf5_dataset(path: Path, name: str, cache_bytes: int) -> h5py.Dataset:
-    access = h5py.h5p.create(
-        h5py.h5p.DATASET_ACCESS
-    )  # of this dataset: those of a file open already are shared
-    access.set_chunk_cache(
-        100_003, max(cache_bytes, 2**20), 0.0
-    )  # one chunk a slot: many, so that few collide
+    # of this dataset: those of a file open already are shared
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    # one chunk a slot: many, so that few collide
+    access.set_chunk_cache(100_003, max(cache_bytes, 2**20), 0.0)
     return h5py.Dataset(h5py.h5d.open(h5py.File(path, "r").id, name.encode(), access))
 
 
@@ -158,9 +156,8 @@ def open_tiff(path: Path) -> Stored:
 
 def _tiff_pages(path: Path) -> Pages:
     series = tifffile.TiffFile(path).series[0]
-    stack = series.shape[
-        : len(series.shape) - len(series.keyframe.shape)
-    ]  # axes along which pages follow each other
+    # axes along which pages follow each other
+    stack = series.shape[: len(series.shape) - len(series.keyframe.shape)]
     return Pages(stack, lambda n: series.pages[n].asarray())
 
 
@@ -178,9 +175,8 @@ def open_folder(path: Path) -> Stored:
             f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
             f"arrays there: {', '.join(map(str, arrays)) or 'none'}"
         )
-    slices.sort(
-        key=lambda f: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", f.name)]
-    )  # z2 before z10
+    # z2 before z10
+    slices.sort(key=lambda f: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", f.name)])
     first = read_slice(slices[0])
     decode = partial(_slice_like, first.shape, first.dtype, slices)
     return Stored(

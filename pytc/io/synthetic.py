@@ -89,9 +89,8 @@ def make_neurites(
 
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     """Neurites one after another wherever there is room, until there is none."""
-    room = np.full(
-        np.ceil(extent / CELL).astype(int), FAR, np.float32
-    )  # distance to the nearest neurite
+    # distance to the nearest neurite
+    room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)
     trees = []
     while (widest := room.max()) >= MIN_RADIUS:
         radius = min(
@@ -261,9 +260,8 @@ def grow_points(shape, size, points, radii, warp):
     padded[1:-1, 1:-1, 1:-1] = FREE
     sources = padded.reshape(-1)
     row, plane = shape[2] + 2, (shape[1] + 2) * (shape[2] + 2)
-    head = np.full(
-        int(PER_UNIT * 400), -1, np.int64
-    )  # the voxels at each distance, as linked lists
+    # the voxels at each distance, as linked lists
+    head = np.full(int(PER_UNIT * 400), -1, np.int64)
     following = np.full(padded.size, -1, np.int64)
     bent = np.empty_like(points)
     for n in range(len(points)):
@@ -320,9 +318,8 @@ def render(
     dark = np.zeros(shape, np.float32)
     for centre, radius, label in zip(*organelles):
         box, squared = ball(centre, radius, size, shape)
-        dark[box][(labels[box] == label) & (squared <= radius**2)] = (
-            1  # a ball stays inside its own label
-        )
+        # a ball stays inside its own label
+        dark[box][(labels[box] == label) & (squared <= radius**2)] = 1
     blur(dark, 0.6 / size)
     image -= ORGANELLE * dark
     membrane = draw_membranes(labels, np.minimum(1, 1 / size).astype(np.float32))

@@ -81,9 +81,8 @@ def create_volume(
     """
     saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
     saved |= {} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}
-    wanted = Volume(
-        stores.Stored(shape, dtype, saved, None), path
-    )  # what a reader would refuse is not written
+    # what a reader would refuse is not written
+    wanted = Volume(stores.Stored(shape, dtype, saved, None), path)
     chunks = chunks or tuple(
         1 if axis == "c" else min(CHUNK, n) for axis, n in zip(wanted.axes, shape)
     )
@@ -396,9 +395,8 @@ def _create_zarr(
     blosc, dtype = {"cname": "zstd", "clevel": 5}, wanted.dtype
     if zarr_format == 2:
         driver, marker, group_content = "zarr", ".zgroup", {"zarr_format": 2}
-        (path / ".zattrs").write_text(
-            json.dumps(wanted.attributes, indent=1)
-        )  # an array never lacks its attributes
+        # an array never lacks its attributes
+        (path / ".zattrs").write_text(json.dumps(wanted.attributes, indent=1))
         metadata = {
             "chunks": chunks,
             "dtype": dtype.str,

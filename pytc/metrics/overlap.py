@@ -169,9 +169,8 @@ def metrics_of_table(table: Contingency) -> dict[str, float]:
         raise ValueError("expected at least one voxel with a true label, got none")
     joint = table.count[counts].astype(np.float64)
     joint /= joint.sum()
-    codes = (
-        number_ids(ids[counts])[0] for ids in (table.truth, table.segmentation)
-    )  # sums do not depend on ids
+    # sums do not depend on ids
+    codes = (number_ids(ids[counts])[0] for ids in (table.truth, table.segmentation))
     objects, segments = (np.bincount(each, joint) for each in codes)
     split, merge = (max(0.0, _entropy(joint) - _entropy(shares)) for shares in (objects, segments))
     squares, squares_objects, squares_segments = (np.sum(p**2) for p in (joint, objects, segments))

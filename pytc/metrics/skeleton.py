@@ -68,10 +68,11 @@ class SkeletonMetrics:
         self._low, self._high = np.array([(along.min(), along.max()) for along in self._columns]).T
         skeletons, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
+        # of nodes, of edges
         self._skeletons, self._owners = (
             skeletons.astype(np.uint64),
             skeletons[self._starts],
-        )  # of nodes, of edges
+        )
         self._skeleton_lengths = self._per_skeleton(self._owners, self._lengths)
         self.max_erl = float(
             np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length

@@ -26,9 +26,8 @@ ENDLESS = 2**62  # voxels of a patch that can be halved as often as one likes
 class Level:
     """One resolution of a network; axes in stored order."""
 
-    stride: tuple[
-        int, ...
-    ]  # from the next finer level, in its voxels; 1 everywhere at the finest level
+    # from the next finer level, in its voxels; 1 everywhere at the finest level
+    stride: tuple[int, ...]
     wide: tuple[bool, ...]  # whether kernels reach along this axis
 
     def kernel(self, size: int) -> tuple[int, ...]:

@@ -277,9 +277,8 @@ def perceptron(
         and x.dtype.itemsize >= 4
         and not torch.is_autocast_enabled("cpu")
     ):
-        scale, shift = norm.scale_and_shift(
-            x
-        )  # into the weights, if these are precise enough: x is not written anew
+        # into the weights, if these are precise enough: x is not written anew
+        scale, shift = norm.scale_and_shift(x)
         weight, bias = weight * scale[:, None], bias + shift @ weight.T
     else:
         x, weight, bias = norm(x), weight.expand(len(x), -1, -1), bias.expand(len(x), -1)

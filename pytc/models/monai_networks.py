@@ -97,9 +97,8 @@ def build_unetr(config: ModelConfig) -> ConnectomicsModel:
         dropout_rate=config.dropout,
     )
     for block in network.vit.blocks:
-        block.norm_cross_attn.requires_grad_(
-            False
-        )  # MONAI makes these norms but never uses them here
+        # MONAI makes these norms but never uses them here
+        block.norm_cross_attn.requires_grad_(False)
     return MonaiModel(config, network, (16, 16, 16), config.image_size)
 
 

@@ -55,9 +55,8 @@ def build_rsunet(config: ModelConfig) -> ConnectomicsModel:
     """
     features, strides = config.features, level_strides(config)
     levels = plan_levels(config.voxel_size, len(features))
-    rim = levels[0].kernel(
-        3 if all(levels[0].wide) else 5
-    )  # 5 x 5 voxels are about as many, and as costly, as 3x3x3
+    # 5 x 5 voxels are about as many, and as costly, as 3x3x3
+    rim = levels[0].kernel(3 if all(levels[0].wide) else 5)
 
     def module(level: int, inputs: int) -> nn.Sequential:
         kernel = levels[level].kernel(3)

@@ -37,9 +37,8 @@ def agglomerate(
         f"integer fragments of shape {affinities.shape[1:]}",
         f"{fragments.dtype} {fragments.shape}",
     )
-    backward = np.zeros(
-        (3, *fragments.shape), np.float32
-    )  # waterz keeps the edge to the voxel before at each voxel
+    # waterz keeps the edge to the voxel before at each voxel
+    backward = np.zeros((3, *fragments.shape), np.float32)
     for axis, values in enumerate(_as_fractions(short_range(affinities, offsets), np.float32)):
         np.moveaxis(backward[axis], axis, 0)[1:] = np.moveaxis(values, axis, 0)[:-1]
     segmentations = waterz.agglomerate(

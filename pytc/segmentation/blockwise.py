@@ -25,9 +25,8 @@ from pytc.segmentation.connected_components import (
 from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
 from pytc.segmentation.growing import grow
 
-ALIGNMENT = (
-    64  # planes: slabs of whole chunks, as create_volume makes them, are read and written fastest
-)
+# planes: slabs of whole chunks, as create_volume makes them, are read and written fastest
+ALIGNMENT = 64
 
 
 def segment_volume(
@@ -60,9 +59,8 @@ def segment_volume(
     )
 
     output = Path(output)
-    whole = nullcontext(
-        output
-    )  # single files appear when they are whole; a Zarr array takes its place then
+    # single files appear when they are whole; a Zarr array takes its place then
+    whole = nullcontext(output)
     if any(part.endswith(".zarr") for part in output.parts):
         whole = replacing(output)
         replaceable = not output.exists() or is_zarr(output)
@@ -120,10 +118,11 @@ def _segment_slabs(
     parents = np.zeros(1, labels.dtype)
     last_values = last_labels = None  # of the plane before the slab
     for start, stop in track(slabs, "components", "slabs"):
+        # planes beyond the slab: the one after is never read
         before, after = (
             int(start > 0),
             int(stop < length),
-        )  # planes beyond the slab: the one after is never read
+        )
         values = np.empty((3, before + stop - start + after, *plane), affinities.dtype)
         inside = slice(before, before + stop - start)
         affinities.read_channels(channels, slice(start, stop), values[:, inside])

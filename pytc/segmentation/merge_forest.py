@@ -34,17 +34,14 @@ class Graph:
     """Components at the first threshold, within a slab, as nodes, and edges between two of them."""
 
     nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
-    sizes: (
-        np.ndarray
-    )  # (N + 1,) voxels of each node and what it joins before its first edge, up to min_size
-    edges: (
-        np.ndarray
-    )  # (M, 2) nodes, first those above the first threshold, ...; for growing, in descending order
+    # (N + 1,) voxels of each node and what it joins before its first edge, up to min_size
+    sizes: np.ndarray
+    # (M, 2) nodes, first those above the first threshold, ...; for growing, in descending order
+    edges: np.ndarray
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     last: int  # for growing, how many are above 0
-    min_size: (
-        np.unsignedinteger
-    )  # smaller components have no label, and voxels without an edge: 2 or more
+    # smaller components have no label, and voxels without an edge: 2 or more
+    min_size: np.unsignedinteger
     grow: bool
     followed: np.ndarray | None  # (F,) nodes, the only ones to name unless all can be
 
@@ -84,9 +81,8 @@ def component_graph(
         if not named[0]:
             own = followed.astype(np.int64) - before
             named[own[(own > 0) & (own <= highest)]] = True
-            named[after - before + 1 :] = (
-                True  # of the plane after the slab: the next slab joins these, too
-            )
+            # of the plane after the slab: the next slab joins these, too
+            named[after - before + 1 :] = True
             if (
                 start > 0
             ):  # and so does the one before, those of the first plane, whose numbers are the lowest
@@ -188,13 +184,11 @@ def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     born = np.where(graph.sizes[nodes] >= graph.min_size, 0, NEVER)
     joined = np.where(np.diff(nodes, append=nodes.dtype.type(0)) == 0, 0, NEVER)
     tails = np.flatnonzero(joined)
-    following = np.arange(
-        1, len(nodes) + 1
-    )  # the first point of a component comes after its last one
+    # the first point of a component comes after its last one
+    following = np.arange(1, len(nodes) + 1)
     following[tails] = np.append(0, tails + 1)[:-1]
-    tail_at = np.zeros(
-        graph.sizes.shape, np.int32
-    )  # index + 1 of the last point in a component, at its root
+    # index + 1 of the last point in a component, at its root
+    tail_at = np.zeros(graph.sizes.shape, np.int32)
     tail_at[nodes[tails]] = tails + 1
     parents, sizes = np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype), graph.sizes.copy()
     _join_lines(

@@ -36,9 +36,8 @@ class Keeper:
 
     folder: Path
     loop: LoopConfig
-    scores: dict[int, float] = field(
-        default_factory=dict
-    )  # step -> figure or NaN, of those kept, best first
+    # step -> figure or NaN, of those kept, best first
+    scores: dict[int, float] = field(default_factory=dict)
 
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
         """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""

@@ -17,9 +17,8 @@ from pytc.config import require
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # end a run after the step it is in, with a checkpoint
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, to be continued by --resume
-PATIENCE = timedelta(
-    hours=6
-)  # ranks wait for one another while one predicts and scores a whole volume, or decodes it
+# ranks wait for one another while one predicts and scores a whole volume, or decodes it
+PATIENCE = timedelta(hours=6)
 
 
 @dataclass(frozen=True)

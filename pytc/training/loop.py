@@ -31,9 +31,8 @@ from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
 from pytc.training.whole_volumes import scored_volumes, validate_volumes
 
-START_METHOD = (
-    "forkserver"  # the threads of tensorstore and of the main process do not survive a fork
-)
+# the threads of tensorstore and of the main process do not survive a fork
+START_METHOD = "forkserver"
 
 
 def train(config: Config, resume: Path | None = None) -> Path:
@@ -194,9 +193,8 @@ class Trainer:
                     f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
                     f"--resume {self.folder} continues"
                 )
-                self.ranks.gather(
-                    None
-                )  # a scheduler may end all with the first that leaves: not before the checkpoint
+                # a scheduler may end all with the first that leaves: not before the checkpoint
+                self.ranks.gather(None)
                 sys.exit(distributed.EXIT_REQUEUE)
         return self.folder
 
@@ -269,9 +267,8 @@ class Trainer:
                 self.average.update(self.model, step)
             self.skipped_in_a_row = 0
         elif math.isfinite(loss) and self.scaler.get_scale() > 1:
-            self.scaler.step(
-                self.optimizer
-            )  # which it does not do: too large a scale for float16 is no failure
+            # which it does not do: too large a scale for float16 is no failure
+            self.scaler.step(self.optimizer)
         else:
             self.skip(step, loss, norm, suspects)
         self.scaler.update()

@@ -95,9 +95,8 @@ def main() -> None:
                 }
                 shape = [1, 1, 32, 16, 32] if supervised else None
                 network = create_mednext_v1(1, 6, size, kernel, supervised)
-                quick = (
-                    kernel == 3 or kernel == 5 and size in "SB"
-                )  # the official backward pass is slow
+                # the official backward pass is slow
+                quick = kernel == 3 or kernel == 5 and size in "SB"
                 cases[f"{size} k{kernel}{' supervised' * supervised}"] = record(
                     config, network, shape, quick
                 )

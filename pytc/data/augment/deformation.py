@@ -25,9 +25,8 @@ SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay 
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
 Shape = tuple[int, ...]
-Places = Callable[
-    [slice], list[torch.Tensor]
-]  # where the voxels of some z-slices are read: z, y, x in voxels
+# where the voxels of some z-slices are read: z, y, x in voxels
+Places = Callable[[slice], list[torch.Tensor]]
 
 
 def misalign(
@@ -288,9 +287,8 @@ def _resample(image: torch.Tensor, labels: torch.Tensor | None, places: Places, 
     depth, *plane = image.shape[1:]
     step = max(1, SLAB // math.prod(plane)) if image.device.type == "cpu" else depth
     source = image.clone(memory_format=torch.contiguous_format)
-    label_source = (
-        None if labels is None else F.pad(labels, (1,) * 6, value=UNLABELLED)
-    )  # a rim for what is outside
+    # a rim for what is outside
+    label_source = None if labels is None else F.pad(labels, (1,) * 6, value=UNLABELLED)
     for first in range(0, depth, step):
         slab = slice(first, first + step)
         at = (

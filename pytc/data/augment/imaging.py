@@ -159,9 +159,8 @@ def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: 
     for row in rows:
         for start, length in zip(starts[row, : counts[row]].tolist(), lengths[row].tolist()):
             box = image[(row, slice(None), *(slice(a, a + n) for a, n in zip(start, length)))]
-            box.copy_(
-                box.mean((1, 2, 3), keepdim=True, dtype=torch.float64)
-            )  # float32 sums depend on the threads
+            # float32 sums depend on the threads
+            box.copy_(box.mean((1, 2, 3), keepdim=True, dtype=torch.float64))
     return image, labels
 
 
