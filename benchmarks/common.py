@@ -156,7 +156,8 @@ def machine(packages: tuple[str, ...], volume: str) -> str:
     versions = ", ".join(f"{name} {_version(name)}" for name in packages)
     return (
         f"{model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before the start, "
-        f"{numba.config.NUMBA_NUM_THREADS} threads; Python {platform.python_version()}, {versions}; {volume}.\n"
+        f"{numba.config.NUMBA_NUM_THREADS} threads; Python {platform.python_version()}, "
+        f"{versions}; {volume}.\n"
     )
 
 

@@ -1,8 +1,8 @@
-"""Connected components of affinities: time a voxel and memory, of pytc and of what else does it or
-comes near.
+"""Connected components of affinities: time a voxel and memory, of pytc and of others.
 
-    python benchmarks/decode.py                                                  500^3 voxels by seed
-    python benchmarks/decode.py --affinities runs/fib25/predictions/fib25_val/affinities.zarr --threshold 0.7
+    python benchmarks/decode.py                                            500^3 voxels by seed
+    python benchmarks/decode.py --threshold 0.7 \\
+        --affinities runs/fib25/predictions/fib25_val/affinities.zarr
 
 Prints a table in Markdown. Every route starts from float16 affinities, thresholding included, but
 for "graph given" and "mask given". Routes that solve the same problem must give the same partition,
@@ -111,7 +111,8 @@ def main() -> None:
     ]
     common.print_table(("", "ns a voxel", "times pytc's", "bytes a voxel", "partition"), rows)
     print(
-        f"\n{ours.max():,} components; {np.count_nonzero(ours) / ours.size:.0%} of the voxels belong to one."
+        f"\n{ours.max():,} components; "
+        f"{np.count_nonzero(ours) / ours.size:.0%} of the voxels belong to one."
     )
 
 

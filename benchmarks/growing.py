@@ -1,8 +1,8 @@
 """Growing: what it costs and what it gains, on predicted affinities with dense labels.
 
-    python benchmarks/growing.py                                                     150^3 voxels by seed
-    python benchmarks/growing.py --affinities runs/fib25/predictions/fib25_val/affinities.zarr \\
-        --labels ../shared/data/fib25/fib25_val.h5:labels
+    python benchmarks/growing.py                                           150^3 voxels by seed
+    python benchmarks/growing.py --labels data/fib25/fib25_val.h5:labels \\
+        --affinities runs/fib25/predictions/fib25_val/affinities.zarr
 
 Prints a table in Markdown: dense VOI (bits) of the components at each threshold, and after growing;
 then of other routes from the same affinities to a segmentation. Each time is the fastest of several
@@ -103,7 +103,7 @@ def main() -> None:
         "skimage.segmentation.watershed of the same components, on 1 - mean affinity": lambda: (
             watershed(height, seeds)
         ),
-        "waterz: components (0.8, min_size 200), grown, then merged above a mean affinity of 0.6": lambda: (
+        "waterz: components (0.8, min_size 200), grown, then merged above a mean of 0.6": lambda: (
             agglomerate(edges, fragments, 0.6)
         ),
         "mwatershed: mutex watershed of all channels, threshold 0.5": lambda: mutex_watershed(

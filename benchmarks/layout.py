@@ -102,7 +102,8 @@ def main() -> None:
         else f"CPU, {torch.get_num_threads()} threads"
     )
     print(
-        f"{machine}, torch {torch.__version__}, Python {platform.python_version()}, {SIZE}^3 voxels, ms a sample\n"
+        f"{machine}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{SIZE}^3 voxels, ms a sample\n"
     )
     print(
         "| | "

@@ -1,7 +1,6 @@
-"""Every registered network, and MONAI's MedNeXt beside them: forward pass, training step, memory,
-parameters.
+"""Every registered network, and MONAI's MedNeXt: forward pass, training step, memory, parameters.
 
-    python benchmarks/models.py                                              (all, 64^3 voxels, batch 1)
+    python benchmarks/models.py                                     (all, 64^3 voxels, batch 1)
     python benchmarks/models.py --models mednext-S monai-MedNeXt-S --kernel 5 --repeats 10
     python benchmarks/models.py --device cuda --precision bf16 --size 128 --batch 4
 
@@ -191,7 +190,8 @@ def main() -> None:
         machine(
             ("torch", "monai"),
             f"{device}, {options.size}^3 voxels, batch {options.batch}, {options.precision}"
-            f"{', compiled' if options.compile else ''}, kernel {options.kernel}, {options.repeats} rounds",
+            f"{', compiled' if options.compile else ''}, kernel {options.kernel}, "
+            f"{options.repeats} rounds",
         )
     )
     peaks = [peak_mib(name, options) for name in options.models]

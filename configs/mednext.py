@@ -1,6 +1,6 @@
-"""The recommended recipe for neurons:
+"""The recommended recipe for neurons: BANIS+ with deep supervision and defects of sections.
 
-BANIS+ with deep supervision, defects of sections, the machine's precision.
+Precision and batch are fitted to the machine.
 """
 
 from dataclasses import replace

@@ -7,9 +7,5 @@ from mednext import config as mednext
 config = replace(
     mednext,
     name="unet",
-    model=replace(
-        mednext.model,
-        architecture="monai_basic_unet3d",
-        deep_supervision=False,
-    ),
+    model=replace(mednext.model, architecture="monai_basic_unet3d", deep_supervision=False),
 )

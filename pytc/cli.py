@@ -76,7 +76,7 @@ def train(arguments: list[str] | None = None) -> None:
 
 
 def infer(arguments: list[str] | None = None) -> None:
-    """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.threshold T ...]"""
+    """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.field value]"""
     with readable_errors():
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--run")

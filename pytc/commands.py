@@ -116,7 +116,7 @@ class ValidateConfig:
 
 @contextmanager
 def readable_errors():
-    """A ValueError is the user's to mend: it ends a script with one line on stderr and exit code 1."""
+    """End a script on a ValueError, the user's to mend, with one line on stderr and exit code 1."""
     try:
         yield
     except ValueError as error:

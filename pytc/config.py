@@ -81,11 +81,7 @@ class SyntheticConfig(Section):
 
     shape: AtLeast16[Triple] = (192, 192, 192)  # Voxels along z, y, x.
     # nm along z, y, x; a larger first one makes it anisotropic.
-    voxel_size: Positive[Lengths] = (
-        10.0,
-        10.0,
-        10.0,
-    )
+    voxel_size: Positive[Lengths] = (10.0, 10.0, 10.0)
     # Standard deviation of the image noise, as a share of the grey range.
     noise: NotNegative[float] = 0.08
     defects: Fraction = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
@@ -101,11 +97,7 @@ class DataConfig(Section):
     # Shape and look of the volumes named synthetic:SEED.
     synthetic: SyntheticConfig = SyntheticConfig()
     # Voxels of a training patch, in stored axis order.
-    patch_size: Positive[Triple] = (
-        128,
-        128,
-        128,
-    )
+    patch_size: Positive[Triple] = (128, 128, 128)
     # Volumes share samples by weight, or each in turn.
     mixing: Literal["weighted", "stratified"] = "weighted"
     # Smallest share of labelled foreground voxels of an accepted patch.
@@ -233,29 +225,9 @@ class ModelConfig(Section):
     # ten times as many.
     base_channels: int = 32
     # mednext_custom, of 4 stages down, bottleneck, 4 up.
-    expansion: tuple[int, ...] = (
-        2,
-        3,
-        4,
-        4,
-        4,
-        4,
-        4,
-        3,
-        2,
-    )
+    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
     # mednext_custom: blocks in each stage.
-    block_counts: Positive[tuple[int, ...]] = (
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-        2,
-    )
+    block_counts: Positive[tuple[int, ...]] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
     # mednext, mednext_custom: recompute activations of each block in the backward pass to save
@@ -410,11 +382,7 @@ class InferenceConfig(Section):
     # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
     batch_size: Positive[int] = 2
     # Voxels of a block: predicted, written and marked as done in one piece.
-    block: Positive[Triple] = (
-        512,
-        512,
-        512,
-    )
+    block: Positive[Triple] = (512, 512, 512)
     # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
     activation_scale: Positive[float] = 0.2
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
@@ -484,7 +452,7 @@ def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
 
 
 def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest known name, or the list of known ones, if there are any."""
+    """'; did you mean X?' for the nearest known name, or else the list of the known ones."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     return (

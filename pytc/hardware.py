@@ -185,13 +185,13 @@ def version_fault(
     on_gpu = device_type == "cuda"
     if on_gpu and precision == "bf16" and cudnn is not None and 90800 <= cudnn < 91100:
         return "wrong", (
-            f"cuDNN {cudnn}, whose 3-D convolutions in bf16 give wrong results without a sign; install "
-            "cuDNN 9.15 or newer, or set --system.precision fp16"
+            f"cuDNN {cudnn}, whose 3-D convolutions in bf16 give wrong results without a sign; "
+            "install cuDNN 9.15 or newer, or set --system.precision fp16"
         )
     if on_gpu and precision != "fp32" and torch_version.startswith("2.9."):
         return "slow", (
-            f"torch {torch_version} is about four times slower in 3-D convolutions in {precision} than "
-            "others; install torch 2.11 or newer"
+            f"torch {torch_version} is about four times slower in 3-D convolutions in {precision} "
+            "than others; install torch 2.11 or newer"
         )
     return "", ""
 

@@ -77,7 +77,7 @@ def tversky(logits, target, valid, alpha: float = 0.3) -> Sums:
 
 
 def dice(logits, target, valid) -> Sums:
-    """Soft Dice loss (Milletari et al. 2016), the Tversky loss with both errors weighing one half."""
+    """Soft Dice loss (Milletari et al. 2016): Tversky with both errors weighing one half."""
     return tversky(logits, target, valid, alpha=0.5)
 
 
@@ -163,6 +163,7 @@ def _floats(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     if not logits.shape == target.shape == valid.shape:
         shapes = f"{tuple(target.shape)} and {tuple(valid.shape)}"
         raise ValueError(
-            f"expected target and valid mask of the logits' shape {tuple(logits.shape)}, got {shapes}"
+            f"expected target and valid mask of the logits' shape {tuple(logits.shape)}, "
+            f"got {shapes}"
         )
     return logits.float(), target.float(), valid.float()

@@ -77,8 +77,8 @@ class Progress:
             hours, rest = divmod(int((self.total - done) / rate), 3600)
             note = f"{note}, " if note else ""
             print(
-                f"{self.description} {done}/{self.total} {self.unit}, {note}{rate:.3g} {self.unit}/s, "
-                f"{hours}:{rest // 60:02d}:{rest % 60:02d} left",
+                f"{self.description} {done}/{self.total} {self.unit}, {note}{rate:.3g} "
+                f"{self.unit}/s, {hours}:{rest // 60:02d}:{rest % 60:02d} left",
                 flush=True,
             )
 
@@ -100,7 +100,8 @@ def announce_compilation() -> None:
         def on_start(self, event):
             if not self.buffer:
                 print(
-                    "compiling, as this is the first use; later runs find the code in numba's cache",
+                    "compiling, as this is the first use; later runs find the code in numba's "
+                    "cache",
                     flush=True,
                 )
             super().on_start(event)

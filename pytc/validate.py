@@ -71,9 +71,7 @@ def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool
     scored one.
     """
     # torch takes seconds to load, and --help needs none
-    from pytc.training.checkpoint import (
-        good_checkpoints,
-    )
+    from pytc.training.checkpoint import good_checkpoints
 
     for state in good_checkpoints(folder, seen):
         if state["step"] not in scored and not (

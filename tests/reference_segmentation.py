@@ -147,7 +147,7 @@ def voronoi(shape, n, seed, voxel_size=(1, 1, 1)):
 
 
 def volume_cases():
-    """name, truth, segmentation (uint64): what the figures of golden/overlap.json were recorded on."""
+    """name, truth, segmentation (uint64): what golden/overlap.json was recorded on."""
     draw = np.random.Generator(np.random.PCG64(7))
     shape = (12, 20, 25)
     yield (

@@ -149,7 +149,7 @@ def test_threshold_between_floats(dtype):
 
 
 def test_large_volume_equals_scipy():
-    """On a plain mask, with edges between all foreground neighbours, components are those of scipy."""
+    """On a plain mask, with edges between all foreground neighbours, scipy's components."""
     rng = np.random.default_rng(3)
     foreground = scipy.ndimage.gaussian_filter(rng.random((40, 300, 310)), 1) > 0.5
     affinities = np.zeros((3, *foreground.shape), np.float16)

@@ -52,7 +52,7 @@ def cremi_file(path):
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """A stand-in for pooch that makes each file instead of downloading it, once; the calls it got."""
+    """A stand-in for pooch that makes each file once, without a download; the calls it got."""
     calls = []
 
     def retrieve(url, known_hash, *, fname, path, processor):

@@ -1,4 +1,4 @@
-"""The job script of docs/slurm.md runs, with stand-ins for Slurm's commands and for the training."""
+"""The job script of docs/slurm.md runs, with stand-ins for Slurm's commands and the training."""
 
 import os
 import subprocess

@@ -124,7 +124,7 @@ def test_report_carries_its_pictures(files, tmp_path):
 
 
 def test_exact_sweep_finds_the_range_between(files, tmp_path):
-    """The bars fall apart from 0.6 to 0.7: no given threshold is perfect, one of the affinities is."""
+    """Bars fall apart from 0.6 to 0.7: no given threshold is perfect, an affinity is."""
     config = replace(files, output=str(tmp_path), thresholds=(0.3, 0.8), exact=True)
     metrics = evaluate(config)
     assert metrics["nerl"] == pytest.approx(1) and 0.55 < metrics["threshold"] < 0.7
@@ -151,8 +151,8 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
 def test_first_compilation_is_announced(files, tmp_path):
     code = (
         "from pytc.commands import EvaluateConfig; from pytc.evaluation.report import evaluate; "
-        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
-        f"output={str(tmp_path / 'out')!r}))"
+        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, "
+        f"thresholds=(0.65,), output={str(tmp_path / 'out')!r}))"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     first, second = (
@@ -445,9 +445,10 @@ def test_default_metric_and_thresholds():
 
 def test_no_torch(files, tmp_path):
     code = (
-        "import sys; from pytc.commands import EvaluateConfig; from pytc.evaluation.report import evaluate; "
-        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, thresholds=(0.65,), "
-        f"output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
+        "import sys; from pytc.commands import EvaluateConfig; "
+        "from pytc.evaluation.report import evaluate; "
+        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, "
+        f"thresholds=(0.65,), output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -267,10 +267,7 @@ def test_a_smaller_batch_keeps_the_patches_of_a_step_on_all_ranks(monkeypatch):
     class Two(Ranks):
         def gather(self, value):
             # the other rank fits a single patch
-            return [
-                value,
-                1 if isinstance(value, int) else value,
-            ]
+            return [value, 1 if isinstance(value, int) else value]
 
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))

@@ -225,11 +225,7 @@ def test_each_term_of_the_config_can_be_built():
 def test_deep_supervision_weighs_the_scales():
     cases = [random_case((2, 3, n, n, n), seed=n) for n in (8, 4, 2)]
     # the order of the dict is no matter
-    outputs = {
-        "ds_1": cases[1][0],
-        "output": cases[0][0],
-        "ds_2": cases[2][0],
-    }
+    outputs = {"ds_1": cases[1][0], "output": cases[0][0], "ds_2": cases[2][0]}
     targets = [case[1:] for case in cases]
     each = [total / count for total, count in (bce(*case) for case in cases)]
     total, figures = deep_supervision_loss(outputs, targets, bce)

@@ -25,9 +25,11 @@ PLACES = [
     Path(place) for place in (os.environ.get("PYTC_FIB25"), ROOT / "../shared/data/fib25") if place
 ]
 FIB25 = next((place.resolve() for place in PLACES if place.is_dir()), None)
-SMALL = """--system.no-cpu-variant --model.architecture mednext_custom --model.base-channels 4 --model.grn
-    --model.expansion 1 1 1 1 1 1 1 1 1 --model.block-counts 1 1 1 1 1 1 1 1 1 --data.patch-size 32 32 32
-    --data.synthetic.shape 48 48 48 --data.val-samples 1 --loop.max-steps 2 --loop.val-every 2 --loop.batch-size 1
+SMALL = """--system.no-cpu-variant
+    --model.architecture mednext_custom --model.base-channels 4 --model.grn
+    --model.expansion 1 1 1 1 1 1 1 1 1 --model.block-counts 1 1 1 1 1 1 1 1 1
+    --data.patch-size 32 32 32 --data.synthetic.shape 48 48 48 --data.val-samples 1
+    --loop.max-steps 2 --loop.val-every 2 --loop.batch-size 1
     --system.workers 0 --system.threads 1""".split()
 
 

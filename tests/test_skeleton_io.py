@@ -16,7 +16,7 @@ FIB25 = Path(
 
 
 def graph(as_array=tuple, nm=True):
-    """Two skeletons: 7 is a fork of three edges, 300 a single edge; nodes are named, not numbered."""
+    """Two skeletons: 7 a fork of three edges, 300 a single edge; nodes are named, not numbered."""
     nodes = {
         "a": (7, (0, 0, 0)),
         "b": (7, (3, 4, 0)),

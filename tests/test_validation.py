@@ -177,7 +177,8 @@ with joined(ranks, torch.device("cpu")):
     for config in json.loads((folder / "configs.json").read_text()):
         config = from_plain(Config, config)
         torch.manual_seed(0)
-        figures = validate_volumes(build_model(config.model), config, torch.device("cpu"), folder / "v", ranks)
+        model = build_model(config.model)
+        figures = validate_volumes(model, config, torch.device("cpu"), folder / "v", ranks)
         name = f"{{len(config.data.val)}}-{{ranks.rank}}.json"
         (folder / name).write_text(json.dumps(figures))
 """)
@@ -243,11 +244,7 @@ def test_what_cannot_be_scored_is_refused(folder):
 
 def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, capsys):
     # the newest; none is best yet
-    assert checkpoints(run) == {
-        "last.pt",
-        "step-00000003.pt",
-        "step-00000004.pt",
-    }
+    assert checkpoints(run) == {"last.pt", "step-00000003.pt", "step-00000004.pt"}
     rows = once(run)
     assert set(rows) == {3, 4}
     best = min(rows, key=lambda step: rows[step]["val/dense_voi_sum"])

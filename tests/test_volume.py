@@ -561,7 +561,8 @@ def test_a_forked_worker_reads_through_its_own_handle(tmp_path, name, read_befor
         import numpy as np
         from pytc.io.volume import open_volume
         volume = open_volume("{name}")
-        wanted = np.frombuffer(np.random.default_rng(0).bytes(40 * 30 * 70 * 2), np.uint16).reshape(40, 30, 70)
+        stored = np.random.default_rng(0).bytes(40 * 30 * 70 * 2)
+        wanted = np.frombuffer(stored, np.uint16).reshape(40, 30, 70)
         assert not {read_before} or (volume[:5] == wanted[:5]).all()
         children = []
         for _ in range(2):

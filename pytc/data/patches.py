@@ -68,7 +68,8 @@ class PatchDataset(Dataset):
                 break
         require(
             best,
-            f"labelled voxels in {self.source.labels.path}, or a larger data.max_tries where they are sparse",
+            f"labelled voxels in {self.source.labels.path}, or a larger data.max_tries where they "
+            "are sparse",
             f"none in {self.max_tries} patches of {self.patch_size}",
         )
         crop, labels = best

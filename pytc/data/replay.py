@@ -61,9 +61,8 @@ def replay(config: ReplayConfig) -> Path:
             dataset.attrs["axes"] = "czyx"[4 - array.ndim :]
             known = array[np.isfinite(array)]
             extent = f"{known.min()} to {known.max()}" if known.size else "no number"
-            print(
-                f"{name} {array.dtype} {array.shape}: {extent}, {array.size - known.size} not finite"
-            )
+            broken = array.size - known.size
+            print(f"{name} {array.dtype} {array.shape}: {extent}, {broken} not finite")
     print(f"written: {path}")
     return path
 

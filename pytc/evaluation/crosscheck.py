@@ -1,4 +1,4 @@
-"""The figures once more, by funlib.evaluate, the reference implementation of run lengths and VOI."""
+"""The figures once more, by funlib.evaluate, the reference for run lengths and VOI."""
 
 import networkx
 import numpy as np
@@ -57,7 +57,8 @@ def cross_check(
     worst = max(off, key=off.get)
     verdict = "agrees with" if off[worst] <= TOLERANCE else "DISAGREES with"
     print(
-        f"funlib.evaluate {verdict} {len(off)} figures; largest difference {off[worst]:.1e} ({worst})",
+        f"funlib.evaluate {verdict} {len(off)} figures; "
+        f"largest difference {off[worst]:.1e} ({worst})",
         flush=True,
     )
     return {f"funlib_{key}": value for key, value in reference.items()}

@@ -33,10 +33,7 @@ from pytc.segmentation.growing import grow
 # written beside a prediction: what was predicted, from what, and the truth
 SOURCES = "predictions/*/source.json"
 # what a network predicts, and how that is scored
-TASKS = {
-    "affinity": "instance",
-    "binary": "semantic",
-}
+TASKS = {"affinity": "instance", "binary": "semantic"}
 # by task and by what they need
 METRICS = {
     "instance": {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS},

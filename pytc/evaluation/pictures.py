@@ -14,13 +14,7 @@ from pytc.metrics.overlap import Contingency
 
 MAX_PIXELS = 512  # larger slices are strided
 # axis a slice is cut across, and where
-SLICES = (
-    ("z", 0.25),
-    ("z", 0.5),
-    ("z", 0.75),
-    ("y", 0.5),
-    ("x", 0.5),
-)
+SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))
 # colours of the codes of `errors`
 ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])
 # a voxel in no segment, often at a membrane, is the lesser error

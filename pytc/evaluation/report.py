@@ -50,9 +50,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """
     if config.backend == "funlib":
         # optional: fails here, before any work, where it is missing
-        from pytc.evaluation.crosscheck import (
-            cross_check,
-        )
+        from pytc.evaluation.crosscheck import cross_check
     announce_compilation()
     inputs = gather(config)
     config = inputs.config
@@ -60,10 +58,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         print(f"{part + ':':14}{path}", flush=True)
     labels, swept, segmentation = inputs.read_labels(), None, inputs.prediction
     if inputs.channels:
-        print(
-            f"segmenting {segmentation.spatial_shape} voxels at {len(config.thresholds)} thresholds",
-            flush=True,
-        )
+        count = len(config.thresholds)
+        print(f"segmenting {segmentation.spatial_shape} voxels at {count} thresholds", flush=True)
         values = segmentation.read_channels(inputs.channels)
         swept = inputs.sweep(values, labels)
         segmentation = inputs.segment(values, swept.best["threshold"])
@@ -89,7 +85,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     sign, side = (-1, "most") if is_error(config.metric) else (1, "least")
     if config.require is not None and sign * figures[config.metric] < sign * config.require:
         raise ValueError(
-            f"expected {config.metric} of at {side} {config.require:g}, got {figures[config.metric]:.4f}"
+            f"expected {config.metric} of at {side} {config.require:g}, "
+            f"got {figures[config.metric]:.4f}"
         )
     return figures | settings
 

@@ -35,7 +35,7 @@ EDGES_AS_A_DECODE = 0.3  # a voxel: as costly to join one by one as a decode
 
 @dataclass(frozen=True)
 class Sweep:
-    """The scores at each threshold, in the order asked for, and the row that is best by `metric`."""
+    """The scores at each threshold, in the order asked for, and the best row by `metric`."""
 
     rows: list[dict[str, float]]  # "threshold" and every metric
     metric: str

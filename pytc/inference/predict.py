@@ -1,10 +1,13 @@
-"""From an image to affinities: blocks of the volume, windows in each block, blended and written as
-they are finished.
+"""From an image to affinities: block by block, each blended from windows and written when whole.
 
-      block                      A block needs every window that touches it, so it reads a halo of up to one
-  +-----------+                  window around itself; a window on the border of two blocks is predicted for
-+-|-+-|-+-|-+-|-+  windows       both. The windows lie on one grid over the whole volume, so the affinities do
-  +-----------+                  not depend on the blocks, and memory depends on the block alone.
+      block
+  +-----------+
++-|-+-|-+-|-+-|-+  windows
+  +-----------+
+
+A block needs every window that touches it, so it reads a halo of up to one window around itself; a
+window on the border of two blocks is predicted for both. The windows lie on one grid over the whole
+volume, so the affinities do not depend on the blocks, and memory depends on the block alone.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Public data sets: where they are, what is in which file, and the VolumeConfig that reads it.
 
-    python -m pytc.io.datasets snemi3d          downloads, unpacks and prints the fields of each volume
+    python -m pytc.io.datasets snemi3d     downloads, unpacks, prints the fields of each volume
 
 A cube of the NISB benchmark opens as it is published: data.zarr/img (axes xyzc), data.zarr/seg,
 skeleton.pkl.
@@ -60,7 +60,8 @@ DATASETS = {
         "https://huggingface.co/pytc/tutorial/resolve/main/mito_lucchi%2B%2B/lucchi%2B%2B.zip",
         "sha256:d6c29c25db29780f068b40edf27918ad4af8a1ce7d699f043ed91c6b012a0637",
         (5, 5, 5),
-        "Lucchi++, mitochondria of mouse hippocampus, Lucchi et al. 2012, labelled again by Casser et al. 2020",
+        "Lucchi++, mitochondria of mouse hippocampus, Lucchi et al. 2012, "
+        "labelled again by Casser et al. 2020",
         {split: (f"{split}_im.h5", f"{split}_mito.h5") for split in ("train", "test")},
     ),
 }

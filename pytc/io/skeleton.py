@@ -69,7 +69,7 @@ class Skeleton:
         )
 
     def require_inside(self, shape: tuple[int, ...]) -> None:
-        """ValueError, with a node that is not, unless all nodes lie inside a volume of this shape."""
+        """ValueError, which names a node, unless all nodes lie inside a volume of this shape."""
         outside = self.positions[((self.positions < 0) | (self.positions >= shape)).any(1)].tolist()
         require(
             not outside,
@@ -140,7 +140,8 @@ class _GraphUnpickler(pickle.Unpickler):
             if isinstance(found, type) and found.__module__ == module:
                 return found
         raise ValueError(
-            f"expected a networkx graph, got a pickle that asks for {module}.{name}, which is refused"
+            f"expected a networkx graph, got a pickle that asks for {module}.{name}, "
+            "which is refused"
         )
 
 

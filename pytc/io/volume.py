@@ -226,7 +226,10 @@ class Volume(AbstractContextManager):
         return self.__dict__ | {"_handle": None, "_pid": None}
 
     def __repr__(self) -> str:
-        return f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, voxel size {self.voxel_size} nm)"
+        return (
+            f"Volume({self.path}, {self.axes} {self.shape} {self.dtype}, "
+            f"voxel size {self.voxel_size} nm)"
+        )
 
     def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
         """An index as one slice an axis with known start, stop and step, and the shape of what it
@@ -301,7 +304,7 @@ def _describe(volume: Volume, axes: str | None, voxel_size: Lengths | None):
 
 
 class NewFile(Volume):
-    """A single file like `wanted`, written under a temporary name by the process that creates it."""
+    """A single file like `wanted`, written under a temporary name by its creating process."""
 
     writable = True
 
@@ -371,8 +374,8 @@ class NewFile(Volume):
 
     def __getstate__(self) -> dict[str, Any]:
         raise ValueError(
-            f"{self._file} is closed (open_volume reads it), or not of this process: only the process "
-            "that created it writes it; several can write to a .zarr"
+            f"{self._file} is closed (open_volume reads it), or not of this process: only the "
+            "process that created it writes it; several can write to a .zarr"
         )
 
 

@@ -54,7 +54,8 @@ def count_pairs(
     for name, other in (("segmentation", segmentation), ("mask", mask)):
         if other is not None and tuple(other.shape) != tuple(truth.shape):
             raise ValueError(
-                f"expected a {name} of the truth's shape {tuple(truth.shape)}, got {tuple(other.shape)}"
+                f"expected a {name} of the truth's shape {tuple(truth.shape)}, "
+                f"got {tuple(other.shape)}"
             )
 
     slabs = [slice(start, start + SLAB) for start in range(0, max(1, truth.shape[0]), SLAB)]

@@ -68,11 +68,8 @@ class SkeletonMetrics:
         self._low, self._high = np.array([(along.min(), along.max()) for along in self._columns]).T
         skeletons, self._ids = number_ids(skeleton.ids)
         self._starts, self._ends = np.ascontiguousarray(skeleton.edges.T)
-        # of nodes, of edges
-        self._skeletons, self._owners = (
-            skeletons.astype(np.uint64),
-            skeletons[self._starts],
-        )
+        self._skeletons = skeletons.astype(np.uint64)  # of nodes
+        self._owners = skeletons[self._starts]  # of edges
         self._skeleton_lengths = self._per_skeleton(self._owners, self._lengths)
         self.max_erl = float(
             np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length
@@ -242,7 +239,7 @@ def _on_mergers(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
 
 
 def _excluded(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
-    """Which pairs' edges are wrong, (P,) bool: a merger and a skeleton that is part of any merger."""
+    """Which pairs' edges are wrong, (P,) bool: a merger and a skeleton that is part of one."""
     on_merger = _on_mergers(pairs, overlooked)
     return (
         on_merger

@@ -1,4 +1,4 @@
-"""What every network has in common: checked input, channels-last layout, one output or one a scale."""
+"""What all networks share: checked input, channels-last layout, one output or one a scale."""
 
 import math
 from typing import Any
@@ -83,8 +83,8 @@ class ConnectomicsModel(nn.Module):
         valid = self.nearest_valid_size(size)
         if size != valid:
             raise ValueError(
-                f"expected an image size that {self.config.architecture} can take, such as {valid}, "
-                f"got {size}; sizes are multiples of {self.size_multiple}"
+                f"expected an image size that {self.config.architecture} can take, "
+                f"such as {valid}, got {size}; sizes are multiples of {self.size_multiple}"
             )
 
     def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,7 +103,7 @@ class ConnectomicsModel(nn.Module):
         return (*sections, *(step * multiple for step, multiple in zip(steps, self.size_multiple)))
 
     def info(self) -> dict[str, Any]:
-        """What the network is, in plain types: its name, channels, scales and number of parameters."""
+        """What the network is, in plain types: name, channels, scales, number of parameters."""
         fields = {
             name: getattr(self.config, name)
             for name in ("in_channels", "out_channels", "deep_supervision")

@@ -63,7 +63,10 @@ def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint or its export; ValueError if it is missing, damaged or not one of pytc's."""
+    """Read a checkpoint or its export.
+
+    ValueError if it is missing, damaged or not one of pytc's.
+    """
     state = read_file(path, device)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"expected a pytc checkpoint of format {FORMAT}, got {path}")

@@ -201,10 +201,8 @@ class Perceptron(torch.autograd.Function):
     in the backward pass: it never lies in memory as a whole.
     """
 
-    PART = (
-        2**20
-        # elements of the hidden layer: 4 MB stay in a cache, and are long enough for threads to share
-    )
+    # elements of the hidden layer: 4 MB stay in a cache, and are long enough for threads to share
+    PART = 2**20
 
     @staticmethod
     def forward(ctx, x, residual, inner, inner_bias, outer, outer_bias):

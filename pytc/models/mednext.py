@@ -53,8 +53,8 @@ def build_mednext(config: ModelConfig) -> ConnectomicsModel:
     for name in CUSTOM:
         if getattr(config, name) != getattr(ModelConfig, name):
             raise ValueError(
-                f"expected {name} unset for mednext, a network of published size (mednext_custom has it), "
-                f"got {getattr(config, name)!r}"
+                f"expected {name} unset for mednext, a network of published size (mednext_custom "
+                f"has it), got {getattr(config, name)!r}"
             )
     expansion, block_counts = SIZES[config.mednext_size]
     return MedNeXt(replace(config, expansion=expansion, block_counts=block_counts, voxel_size=None))
@@ -207,7 +207,7 @@ class MedNeXt(ConnectomicsModel):
         return outputs[::-1]
 
     def run(self, name: str, x: Tensor) -> Tensor:
-        """The named stage, block by block, each recomputed in the backward pass if so configured."""
+        """The named stage, block by block, each recomputed in the backward pass if configured."""
         stage = self.get_submodule(name)
         for block in stage if isinstance(stage, nn.Sequential) else [stage]:
             if self.config.checkpoint_style == "outside_block" and torch.is_grad_enabled():

@@ -37,7 +37,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"weights of {self.source}: {len(self.matched)} tensors fit, {len(self.resampled)} of them resampled"
+            f"weights of {self.source}: {len(self.matched)} tensors fit, "
+            f"{len(self.resampled)} of them resampled"
         ]
         for what, names in (
             ("not in this network", self.skipped),
@@ -90,8 +91,8 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
         raise ValueError(f"expected weights that fit {config.architecture}{hint}, got {report}")
     if config.upkern and not report.resampled:
         raise ValueError(
-            f"expected kernels of another size in {source} for upkern, got the same; --model.pretrained "
-            "takes weights as they are"
+            f"expected kernels of another size in {source} for upkern, got the same; "
+            "--model.pretrained takes weights as they are"
         )
     model.load_state_dict(own | fitting)
     return report
@@ -139,6 +140,7 @@ def read_weights(path: Path, known: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[name] = tensor
     if not renamed:
         raise ValueError(
-            f"expected weights in {path} (a state dict, alone or as {', '.join(ENTRIES)}), found none"
+            f"expected weights in {path} (a state dict, alone or as {', '.join(ENTRIES)}), "
+            "found none"
         )
     return renamed

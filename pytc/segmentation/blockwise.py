@@ -30,11 +30,7 @@ ALIGNMENT = 64
 
 
 def segment_volume(
-    affinities: Volume,
-    output: str | Path,
-    config: SegmentationConfig,
-    *,
-    planes: int | None = None,
+    affinities: Volume, output: str | Path, config: SegmentationConfig, *, planes: int | None = None
 ) -> None:
     """Segment a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64,
     replacing an older one.
@@ -118,11 +114,9 @@ def _segment_slabs(
     parents = np.zeros(1, labels.dtype)
     last_values = last_labels = None  # of the plane before the slab
     for start, stop in track(slabs, "components", "slabs"):
-        # planes beyond the slab: the one after is never read
-        before, after = (
-            int(start > 0),
-            int(stop < length),
-        )
+        # planes beyond the slab; the one after is never read
+        before = int(start > 0)
+        after = int(stop < length)
         values = np.empty((3, before + stop - start + after, *plane), affinities.dtype)
         inside = slice(before, before + stop - start)
         affinities.read_channels(channels, slice(start, stop), values[:, inside])

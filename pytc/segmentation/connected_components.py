@@ -100,7 +100,8 @@ def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int
     missing = [unit for unit in units if unit not in offsets]
     if missing:
         raise ValueError(
-            f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} without {missing}"
+            f"expected offsets with (1, 0, 0), (0, 1, 0) and (0, 0, 1), got {offsets} "
+            f"without {missing}"
         )
     return [offsets.index(unit) for unit in units]
 
@@ -228,7 +229,7 @@ def find(parents, i):
 
 @numba.njit(cache=True, nogil=True)
 def _unite(parents, i, j):
-    """Join two entries counted from 1; the smaller root becomes the root of both, and is returned."""
+    """Join two entries counted from 1, and return the root of both: the smaller of their roots."""
     i, j = find(parents, i), find(parents, j)
     if i < j:
         parents[j - 1] = i

@@ -100,10 +100,7 @@ def component_graph(
 
 
 def _number_nodes(
-    affinities: np.ndarray,
-    threshold: float,
-    slabs: list[tuple[int, int]],
-    min_size: int,
+    affinities: np.ndarray, threshold: float, slabs: list[tuple[int, int]], min_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`nodes` of a graph, not joined across slabs; how many come before each slab, and in all;
 

@@ -1,4 +1,4 @@
-"""The processes of a run: who am I, how many are we, sums over all of us, and being asked to stop."""
+"""The processes of a run: their ranks, sums over all of them, and being asked to stop."""
 
 import os
 import re

@@ -189,9 +189,9 @@ class Trainer:
             if scores or stop or self.is_due(done, self.loop.checkpoint_every):
                 self.save(done, scores)
             if stop and done < self.loop.max_steps:
+                by = signals[0].name if signals else "another rank"
                 self.monitor.say(
-                    f"stopped by {signals[0].name if signals else 'another rank'} after step {done}; "
-                    f"--resume {self.folder} continues"
+                    f"stopped by {by} after step {done}; --resume {self.folder} continues"
                 )
                 # a scheduler may end all with the first that leaves: not before the checkpoint
                 self.ranks.gather(None)
@@ -205,7 +205,7 @@ class Trainer:
         return every > 0 and (done % every == 0 or done == self.loop.max_steps)
 
     def save(self, done: int, scores: dict[str, float]) -> None:
-        """Save everything that the rest of the run depends on after `done` steps, as plain types."""
+        """Save all that the rest of the run depends on after `done` steps, as plain types."""
         if self.ranks.is_main:
             parts = {
                 name: part if part is None else part.state_dict()
@@ -305,8 +305,9 @@ class Trainer:
         self.monitor.skipped(step, loss, norm, [self.preparation.name(number) for number in broken])
         if self.skipped_in_a_row >= self.loop.max_skipped:
             raise RuntimeError(
-                f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step {step}, "
-                f"with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names the samples"
+                f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step "
+                f"{step}, with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names "
+                "the samples"
             )
 
     @torch.no_grad()
@@ -346,10 +347,11 @@ class Trainer:
                 "pid": os.getpid(),
             },
         )
+        parameters = self.model.info()["parameters"]
         print(
-            f"run {self.folder}: {self.config.model.architecture}, {self.model.info()['parameters']:,} parameters, "
-            f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, {self.precision}, "
-            f"steps {self.first_step} to {self.loop.max_steps}",
+            f"run {self.folder}: {self.config.model.architecture}, {parameters:,} parameters, "
+            f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, "
+            f"{self.precision}, steps {self.first_step} to {self.loop.max_steps}",
             flush=True,
         )
         if self.config.system.compile:

@@ -55,13 +55,16 @@ def configure(
         fits = min(ranks.gather(mine))
         require(
             fits > 0,
-            f"a GPU with memory for one patch of {config.data.patch_size}, or a smaller data.patch_size, "
-            "or model.checkpoint_style",
+            f"a GPU with memory for one patch of {config.data.patch_size}, or a smaller "
+            "data.patch_size, or model.checkpoint_style",
             total,
         )
         reason = f"{mine} patches took {used} of {total}"
         if fits < wanted:
-            reason = f"{wanted} patches did not fit; {wanted // fits} batches a step keep the recipe's number"
+            reason = (
+                f"{wanted} patches did not fit; {wanted // fits} batches a step keep the recipe's "
+                "number"
+            )
     accumulate = config.optim.accumulate * (wanted // fits)
     choices.append(("batch", f"{fits} patches, {accumulate} a step", reason))
     if ranks.is_main:

@@ -60,8 +60,9 @@ class Monitor:
         self.log(step + 1, {"skipped": samples, "loss": str(loss), "gradient_norm": str(norm)})
         _, at, index = samples[0]
         self.say(
-            f"step {step + 1} is skipped: loss {loss}, gradient norm {norm}; {len(samples)} suspect samples, the "
-            f"first by python -m pytc.data.replay --run {self.log_path.parent} --step {at} --index {index}"
+            f"step {step + 1} is skipped: loss {loss}, gradient norm {norm}; "
+            f"{len(samples)} suspect samples, the first by python -m pytc.data.replay "
+            f"--run {self.log_path.parent} --step {at} --index {index}"
         )
 
     def panel(self, step: int, *volumes: torch.Tensor) -> None:

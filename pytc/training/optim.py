@@ -1,4 +1,4 @@
-"""Optimizer, learning rate as a pure function of the step, and the moving average of the weights."""
+"""Optimizer, learning rate as a pure function of the step, moving average of the weights."""
 
 import copy
 import math

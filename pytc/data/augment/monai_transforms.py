@@ -1,4 +1,4 @@
-"""MONAI dictionary transforms over the slice damage of augment.py, with MONAI's own randomisation."""
+"""MONAI dictionary transforms over the slice damage of imaging.py, with MONAI's randomisation."""
 
 from functools import partial
 
