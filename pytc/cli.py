@@ -15,8 +15,9 @@ from typing import Annotated
 import tyro
 
 from pytc import config as config_module
+from pytc.checks import suggest
 from pytc.commands import EvaluateConfig, InferConfig, readable_errors
-from pytc.config import Config, require, suggest
+from pytc.config import Config, require
 from pytc.runs import load_config, newest_run
 
 # Read when torch is loaded: threads that spin while they wait for one another stall where cores are

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConfig, Triple, require
+from pytc.checks import Section, require
+from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConfig, Triple
 
 
 @dataclass(frozen=True)
-class InferConfig:
+class InferConfig(Section):
     """What infer.py predicts with which weights, and how it segments; by default as the run's
     config says.
     """
@@ -31,7 +32,7 @@ class InferConfig:
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Section):
     """What evaluate.py scores, and against what; with nothing named, the newest results below
     runs/.
     """
@@ -76,6 +77,7 @@ class EvaluateConfig:
     attribution: str | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         inputs = (self.affinities, self.segmentation)
         require(None in inputs, "--affinities or --segmentation, not both", inputs)
         require(
@@ -97,7 +99,7 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
-class ValidateConfig:
+class ValidateConfig(Section):
     """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for
     more.
     """
@@ -111,7 +113,8 @@ class ValidateConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
-        require(self.interval > 0, "a positive interval in seconds", self.interval)
+        super().__post_init__()
+        self.require_positive("interval")
 
 
 @contextmanager

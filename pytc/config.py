@@ -1,46 +1,18 @@
 """Every choice a run can make, as frozen dataclasses; a field's comment is its help on the command
 line.
 
-A config that exists is valid: impossible values are refused when it is built. Standard library
-only, so that `--help` answers at once.
+A config that exists is valid: a value of another type than its field's, or out of range, is refused
+when it is built (`Section`). Standard library only, so that `--help` answers at once.
 """
 
-import difflib
-import types
-import typing
-from dataclasses import dataclass, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from pytc.checks import Section, require, suggest
 
 Triple = tuple[int, int, int]
 Lengths = tuple[float, float, float]
-T = TypeVar("T")
-Positive = Annotated[T, ("a positive {}", lambda number: number > 0)]
-NotNegative = Annotated[T, ("a {} of 0 or more", lambda number: number >= 0)]
-AtLeast16 = Annotated[
-    T, ("a {} of at least 16 voxels along each axis", lambda number: number >= 16)
-]
-Fraction = Annotated[float, ("{} in [0, 1]", lambda number: 0 <= number <= 1)]
-BelowOne = Annotated[float, ("{} in [0, 1)", lambda number: 0 <= number < 1)]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
-
-
-def require(condition: bool, expected: str, got: Any) -> None:
-    """ValueError with what was expected and what was got, unless the condition holds."""
-    if not condition:
-        raise ValueError(f"expected {expected}, got {got!r}")
-
-
-class Section:
-    """Refuses values outside the range that a field's type names: each number of a tuple counts,
-    None always fits.
-    """
-
-    def __post_init__(self):
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
-            for expected, fits in getattr(hint, "__metadata__", ()):
-                value = getattr(self, name)
-                numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-                require(all(map(fits, numbers)), expected.format(name), value)
 
 
 @dataclass(frozen=True)
@@ -56,35 +28,44 @@ class VolumeConfig(Section):
     mask: str | None = None
     # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
     skeleton: str | None = None
-    # Share of the training samples drawn from this volume; all weights sum to 1.
-    weight: Positive[float] = 1.0
+    # Share of the training samples drawn from this volume, relative to the other volumes' weights.
+    weight: float = 1.0
     # Axis order of the stored image, e.g. zyx or xyzc, where the file does not say.
     axes: str | None = None
     # Voxel size in nm, in stored axis order, where the file does not say.
-    voxel_size: Positive[Lengths | None] = None
+    voxel_size: Lengths | None = None
     # Name of the folder for results; by default derived from the image's path.
     name: str | None = None
     attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
 
     def __post_init__(self):
         super().__post_init__()
-        known = (
-            not self.image.startswith("synthetic")
-            or self.image.removeprefix("synthetic:").isdigit()
-        )
-        require(known, "synthetic:SEED with a whole number, e.g. synthetic:0", self.image)
+        self.require_not_negative("weight")
+        self.require_positive("voxel_size")
+        if self.image.startswith("synthetic"):
+            seed = self.image.removeprefix("synthetic:")
+            expected = "synthetic:SEED with a whole number, e.g. synthetic:0"
+            require(seed.isdigit(), expected, self.image)
 
 
 @dataclass(frozen=True)
 class SyntheticConfig(Section):
     """The synthetic neurites behind synthetic:SEED."""
 
-    shape: AtLeast16[Triple] = (192, 192, 192)  # Voxels along z, y, x.
+    shape: Triple = (192, 192, 192)  # Voxels along z, y, x.
     # nm along z, y, x; a larger first one makes it anisotropic.
-    voxel_size: Positive[Lengths] = (10.0, 10.0, 10.0)
+    voxel_size: Lengths = (10.0, 10.0, 10.0)
     # Standard deviation of the image noise, as a share of the grey range.
-    noise: NotNegative[float] = 0.08
-    defects: Fraction = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
+    noise: float = 0.08
+    defects: float = 0.0  # Share of z-slices that are damaged (dropped, shifted, blurred).
+
+    def __post_init__(self):
+        super().__post_init__()
+        least = "synthetic.shape of at least 16 voxels along each axis"
+        require(min(self.shape) >= 16, least, self.shape)
+        self.require_positive("voxel_size")
+        self.require_not_negative("noise")
+        self.require_fraction("defects")
 
 
 @dataclass(frozen=True)
@@ -97,75 +78,82 @@ class DataConfig(Section):
     # Shape and look of the volumes named synthetic:SEED.
     synthetic: SyntheticConfig = SyntheticConfig()
     # Voxels of a training patch, in stored axis order.
-    patch_size: Positive[Triple] = (128, 128, 128)
+    patch_size: Triple = (128, 128, 128)
     # Volumes share samples by weight, or each in turn.
     mixing: Literal["weighted", "stratified"] = "weighted"
     # Smallest share of labelled foreground voxels of an accepted patch.
-    min_labelled: Fraction = 0.05
-    max_tries: Positive[int] = 20  # Positions tried before a patch with too few labels is an error.
+    min_labelled: float = 0.05
+    max_tries: int = 20  # Positions tried before a patch with too few labels is an error.
     val_samples: int = 16  # Fixed validation patches, spread over the validation volumes.
     # memory: decode each volume once per node, for all its loaders.
     cache: Literal["none", "memory"] = "none"
 
     def __post_init__(self):
         super().__post_init__()
+        self.require_positive("patch_size", "max_tries", "val_samples")
+        self.require_fraction("min_labelled")
+        require(len(self.train) > 0, "a training volume or more in data.train", self.train)
         weights = [volume.weight for volume in self.train]
-        require(abs(sum(weights) - 1) < 1e-6, "training volumes whose weights sum to 1", weights)
+        require(sum(weights) > 0, "a training volume with a weight above 0", weights)
 
 
 @dataclass(frozen=True)
 class AugmentConfig(Section):
     """Probability (prob) and strength of each augmentation; a probability of 0 switches it off."""
 
-    permute_prob: Fraction = 0.5  # Random order of the axes of equal voxel size and patch extent.
-    rot90_prob: Fraction = 0.5  # Rotation by a multiple of 90 degrees in the plane of the sections.
-    flip_prob: Fraction = 0.5  # Mirroring, drawn for each axis.
-    affine_prob: Fraction = 0.0  # Random scale, shear and rotation in one resampling.
-    affine_scale: BelowOne = 0.2  # Largest relative change of scale, each axis.
+    permute_prob: float = 0.5  # Random order of the axes of equal voxel size and patch extent.
+    rot90_prob: float = 0.5  # Rotation by a multiple of 90 degrees in the plane of the sections.
+    flip_prob: float = 0.5  # Mirroring, drawn for each axis.
+    affine_prob: float = 0.0  # Random scale, shear and rotation in one resampling.
+    affine_scale: float = 0.2  # Largest relative change of scale, each axis.
     affine_shear: float = 0.5  # Largest shear, of each axis along each other one.
     affine_rotation: float = 0.0  # Largest rotation in degrees, in each plane of equal voxel sizes.
-    elastic_prob: Fraction = 0.0  # Smooth random deformation.
+    elastic_prob: float = 0.0  # Smooth random deformation.
     # Voxels (of the finest axis) between the control points of the deformation.
-    elastic_spacing: Positive[int] = 24
+    elastic_spacing: int = 24
     # Standard deviation of the displacement in voxels of the finest axis.
-    elastic_magnitude: NotNegative[float] = 3.0
+    elastic_magnitude: float = 3.0
     # All sections behind a random one moved (or one alone), by translation or rotation.
-    misalign_prob: Fraction = 0.0
-    misalign_max: NotNegative[int] = 8  # Largest translation of a misalignment in voxels.
+    misalign_prob: float = 0.0
+    misalign_max: int = 8  # Largest translation of a misalignment in voxels.
     misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
     # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice,
     # blur_slice, slice_contrast. Slices lie across the axis of the largest voxels, or the first
     # axis.
-    slices_prob: Fraction = 1.0
-    drop_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be blanked.
-    shift_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be shifted in plane.
-    shift_slice_max: NotNegative[int] = 10  # Largest shift of a slice in voxels.
+    slices_prob: float = 1.0
+    drop_slice_prob: float = 0.0  # Chance of each slice of such a patch to be blanked.
+    shift_slice_prob: float = 0.0  # Chance of each slice of such a patch to be shifted in plane.
+    shift_slice_max: int = 10  # Largest shift of a slice in voxels.
     # What moves in: border voxels again, or the opposite side.
     shift_slice_fill: Literal["border", "wrap"] = "border"
-    missing_section_prob: Fraction = 0.0  # Chance of a patch to have a short run of blank sections.
-    missing_section_max: Positive[int] = 3  # Most sections in such a run.
-    blur_slice_prob: Fraction = 0.0  # Chance of each slice of such a patch to be out of focus.
-    blur_sigma: Positive[float] = 2.0  # Largest blur of a slice: standard deviation in voxels.
-    intensity_prob: Fraction = 0.5  # Chance of a change of contrast and brightness.
+    missing_section_prob: float = 0.0  # Chance of a patch to have a short run of blank sections.
+    missing_section_max: int = 3  # Most sections in such a run.
+    blur_slice_prob: float = 0.0  # Chance of each slice of such a patch to be out of focus.
+    blur_sigma: float = 2.0  # Largest blur of a slice: standard deviation in voxels.
+    intensity_prob: float = 0.5  # Chance of a change of contrast and brightness.
     intensity_scale: float = 0.1  # Largest relative change of contrast.
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
-    gamma_prob: Fraction = 0.0  # Chance of a gamma correction.
-    gamma_range: Positive[tuple[float, float]] = (0.7, 1.5)  # Smallest and largest gamma.
+    gamma_prob: float = 0.0  # Chance of a gamma correction.
+    gamma_range: tuple[float, float] = (0.7, 1.5)  # Smallest and largest gamma.
     # Chance of each slice of such a patch to change by intensity_* on its own.
-    slice_contrast_prob: Fraction = 0.0
-    noise_prob: Fraction = 0.5  # Chance of Gaussian noise.
+    slice_contrast_prob: float = 0.0
+    noise_prob: float = 0.5  # Chance of Gaussian noise.
     # Largest standard deviation of the noise, as a share of the grey range.
-    noise_max: NotNegative[float] = 0.1
-    cutout_prob: Fraction = 0.0  # Chance of boxes set to their mean grey value.
-    cutout_size: Fraction = 0.25  # Largest edge of such a box, as a share of the patch.
+    noise_max: float = 0.1
+    cutout_prob: float = 0.0  # Chance of boxes set to their mean grey value.
+    cutout_size: float = 0.25  # Largest edge of such a box, as a share of the patch.
 
     def __post_init__(self):
         super().__post_init__()
-        require(
-            self.gamma_range[0] <= self.gamma_range[1],
-            "smallest gamma <= largest",
-            self.gamma_range,
+        probabilities = [field.name for field in fields(self) if field.name.endswith("_prob")]
+        self.require_fraction(*probabilities, "cutout_size")
+        self.require_below_one("affine_scale")
+        self.require_positive("elastic_spacing", "missing_section_max", "blur_sigma", "gamma_range")
+        self.require_not_negative(
+            "elastic_magnitude", "misalign_max", "shift_slice_max", "noise_max"
         )
+        smallest, largest = self.gamma_range
+        require(smallest <= largest, "smallest gamma <= largest", self.gamma_range)
 
 
 @dataclass(frozen=True)
@@ -177,12 +165,13 @@ class TargetConfig(Section):
     # Channel c at voxel v: are v and v + offsets[c] the same object?
     offsets: tuple[Triple, ...] = SHORT_AND_LONG
     # Background put between touching labels: each shrinks by this many voxels in plane.
-    erosion: NotNegative[int] = 0
+    erosion: int = 0
     # Deep supervision: labels strided, or full targets resized.
     scale_by: Literal["stride", "nearest"] = "stride"
 
     def __post_init__(self):
         super().__post_init__()
+        self.require_not_negative("erosion")
         for offset in self.offsets:
             require(
                 min(offset) >= 0 and max(offset) > 0,
@@ -204,13 +193,13 @@ class ModelConfig(Section):
 
     # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
     architecture: str = "mednext"
-    in_channels: Positive[int] = 1  # Channels of the image.
-    out_channels: Positive[int] = 6  # Channels of the prediction: one per affinity offset, or 1.
+    in_channels: int = 1  # Channels of the image.
+    out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
     deep_supervision: bool = False  # Predict at every scale in training.
     # Voxel size in nm, in stored axis order, that shapes the kernels and strides of mednext_custom,
     # rsunet and nnunet, and the default strides of unet and monai_unet; by default that of the
     # training volumes.
-    voxel_size: Positive[Lengths | None] = None
+    voxel_size: Lengths | None = None
     # Patch for nnunet to plan for, monai_unetr to take; default: the training patch.
     image_size: Triple | None = None
     # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or
@@ -227,7 +216,7 @@ class ModelConfig(Section):
     # mednext_custom, of 4 stages down, bottleneck, 4 up.
     expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
     # mednext_custom: blocks in each stage.
-    block_counts: Positive[tuple[int, ...]] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
+    block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
     # mednext, mednext_custom: recompute activations of each block in the backward pass to save
@@ -237,7 +226,7 @@ class ModelConfig(Section):
     grn: bool = False  # mednext_custom: global response normalisation in each block.
     spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
     # unet, rsunet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
-    features: Positive[tuple[int, ...]] = (32, 32, 64, 128, 256)
+    features: tuple[int, ...] = (32, 32, 64, 128, 256)
     # unet, rsunet, monai_unet: step from each level to the next along each axis; by default 2, or 1
     # along an axis while its voxels are at least twice as large as those of the finest.
     strides: tuple[Triple, ...] | None = None
@@ -248,6 +237,20 @@ class ModelConfig(Section):
 
     def __post_init__(self):
         super().__post_init__()
+        self.require_positive(
+            "in_channels",
+            "out_channels",
+            "voxel_size",
+            "image_size",
+            "base_channels",
+            "expansion",
+            "block_counts",
+            "features",
+            "strides",
+            "residual_units",
+            "feature_size",
+        )
+        self.require_below_one("dropout")
         require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
         require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
         require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
@@ -262,13 +265,14 @@ class ModelConfig(Section):
             "a MedNeXt for upkern",
             self.architecture,
         )
-        levels, strides = len(self.features), self.strides
-        fit = strides is None or (len(strides) == levels - 1 and min(map(min, strides)) > 0)
-        require(fit, f"{levels - 1} positive strides for {levels} levels of features", strides)
+        if self.strides is not None:
+            steps = len(self.features) - 1
+            expected = f"{steps} strides for {steps + 1} levels of features"
+            require(len(self.strides) == steps, expected, self.strides)
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Section):
     """The weighted sum that is minimised."""
 
     # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
@@ -282,9 +286,15 @@ class LossConfig:
     scale_weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
+        super().__post_init__()
+        self.require_not_negative("weights", "focal_gamma", "scale_weights")
+        self.require_positive("max_positive_weight")
+        self.require_fraction("tversky_alpha")
         known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
         for term in self.terms:
-            require(term in known, f"loss terms from {', '.join(known)}", term)
+            if term not in known:
+                near = suggest(term, known)
+                raise ValueError(f"expected the name of a loss term, got {term!r}{near}")
         require(
             len(self.terms) == len(self.weights) > 0,
             "a weight for each loss term",
@@ -296,43 +306,61 @@ class LossConfig:
 class OptimConfig(Section):
     """Optimizer and schedule."""
 
-    learning_rate: Positive[float] = 1e-3  # Peak learning rate of AdamW.
+    learning_rate: float = 1e-3  # Peak learning rate of AdamW.
     weight_decay: float = 1e-2  # Decoupled weight decay.
-    # After warm-up; cosine ends at 0 at the last step.
-    schedule: Literal["constant", "cosine"] = "cosine"
-    warmup_steps: NotNegative[int] = 0  # Steps of linear warm-up from 0.
-    clip_norm: NotNegative[float] = 1.0  # Largest gradient norm; 0 switches clipping off.
+    # After warm-up: a cosine that ends at 0 at the last step, or none, a constant rate.
+    schedule: Literal["none", "cosine"] = "cosine"
+    warmup_steps: int = 0  # Steps of linear warm-up from 0.
+    clip_norm: float = 1.0  # Largest gradient norm; 0 switches clipping off.
     # Decay of the moving average of the weights, which is then validated and used; 0 = none.
-    ema_decay: BelowOne = 0.0
+    ema_decay: float = 0.0
     # The average's decay is at most (1 + step) / (ema_warmup_steps + step).
     ema_warmup_steps: int = 10
-    accumulate: Positive[int] = 1  # Batches whose gradients are summed before a step.
+    accumulate: int = 1  # Batches whose gradients are summed before a step.
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("learning_rate", "accumulate")
+        self.require_not_negative("weight_decay", "warmup_steps", "clip_norm", "ema_warmup_steps")
+        self.require_below_one("ema_decay")
 
 
 @dataclass(frozen=True)
 class LoopConfig(Section):
     """Length of a run, and what it leaves behind."""
 
-    max_steps: Positive[int] = 50_000  # Optimizer steps of the run.
+    max_steps: int = 50_000  # Optimizer steps of the run.
     # Length in epochs, not steps; one draws as many voxels as the volumes hold.
-    epochs: Positive[float | None] = None
-    batch_size: Positive[int] = 8  # Patches in a batch, on each rank.
+    epochs: float | None = None
+    batch_size: int = 8  # Patches in a batch, on each rank.
     seed: int = 0  # Every random draw of the run follows from this number.
-    val_every: Positive[int] = 1000  # Steps between validations.
-    checkpoint_every: Positive[int] = 1000  # Steps between checkpoints.
+    val_every: int = 1000  # Steps between validations.
+    checkpoint_every: int = 1000  # Steps between checkpoints.
     # How many of the best checkpoints are kept, besides the last one.
-    keep_checkpoints: Positive[int] = 3
+    keep_checkpoints: int = 3
     # Steps between scores of whole volumes, also at the end; 0: never.
-    volumes_every: NotNegative[int] = 0
+    volumes_every: int = 0
     # Ranks checkpoints: val/loss, or a volumes' score, e.g. val/nerl, val/dense_voi_sum.
     monitor: str = "val/loss"
-    log_every: Positive[int] = 10  # Steps between log lines.
+    log_every: int = 10  # Steps between log lines.
     # Steps skipped in a row, as loss or gradient is not finite, that end the run.
-    max_skipped: Positive[int] = 10
-    images_every: Positive[int] = 1000  # Steps between image panels in TensorBoard.
+    max_skipped: int = 10
+    images_every: int = 1000  # Steps between image panels in TensorBoard.
 
     def __post_init__(self):
         super().__post_init__()
+        self.require_positive(
+            "max_steps",
+            "epochs",
+            "batch_size",
+            "val_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "max_skipped",
+            "images_every",
+        )
+        self.require_not_negative("seed", "volumes_every")
         require(
             self.monitor.startswith("val/"),
             "monitor val/loss, or val/ and a score such as nerl",
@@ -359,13 +387,18 @@ class SystemConfig(Section):
     # auto takes what the hardware is fast at.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     # Processes that read patches; by default fitted to the machine.
-    workers: NotNegative[int | None] = None
+    workers: int | None = None
     # CPU threads of a rank; by default its share of the cores it may use.
-    threads: Positive[int | None] = None
+    threads: int | None = None
     # Compile the network by torch.compile: the first step takes minutes, the rest less time.
     compile: bool = False
     # Without a GPU, train a small variant of the recipe; off forces the full recipe.
     cpu_variant: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_not_negative("workers")
+        self.require_positive("threads")
 
 
 @dataclass(frozen=True)
@@ -373,32 +406,42 @@ class InferenceConfig(Section):
     """From an image to affinities."""
 
     # Voxels of a prediction window; by default the training patch.
-    window: Positive[Triple | None] = None
-    overlap: BelowOne = 0.5  # Share of a window that the next one covers again.
+    window: Triple | None = None
+    overlap: float = 0.5  # Share of a window that the next one covers again.
     # Weight of voxels: distance to the border, or a Gaussian.
     blending: Literal["distance", "gaussian"] = "distance"
     # Average over the eight mirrorings of each window: eight times the work, better affinities.
     flips: bool = False
     # Windows predicted at once; on a CPU, PyTorch is slow at single ones.
-    batch_size: Positive[int] = 2
+    batch_size: int = 2
     # Voxels of a block: predicted, written and marked as done in one piece.
-    block: Positive[Triple] = (512, 512, 512)
+    block: Triple = (512, 512, 512)
     # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
-    activation_scale: Positive[float] = 0.2
+    activation_scale: float = 0.2
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("window", "batch_size", "block", "activation_scale")
+        self.require_below_one("overlap")
 
 
 @dataclass(frozen=True)
 class SegmentationConfig(Section):
     """From affinities to instances."""
 
-    threshold: Fraction = 0.5  # Neighbours with an affinity above this are the same object.
-    min_size: NotNegative[int] = 0  # Objects of fewer voxels are removed.
+    threshold: float = 0.5  # Neighbours with an affinity above this are the same object.
+    min_size: int = 0  # Objects of fewer voxels are removed.
     grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_fraction("threshold")
+        self.require_not_negative("min_size")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Section):
     """A training run, and the defaults of the inference that follows it."""
 
     name: str = "run"  # Folder of the run below runs/; an existing one gets a number appended.
@@ -414,6 +457,7 @@ class Config:
     segmentation: SegmentationConfig = SegmentationConfig()
 
     def __post_init__(self):
+        super().__post_init__()
         channels, expected = self.model.out_channels, self.target.channels
         require(channels == expected, f"model.out_channels {expected} for this target", channels)
         patch = self.data.patch_size
@@ -423,40 +467,3 @@ class Config:
                 f"offsets smaller than the patch {patch}",
                 offset,
             )
-
-
-def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
-    """The inverse of `asdict`, also by way of JSON;
-
-    ValueError names an unknown field and the nearest known one.
-    """
-    origin, arguments = typing.get_origin(cls), typing.get_args(cls)
-    if is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
-        for key in value:
-            if key not in hints:
-                raise ValueError(f"{where} has no field {key!r}{suggest(key, hints)}")
-        return cls(
-            **{key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()}
-        )
-    if origin in (types.UnionType, typing.Union):
-        return (
-            value
-            if value is None
-            else from_plain(next(a for a in arguments if a is not type(None)), value, where)
-        )
-    if origin is tuple:
-        items = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        return tuple(from_plain(item, v, where) for item, v in zip(items, value, strict=True))
-    return value
-
-
-def suggest(name: str, known: typing.Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest known name, or else the list of the known ones."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, 1)
-    return (
-        f"; did you mean {near[0]!r}?"
-        if near
-        else known and f"; it has {', '.join(map(repr, known))}" or ""
-    )

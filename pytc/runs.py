@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytc.config import Config, from_plain, require
+from pytc.checks import from_plain, require
+from pytc.config import Config
 
 RUNS = Path("runs")
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from pytc.checks import from_plain
 from pytc.cli import load_config_file
 from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
 from pytc.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    LossConfig,
     ModelConfig,
     TargetConfig,
     VolumeConfig,
-    from_plain,
 )
 
 ROOT = Path(__file__).parent.parent
@@ -202,10 +203,12 @@ def test_an_unknown_field_gets_a_suggestion(tmp_path):
         (lambda: AugmentConfig(flip_prob=1.5), r"flip_prob in \[0, 1\], got 1.5"),
         (lambda: TargetConfig(offsets=((0, 0, -1),)), "positive along an axis"),
         (lambda: VolumeConfig(image="synthetic:x"), "synthetic:SEED"),
-        (
-            lambda: DataConfig(train=(VolumeConfig(weight=0.5), VolumeConfig(weight=0.2))),
-            "sum to 1",
-        ),
+        (lambda: DataConfig(train=(VolumeConfig(weight=0.0),)), "a weight above 0"),
+        (lambda: VolumeConfig(weight=-0.5), "volume.weight of 0 or more, got -0.5"),
+        (lambda: DataConfig(train=()), "a training volume or more"),
+        (lambda: LossConfig(terms=("DiceLoss",)), "got 'DiceLoss'"),
+        (lambda: LossConfig(terms=("focl",)), "did you mean 'focal'"),
+        (lambda: LossConfig(weights=(-1.0,)), "loss.weights of 0 or more"),
         (lambda: EvaluateConfig(affinities="a", segmentation="b"), "not both"),
     ],
 )

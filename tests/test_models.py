@@ -12,7 +12,8 @@ import torch
 from reference_models import fill_parameters, hash_parameters, make_image, rsunet, summarise
 from torch import nn
 
-from pytc.config import ModelConfig, from_plain
+from pytc.checks import from_plain
+from pytc.config import ModelConfig
 from pytc.models import (
     build_model,
     is_architecture_available,

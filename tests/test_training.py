@@ -196,7 +196,7 @@ def write_config(folder, config):
     file = folder / "config_file.py"
     plain = json.dumps(asdict(config))
     file.write_text(
-        f"import json\nfrom pytc.config import Config, from_plain\n"
+        f"import json\nfrom pytc.checks import from_plain\nfrom pytc.config import Config\n"
         f"config = from_plain(Config, json.loads({plain!r}))\n"
     )
     return file
@@ -493,7 +493,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
     assert rates[14] == pytest.approx(1.0) and rates[24] == pytest.approx(0.0)
     assert all(a > b for a, b in zip(rates[4:], rates[5:]))
-    assert learning_rate(replace(config, schedule="constant"), 20, 24) == 2.0
+    assert learning_rate(replace(config, schedule="none"), 20, 24) == 2.0
 
 
 def test_weight_decay_spares_biases_and_norms():

@@ -166,7 +166,8 @@ def test_ranks_share_the_volumes(folder, tmp_path):
 import json, sys
 from pathlib import Path
 import torch
-from pytc.config import Config, from_plain
+from pytc.checks import from_plain
+from pytc.config import Config
 from pytc.models import build_model
 from pytc.training.distributed import joined, read_environment
 from pytc.training.whole_volumes import validate_volumes

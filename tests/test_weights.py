@@ -14,7 +14,8 @@ import torch
 from reference_models import fill_parameters, make_image, summarise
 from safetensors.torch import save_file
 
-from pytc.config import Config, ModelConfig, from_plain
+from pytc.checks import from_plain
+from pytc.config import Config, ModelConfig
 from pytc.models import build_model
 from pytc.models.checkpoint import FORMAT, export, load_model
 from pytc.models.weights import initialise, resample_kernel

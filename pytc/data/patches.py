@@ -127,9 +127,9 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Da
     parts = _datasets(config, data.train, 0, chunk_memory, once_a_node)
     if data.mixing == "stratified":
         return StratifiedConcatDataset(parts)
-    return WeightedConcatDataset(
-        parts, [volume.weight for volume in data.train], seed=config.loop.seed
-    )
+    total = sum(volume.weight for volume in data.train)
+    shares = [volume.weight / total for volume in data.train]
+    return WeightedConcatDataset(parts, shares, seed=config.loop.seed)
 
 
 def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:

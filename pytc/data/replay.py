@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from torch.utils.data import default_collate
 
+from pytc.checks import Section, require
 from pytc.commands import readable_errors
-from pytc.config import Config, require
+from pytc.config import Config
 from pytc.data.batch import Preparation
 from pytc.data.patches import train_dataset
 from pytc.runs import load_config
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
+class ReplayConfig(Section):
     """Make one sample of a run again; write it to OUTPUT (HDF5: crop, raw, labels, target, valid)
     and describe it.
     """

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pytc.config import suggest
+from pytc.checks import suggest
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.pair_table import number_ids

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from pytc.config import ModelConfig, suggest
+from pytc.checks import suggest
+from pytc.config import ModelConfig
 
 if TYPE_CHECKING:
     from pytc.models.base import ConnectomicsModel

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytc.config import Config, from_plain
+from pytc.checks import from_plain
+from pytc.config import Config
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
 from pytc.runs import load_config, replacing

@@ -22,15 +22,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
-    """Learning rate of step `step` (from 0): linear warm-up, then constant or a cosine that reaches
-    0 at max_steps.
+    """Learning rate of step `step` (from 0): linear warm-up, then a constant rate (none) or a
+    cosine that reaches 0 at max_steps.
 
     Nothing is remembered, so a resumed run follows the same course, and a run whose max_steps is
     raised continues on the longer cosine from where it stands.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
-    if config.schedule == "constant":
+    if config.schedule == "none":
         return config.learning_rate
     progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
