@@ -1,5 +1,6 @@
-"""What the benchmarks share: synthetic affinities, time and memory of a call, equality of
-partitions, one table.
+"""What the benchmarks share.
+
+Synthetic affinities, time and memory of a call, equality of partitions, one table.
 """
 
 import contextlib
@@ -26,8 +27,9 @@ TILE = 250
 
 
 def synthetic_tissue(size: int, seed: int):
-    """Labels (size, size, size) uint32, every voxel part of a neurite, and the skeletons of the
-    first tile.
+    """Labels (size, size, size) uint32 and the skeletons of the first tile.
+
+    Every voxel is part of a neurite.
     """
     tile = make_neurites((min(size, TILE),) * 3, seed)
     labels = np.empty((size,) * 3, np.uint32)
@@ -39,9 +41,11 @@ def synthetic_tissue(size: int, seed: int):
 
 
 def synthetic_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Affinities (3, Z, Y, X) float16 as a fair network gives them: 0.95 inside a neurite, 0.5
-    beside a membrane, 0.1 across it, with white noise of standard deviation 0.1, 0.15 and 0.08;
-    membranes break up, neurites rarely merge."""
+    """Affinities (3, Z, Y, X) float16 as a fair network gives them.
+
+    They are 0.95 inside a neurite, 0.5 beside a membrane and 0.1 across it, with white noise of
+    standard deviation 0.1, 0.15 and 0.08: membranes break up, neurites rarely merge.
+    """
     rng = np.random.default_rng(seed)
     inside = np.ones(labels.shape, bool)
     for axis in range(3):
@@ -66,8 +70,9 @@ def synthetic_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def connectivity_graph(affinities: np.ndarray, threshold: float) -> np.ndarray:
-    """What cc3d.color_connectivity_graph takes with 6 neighbours: of axis a, bits 2a and 2a + 1
-    lead on and back.
+    """What cc3d.color_connectivity_graph takes with 6 neighbours.
+
+    Of axis a, bits 2a and 2a + 1 lead on and back.
     """
     # the order that cc3d gives, and takes without a copy
     graph = np.zeros(affinities.shape[1:], np.uint8, order="F")
@@ -129,8 +134,9 @@ def _status(name: str) -> int:
 
 
 def same_partition(labels: np.ndarray, other: np.ndarray) -> bool:
-    """Are these the same sets of voxels? What is 0 in `labels` must be single voxels, or 0, in the
-    other.
+    """Are these the same sets of voxels?
+
+    What is 0 in `labels` must be single voxels, or 0, in the other.
     """
     table = contingency_table(labels, other)
     rest, shared = table.truth == 0, table.truth != 0

@@ -62,9 +62,7 @@ def fastest(call, clock, repeats: int) -> float:
 
 
 def measure(module: nn.Module, x: torch.Tensor, clock, repeats: int) -> tuple[float, float]:
-    """Milliseconds a sample of the forward pass without gradients, and of the forward and backward
-    pass.
-    """
+    """Milliseconds a sample of the forward pass without gradients, and of forward and backward."""
 
     def infer():
         with torch.no_grad():

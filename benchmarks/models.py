@@ -31,8 +31,9 @@ SIZES = "SBML"
 
 
 def names() -> list[str]:
-    """mednext in its published sizes, with and without checkpointing, every other architecture, and
-    MONAI's MedNeXt.
+    """mednext in its published sizes, every other architecture, and MONAI's MedNeXt.
+
+    mednext comes with and without checkpointing.
     """
     sizes = [f"mednext-{size}{end}" for size in SIZES for end in ("", "-checkpointed")]
     others = [name for name in list_architectures() if name != "mednext"]
@@ -113,8 +114,9 @@ class Case:
 
 
 def peak_mib(name: str, options: argparse.Namespace) -> float:
-    """MiB of a training step, after one that warms up, with weights, gradients and the optimizer's
-    state.
+    """MiB of a training step, with weights, gradients and the optimizer's state.
+
+    It is measured on the step after one that warms up.
     """
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -1,5 +1,4 @@
-"""Preparation of training patches on one core: crop, augmentation and targets, against MONAI's
-dictionary transforms.
+"""Preparation of training patches on one core, against MONAI's dictionary transforms.
 
     taskset -c 0 python benchmarks/patches.py [--rounds 12]
 

@@ -36,8 +36,9 @@ MIDDLE = sorted(DEFAULT_THRESHOLDS)[len(DEFAULT_THRESHOLDS) // 2]
 
 
 def sure_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
-    """(3, Z, Y, X) float16: logits of 5 within and -4 between neurites, with noise of one voxel and
-    of six.
+    """(3, Z, Y, X) float16: logits of 5 within and -4 between neurites, with noise.
+
+    The noise has two scales, of one voxel and of six.
     """
     rng = np.random.default_rng(seed)
     affinities = np.zeros((3, *labels.shape), np.float16)

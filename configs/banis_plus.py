@@ -1,5 +1,4 @@
-"""BANIS+: BANIS with class-balanced BCE, averaged weights and eroded labels, for four times the
-steps.
+"""BANIS+: class-balanced BCE, averaged weights and eroded labels, for four times the steps.
 
 The average's decay grows as (1 + step) / (500 + step) up to 0.999, in place of 500 steps without an
 average. The checkpoint with the least validation loss is used.

@@ -1,9 +1,8 @@
-"""FIB-25 (fly medulla, 10 nm isotropic) in under 20 minutes on two CPU cores: a small U-Net, in
-bf16 where the CPU can.
+"""FIB-25 (fly medulla, 10 nm isotropic) in under 20 minutes on two CPU cores: a small U-Net.
 
-The sample is training_sample2 of the FlyEM team's neuroproof_examples (CC BY 3.0), cut along z into
-fib25_train.h5 and fib25_val.h5 with the data sets raw and labels; it is looked for in $PYTC_FIB25,
-data/fib25 and ../shared/data/fib25.
+It computes in bf16 where the CPU can. The sample is training_sample2 of the FlyEM team's
+neuroproof_examples (CC BY 3.0), cut along z into fib25_train.h5 and fib25_val.h5 with the data sets
+raw and labels; it is looked for in $PYTC_FIB25, data/fib25 and ../shared/data/fib25.
 """
 
 import os

@@ -1,5 +1,6 @@
-"""The recommended recipe with a MedNeXt of your own measure: every stage has its width, depth and
-expansion.
+"""The recommended recipe with a MedNeXt of your own measure.
+
+Every stage has its width, depth and expansion.
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
-"""Mitochondria of Lucchi++ (165 x 1024 x 768 voxels of 5 nm): a foreground mask by Dice and
-cross-entropy.
+"""Mitochondria of Lucchi++: a foreground mask by Dice and cross-entropy.
 
-Fetch the data set by `python -m pytc.io.datasets lucchi++`, then:
+The volumes have 165 x 1024 x 768 voxels of 5 nm. Fetch them by `python -m pytc.io.datasets
+lucchi++`, then:
 
     torchrun train.py --config configs/mednext_lucchi.py \\
         --data.train.0.image train_im.h5 --data.train.0.labels train_mito.h5 \\

@@ -1,5 +1,4 @@
-"""The recommended recipe on two sources: four of five samples from a synthetic volume, the fifth
-from a real one.
+"""The recommended recipe on two sources: four of five samples synthetic, the fifth real.
 
 The real one is FIB-25, found as `fib25.py` finds it; name your own by --data.train.1.image and
 --data.train.1.labels.

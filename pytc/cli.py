@@ -101,9 +101,7 @@ def infer(arguments: list[str] | None = None) -> None:
 
 
 def evaluate(arguments: list[str] | None = None) -> None:
-    """python evaluate.py [--sweep] [--affinities A | --segmentation S] [--labels L] [--skeleton K]
-    [--output D]
-    """
+    """python evaluate.py [--run RUN] [--sweep] [--affinities A] [--labels L] [--output D] ..."""
     with readable_errors():
         config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
 
@@ -113,7 +111,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
 
 
 def load_config_file(path: Path) -> Config:
-    """The `config` that a Python file, which may import others of its folder, defines;
+    """The `config` that a Python file, which may import others of its folder, defines.
 
     ValueError if there is none.
     """

@@ -12,8 +12,9 @@ from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConf
 
 @dataclass(frozen=True)
 class InferConfig(Section):
-    """What infer.py predicts with which weights, and how it segments; by default as the run's
-    config says.
+    """What infer.py predicts with which weights, and how it segments.
+
+    By default as the run's config says.
     """
 
     run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
@@ -33,8 +34,9 @@ class InferConfig(Section):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Section):
-    """What evaluate.py scores, and against what; with nothing named, the newest results below
-    runs/.
+    """What evaluate.py scores, and against what.
+
+    With nothing named, the newest results below runs/.
     """
 
     # Folder of the run whose newest predictions are scored; by default the newest run.
@@ -100,9 +102,7 @@ class EvaluateConfig(Section):
 
 @dataclass(frozen=True)
 class ValidateConfig(Section):
-    """Whose checkpoints python -m pytc.validate scores by whole volumes, and whether it waits for
-    more.
-    """
+    """Score the checkpoints of a run by whole volumes, once or as they come."""
 
     # Folder of the run; by default the newest one. With --watch it need not be there yet.
     run: str | None = None

@@ -1,8 +1,8 @@
-"""Every choice a run can make, as frozen dataclasses; a field's comment is its help on the command
-line.
+"""Every choice a run can make, as frozen dataclasses.
 
-A config that exists is valid: a value of another type than its field's, or out of range, is refused
-when it is built (`Section`). Standard library only, so that `--help` answers at once.
+A field's comment is its help on the command line. A config that exists is valid: a value of another
+type than its field's, or out of range, is refused when it is built (`Section`). Standard library
+only, so that `--help` answers at once.
 """
 
 from dataclasses import dataclass, fields
@@ -369,8 +369,9 @@ class LoopConfig(Section):
 
     @property
     def picks_best(self) -> bool:
-        """Whether the run itself knows the monitored figure and writes best.pt; else
-        `pytc.validate` does.
+        """Whether the run itself knows the monitored figure and writes best.pt.
+
+        Else `pytc.validate` does.
         """
         return self.monitor == "val/loss" or self.volumes_every > 0
 

@@ -13,8 +13,9 @@ from pytc.config import require
 
 @dataclass(frozen=True)
 class Box:
-    """A region of a volume, from `start` up to but not including `stop`, in voxels along each
-    spatial axis.
+    """A region of a volume, from `start` up to but not including `stop`, in voxels.
+
+    Both have an entry for each spatial axis.
     """
 
     start: tuple[int, ...]
@@ -48,8 +49,9 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:
 
 
 def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[Box]:
-    """Windows of one size every `stride` voxels, the last along each axis snapped to the edge, in
-    raster order.
+    """Windows of one size every `stride` voxels, in raster order.
+
+    The last one along each axis is snapped to the edge.
     """
     require(
         all(w <= n for w, n in zip(window, shape)),

@@ -1,5 +1,4 @@
-"""What this process may use, as limited by cgroups and affinity, and the choices that follow from
-it.
+"""What this process may use, as limited by cgroups and affinity, and what is chosen for it.
 
 `python -m pytc.hardware` prints both. torch is imported where it is asked, so that `--help` answers
 at once.
@@ -32,8 +31,9 @@ Choice = tuple[str, str, str]  # what the machine has or what was chosen for it:
 
 
 def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
-    """CPU cores that this process may use: affinity and the quota (v2 or v1) of its cgroups, at
-    least 1.
+    """CPU cores that this process may use, at least 1.
+
+    Affinity and the quota (v2 or v1) of its cgroups limit them.
     """
     limits = [
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -47,8 +47,9 @@ def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
 
 
 def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
-    """Bytes that machine and cgroups let this process use, and how many are free; file cache is, as
-    it yields.
+    """Bytes that machine and cgroups let this process use, and how many are free.
+
+    File cache counts as free, as it yields.
     """
     machine = psutil.virtual_memory()
     limits, free = [machine.total], [machine.available]
@@ -68,8 +69,9 @@ def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
 
 
 def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
-    """The folders of this process's cgroup and of those around it, v2 and v1: each may set a limit
-    of its own.
+    """The folders of this process's cgroup and of those around it, v2 and v1.
+
+    Each of them may set a limit of its own.
     """
     for line in own.read_text().splitlines() if own.is_file() else ():
         _, controllers, path = line.split(":", 2)
@@ -103,14 +105,14 @@ def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
 def choose_precision(
     system: SystemConfig, device: torch.device, model: ModelConfig, coarsest: int = KERNEL
 ) -> str:
-    """fp32, bf16 or fp16, as asked for, or what is fast: on a GPU bf16, or fp16 on one that lacks
-    it (before Ampere).
+    """fp32, bf16 or fp16, as asked for, or what is fast on this device.
 
-    On a CPU bf16 where it has the instructions and the network is made of dense convolutions: the
-    gradients of depthwise ones, as in MedNeXt, gain nothing clear (a training step takes 0.86 times
-    fp32's computing, but 1.5 times its time by the clock; forward 1.13 times: benchmarks/README.md,
-    Networks). ValueError for a precision in which this torch and cuDNN compute wrongly; a warning
-    for one in which they are slow.
+    On a GPU that is bf16, or fp16 on one that lacks it (before Ampere). On a CPU bf16 where it has
+    the instructions and the network is made of dense convolutions: the gradients of depthwise ones,
+    as in MedNeXt, gain nothing clear (a training step takes 0.86 times fp32's computing, but 1.5
+    times its time by the clock; forward 1.13 times: benchmarks/README.md, Networks). ValueError for
+    a precision in which this torch and cuDNN compute wrongly; a warning for one in which they are
+    slow.
 
     coarsest: for training, the voxels along the shortest axis of a patch at the network's coarsest
     level. Where they are fewer than a kernel's, torch's gradients in bf16 on a CPU hold whatever
@@ -134,8 +136,9 @@ def choose_precision(
 def precision_and_reason(
     system: SystemConfig, device: torch.device, model: ModelConfig, coarsest: int = KERNEL
 ) -> tuple[str, str]:
-    """What `choose_precision` returns, and why; faults of versions that cannot be avoided are not
-    looked for.
+    """What `choose_precision` returns, and why.
+
+    Faults of versions that cannot be avoided are not looked for.
     """
     import torch
 
@@ -176,8 +179,9 @@ def versions() -> tuple[str, int | None]:
 def version_fault(
     torch_version: str, cudnn: int | None, precision: str, device_type: str
 ) -> tuple[str, str]:
-    """("wrong" or "slow", what and the remedy) if these versions are known to be so in 3-D
-    convolutions, else empty.
+    """What is known to be wrong with 3-D convolutions in these versions, if anything.
+
+    Returns ("wrong" or "slow", what and the remedy), else ("", "").
 
     Wrong: bf16 on cuDNN 9.8 to 9.10 (pytorch issue 163539). Slow: bf16 or fp16 on torch 2.9, four
     times (166122).
@@ -197,8 +201,9 @@ def version_fault(
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has bf16 instructions (AVX512-BF16 or AMX); emulated bf16 is many times
-    slower than fp32.
+    """Whether this CPU has bf16 instructions (AVX512-BF16 or AMX).
+
+    Emulated bf16 is many times slower than fp32.
     """
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
@@ -206,8 +211,9 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def choose_workers(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
-    """Loader processes of a rank: none on a CPU, whose cores train; with a GPU, its share of the
-    cores, at most 8.
+    """Loader processes of a rank: none on a CPU, whose cores train.
+
+    With a GPU it is its share of the cores, at most 8.
     """
     if system.workers is not None:
         return system.workers
@@ -220,8 +226,9 @@ def choose_threads(system: SystemConfig, local_ranks: int) -> int:
 
 
 def chunk_memory(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
-    """Bytes of decoded chunks that a loader process may keep: those that train share a quarter of
-    what is free.
+    """Bytes of decoded chunks that a loader process may keep.
+
+    All that train share a quarter of what is free.
     """
     return memory()[1] // 4 // (local_ranks * max(1, choose_workers(system, device, local_ranks)))
 
@@ -283,8 +290,9 @@ def print_table(choices: list[Choice]) -> None:
 
 
 def cpu_variant(config: Config) -> Config:
-    """A small relative of a recipe, for minutes on a CPU: same data, target and loss; little
-    network, patch and run.
+    """A small relative of a recipe, for minutes on a CPU: same data, target and loss.
+
+    The network, the patch and the run are little.
     """
     patch = tuple(min(size, 48) for size in config.data.patch_size)
     features = tuple(min(size, 64) for size in config.model.features)

@@ -26,8 +26,7 @@ def bce(logits, target, valid) -> Sums:
 
 
 def balanced_bce(logits, target, valid, max_positive_weight: float = 10.0) -> Sums:
-    """Binary cross-entropy in which the positive voxels of a sample's channel weigh as much as its
-    negative ones.
+    """Binary cross-entropy in which positive and negative voxels weigh as much as each other.
 
     They are weighted by negatives / positives, counted in that channel of that sample, so that the
     loss does not depend on what else is in the batch; within [1 / max_positive_weight,
@@ -58,11 +57,10 @@ def mse(logits, target, valid) -> Sums:
 
 
 def tversky(logits, target, valid, alpha: float = 0.3) -> Sums:
-    """1 - TP / (TP + alpha FP + (1 - alpha) FN) with soft counts (Salehi et al. 2017), for each
-    channel of each sample.
+    """1 - TP / (TP + alpha FP + (1 - alpha) FN) with soft counts (Salehi et al. 2017).
 
-    Each count, over the valid voxels, is smoothed by one voxel. The count of the loss is that of
-    the channels of samples with any valid voxel.
+    It is computed for each channel of each sample. Each count, over the valid voxels, is smoothed
+    by one voxel. The count of the loss is that of the channels of samples with any valid voxel.
     """
     logits, target, known = _floats(logits, target, valid)
     probability, target = torch.sigmoid(logits) * known, target * known
@@ -82,10 +80,9 @@ def dice(logits, target, valid) -> Sums:
 
 
 def cross_entropy(logits, target, valid) -> Sums:
-    """Cross-entropy over C > 1 channels, whose target (B, 1, Z, Y, X) holds the true channel; with
-    C = 1 it is `bce`.
+    """Cross-entropy over C > 1 channels, whose target (B, 1, Z, Y, X) holds the true channel.
 
-    The count is that of valid voxels.
+    With C = 1 it is `bce`. The count is that of valid voxels.
     """
     if logits.shape[1] == 1:
         return bce(logits, target, valid)
@@ -95,8 +92,9 @@ def cross_entropy(logits, target, valid) -> Sums:
 
 
 def build_loss(config: LossConfig) -> Loss:
-    """The terms of a config as one loss, whose (sum, count) have one entry a term; the sums are
-    weighted.
+    """The terms of a config as one loss, whose (sum, count) have one entry a term.
+
+    The sums are weighted.
     """
     losses = (bce, balanced_bce, dice, tversky, focal, cross_entropy, mse)
     known: dict[str, Loss] = {loss.__name__: loss for loss in losses} | {
@@ -121,8 +119,7 @@ def deep_supervision_loss(
     weights: tuple[float, ...] | None = None,
     reduce_count: Callable[[torch.Tensor], torch.Tensor] = lambda count: count,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The weighted sum of a loss over the scales of a prediction, and the loss at each scale,
-    detached.
+    """The weighted sum of a loss over the scales of a prediction, and each scale's loss, detached.
 
     outputs: logits, or {"output", "ds_1", ...}, finest first; targets: (target, valid) for each of
     them; weights: one a scale, by default 1, 1/2, 1/4, ... On N ranks whose gradients are averaged,
@@ -148,8 +145,9 @@ def deep_supervision_loss(
 def channel_losses(
     logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, loss: Loss
 ) -> list[float]:
-    """The loss of each channel on its own, for a log; of a single one where the channels are
-    alternatives.
+    """The loss of each channel on its own, for a log.
+
+    It is a single loss where the channels are alternatives.
     """
     if logits.shape != target.shape:
         return []

@@ -1,6 +1,4 @@
-"""Progress of long steps: a bar with rate and time left on a terminal, a line now and then
-elsewhere.
-"""
+"""Progress of long steps: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,11 +19,10 @@ from rich.progress import (
 
 
 class Progress:
-    """How far a long step is: within its block a bar on a terminal; elsewhere a line, `seconds` or
-    more after the last.
+    """How far a long step is: within its block a bar on a terminal.
 
-    A step within a step has the terminal to itself: the outer bar is drawn again when the inner one
-    is done.
+    Elsewhere a line, `seconds` or more after the last. A step within a step has the terminal to
+    itself: the outer bar is drawn again when the inner one is done.
     """
 
     bars: ClassVar[list[rich.progress.Progress]] = []  # on the terminal, of which the last is drawn

@@ -24,7 +24,7 @@ def create_run(name: str, root: Path = RUNS) -> Path:
 
 
 def newest_run(having: str, root: Path = RUNS) -> Path:
-    """The run below `root` whose files of pattern `having` changed last;
+    """The run below `root` whose files of pattern `having` changed last.
 
     ValueError if no run has any.
     """
@@ -55,9 +55,11 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path):
-    """A path of the same name in a temporary folder beside `path`: the file or folder that is made
-    there takes the place of what is at `path` when the block ends well, and goes when it does
-    not."""
+    """Replace a file or folder once what takes its place is whole.
+
+    Yields a path of the same name in a temporary folder beside `path`. What is made there takes the
+    place of what is at `path` when the block ends well, and goes when it does not.
+    """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)

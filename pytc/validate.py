@@ -1,5 +1,4 @@
-"""python -m pytc.validate: scores whole volumes by the checkpoints of a run, beside the run or
-after it.
+"""python -m pytc.validate: score whole volumes by a run's checkpoints, beside it or after it.
 
 best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig.picks_best`), its
 `Keeper`; where it does not, as it scores no volumes, the run keeps its newest checkpoints, and
@@ -24,13 +23,12 @@ SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
 
 
 def validate(config: ValidateConfig) -> None:
-    """Score the checkpoints of a run that are not scored yet; with config.watch the newest one,
-    again and again.
+    """Score the checkpoints of a run that are not scored yet.
 
-    Figures go to validation.jsonl, a line a step, and to TensorBoard. Watching ends when the last
-    step is scored, or by Ctrl-C or SIGTERM. A checkpoint that is damaged, half written or gone
-    gives a warning. ValueError if there is no run, another process validates it, or it has no
-    volumes to score.
+    With config.watch the newest one, again and again. Figures go to validation.jsonl, a line a
+    step, and to TensorBoard. Watching ends when the last step is scored, or by Ctrl-C or SIGTERM. A
+    checkpoint that is damaged, half written or gone gives a warning. ValueError if there is no run,
+    another process validates it, or it has no volumes to score.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run = Path(config.run) if config.run else newest_run("config.json")
@@ -67,8 +65,9 @@ def validate(config: ValidateConfig) -> None:
 
 
 def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
-    """The newest checkpoint whose step is not scored; with skip_older none that is older than a
-    scored one.
+    """The newest checkpoint whose step is not scored.
+
+    With skip_older none that is older than a scored one.
     """
     # torch takes seconds to load, and --help needs none
     from pytc.training.checkpoint import good_checkpoints
@@ -82,8 +81,9 @@ def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool
 
 
 def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
-    """Predict and score by the weights of a checkpoint; adds a row to `rows` and files, writes
-    best.pt if it is.
+    """Predict and score by the weights of a checkpoint.
+
+    Adds a row to `rows` and to files, and writes best.pt if it is the best.
     """
     from torch.utils.tensorboard import SummaryWriter
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 
 def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 in [-1, 1): element i is the murmur3 finaliser of crc32(name) + i * 0x9E3779B9, as a
-    fraction of 2^32.
+    """float32 in [-1, 1), a function of name and index alone.
+
+    Element i is the murmur3 finaliser of crc32(name) + i * 0x9E3779B9, as a fraction of 2^32.
     """
     x = np.arange(math.prod(shape), dtype=np.uint32) * np.uint32(0x9E3779B9) + np.uint32(
         zlib.crc32(name.encode())
@@ -31,8 +32,9 @@ def make_image(shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def fill_parameters(model: nn.Module) -> None:
-    """Set each parameter by its name: kernels with unit gain, norm weights about 1, all others
-    within 1/2 of 0.
+    """Set each parameter by its name.
+
+    Kernels have unit gain, norm weights are about 1, all others within 1/2 of 0.
     """
     for name, parameter in model.named_parameters():
         values = uniform(name, tuple(parameter.shape))
@@ -46,8 +48,9 @@ def fill_parameters(model: nn.Module) -> None:
 
 
 def hash_parameters(model: nn.Module) -> str:
-    """Short hash of names, shapes and order of the parameters, but for the official network's idle
-    `dummy_tensor`.
+    """Short hash of names, shapes and order of the parameters.
+
+    The official network's idle `dummy_tensor` is left out.
     """
     lines = [
         f"{name} {list(p.shape)}" for name, p in model.named_parameters() if name != "dummy_tensor"
@@ -78,8 +81,9 @@ def summarise(output: Tensor) -> dict:
 def rsunet(
     weights: dict[str, Tensor], x: Tensor, strides: list[tuple[int, int, int]]
 ) -> list[Tensor]:
-    """What a residual symmetric U-Net with these weights predicts, finest first; axis by axis,
-    layout by default.
+    """What a residual symmetric U-Net with these weights predicts, finest first.
+
+    Axis by axis, layout by default.
     """
 
     def convolve(x: Tensor, name: str, relu: bool = True) -> Tensor:

@@ -1,6 +1,4 @@
-"""Slow, obvious twins of pytc.segmentation and pytc.metrics, and the volumes that they are compared
-on.
-"""
+"""Slow, obvious twins of pytc.segmentation and pytc.metrics, and volumes to compare them on."""
 
 import itertools
 import math
@@ -132,8 +130,9 @@ def random_affinities(rng, shape, dtype=np.float16):
 
 
 def voronoi(shape, n, seed, voxel_size=(1, 1, 1)):
-    """Labels 1 .. n of the nearest of n random points, distances in nm; the same for a seed on any
-    machine.
+    """Labels 1 to n of the nearest of n random points, distances in nm.
+
+    They are the same for a seed on any machine.
     """
     points = np.random.Generator(np.random.PCG64(seed)).random((n, 3)) * shape
     nearest = np.full(shape, np.inf)
@@ -168,8 +167,9 @@ def volume_cases():
 
 
 def skeleton_cases():
-    """name, ids, positions, nm, edges, segments at the nodes: what golden/skeleton.json was
-    recorded on.
+    """name, ids, positions, nm, edges, segments at the nodes.
+
+    golden/skeleton.json was recorded on these.
     """
     draw = np.random.Generator(np.random.PCG64(11))
     shape = np.array((40, 200, 200))

@@ -54,8 +54,9 @@ def random_batch(count=6, channels=2, shape=SHAPE, seed=0):
 
 
 def places_batch(count, shape):
-    """Images whose channels are the place of a voxel, and labels that number the voxels: they must
-    stay together.
+    """Images whose channels are the place of a voxel, and labels that number the voxels.
+
+    They must stay together.
     """
     z, y, x = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     image = torch.stack((z, y, x)).float().expand(count, 3, *shape).contiguous()

@@ -36,9 +36,7 @@ def test_equals_flood_fill_on_small_shapes(dtype):
 
 
 def in_raster_order(labels):
-    """The partition as the decode numbers it: single voxels 0, others 1, 2, ... by their first
-    voxel.
-    """
+    """The partition as the decode numbers it: single voxels 0, others by their first voxel."""
     _, first, inverse, count = np.unique(
         labels, return_index=True, return_inverse=True, return_counts=True
     )
@@ -49,8 +47,9 @@ def in_raster_order(labels):
 
 
 def components_by_cc3d(edges):
-    """edges (3, Z, Y, X) bool, none of which leaves the volume; of axis a, bits 2a and 2a + 1 lead
-    on and back.
+    """edges (3, Z, Y, X) bool, none of which leaves the volume.
+
+    Of axis a, bits 2a and 2a + 1 lead on and back.
     """
     graph = np.zeros(edges.shape[1:], np.uint8, order="F")
     for axis, along in enumerate(edges):
@@ -168,8 +167,9 @@ def test_large_volume_equals_scipy():
 
 
 def test_components_that_meet_in_the_last_slab():
-    """Columns that meet only in the last plane, in rows: slabs label them apart, the last one joins
-    them.
+    """Columns that meet only in the last plane, in rows.
+
+    Slabs label them apart, the last one joins them.
     """
     affinities = np.zeros((3, 30, 4, 50), np.float16)
     affinities[0] = 1

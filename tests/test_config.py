@@ -107,8 +107,9 @@ def test_banis_is_scored_at_the_thresholds_of_banis():
 
 
 def test_banis_trains_by_adamw_on_a_cosine_to_zero():
-    """Betas and eps are torch's defaults, as in BANIS; the rate is that of CosineAnnealingLR, step
-    by step.
+    """Betas and eps are torch's defaults, as in BANIS.
+
+    The rate is that of CosineAnnealingLR, step by step.
     """
     import torch
 

@@ -1,4 +1,5 @@
-"""Convolutions computed by other means on a CPU against PyTorch's own, in double precision;
+"""Convolutions computed by other means on a CPU against PyTorch's own, in double precision.
+
 benchmarks/models.py.
 """
 

@@ -1,5 +1,8 @@
-"""evaluate.py on a volume made by hand: three bars, of which two merge at thresholds below 0.6 and
-one falls apart from 0.7 on, so that a sweep has to find 0.65 and score it as perfect."""
+"""evaluate.py on a volume made by hand.
+
+Of three bars two merge at thresholds below 0.6 and one falls apart from 0.7 on, so that a sweep has
+to find 0.65 and score it as perfect.
+"""
 
 import base64
 import csv

@@ -14,8 +14,9 @@ def known(offsets, shape):
 
 
 def test_perfect_affinities_stay_perfect():
-    """A network that knows the labels of what it sees gives the same affinities from every side,
-    not shifted ones.
+    """A network that knows the labels of what it sees gives the same affinities from all sides.
+
+    They are not shifted.
     """
     labels = torch.randint(1, 3, (2, 1, 7, 8, 9), generator=torch.Generator().manual_seed(0))
 
@@ -29,9 +30,7 @@ def test_perfect_affinities_stay_perfect():
 
 
 def test_the_mean_equals_its_definition():
-    """Edge by edge: the ends of an edge are mirrored, and the value is read where the mirrored edge
-    is stored.
-    """
+    """Edge by edge: an edge's ends are mirrored, and the value is read at the mirrored edge."""
     generator = torch.Generator().manual_seed(1)
     shape, offsets = (4, 5, 6), ((1, 0, 0), (0, 2, 0), (0, 0, 0), (1, 1, 0))
     stored = {

@@ -34,8 +34,9 @@ def test_given_labels_stay_and_nothing_merges():
 
 
 def test_strongest_path_wins():
-    """The voxel between goes to the side with the stronger weakest edge, and nothing crosses an
-    edge of 0 or NaN.
+    """The voxel between goes to the side with the stronger weakest edge.
+
+    Nothing crosses an edge of 0 or NaN.
     """
     affinities = np.zeros((3, 1, 1, 8), np.float16)
     affinities[2, 0, 0] = [0.9, 0.4, 0.6, 0.3, 0.8, 0.0, np.nan, 0]

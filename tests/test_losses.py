@@ -1,6 +1,4 @@
-"""Losses: equal to their loops, indifferent to how samples are dealt to ranks, and safe with
-nothing valid.
-"""
+"""Losses are equal to their loops, the same for any ranks, and safe with nothing valid."""
 
 from functools import partial
 
@@ -164,8 +162,9 @@ def test_extreme_logits_stay_finite(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
-    """The mean of the ranks' losses and gradients is that of the whole batch, whatever is masked
-    where.
+    """The mean of the ranks' losses and gradients is that of the whole batch.
+
+    That holds whatever is masked where.
     """
     logits, target, valid = case_for(name)
     valid[1] = torch.rand(valid[1].shape, generator=torch.Generator().manual_seed(2)) < 0.2

@@ -1,4 +1,4 @@
-"""Every network: shapes, scales, layout, errors;
+"""Every network: shapes, scales, layout, errors.
 
 MedNeXt against the official one (golden/record_mednext.py).
 """

@@ -1,6 +1,4 @@
-"""Every preset trains: its network is built as it stands, and a small relative of it takes two
-steps.
-"""
+"""Every preset trains: its network is built, and a small relative of it takes two steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +21,9 @@ def folder(tmp_path_factory):
 
 
 def small(config):
-    """The preset's data mixing, augmentations, target, loss and optimizer on little data with a
-    little network.
+    """The preset's mixing, augmentations, target, loss and optimizer, on little data.
+
+    The network is little too.
     """
     model = replace(
         config.model, features=(8, 16, 16, 16, 32)[: len(config.model.features)], base_channels=4

@@ -1,5 +1,6 @@
-"""Every command and every example of the README runs, in order, on small data under the names it
-uses.
+"""Every command and every example of the README runs, in order, on small data.
+
+The data have the names that the README uses.
 """
 
 import json

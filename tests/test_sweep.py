@@ -26,9 +26,7 @@ SHAPE = (6, 7, 8)
 
 
 def scene(seed):
-    """Affinities, labels with background and unlabelled voxels, and a skeleton of random nodes in
-    the volume.
-    """
+    """Affinities, labels with background and unlabelled voxels, and a skeleton of random nodes."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(rng.integers(-1, 4, (3, 7, 4)), 2, 0).repeat(2, 2)
     positions = (rng.random((40, 3)) * SHAPE).astype(np.int64)
@@ -70,8 +68,9 @@ DTYPES = (np.float16, np.float32, np.float64, np.uint8)
 
 
 def awkward_volumes(seed):
-    """Affinities of all small shapes and dtypes, with ties, NaN, -0, values below 0 and above 1,
-    and infinity.
+    """Affinities of all small shapes and dtypes, with every awkward value.
+
+    Ties, NaN, -0, values below 0 and above 1, and infinity.
     """
     rng = np.random.default_rng(seed)
     for shape in small_shapes():
@@ -112,8 +111,9 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
 @pytest.mark.parametrize("n_slabs", (1, 2, 11))
 @pytest.mark.parametrize("min_size", (0, 3, 30))
 def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
-    """Few nodes are followed, so that most edges are let go; the names and their order stay those
-    of all labels.
+    """Few nodes are followed, so that most edges are let go.
+
+    The names and their order stay those of all labels.
     """
     cuts = [11 * i // n_slabs for i in range(n_slabs + 1)]
     monkeypatch.setattr(merge_forest, "slabs_of", lambda length, n_floors: list(pairwise(cuts)))

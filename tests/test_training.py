@@ -230,9 +230,7 @@ def wait_for_steps(process, run, step):
 
 
 def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, tmp_path):
-    """By kill -9 and by SIGTERM in turn, at random moments, resumed each time with another number
-    of workers.
-    """
+    """By kill -9 and SIGTERM in turn, at random moments, resumed with other numbers of workers."""
     config = replace(tiny(max_steps=120, val_every=40, checkpoint_every=3), name="killed")
     whole = train(replace(config, name="undisturbed"))
     run, random = finished.parent / "killed", np.random.default_rng(0)
@@ -330,11 +328,10 @@ TORCHRUN = [
 
 
 def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
-    """2 ranks x batch 1 against 1 rank x batch 2 over 20 steps, by torchrun over gloo, half the
-    volume masked out.
+    """2 ranks x batch 1 against 1 rank x batch 2 over 20 steps, by torchrun over gloo.
 
-    Smaller patches would leave 1.4e-6: four voxels at the coarsest level, whose normalisation
-    multiplies roundings.
+    Half the volume is masked out. Smaller patches would leave 1.4e-6: four voxels at the coarsest
+    level, whose normalisation multiplies roundings.
     """
     synthetic = prepare_volume(VolumeConfig(), tiny().data.synthetic)
     mask = np.zeros((48, 48, 48), np.uint8)
@@ -591,8 +588,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(finished):
 
 
 def test_a_broken_sample_is_skipped_and_can_be_replayed(finished, tmp_path, capsys):
-    """An image with one voxel that is not a number: the steps that see it leave the weights as they
-    were.
+    """An image with one voxel that is not a number.
+
+    The steps that see it leave the weights as they were.
     """
     synthetic = prepare_volume(VolumeConfig(), tiny().data.synthetic)
     image = open_volume(synthetic.image)[...].astype(np.float32) / 255
@@ -678,8 +676,9 @@ def test_compilation_changes_no_figures(finished, monkeypatch):
 
 
 def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
-    """Slices of one voxel's thickness, a foreground mask, two volumes in turn; inferred and scored
-    as semantic.
+    """Slices of one voxel's thickness, a foreground mask, two volumes in turn.
+
+    Inferred and scored as semantic.
     """
     from pytc.commands import EvaluateConfig, InferConfig
     from pytc.evaluation.report import evaluate
@@ -709,8 +708,9 @@ def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
 
 
 def test_a_prediction_is_made_anew_when_the_image_has_changed(finished, capsys):
-    """The folder's own date does not change when a chunk is rewritten; the prediction must not be a
-    stale one.
+    """The folder's own date does not change when a chunk is rewritten.
+
+    The prediction must not be a stale one.
     """
     from pytc.commands import InferConfig
     from pytc.inference.pipeline import infer

@@ -1,6 +1,4 @@
-"""Whole volumes scored within a run, and by `python -m pytc.validate` outside it, on runs of
-seconds.
-"""
+"""Whole volumes scored within a run, and by `python -m pytc.validate` outside it."""
 
 import fcntl
 import json
@@ -88,8 +86,9 @@ def workplace(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def finished(folder):
-    """A run of four steps that validates no volumes, though it is to be ranked by them: steps 3 and
-    4 are kept.
+    """A run of four steps, ranked by whole volumes that it does not validate itself.
+
+    Steps 3 and 4 are kept.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -1,6 +1,4 @@
-"""What happens to a batch between the loader and the network, on the device: grey values,
-augmentation, targets.
-"""
+"""A batch between loader and network, on the device: grey values, augmentation, targets."""
 
 import torch
 
@@ -12,8 +10,9 @@ from pytc.data.targets import make_targets
 
 
 class Preparation:
-    """The preparation of a run's batches; the same sample comes out wherever and whenever it is
-    made.
+    """The preparation of a run's batches.
+
+    The same sample comes out wherever and whenever it is made.
 
     samples_per_step: those of all ranks and accumulated batches together; sample `number` is then
     the one with index number % samples_per_step of step number // samples_per_step, from which its

@@ -1,5 +1,4 @@
-"""Random numbers as a function of (key, stream, counter), with no state outside the object that
-draws.
+"""Random numbers as a function of (key, stream, counter), with no hidden state.
 
 A sample's key and the name of the augmentation that draws fix every number: it does not matter
 which other samples share the batch, on which device they are, or which other augmentations are
@@ -30,8 +29,9 @@ def sample_key(seed: int, step: int, index: int) -> int:
 
 
 class SampleRandom:
-    """Draws for a batch, one row a sample: row i depends on keys[i], the stream's name and the
-    calls made so far.
+    """Draws for a batch, one row a sample.
+
+    Row i depends on keys[i], the stream's name and the calls made so far.
 
     keys: integer tensor (B,). Draws land on the CPU unless a device is named, so that a decision
     taken from one never waits for a GPU; the numbers are the same on every device, bit for bit.
@@ -67,8 +67,9 @@ class SampleRandom:
         return self.uniform(*shape) < probability
 
     def normal(self, *shape: int, device: str | torch.device = "cpu") -> torch.Tensor:
-        """Standard normal: float32 (B, *shape), one of 65,536 equally likely quantiles, so at most
-        4.3 in size.
+        """Standard normal: float32 (B, *shape).
+
+        It is one of 65,536 equally likely quantiles, so at most 4.3 in size.
         """
         size = math.prod(shape)
         bits = self._bits(-(-size // 4), device)

@@ -18,8 +18,9 @@ from pytc.data.counter_random import SampleRandom, sample_key
 
 
 class _Mix(Dataset):
-    """`pick(n)` says which dataset sample n comes from, and its number there; length: by default
-    that of all.
+    """`pick(n)` says which dataset sample n comes from, and its number there.
+
+    length: by default that of all.
     """
 
     def __init__(self, datasets: Sequence[Dataset], *, length: int | None = None):
@@ -40,8 +41,9 @@ class _Mix(Dataset):
 
 
 class WeightedConcatDataset(_Mix):
-    """Draws sample n from a dataset picked at random by weight, by a hash of (seed, n), and asks
-    that for its item n.
+    """Sample n comes from a dataset drawn at random by weight, by a hash of (seed, n).
+
+    That dataset is asked for its item n.
 
     weights: one a dataset, from 0 up, that sum to 1 within 1e-6.
     """

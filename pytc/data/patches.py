@@ -89,7 +89,7 @@ class PatchDataset(Dataset):
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels as int32, same partition: ids that do not fit are renumbered within the patch;
+    """Labels as int32, same partition: ids that do not fit are renumbered within the patch.
 
     0 and -1 stay.
     """
@@ -133,7 +133,7 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Da
 
 
 def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:
-    """Fixed crops of the validation volumes that have labels, each volume in turn;
+    """Fixed crops of the validation volumes that have labels, each volume in turn.
 
     None if none has.
     """
@@ -144,8 +144,9 @@ def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Data
 def _datasets(
     config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int, once_a_node
 ) -> list:
-    """Crops of each volume; memory for decoded chunks is shared out in proportion to the volumes'
-    bytes.
+    """Crops of each volume.
+
+    Memory for decoded chunks is shared out in proportion to the volumes' bytes.
     """
     data = config.data
     sources = [open_source(volume, data.synthetic, config.model.in_channels) for volume in volumes]

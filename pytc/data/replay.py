@@ -1,5 +1,4 @@
-"""A sample of a run, made again by its number: what the network was shown, without the steps
-before.
+"""A sample of a run, made again by its number, without the steps before.
 
     python -m pytc.data.replay --run runs/mine --step 1200 --index 3
 
@@ -25,8 +24,9 @@ from pytc.runs import load_config
 
 @dataclass(frozen=True)
 class ReplayConfig(Section):
-    """Make one sample of a run again; write it to OUTPUT (HDF5: crop, raw, labels, target, valid)
-    and describe it.
+    """Make one sample of a run again.
+
+    Write it to OUTPUT (HDF5: crop, raw, labels, target, valid) and describe it.
     """
 
     run: str  # Folder of the run.
@@ -69,8 +69,11 @@ def replay(config: ReplayConfig) -> Path:
 
 
 def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str, np.ndarray]:
-    """Sample `number` of a run: crop (C, Z, Y, X) as read, raw (the same, augmented, float32),
-    labels (Z, Y, X) int32, target and valid (channels, Z, Y, X) bool at full resolution."""
+    """Sample `number` of a run, at each stage of its preparation.
+
+    crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32, target
+    and valid (channels, Z, Y, X) bool at full resolution.
+    """
     preparation = Preparation(config, torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))

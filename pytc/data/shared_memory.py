@@ -1,8 +1,7 @@
-"""Volumes decoded once a node into memory without a name (memfd), which the loaders of all its
-ranks map.
+"""Volumes decoded once a node into memory that the loaders of all its ranks map.
 
-The kernel frees it with the process that decoded, however that ends: there is nothing to clean up.
-Linux only.
+The memory has no name (memfd). The kernel frees it with the process that decoded, however that
+ends: there is nothing to clean up. Linux only.
 """
 
 import math
@@ -26,11 +25,10 @@ SLAB = 64  # slices decoded at once
 def shared_sources(
     sources: list[Source], once_a_node: Callable[[Callable[[], list]], list] | None
 ) -> list[Source]:
-    """The same volumes, in memory that the ranks of a node share; ValueError if they do not fit
-    there.
+    """The same volumes, in memory that the ranks of a node share.
 
-    once_a_node(make) returns what make() does on one rank of the node, on all of them; None: there
-    is but one.
+    ValueError if they do not fit there. once_a_node(make) returns what make() does on one rank of
+    the node, on all of them; None: there is but one.
     """
     files = []
 

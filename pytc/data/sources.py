@@ -21,9 +21,7 @@ GENERATOR = 1
 
 @dataclass(frozen=True)
 class Source:
-    """One volume, opened: the image (C, Z, Y, X), and labels and mask (Z, Y, X) where there are
-    any.
-    """
+    """One volume, opened: image (C, Z, Y, X), and labels and mask (Z, Y, X) if there are any."""
 
     name: str
     image: Volume
@@ -52,7 +50,7 @@ class Source:
 def open_source(
     config: VolumeConfig, synthetic: SyntheticConfig, channels: int | None = None
 ) -> Source:
-    """Open a volume and check that its parts, and the network's input channels, fit;
+    """Open a volume and check that its parts, and the network's input channels, fit.
 
     ValueError names what does not.
     """
@@ -81,8 +79,9 @@ def open_source(
 
 
 def as_unit_range(image: np.ndarray) -> np.ndarray:
-    """uint8 as it is, any other dtype as float32: integers divided by their dtype's maximum, floats
-    unchanged.
+    """uint8 as it is, any other dtype as float32.
+
+    Integers are divided by their dtype's maximum, floats are unchanged.
     """
     largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
     return image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(largest)
@@ -96,8 +95,9 @@ def volume_name(config: VolumeConfig) -> str:
 def prepare_volume(
     config: VolumeConfig, synthetic: SyntheticConfig, cache: Path = CACHE
 ) -> VolumeConfig:
-    """The same config with synthetic:SEED replaced by files, generated below `cache` if they are
-    not there yet.
+    """The same config with synthetic:SEED replaced by files.
+
+    They are generated below `cache` if they are not there yet.
     """
     if not config.image.startswith("synthetic:"):
         return config

@@ -1,8 +1,7 @@
-"""What the network learns, from labels: affinities, a foreground mask, or boundaries; with where
-each is known.
+"""What the network learns, from labels: affinities, a foreground mask, or boundaries.
 
-Labels are (B, Z, Y, X) of an integer dtype: 0 background, negative unlabelled. Nothing outside the
-patch is known.
+Each comes with where it is known. Labels are (B, Z, Y, X) of an integer dtype: 0 background,
+negative unlabelled. Nothing outside the patch is known.
 """
 
 import torch
@@ -15,13 +14,13 @@ FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 def make_targets(
     labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...], axis: int = 0
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(target, valid), both bool (B, C, Z / sz, Y / sy, X / sx) rounded up, for each scale (sz, sy,
-    sx).
+    """(target, valid) for each scale (sz, sy, sx).
 
-    Labels are eroded first, in the plane of the sections that lie across `axis`. With scale_by
-    "stride", a scale's target is made from every s-th label, with offsets divided by the stride,
-    rounded half up, to at least 1 where they are not 0 (two channels may then coincide). With
-    "nearest", it is every s-th voxel of the full target.
+    Both are bool (B, C, Z / sz, Y / sy, X / sx), rounded up. Labels are eroded first, in the plane
+    of the sections that lie across `axis`. With scale_by "stride", a scale's target is made from
+    every s-th label, with offsets divided by the stride, rounded half up, to at least 1 where they
+    are not 0 (two channels may then coincide). With "nearest", it is every s-th voxel of the full
+    target.
     """
     labels = erode(labels, config.erosion, axis)
     if config.scale_by == "nearest":
@@ -36,11 +35,10 @@ def make_targets(
 def affinities(
     labels: torch.Tensor, offsets: tuple[Triple, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether v and v + offset are the same object, and where that is known: two bool tensors (B,
-    N, Z, Y, X).
+    """Whether v and v + offset are the same object, and where that is known.
 
-    Background is no object. Known is where neither voxel is unlabelled and v + offset lies in the
-    patch. Offsets may have any sign.
+    Returns two bool tensors (B, N, Z, Y, X). Background is no object. Known is where neither voxel
+    is unlabelled and v + offset lies in the patch. Offsets may have any sign.
     """
     affinity = torch.zeros(
         len(labels), len(offsets), *labels.shape[1:], dtype=torch.bool, device=labels.device
@@ -57,11 +55,11 @@ def affinities(
 
 
 def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether one of v's six neighbours has another label, and where that is known: two bool
-    tensors (B, 1, Z, Y, X).
+    """Whether one of v's six neighbours has another label, and where that is known.
 
-    Background counts as a label. Known is where v is labelled, and is a boundary or has no
-    unlabelled neighbour; neighbours outside the patch do not count.
+    Returns two bool tensors (B, 1, Z, Y, X). Background counts as a label. Known is where v is
+    labelled, and is a boundary or has no unlabelled neighbour; neighbours outside the patch do not
+    count.
     """
     labelled = labels >= 0
     boundary, doubtful = torch.zeros_like(labelled), ~labelled
@@ -73,10 +71,10 @@ def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
-    """Set to 0 each voxel whose square of 2 width + 1 voxels, in the plane across `axis`, holds
-    another label or 0.
+    """Set to 0 each voxel with another label or 0 nearby, in the plane across `axis`.
 
-    Unlabelled voxels stay so, and like those outside the patch erode nothing.
+    Nearby is a square of 2 width + 1 voxels. Unlabelled voxels stay so, and like those outside the
+    patch erode nothing.
     """
     if width == 0:
         return labels
@@ -90,8 +88,9 @@ def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
 
 
 def scaled_offset(offset: Triple, scale: Triple) -> Triple:
-    """The offset at a coarser scale: divided by its stride and rounded half up, and at least 1
-    where it is not 0.
+    """The offset at a coarser scale.
+
+    It is divided by the scale's stride and rounded half up, to at least 1 where it is not 0.
     """
 
     def divided(length: int, stride: int) -> int:
@@ -114,9 +113,7 @@ def _strided(volume: torch.Tensor, scale: Triple) -> torch.Tensor:
 
 
 def pairs(offset: Triple, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where v is, and where v + offset is, for all v of a (B, *shape) tensor for which both lie
-    inside it.
-    """
+    """Where v is, and where v + offset is, for all v for which both lie inside (B, *shape)."""
     here = (slice(None), *(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape)))
     there = (slice(None), *(slice(max(0, o), max(0, n + min(0, o))) for o, n in zip(offset, shape)))
     return here, there

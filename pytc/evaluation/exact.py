@@ -1,5 +1,4 @@
-"""The whole curve of skeleton scores: at every threshold at which a segmentation can change, hence
-the best there is.
+"""Skeleton scores at every threshold at which a segmentation can change, hence the best.
 
 Segments are stretches of a line of nodes that only merge (`line_up`), so each merge changes a score
 by what it makes of two stretches, and the scores are running sums.
@@ -74,11 +73,11 @@ def _run_length(
 def _information(
     ids: np.ndarray, born: np.ndarray, joined: np.ndarray, n_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """voi_split and voi_merge, (n_rows,); nodes that are not born yet are in segment 0, and
-    skeleton 0 does not count.
+    """voi_split and voi_merge, (n_rows,).
 
-    With n(s, t) nodes of skeleton s in segment t and g(n) = n log2 n, voi_split is the sum of
-    g(n(s)), less that of g(n(s, t)), over the number of nodes; voi_merge is the same from g(n(t)).
+    Nodes that are not born yet are in segment 0, and skeleton 0 does not count. With n(s, t) nodes
+    of skeleton s in segment t and g(n) = n log2 n, voi_split is the sum of g(n(s)), less that of
+    g(n(s, t)), over the number of nodes; voi_merge is the same from g(n(t)).
     """
     counted = ids != 0
     own = np.argsort(ids, kind="stable")  # the line of each skeleton, one after another
@@ -123,8 +122,9 @@ def _latest(times: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarra
 
 
 def _over_stretches(joined: np.ndarray, n_rows: int, score: Callable) -> np.ndarray:
-    """(n_rows,) the sum of score(first, last) over the stretches of each row; that of a single
-    place is 0.
+    """(n_rows,) the sum of score(first, last) over the stretches of each row.
+
+    That of a single place is 0.
     """
     gaps = np.argsort(joined, kind="stable")[: np.count_nonzero(joined < n_rows)]
     begin, end, made = list(range(len(joined))), list(range(len(joined))), []

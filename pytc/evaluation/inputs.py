@@ -1,6 +1,8 @@
-"""What is scored against what: the files that evaluate.py is told of, or those of the newest
-results, checked; and the figures that follow: at each threshold of affinities, or of a segmentation
-as it is."""
+"""What is scored against what, and the figures that follow.
+
+The files are those that evaluate.py is told of, or those of the newest results; they are checked.
+Figures are of affinities at each threshold, or of a segmentation as it is.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -59,8 +61,9 @@ class Inputs:
         return next(iter(self.volumes.values()))
 
     def read_labels(self) -> np.ndarray | Volume | None:
-        """Labels, 0 outside of the mask; for a semantic task the foreground as int8, -1 where
-        unlabelled.
+        """Labels, 0 outside of the mask.
+
+        For a semantic task they are the foreground as int8, -1 where unlabelled.
         """
         labels, mask = self.volumes.get("labels"), self.volumes.get("mask")
         if labels is None or (
@@ -106,8 +109,9 @@ class Inputs:
     def score(
         self, labels: np.ndarray | Volume | None, table: Contingency | None
     ) -> dict[str, float]:
-        """Every figure there is truth for, of a segmentation as it is; table: that of labels and
-        segmentation.
+        """Every figure there is truth for, of a segmentation as it is.
+
+        table: the contingency table of labels and segmentation.
         """
         if self.config.task == "semantic":
             return semantic_metrics(labels, self.prediction[...])
@@ -119,7 +123,7 @@ class Inputs:
 
 
 def gather(config: EvaluateConfig) -> Inputs:
-    """Open what a config names or implies;
+    """Open what a config names or implies.
 
     ValueError, before any work, where something lacks or does not fit.
     """
@@ -177,7 +181,7 @@ def gather(config: EvaluateConfig) -> Inputs:
 
 
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
-    """The metric of that name, or the default for what is in `truth` (skeleton, labels);
+    """The metric of that name, or the default for what is in `truth` (skeleton, labels).
 
     ValueError if it has none.
     """
@@ -195,8 +199,9 @@ def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
 
 
 def _results_folder(config: EvaluateConfig) -> Path | None:
-    """The folder of results of infer.py that is meant, if any: around the prediction named, of the
-    run, or newest.
+    """The folder of results of infer.py that is meant, if any.
+
+    It is the one around the prediction named, of the run, or the newest.
     """
     named = config.affinities or config.segmentation
     if named:
@@ -227,8 +232,9 @@ def _paths(
 
 
 def _check_volumes(volumes: dict[str, Volume]) -> None:
-    """ValueError unless all have the shape and axes of the first, the prediction, and labels are
-    labels.
+    """ValueError unless all volumes have the prediction's shape and axes, and labels are labels.
+
+    The prediction is the first of them.
     """
     prediction = next(iter(volumes.values()))
     for part, volume in volumes.items():
@@ -247,8 +253,9 @@ def _check_volumes(volumes: dict[str, Volume]) -> None:
 
 
 def _channels(prediction: Volume, config: EvaluateConfig) -> list[int]:
-    """The channels to segment by: those of the three unit offsets, or the only one of a probability
-    map.
+    """The channels to segment by.
+
+    Those of the three unit offsets, or the only one of a probability map.
     """
     check_dtype(prediction.dtype)
     if config.task == "semantic":

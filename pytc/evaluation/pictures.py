@@ -1,6 +1,8 @@
-"""What a report shows as PNGs: coloured slices, and the curves of a sweep. A segment wears the
-colour of the label it covers best, so that errors show. matplotlib takes long to load: not before
-the scores."""
+"""What a report shows as PNGs: coloured slices, and the curves of a sweep.
+
+A segment wears the colour of the label it covers best, so that errors show. matplotlib takes long
+to load: not before the scores.
+"""
 
 import io
 from typing import NamedTuple
@@ -38,7 +40,7 @@ class Picture(NamedTuple):
 
 
 class Matching:
-    """Which label each segment covers best, and which segment each label;
+    """Which label each segment covers best, and which segment each label.
 
     0 apart, which in a mask is a label too.
     """
@@ -55,17 +57,19 @@ class Matching:
         self._label_of, self._segment_of = dict(zip(segments, labels)), dict(zip(labels, segments))
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
-        """Ids for `palette`: that of the label a segment covers best; one of its own for a smaller
-        piece of a label.
+        """Ids for `palette`: that of the label a segment covers best.
+
+        A smaller piece of a label has one of its own.
         """
         label = _look_up(self._label_of, segments)
         whole = (label > 0) & (_look_up(self._segment_of, label) == segments)
         return np.where(whole, label, -segments)
 
     def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """0: right, or not labelled;
+        """The kind of error at each voxel, uint8.
 
-        1: in a segment of another label; 2: in a smaller piece; 3: in no segment.
+        0: right, or not labelled; 1: in a segment of another label; 2: in a smaller piece;
+        3: in no segment.
         """
         unlabelled = labels < (0 if self.task == "semantic" else 1)
         merged = (_look_up(self._label_of, segments) != labels) & (segments > 0)
@@ -98,10 +102,10 @@ def draw(
     labels: np.ndarray | Volume | None = None,
     matching: Matching | None = None,
 ) -> list[list[Picture]]:
-    """Three slices across z, one across y and x: image, labels, segmentation and errors side by
-    side, where present.
+    """Three slices across z, one across y and x: image, labels, segmentation and errors.
 
-    All are of one shape, their spatial axes in the order `axes`.
+    They stand side by side, as far as there are any. All are of one shape, their spatial axes in
+    the order `axes`.
     """
     rows = []
     for axis, place in SLICES:
@@ -130,9 +134,7 @@ def draw(
 
 
 def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
-    """The first channel's slice across `axis`, rows and columns in the order z, y, x, strided to
-    MAX_PIXELS.
-    """
+    """The first channel's slice across `axis`, in the order z, y, x, strided to MAX_PIXELS."""
     view = volume[tuple(index if a == axis else 0 if a == "c" else slice(None) for a in axes)]
     rows, columns = (a for a in axes if a not in (axis, "c"))
     view = view.T if rows < columns else view  # z comes before y, and y before x
@@ -180,8 +182,9 @@ def _look_up(table: dict[int, int], ids: np.ndarray) -> np.ndarray:
 
 
 def draw_sweep(sweep: Sweep) -> bytes:
-    """PNG of each family of figures over the threshold, points on its whole curve where that is
-    known, best marked.
+    """PNG of each family of figures over the threshold, the best one marked.
+
+    Where the whole curve is known, the points lie on it.
     """
     from matplotlib.figure import Figure
 

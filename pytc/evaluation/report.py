@@ -1,5 +1,6 @@
-"""evaluate.py: a prediction and the truth in; metrics.json, sweep.csv, sweep.png and report.html
-out. No torch.
+"""evaluate.py: from a prediction and the truth to figures and a report.
+
+Writes metrics.json, sweep.csv, sweep.png and report.html. No torch.
 """
 
 import base64
@@ -41,8 +42,7 @@ FILES = ("metrics.json", "report.html", "sweep.csv", "exact_sweep.csv", "sweep.p
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score a prediction, write figures and report into the output folder, and return what
-    metrics.json holds.
+    """Score a prediction, write figures and report, and return what metrics.json holds.
 
     Affinities are segmented at each threshold, and the segmentation that is best by the metric is
     drawn and stored; a segmentation is scored as it is. ValueError, before any work, where inputs
@@ -129,8 +129,9 @@ def _write(
     segmentation: Any,
     pictures: list[list[Picture]],
 ) -> None:
-    """Replace what an earlier evaluation left in the output folder, each file in one piece,
-    metrics.json last.
+    """Replace what an earlier evaluation left in the output folder.
+
+    Each file is written in one piece, metrics.json last.
     """
     config, output, axes = inputs.config, Path(inputs.config.output), inputs.prediction.spatial_axes
     curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
@@ -191,8 +192,9 @@ def _headlines(figures: dict[str, float], chosen: str) -> list[str]:
 
 
 def worst_skeletons(skeleton: Skeleton, segmentation: Any) -> list[dict[str, Any]]:
-    """Where to look first: details of the WORST skeletons that lose most of their length, and whom
-    they merge with.
+    """Details of the WORST skeletons that lose most of their length: where to look first.
+
+    With the skeletons that they merge with.
     """
     details = SkeletonMetrics(skeleton).details(segmentation)
     losing = [row for row in details["skeletons"] if row["run_length"] < row["length"]]

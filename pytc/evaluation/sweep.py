@@ -83,8 +83,10 @@ def threshold_sweep(
 
 
 def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
-    """Thresholds cut where decoding afresh costs less, by a sample: after one that leaves most
-    voxels alone, or where many edges lie between two."""
+    """Thresholds cut into groups where decoding afresh costs less, judged by a sample.
+
+    That is after one that leaves most voxels alone, or where many edges lie between two.
+    """
     sample = affinities[:, ::SAMPLE, ::SAMPLE]
     above = np.array(
         [np.count_nonzero(is_above(sample, threshold)) for threshold in descending]
@@ -102,8 +104,9 @@ def _score_group(
     min_size: int,
     grow: bool,
 ) -> Iterator[dict[str, float]]:
-    """The scores at each threshold, in descending order, over one forest (or, for a single
-    threshold, without).
+    """The scores at each threshold, in descending order, over one forest.
+
+    A single threshold needs no forest.
     """
     if len(thresholds) == 1 and not grow:
         nodes, followed = (
@@ -136,11 +139,10 @@ def semantic_sweep(
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     metric: str = "jaccard",
 ) -> Sweep:
-    """Score the mask prediction > threshold against the true mask, at each threshold, by
-    SEMANTIC_METRICS.
+    """Score the mask prediction > threshold against the true mask, at each threshold.
 
-    prediction (Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255); truth as in
-    `semantic_metrics`.
+    The scores are SEMANTIC_METRICS. prediction (Z, Y, X) float16, float32, float64 or uint8
+    (standing for value / 255); truth as in `semantic_metrics`.
     """
     check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
     _check_thresholds(thresholds)
@@ -181,8 +183,9 @@ def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
 
 
 def full_name(metric: str) -> str:
-    """A metric by its first words, e.g. adapted_rand for dense_adapted_rand_error; other names as
-    they are.
+    """A metric by its first words: adapted_rand stands for dense_adapted_rand_error.
+
+    Other names stay as they are.
     """
     known = (*SKELETON_METRICS, *SEMANTIC_METRICS, *DENSE_METRICS)
     begun = [name for name in known if name.startswith((metric, f"dense_{metric}"))]

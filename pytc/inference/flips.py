@@ -1,5 +1,4 @@
-"""Test-time augmentation by mirroring: the mean over all eight orientations of a window, edge by
-edge.
+"""Test-time augmentation by mirroring: the mean of all eight orientations, edge by edge.
 
 An affinity is stored at one end of its edge. Mirrored along the edge's axis, the network stores it
 at the other end, so the prediction moves back by the offset; without that the average would be off
@@ -18,8 +17,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
-    """A network whose probabilities are the mean of those of `network` over all mirrorings of its
-    input.
+    """A network whose probabilities are the mean over all mirrorings of its input.
 
     Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each channel, (0, 0, 0)
     for one that is no affinity. An edge counts in those mirrorings that map it onto an edge of the

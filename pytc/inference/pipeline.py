@@ -27,12 +27,11 @@ from pytc.segmentation.edges import is_above
 
 
 def infer(config: InferConfig) -> list[Path]:
-    """Predict and segment the input, or else each validation volume of the run; returns the folders
-    of results.
+    """Predict and segment the input, or else each validation volume of the run.
 
-    Each folder holds affinities.zarr, segmentation.zarr and source.json, which names the image,
-    labels and skeletons. ValueError if the run has no checkpoint or the input does not fit the
-    network.
+    Returns the folders of results. Each folder holds affinities.zarr, segmentation.zarr and
+    source.json, which names the image, labels and skeletons. ValueError if the run has no
+    checkpoint or the input does not fit the network.
     """
     announce_compilation()
     device = hardware.choose_device(config.system)
@@ -94,13 +93,12 @@ def predict(
     weights: str,
     channels: Sequence[int] | None = None,
 ) -> Volume:
-    """Predict one volume by a network in evaluation mode; writes and returns the Zarr array
-    folder/affinities.zarr.
+    """Predict one volume by a network in evaluation mode.
 
-    Beside it goes source.json, from which evaluate.py knows the volume's image and truth. trained:
-    the config of the network; settings: how to predict; weights: names the network's state, so that
-    an earlier prediction by the same is continued; channels: which of the network's channels are
-    wanted, by default all.
+    Writes and returns the Zarr array folder/affinities.zarr. Beside it goes source.json, from which
+    evaluate.py knows the volume's image and truth. trained: the config of the network; settings:
+    how to predict; weights: names the network's state, so that an earlier prediction by the same is
+    continued; channels: which of the network's channels are wanted, by default all.
     """
     volume, kind, inference = (
         prepare_volume(volume, trained.data.synthetic),
@@ -163,8 +161,9 @@ def threshold_volume(probability: Volume, output: Path, threshold: float) -> Non
 
 
 def _identity(image: Volume) -> list:
-    """What tells one state of an image on disk from another without reading it: size and date of
-    all its files.
+    """What tells one state of an image on disk from another without reading it.
+
+    Size and date of all its files.
     """
     path, _ = split_path(image.path)
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]

@@ -38,13 +38,12 @@ def predict_volume(
     attributes: dict,
     key: str,
 ) -> Volume:
-    """Predict `image` (C, Z, Y, X) window by window and write sigmoid(scale x logits) to the Zarr
-    array `output`.
+    """Predict `image` (C, Z, Y, X) window by window into the Zarr array `output`.
 
-    `network` maps (B, C, *window) float32 in [0, 1] on `device` to logits (B, `channels`, *window).
-    The result is float16 (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are
-    padded by reflection. A killed prediction of the same `key` (a hash of all that produced it) is
-    continued; one of another key is replaced.
+    What is written is sigmoid(scale x logits). `network` maps (B, C, *window) float32 in [0, 1] on
+    `device` to logits (B, `channels`, *window). The result is float16 (`channels`, Z, Y, X) with
+    `attributes`; volumes smaller than a window are padded by reflection. A killed prediction of the
+    same `key` (a hash of all that produced it) is continued; one of another key is replaced.
     """
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / "blocks.json"
@@ -114,12 +113,11 @@ def predict_block(
 
 
 def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
-    """Weights of `window`'s voxels, float32 in (0, 1], largest at the centre, the same seen from
-    either side.
+    """Weights of `window`'s voxels, float32 in (0, 1], largest at the centre.
 
-    `distance`: chessboard distance to the nearest voxel outside (the distance transform of BANIS);
-    `gaussian`: a Gaussian of one eighth of the window (nnU-Net's importance map), no smaller than
-    1e-3.
+    They are the same seen from either side. `distance`: chessboard distance to the nearest voxel
+    outside (the distance transform of BANIS); `gaussian`: a Gaussian of one eighth of the window
+    (nnU-Net's importance map), no smaller than 1e-3.
     """
     if kind == "distance":
         ramps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in window]
@@ -131,8 +129,9 @@ def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
 
 
 def _read_padded(image: Volume, region: Box) -> np.ndarray:
-    """A region of the image, float32 in [0, 1], reflected where it leaves the volume at the far
-    end.
+    """A region of the image, float32 in [0, 1].
+
+    It is reflected where it leaves the volume at the far end.
     """
     stop = tuple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
     pixels = as_unit_range(image.read(region.start, stop))

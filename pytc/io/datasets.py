@@ -13,8 +13,9 @@ from pytc.config import VolumeConfig, require
 
 
 class Dataset(NamedTuple):
-    """A download: volumes maps a split to its image and labels, as FILE or FILE:DATASET inside the
-    download.
+    """A download, and where the volumes are in it.
+
+    volumes maps a split to its image and labels, as FILE or FILE:DATASET inside the download.
     """
 
     url: str
@@ -68,11 +69,10 @@ DATASETS = {
 
 
 def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
-    """A data set's volumes by split, downloaded into folder/name the first time and checked against
-    its hash.
+    """A data set's volumes by split, downloaded into folder/name the first time.
 
-    ValueError for an unknown name or a download without the files it should hold; ImportError
-    without pooch.
+    The download is checked against its hash. ValueError for an unknown name or a download without
+    the files it should hold; ImportError without pooch.
     """
     require(name in DATASETS, f"a data set from {', '.join(DATASETS)}", name)
     try:

@@ -1,5 +1,6 @@
-"""Skeletons, the ground truth for run lengths: positions in voxels find labels, positions in nm
-measure edges.
+"""Skeletons, the ground truth for run lengths.
+
+Positions in voxels find labels, positions in nm measure edges.
 """
 
 import pickle
@@ -36,9 +37,11 @@ ALLOWED_GLOBALS = {
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to;
-    positions (N, 3) int64 voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs
-    of node indices. ValueError if they do not fit together, or if an edge joins two skeletons."""
+    """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to.
+
+    Positions (N, 3) int64 voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs
+    of node indices. ValueError if they do not fit together, or if an edge joins two skeletons.
+    """
 
     ids: np.ndarray
     positions: np.ndarray
@@ -89,8 +92,10 @@ class Skeleton:
 def load_skeleton(
     path: str | Path, voxel_size: Lengths | None = None, *, axes: str = "zyx"
 ) -> Skeleton:
-    """Skeletons from a file: a NISB graph (.pkl), SWC (.swc, or a folder of them), or what
-    save_skeleton wrote (.npz).
+    """Skeletons from a file.
+
+    The file is a NISB graph (.pkl), SWC (.swc, or a folder of them), or what save_skeleton wrote
+    (.npz).
 
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm /
     voxel size rounded, in the order that `axes` names for the volume; each connected tree becomes a
@@ -120,8 +125,9 @@ def load_skeleton(
 
 
 def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
-    """Write skeletons as .npz (arrays ids, positions, nm, edges), under a temporary name until the
-    file is whole.
+    """Write skeletons as .npz (arrays ids, positions, nm, edges).
+
+    The file has a temporary name until it is whole.
     """
     path = Path(path)
     require(path.suffix == ".npz", "a path that ends in .npz", str(path))

@@ -65,8 +65,9 @@ class Pages:
 
 
 def split_path(path: str) -> tuple[Path, str | None]:
-    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it, None if nothing is
-    named.
+    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and what is inside it.
+
+    The second is None if nothing is named.
     """
     match = re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|zarr|n5)):(.+)", path, re.IGNORECASE)
     return (Path(match[1]), match[2].strip("/")) if match else (Path(path), None)
@@ -131,8 +132,9 @@ def open_npy(path: Path) -> Stored:
 
 
 def open_tiff(path: Path) -> Stored:
-    """A TIFF stack: mapped into memory if it is stored plainly, else the pages that are needed are
-    decoded.
+    """A TIFF stack, mapped into memory if it is stored plainly.
+
+    Else the pages that are needed are decoded.
     """
     with tifffile.TiffFile(path) as tif:
         require(
@@ -162,8 +164,9 @@ def _tiff_pages(path: Path) -> Pages:
 
 
 def open_folder(path: Path) -> Stored:
-    """A Zarr 2 or 3, N5 or precomputed array, a group with only one, or slices in the natural order
-    of their names.
+    """The array in a folder, or slices in the natural order of their names.
+
+    The array is Zarr 2 or 3, N5 or precomputed, or the only one of a group.
     """
     if len(arrays := list_arrays(path)) == 1:
         driver, shape, dtype, attributes = chunked_array(arrays[0])
@@ -213,10 +216,10 @@ def _tensorstore(path: Path, rank: int, driver: str, cache_bytes: int) -> Any:
 
 
 def chunked_array(path: Path) -> tuple[str | None, list[int], str, dict[str, Any]]:
-    """tensorstore's driver, shape, dtype and attributes of the array in a folder; driver None if
-    the folder is not one.
+    """tensorstore's driver, shape, dtype and attributes of the array in a folder.
 
-    Zarr 2, Zarr 3, N5, and of a precomputed volume the first scale, the finest.
+    The driver is None if the folder is not one. It may be Zarr 2, Zarr 3, N5, and of a precomputed
+    volume the first scale, the finest.
     """
     if meta := read_json(path / ".zarray"):
         return "zarr", meta["shape"], meta["dtype"], read_json(path / ".zattrs")
@@ -242,8 +245,9 @@ def is_zarr(path: Path) -> bool:
 
 
 def list_arrays(path: Path) -> list[Path]:
-    """The array that a folder is, or those in the Zarr or N5 group that it is and in the groups
-    below it.
+    """The array that a folder is, or those in the Zarr or N5 group that it is.
+
+    Groups below that group count too.
     """
     markers = (".zarray", ".zgroup", "zarr.json", "attributes.json", "info")
     if path.suffix not in (".zarr", ".n5") and not any(

@@ -1,5 +1,4 @@
-"""Synthetic neurites that look like EM: a dense tissue of touching, branching tubes with its labels
-and skeletons.
+"""Synthetic neurites that look like EM: touching, branching tubes, labels and skeletons.
 
 Lengths here are in units of the cube root of a voxel's volume, so a neurite has as many voxels at
 any voxel size; with isotropic voxels a unit is a voxel. Everything follows from the seed.
@@ -24,8 +23,9 @@ CYTOPLASM, MEMBRANE, ORGANELLE = 0.68, 0.50, 0.30  # brightness, and how much da
 
 @dataclass(frozen=True)
 class SyntheticVolume:
-    """image (Z, Y, X) uint8, labels (Z, Y, X) uint32 without background, skeletons with the labels
-    as ids.
+    """image (Z, Y, X) uint8, labels (Z, Y, X) uint32 without background, and skeletons.
+
+    The ids of the skeletons are the labels.
     """
 
     image: np.ndarray
@@ -36,8 +36,9 @@ class SyntheticVolume:
 
 @dataclass
 class Tree:
-    """A neurite's walk: points (N, 3) in units, the node each one continues (-1: none), and the
-    radius there.
+    """A neurite's walk.
+
+    points (N, 3) in units, the node each one continues (-1: none), and the radius there.
     """
 
     points: list[np.ndarray]
@@ -133,8 +134,9 @@ def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndar
 def walk(
     tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.ndarray, extent, rng
 ) -> None:
-    """Append nodes to a tree from node `start` on, until the walk leaves the volume or finds no
-    way.
+    """Append nodes to a tree from node `start` on.
+
+    The walk ends where it leaves the volume or finds no way.
     """
     node, position, own = start, tree.points[start], np.array(tree.points)
     own = own[np.linalg.norm(own - position, axis=1) > 3 * radius]
@@ -173,8 +175,9 @@ def look_up(room: np.ndarray, points: np.ndarray) -> np.ndarray:
 def ball(
     centre: np.ndarray, radius: float, size: np.ndarray | float, shape: tuple
 ) -> tuple[tuple, np.ndarray]:
-    """The box of a volume's voxels that a ball in units reaches, and their squared distances (Z, Y,
-    X) from its centre.
+    """The box of voxels that a ball in units reaches, and their squared distances to its centre.
+
+    The distances are (Z, Y, X).
 
     size: of a voxel, in units. shape: of the volume, which the box does not leave.
     """
@@ -191,8 +194,9 @@ def ball(
 
 
 def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mitochondria (balls strung along a walk) and vesicles (a cloud of small ones): centres,
-    radii, labels.
+    """Centres, radii and labels of organelles.
+
+    Mitochondria are balls strung along a walk, vesicles a cloud of small ones.
     """
     parts = [(np.empty((0, 3)), np.empty(0), np.empty(0, int))]
     for label, tree in enumerate(trees, start=1):
@@ -231,8 +235,9 @@ def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) ->
 
 
 def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
-    """Labels (Z, Y, X) uint32: all neurites grow from their walks at the same speed until they
-    meet.
+    """Labels (Z, Y, X) uint32 of neurites that grow from their walks until they meet.
+
+    All grow at the same speed.
     """
     parts = []
     for label, tree in enumerate(trees, start=1):
@@ -249,11 +254,11 @@ def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
 
 @numba.njit(cache=True)
 def grow_points(shape, size, points, radii, warp):
-    """The point each voxel belongs to: that whose ball has the nearest surface, in a space bent by
-    `warp`.
+    """The point each voxel belongs to: that whose ball has the nearest surface.
 
-    Voxels join in order of that distance and only where a neighbour already has, so every label is
-    connected. They are counted in a volume with a rim of one voxel, which is never FREE.
+    Distances are in a space bent by `warp`. Voxels join in order of that distance and only where a
+    neighbour already has, so every label is connected. They are counted in a volume with a rim of
+    one voxel, which is never FREE.
     """
     FREE, RIM, PER_UNIT = -1, -2, 8.0  # distances are sorted into 1 / 8 of a unit
     padded = np.full((shape[0] + 2, shape[1] + 2, shape[2] + 2), RIM, np.int32)
@@ -303,8 +308,9 @@ def grow_points(shape, size, points, radii, warp):
 def render(
     labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.random.Generator
 ) -> np.ndarray:
-    """Brightness (Z, Y, X) float32, about [0, 1]: cytoplasm, texture, organelles, and membranes of
-    uneven contrast.
+    """Brightness (Z, Y, X) float32, about [0, 1].
+
+    It shows cytoplasm, texture, organelles, and membranes of uneven contrast.
 
     size: of a voxel, in units. organelles: balls as centres (N, 3) and radii (N,) in units, and
     labels (N,).
@@ -330,9 +336,7 @@ def render(
 
 
 def draw_membranes(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """At each voxel the largest weight of the axes along which a neighbour has another label, else
-    0.
-    """
+    """The largest weight of the axes along which a voxel's neighbour has another label, else 0."""
     membrane = np.zeros(labels.shape, np.float32)
     for axis, weight in enumerate(weights):
         lines, drawn = np.moveaxis(labels, axis, 0), np.moveaxis(membrane, axis, 0)

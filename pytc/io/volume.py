@@ -70,14 +70,14 @@ def create_volume(
     overwrite: bool = False,
     zarr_format: int = 2,
 ) -> Volume:
-    """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy; its voxels are 0 until
-    written.
+    """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy.
 
-    A single file appears under its name when the volume is closed, or the `with` block is left,
-    without an error. A Zarr array exists at once; processes may write to it together if none shares
-    a chunk with another. axes: by default zyx, or czyx. chunks: by default one channel of 64 voxels
-    along each axis. attributes: anything JSON can say, e.g. offsets, activation; .npy holds none.
-    ValueError if the path exists (unless overwrite), or cannot hold what is asked for.
+    Its voxels are 0 until written. A single file appears under its name when the volume is closed,
+    or the `with` block is left, without an error. A Zarr array exists at once; processes may write
+    to it together if none shares a chunk with another. axes: by default zyx, or czyx. chunks: by
+    default one channel of 64 voxels along each axis. attributes: anything JSON can say, e.g.
+    offsets, activation; .npy holds none. ValueError if the path exists (unless overwrite), or
+    cannot hold what is asked for.
     """
     saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
     saved |= {} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}
@@ -181,8 +181,9 @@ class Volume(AbstractContextManager):
         self.handle[slices] = np.broadcast_to(exact, shape).reshape(lengths)
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
-        """The voxels from start up to stop (spatial axes in stored order) as (C, Z, Y, X), channels
-        first.
+        """The voxels from start up to stop as (C, Z, Y, X), channels first.
+
+        start and stop: of spatial axes, in stored order.
         """
         bounds = zip(start, stop, self.spatial_shape)
         inside = len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)
@@ -196,8 +197,9 @@ class Volume(AbstractContextManager):
     def read_channels(
         self, channels: list[int], planes: slice = slice(None), out: np.ndarray | None = None
     ):
-        """Some channels as (len(channels), Z, Y, X); planes: along the first spatial axis; out: to
-        be filled.
+        """Some channels as (len(channels), Z, Y, X).
+
+        planes: along the first spatial axis; out: to be filled.
         """
         lengths = (len(range(*planes.indices(self.spatial_shape[0]))), *self.spatial_shape[1:])
         out = np.empty((len(channels), *lengths), self.dtype) if out is None else out
@@ -207,8 +209,11 @@ class Volume(AbstractContextManager):
         return out
 
     def keep_decoded(self, size: int) -> None:
-        """Let each process keep up to `size` bytes of the chunks it decodes, in formats that have
-        chunks, so that reads which share one decode it once; to be said before the first read."""
+        """Let each process keep up to `size` bytes of the chunks it decodes.
+
+        Then reads that share a chunk decode it once, in formats that have chunks. To be said before
+        the first read.
+        """
         if "cache_bytes" in self._opener.keywords:
             self._opener = partial(self._opener, cache_bytes=size)
 
@@ -232,9 +237,7 @@ class Volume(AbstractContextManager):
         )
 
     def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step, and the shape of what it
-        names.
-        """
+        """An index as one slice an axis with known start, stop and step, and the shape it names."""
         index = index if isinstance(index, tuple) else (index,)
         at = index.index(...) if ... in index else len(index)
         full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))

@@ -1,6 +1,4 @@
-"""Variation of information and Rand scores of a segmentation, all from one sparse table of
-overlaps.
-"""
+"""Variation of information and Rand scores, all from one sparse table of overlaps."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,8 +22,9 @@ PIECE = 1 << 17  # voxels compared with their neighbours at a time: they stay in
 
 @dataclass(frozen=True)
 class Contingency:
-    """Voxels that a true object and a segment share: distinct pairs, sorted by truth, then
-    segmentation.
+    """Voxels that a true object and a segment share.
+
+    The pairs are distinct, and sorted by truth, then segmentation.
     """
 
     truth: np.ndarray  # (P,) uint64
@@ -87,8 +86,9 @@ def _count(
 
 
 def _run_starts(truth: np.ndarray, segmentation: np.ndarray, buffer: np.ndarray) -> np.ndarray:
-    """Where a pair differs from the one before, in the buffer: labels come in runs, and one look-up
-    counts a run.
+    """Where a pair differs from the one before, in the buffer.
+
+    Labels come in runs, and one look-up counts a run.
     """
     new = np.ones(len(truth), bool)
     np.not_equal(truth[1:], truth[:-1], out=new[1:])

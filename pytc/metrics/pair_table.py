@@ -1,5 +1,6 @@
-"""Numbering and counting of sparse pairs of 64-bit ids, by a hash table (open addressing, at most
-half full).
+"""Numbering and counting of sparse pairs of 64-bit ids, by a hash table.
+
+The table has open addressing, and is at most half full.
 """
 
 import numba
@@ -7,8 +8,9 @@ import numpy as np
 
 
 def empty_table() -> tuple:
-    """State of `add_pairs` before the first pair: slots, ids of the first and second kind, counts,
-    pairs so far.
+    """State of `add_pairs` before the first pair.
+
+    Slots, ids of the first and second kind, counts, pairs so far.
     """
     return (
         np.zeros(1024, np.int64),
@@ -20,8 +22,9 @@ def empty_table() -> tuple:
 
 
 def number_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (n,) uint64 as numbers 0, 1, ... in order of appearance, int64 (n,), and the distinct
-    ids, uint64.
+    """Ids (n,) uint64 as numbers from 0 in order of appearance, and the distinct ids.
+
+    The numbers are int64 (n,), the distinct ids uint64.
     """
     codes = np.empty(len(ids), np.int64)
     _, distinct, _, _, known = add_pairs(

@@ -207,8 +207,9 @@ class SkeletonMetrics:
 
 @numba.njit(cache=True, nogil=True)
 def _follow_edges(starts, ends, lengths, pairs, segments):
-    """`length`, `split` and `omitted` of `_Pairs`, from the pair of each node and the segment of
-    each pair.
+    """`length`, `split` and `omitted` of `_Pairs`.
+
+    They follow from the pair of each node and the segment of each pair.
     """
     length, split, omitted = (
         np.zeros(len(segments)),
@@ -232,8 +233,9 @@ def _follow_edges(starts, ends, lengths, pairs, segments):
 
 
 def _on_mergers(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
-    """Which pairs' segments hold two or more skeletons, by pairs of more than `overlooked` nodes,
-    (P,) bool.
+    """Which pairs' segments hold two or more skeletons, (P,) bool.
+
+    Only pairs of more than `overlooked` nodes are looked at.
     """
     return (np.bincount(pairs.segment, pairs.table.count > overlooked) > 1)[pairs.segment]
 

@@ -1,8 +1,9 @@
-"""Networks by name: `build_model` makes the one a config asks for. PyTorch is imported when it is
-called.
+"""Networks by name: `build_model` makes the one a config asks for.
 
-@register_architecture("my_network")
-def build_my_network(config: ModelConfig) -> ConnectomicsModel: ...
+PyTorch is imported when it is called.
+
+    @register_architecture("my_network")
+    def build_my_network(config: ModelConfig) -> ConnectomicsModel: ...
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ from pytc.models import list_architectures
 
 
 def export(source: Positional[Path], target: Positional[Path], /) -> None:
-    """Write the network of SOURCE, a run or a checkpoint, with its config to TARGET, one
-    .safetensors file.
+    """Write the network of SOURCE, a run or a checkpoint, to TARGET.
+
+    TARGET is one .safetensors file, which holds the config too.
     """
     from pytc.models.checkpoint import export
 

@@ -1,11 +1,11 @@
-"""Kernels and strides along each axis, from the voxel size: nnU-Net's rule (Isensee et al. 2021,
-arXiv:1904.08128).
+"""Kernels and strides along each axis, from the voxel size: nnU-Net's rule.
 
-In a volume of thick sections a step across them is a larger step in the tissue than one within.
-Where it is more than twice as large, neighbours across are almost strangers: a kernel there spends
-weights on little in common, and halving the axis loses the sections that the finer axes still tell
-apart. So an axis of such voxels has kernels of 1 and is left as it is, until halving the others has
-brought their voxels within a factor of 2; from that level on all are alike.
+(Isensee et al. 2021, arXiv:1904.08128.) In a volume of thick sections a step across them is a
+larger step in the tissue than one within. Where it is more than twice as large, neighbours across
+are almost strangers: a kernel there spends weights on little in common, and halving the axis loses
+the sections that the finer axes still tell apart. So an axis of such voxels has kernels of 1 and is
+left as it is, until halving the others has brought their voxels within a factor of 2; from that
+level on all are alike.
 """
 
 from collections.abc import Sequence
@@ -66,8 +66,9 @@ def plan_levels(
 
 
 def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
-    """The step from each level of `features` to the next along each axis, in voxels of the finer
-    one.
+    """The step from each level of `features` to the next along each axis.
+
+    It is in voxels of the finer level.
     """
     return config.strides or tuple(
         level.stride for level in plan_levels(config.voxel_size, len(config.features))[1:]

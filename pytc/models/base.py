@@ -23,7 +23,7 @@ class ConnectomicsModel(nn.Module):
     supports_deep_supervision = False
 
     def __init__(self, config: ModelConfig, scales: tuple[Scale, ...], size_multiple: Scale):
-        """`scales`: all the network can predict at, finest first;
+        """`scales`: all the network can predict at, finest first.
 
         `size_multiple`: the stride of its coarsest level.
         """
@@ -39,8 +39,9 @@ class ConnectomicsModel(nn.Module):
         self.memory_format = torch.channels_last if self.dims == 2 else torch.channels_last_3d
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
-        """Logits of an image, at full resolution; in training under deep supervision one tensor a
-        scale.
+        """Logits of an image, at full resolution.
+
+        In training under deep supervision one tensor a scale.
 
         x: (B, in_channels, Z, Y, X) float; a 2-D network takes Z = 1, or (B, in_channels, Y, X).
         Returns (B, out_channels, Z, Y, X), or in training under deep supervision {"output": the
@@ -66,9 +67,7 @@ class ConnectomicsModel(nn.Module):
         }
 
     def predict(self, x: Tensor) -> list[Tensor]:
-        """Logits at full resolution, then, where `supervised`, those of the other scales of
-        `output_scales`.
-        """
+        """Logits at full resolution, then, where `supervised`, those of the other scales."""
         raise NotImplementedError
 
     @property
@@ -77,8 +76,9 @@ class ConnectomicsModel(nn.Module):
         return self.training and self.config.deep_supervision
 
     def require_size(self, size: tuple[int, ...]) -> None:
-        """ValueError that names the nearest valid size, if the network cannot take an image of this
-        size in voxels.
+        """ValueError if the network cannot take an image of this size in voxels.
+
+        It names the nearest valid size.
         """
         valid = self.nearest_valid_size(size)
         if size != valid:
@@ -88,10 +88,10 @@ class ConnectomicsModel(nn.Module):
             )
 
     def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Multiples of the coarsest stride, with two voxels or more at that level: one alone has no
-        variance.
+        """The nearest size that the network can take.
 
-        A 2-D network takes a single section.
+        Multiples of the coarsest stride, with two voxels or more at that level: one alone has no
+        variance. A 2-D network takes a single section.
         """
         sections, size = (1,) * (len(size) - self.dims), size[-self.dims :]
         steps = [

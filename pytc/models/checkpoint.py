@@ -27,11 +27,10 @@ HARMLESS = [
 
 
 def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
-    """What a file of `torch.save` holds, after a test of its checksums; of .safetensors the
-    tensors, as "model".
+    """What a file of `torch.save` holds, after a test of its checksums.
 
-    Nothing in the file is executed. An export of pytc's is read as a checkpoint without an average.
-    ValueError if the file is missing or damaged.
+    Of .safetensors the tensors, as "model". Nothing in the file is executed. An export of pytc's is
+    read as a checkpoint without an average. ValueError if the file is missing or damaged.
     """
     path = Path(path)
     if not path.is_file():
@@ -75,8 +74,9 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
 
 
 def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
-    """The network of a checkpoint that is read, in evaluation mode, with the moving average where
-    there is one.
+    """The network of a checkpoint that is read, in evaluation mode.
+
+    Where there is a moving average, its weights are taken.
     """
     config = from_plain(Config, state["config"])
     model = build_model(config.model)
@@ -87,7 +87,7 @@ def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
 def load_model(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[ConnectomicsModel, Config, int]:
-    """The same from a file, a checkpoint or its export, with its step;
+    """The same from a file, a checkpoint or its export, with its step.
 
     ValueError if `path` is neither.
     """
@@ -97,11 +97,10 @@ def load_model(
 
 
 def export(source: Path, target: Path) -> Path:
-    """Write the network of a run or checkpoint to a .safetensors file, its config as JSON in the
-    metadata.
+    """Write the network of a run or checkpoint to a .safetensors file.
 
-    Of a run the checkpoint that infer.py would take. Returns the checkpoint. ValueError if `source`
-    has none, or `target` has another suffix.
+    Its config goes into the metadata as JSON. Of a run the checkpoint that infer.py would take.
+    Returns the checkpoint. ValueError if `source` has none, or `target` has another suffix.
     """
     from safetensors.torch import save
 

@@ -1,12 +1,12 @@
-"""3-D convolutions, the pointwise and depthwise ones computed on a CPU by what is fast there:
-`nn.Conv3d` otherwise.
+"""3-D convolutions, pointwise and depthwise ones computed on a CPU by what is fast there.
 
-PyTorch takes slow paths on a CPU for single samples of 1x1x1, for depthwise gradients and for
-transposed convolutions (benchmarks/README.md). A 1x1x1 convolution is a matrix product. A depthwise
-gradient by the input, as a transposed convolution, is a convolution with the kernel turned round,
-of what was strided spread out with zeros; one by the weights is a sum over 2-D ones of the slices,
-for which oneDNN has kernels; in channels-last layout the slices of a volume are a batch without a
-copy. Two pointwise convolutions about a GELU are computed part by part (`perceptron`).
+All others are `nn.Conv3d`. PyTorch takes slow paths on a CPU for single samples of 1x1x1, for
+depthwise gradients and for transposed convolutions (benchmarks/README.md). A 1x1x1 convolution is a
+matrix product. A depthwise gradient by the input, as a transposed convolution, is a convolution
+with the kernel turned round, of what was strided spread out with zeros; one by the weights is a sum
+over 2-D ones of the slices, for which oneDNN has kernels; in channels-last layout the slices of a
+volume are a batch without a copy. Two pointwise convolutions about a GELU are computed part by part
+(`perceptron`).
 """
 
 from collections.abc import Callable
@@ -58,8 +58,9 @@ class ConvTranspose3d(nn.ConvTranspose3d):
 
 
 def is_fast(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> bool:
-    """Whether this layer and input are of the kinds that are computed here; an exported network
-    keeps PyTorch's.
+    """Whether this layer and input are of the kinds that are computed here.
+
+    An exported network keeps PyTorch's.
     """
     if (
         x.device.type != "cpu"
@@ -107,8 +108,9 @@ def spread(
 
 
 class Depthwise(torch.autograd.Function):
-    """Depthwise convolution, padded by half its odd kernel, or its adjoint: x (B, C, Z, Y, X),
-    weight (C, 1, ...).
+    """Depthwise convolution, padded by half its odd kernel, or its adjoint.
+
+    x: (B, C, Z, Y, X); weight: (C, 1, ...).
     """
 
     @staticmethod
@@ -140,8 +142,9 @@ class Depthwise(torch.autograd.Function):
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = (1, 1, 1)
 ) -> Tensor:
-    """Depthwise, padded by half the kernel; its adjoint is that with the kernel turned round,
-    without a stride.
+    """Depthwise, padded by half the kernel.
+
+    Its adjoint is that with the kernel turned round, without a stride.
     """
     return F.conv3d(
         x, weight, bias, stride, tuple(size // 2 for size in weight.shape[2:]), groups=len(weight)
@@ -149,8 +152,9 @@ def convolve(
 
 
 def weight_gradient(x: Tensor, g: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of the weight (C, 1, ...) of `convolve(x)`, whose output has the gradient g; both
-    (B, C, Z, Y, X).
+    """Gradient of the weight (C, 1, ...) of `convolve(x)`, whose output has the gradient g.
+
+    Both (B, C, Z, Y, X).
     """
     channels, _, depth, height, width = weight.shape
     out = torch.zeros_like(weight)
@@ -260,10 +264,9 @@ def perceptron(
     residual: Tensor | None,
     response: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """outer(response(gelu(inner(norm(x))))) + residual, of pointwise convolutions: (B, C, ...) ->
-    (B, D, ...).
+    """outer(response(gelu(inner(norm(x))))) + residual, of pointwise convolutions.
 
-    Without gradients the result may be written over the residual.
+    (B, C, ...) -> (B, D, ...). Without gradients the result may be written over the residual.
     """
     if response or not (is_fast(inner, x) and is_fast(outer, x)) or torch.compiler.is_compiling():
         h = F.gelu(inner(norm(x)))

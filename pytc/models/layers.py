@@ -1,5 +1,6 @@
-"""Normalisations that keep, and are fast in, channels-last layout; parameter names are those of
-PyTorch's layers.
+"""Normalisations that keep, and are fast in, channels-last layout.
+
+Parameter names are those of PyTorch's layers.
 """
 
 import torch
@@ -9,8 +10,9 @@ from torch.autograd.function import once_differentiable
 
 
 class InstanceNorm(nn.Module):
-    """Normalise each channel of each sample over space, then scale and shift:
-    `nn.GroupNorm(channels, channels)`.
+    """Normalise each channel of each sample over space, then scale and shift.
+
+    The same as `nn.GroupNorm(channels, channels)`.
 
     x: (B, C, ...) -> the same. Computed as the batch normalisation of single samples, whose kernels
     know channels-last: there PyTorch's group normalisation is slow in its backward pass, and its
@@ -32,8 +34,9 @@ class InstanceNorm(nn.Module):
         return samples[0] if len(samples) == 1 else torch.cat(samples)
 
     def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """By which `forward` would multiply each channel of each sample, and what it would add, (B,
-        C) each.
+        """By which `forward` would multiply each channel of each sample, and what it would add.
+
+        Both are (B, C).
         """
         mean, variance = Moments.apply(x)
         scale = self.weight * torch.rsqrt(variance + self.eps)

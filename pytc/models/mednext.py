@@ -46,7 +46,7 @@ NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 
 @register_architecture("mednext")
 def build_mednext(config: ModelConfig) -> ConnectomicsModel:
-    """A published size, the same for every voxel size;
+    """A published size, the same for every voxel size.
 
     ValueError if a field of mednext_custom is set.
     """
@@ -62,15 +62,15 @@ def build_mednext(config: ModelConfig) -> ConnectomicsModel:
 
 @register_architecture("mednext_custom")
 def build_mednext_custom(config: ModelConfig) -> ConnectomicsModel:
-    """Every choice free: channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D,
-    voxel size.
+    """A MedNeXt with every choice free.
+
+    Channels, expansion, blocks, kernel, residuals, norm, GRN, 2-D or 3-D, voxel size.
     """
     return MedNeXt(config)
 
 
 class MedNeXtBlock(nn.Module):
-    """Depthwise convolution, norm, expansion, GELU, compression, around which runs a residual
-    connection.
+    """Depthwise convolution, norm, expansion, GELU, compression, and a residual around them.
 
     (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied
     ("up") by `stride`, which is 1 or 2 along each axis. Without gradients the result may be written

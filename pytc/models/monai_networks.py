@@ -13,10 +13,9 @@ from pytc.models.layers import InstanceNorm
 
 
 class MonaiModel(ConnectomicsModel):
-    """A network of MONAI, in `network`, whose coarsest level has the given stride; its norms are
-    swapped for ours.
+    """A network of MONAI, in `network`, whose coarsest level has the given stride.
 
-    `size`: the only image size that it takes, if so.
+    Its norms are swapped for ours. `size`: the only image size that it takes, if so.
     """
 
     def __init__(

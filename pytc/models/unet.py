@@ -1,5 +1,4 @@
-"""U-Nets of dense convolutions: `unet`, made to be fast, `rsunet`, for thick sections, and the one
-nnU-Net plans.
+"""U-Nets of dense convolutions: `unet`, fast, `rsunet`, for thick sections, and nnU-Net's.
 
 Dense 3x3x3 convolutions of 16 and more channels run near the peak of CPUs and GPUs alike, depthwise
 ones do not.
@@ -80,13 +79,12 @@ def build_rsunet(config: ModelConfig) -> ConnectomicsModel:
 
 @register_architecture("nnunet")
 def build_nnunet(config: ModelConfig) -> ConnectomicsModel:
-    """The network that nnU-Net plans for `image_size` and `voxel_size` (Isensee et al. 2021,
-    arXiv:1904.08128).
+    """The network that nnU-Net plans for `image_size` and `voxel_size`.
 
-    Two convolutions a level, strided on the way down; channels are `base_channels`, doubled at each
-    level up to ten times as many. For isotropic voxels it is MONAI's DynUNet. That gives a decoder
-    block the kernel of the level it rises from, nnU-Net and we that of the level it leads to.
-    ValueError for a patch of too few voxels.
+    (Isensee et al. 2021, arXiv:1904.08128.) Two convolutions a level, strided on the way down;
+    channels are `base_channels`, doubled at each level up to ten times as many. For isotropic
+    voxels it is MONAI's DynUNet. That gives a decoder block the kernel of the level it rises from,
+    nnU-Net and we that of the level it leads to. ValueError for a patch of too few voxels.
     """
     require_image_size(config)
     levels = plan_levels(config.voxel_size, patch_size=config.image_size)
@@ -164,11 +162,11 @@ class Rise(nn.Conv3d):
 
 
 class UNet(ConnectomicsModel):
-    """Levels of any make, their skips summed; deep supervision predicts at every decoder level: all
-    but the coarsest.
+    """Levels of any make, their skips summed.
 
-    `stages`: for each level but the coarsest, finest first, the module that leads down from it, the
-    one that leads back up to it, and the one that its skip and what came up go through together.
+    Deep supervision predicts at every decoder level: all but the coarsest. `stages`: for each level
+    but the coarsest, finest first, the module that leads down from it, the one that leads back up
+    to it, and the one that its skip and what came up go through together.
     """
 
     supports_deep_supervision = True

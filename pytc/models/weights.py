@@ -1,5 +1,6 @@
-"""Weights from elsewhere, as the start of a training: other runs, official MedNeXt, nnU-Net,
-Lightning, safetensors.
+"""Weights from elsewhere, as the start of a training.
+
+They come from other runs, official MedNeXt, nnU-Net, Lightning or safetensors.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ IDLE = "dummy_tensor"  # the official MedNeXt holds it and never uses it
 
 @dataclass
 class Report:
-    """What became of each parameter, by name;
+    """What became of each parameter, by name.
 
     `reset` and `unmatched` hold shapes (in the file, in the network).
     """
@@ -55,13 +56,13 @@ class Report:
 
 
 def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
-    """Start `model` from the weights that its config names in `pretrained` or `upkern`, and tell
-    what was taken.
+    """Start `model` from the weights that its config names, and tell what was taken.
 
-    UpKern (Roy et al. 2023, arXiv:2303.09975) takes the weights of a network of smaller kernels,
-    each kernel stretched by trilinear interpolation. None if the config names no file. ValueError,
-    before any weight is set, for a file that is unreadable, if no tensor fits, or if one has
-    another shape, but for those of heads under `reset_head`.
+    The config's fields are `pretrained` and `upkern`. UpKern (Roy et al. 2023, arXiv:2303.09975)
+    takes the weights of a network of smaller kernels, each kernel stretched by trilinear
+    interpolation. None if the config names no file. ValueError, before any weight is set, for a
+    file that is unreadable, if no tensor fits, or if one has another shape, but for those of heads
+    under `reset_head`.
     """
     source = config.pretrained or config.upkern
     if source is None:
@@ -99,9 +100,7 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
 
 
 def resample_kernel(kernel: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Stretch kernels (outputs, inputs, ...) to `size` by linear interpolation along each axis, in
-    float32.
-    """
+    """Stretch kernels (outputs, inputs, ...) to `size` by linear interpolation, in float32."""
     return F.interpolate(kernel.float(), size, mode="trilinear" if len(size) == 3 else "bilinear")
 
 
@@ -117,11 +116,11 @@ def head_names(config: ModelConfig) -> set[str]:
 
 
 def read_weights(path: Path, known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint or a bare state dict under the names of the network, whose own
-    are `known`.
+    """The tensors of a checkpoint or a bare state dict, under the names of the network.
 
-    The moving average where there is one; names are freed of the wrappers of compilation, Lightning
-    and DDP. ValueError if the file is missing, unreadable, holds no weights, or two for one name.
+    The network's own names are `known`. The moving average where there is one; names are freed of
+    the wrappers of compilation, Lightning and DDP. ValueError if the file is missing, unreadable,
+    holds no weights, or two for one name.
     """
     state = read_file(path)
     entries = [

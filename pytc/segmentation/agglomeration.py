@@ -1,7 +1,7 @@
-"""Agglomeration by optional packages: waterz (mean affinity of touching fragments), mwatershed
-(mutex watershed).
+"""Agglomeration by optional packages: waterz and mwatershed.
 
-Neither works in place or by blocks: both copy the affinities, to float32 and float64.
+waterz merges by the mean affinity of touching fragments; mwatershed is the mutex watershed. Neither
+works in place or by blocks: both copy the affinities, to float32 and float64.
 """
 
 from collections.abc import Sequence
@@ -21,13 +21,12 @@ def agglomerate(
     threshold: float,
     offsets: Sequence[Sequence[int]] | None = None,
 ) -> np.ndarray:
-    """Fragments merged, strongest first, while the mean affinity between two that touch is above a
-    threshold.
+    """Fragments merged, strongest first, while the mean affinity of two is above a threshold.
 
-    affinities (C, Z, Y, X) and offsets as in `affinities_to_segmentation`; fragments (Z, Y, X)
-    integer, 0 background. Returns uint64 labels, each the label of one of its fragments. Source:
-    Funke et al., "Large scale image segmentation with structured loss based deep learning for
-    connectome reconstruction" (2019), by waterz.
+    Only fragments that touch are merged. affinities (C, Z, Y, X) and offsets as in
+    `affinities_to_segmentation`; fragments (Z, Y, X) integer, 0 background. Returns uint64 labels,
+    each the label of one of its fragments. Source: Funke et al., "Large scale image segmentation
+    with structured loss based deep learning for connectome reconstruction" (2019), by waterz.
     """
     waterz = _extra("waterz")
     check_affinities(affinities)

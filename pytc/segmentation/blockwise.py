@@ -1,5 +1,6 @@
-"""Segmentation of volumes larger than memory: slab by slab, and equal to that of the whole, bit for
-bit.
+"""Segmentation of volumes larger than memory, slab by slab.
+
+It is equal to that of the whole, bit for bit.
 """
 
 from contextlib import nullcontext
@@ -32,8 +33,9 @@ ALIGNMENT = 64
 def segment_volume(
     affinities: Volume, output: str | Path, config: SegmentationConfig, *, planes: int | None = None
 ) -> None:
-    """Segment a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64,
-    replacing an older one.
+    """Segment a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64.
+
+    An older one is replaced.
 
     affinities: with channels, and with the attribute offsets. planes: along the first axis, held in
     memory at once; by default as many as fit into half of the memory that is free. The result does
@@ -104,8 +106,9 @@ def _fitting_planes(affinities: Volume, growing: bool) -> int:
 def _segment_slabs(
     affinities: Volume, channels: list[int], config: SegmentationConfig, planes: int, labels: Volume
 ) -> None:
-    """Label each slab on its own, note which labels meet at the faces between slabs, then write the
-    final numbers.
+    """Label each slab on its own, then join labels that meet at faces between slabs.
+
+    Last, the final numbers are written.
     """
     length, *plane = affinities.spatial_shape
     slabs = [(start, min(start + planes, length)) for start in range(0, length, planes)]

@@ -61,20 +61,21 @@ def affinities_to_segmentation(
     offsets: Sequence[Sequence[int]] | None = None,
     **options,
 ) -> np.ndarray:
-    """Components of an affinity volume whose channels follow `offsets`, by its three channels of
-    unit offset.
+    """Components of an affinity volume, by its three channels of unit offset.
 
-    affinities (len(offsets), Z, Y, X); options as in `connected_components_3d`. Without offsets the
-    channels are the first of three at 1 voxel and three at 10. ValueError where the offsets do not
-    fit the channels or lack (1, 0, 0), (0, 1, 0) or (0, 0, 1).
+    Its channels follow `offsets`. affinities (len(offsets), Z, Y, X); options as in
+    `connected_components_3d`. Without offsets the channels are the first of three at 1 voxel and
+    three at 10. ValueError where the offsets do not fit the channels or lack (1, 0, 0), (0, 1, 0)
+    or (0, 0, 1).
     """
     check_affinities(affinities)
     return connected_components_3d(short_range(affinities, offsets), threshold, **options)
 
 
 def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order; a view where they
-    stand in a row.
+    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order.
+
+    It is a view where they stand in a row.
     """
     offsets = SHORT_AND_LONG[: affinities.shape[0]] if offsets is None else offsets
     channels = unit_channels(affinities.shape[0], offsets)
@@ -87,7 +88,7 @@ def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]] | None)
 
 
 def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int]:
-    """Which channels have the offsets (1, 0, 0), (0, 1, 0), (0, 0, 1);
+    """Which channels have the offsets (1, 0, 0), (0, 1, 0), (0, 0, 1).
 
     ValueError if one is missing.
     """
@@ -117,11 +118,10 @@ def label_planes(
     min_size: int = 0,
     threads: int | None = None,
 ) -> int:
-    """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1;
-    returns how many.
+    """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1.
 
-    edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges to the planes
-    before and after make a voxel foreground, and join nothing.
+    Returns how many. edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges
+    to the planes before and after make a voxel foreground, and join nothing.
     """
     assert labels.flags.c_contiguous
     if labels.size == 0:
@@ -191,9 +191,10 @@ def label_slab(
 
 @numba.njit(cache=True, nogil=True)
 def _find_events(flags, z, y, joins_plane_before, events):
-    """What happens at each voxel of a row: 1 foreground, 2 starts a run, 4 and 8 joins its
-    neighbour in y and in z. An edge that closes a square of true edges joins nothing new, and is
-    left out.
+    """What happens at each voxel of a row.
+
+    1: foreground; 2: starts a run; 4 and 8: joins its neighbour in y and in z. An edge that closes
+    a square of true edges joins nothing new, and is left out.
     """
     here, before = flags[z, y], flags[z - 1, y]
     above, above_before = flags[z, max(y - 1, 0)], flags[z - 1, max(y - 1, 0)]
@@ -239,14 +240,16 @@ def _unite(parents, i, j):
 
 
 def _link_runs(calm: bool) -> Callable:
-    """Compiled in two ways: where runs are short (not calm), a branch at each voxel would be
-    mispredicted too often.
+    """Link the runs of rows, compiled in two ways.
+
+    Where runs are short (not calm), a branch at each voxel would be mispredicted too often.
     """
 
     @numba.njit(cache=True, nogil=True)
     def link_runs(flags, labels, start, alone, events):
-        """Point every voxel of the planes from `start` on to an earlier voxel of its component, as
-        index + 1.
+        """Point every voxel of the planes from `start` on to an earlier one of its component.
+
+        A pointer is the index of that voxel + 1.
         """
         parents = labels.ravel()
         _, height, width = labels.shape
@@ -284,8 +287,9 @@ LINK_RUNS = (_link_runs(False), _link_runs(True))
 
 @numba.njit(cache=True, nogil=True)
 def _number_roots(labels, shared):
-    """Turn pointers to earlier voxels into 1, 2, ... in raster order, in place; returns the number
-    of roots.
+    """Turn pointers to earlier voxels into numbers from 1 in raster order, in place.
+
+    Returns the number of roots.
     """
     count = 0
     for i in range(len(labels)):  # without a branch that could be mispredicted
@@ -334,8 +338,9 @@ def _count(labels, sizes):
 
 @numba.njit(cache=True, nogil=True)
 def final_numbers(parents, sizes, min_size):
-    """The final label of each entry: roots numbered 1, 2, ... in order, those of fewer than
-    min_size voxels 0.
+    """The final label of each entry: roots numbered from 1 in their order.
+
+    Those of fewer than min_size voxels get 0.
 
     parents: entry 0 for the background, none points to a later one; overwritten. sizes: of the same
     length, overwritten, or empty.

@@ -1,5 +1,6 @@
-"""Edges between neighbours: which are above a threshold, as one byte of flags a voxel, or all in
-descending order.
+"""Edges between neighbours: which are above a threshold, or all in descending order.
+
+Those above a threshold are one byte of flags a voxel.
 """
 
 import math
@@ -36,19 +37,19 @@ def label_dtype(shape: Sequence[int]) -> type:
 
 
 def comparable(affinities: np.ndarray) -> np.ndarray:
-    """The same memory in a dtype that compiled code can compare: float16 is seen as its bit
-    patterns.
+    """The same memory in a dtype that compiled code can compare.
+
+    float16 is seen as its bit patterns.
     """
     return affinities.view(np.uint16) if affinities.dtype == np.float16 else affinities
 
 
 def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
-    """Two closed ranges (low, high, low, high) of `comparable` values that hold exactly the values
-    > threshold.
+    """Two closed ranges of `comparable` values that hold exactly the values > threshold.
 
-    The comparison is that of float64; uint8 stands for value / 255; NaN is above nothing. An empty
-    range has low > high. Patterns of float16 ascend with the value from 0 to infinity, and descend
-    below -0.
+    Returns (low, high, low, high). The comparison is that of float64; uint8 stands for value / 255;
+    NaN is above nothing. An empty range has low > high. Patterns of float16 ascend with the value
+    from 0 to infinity, and descend below -0.
     """
     if not np.isfinite(threshold):
         raise ValueError(f"expected a finite threshold, got {threshold}")
@@ -78,11 +79,11 @@ def is_above(values: np.ndarray, threshold: float) -> np.ndarray:
 def edge_flags(
     affinities: np.ndarray, ranges: tuple, start: int, stop: int, mask, flags: np.ndarray
 ) -> None:
-    """Fill `flags` (stop - start, Y, X) uint8: bits 1, 2, 4 of v tell of an edge to the next voxel
-    along z, y, x.
+    """Fill `flags` (stop - start, Y, X) uint8 with the edges of each voxel.
 
-    `affinities` (3, Z, Y, X) as `comparable` gives them, planes start to stop; edges that leave the
-    volume or have an end outside `mask` (Z, Y, X) bool or None are not edges.
+    Bits 1, 2, 4 of v tell of an edge to the next voxel along z, y, x. `affinities` (3, Z, Y, X) as
+    `comparable` gives them, planes start to stop; edges that leave the volume or have an end
+    outside `mask` (Z, Y, X) bool or None are not edges.
     """
     _threshold(
         affinities[0, start:stop],
@@ -121,8 +122,9 @@ def _threshold(along_z, along_y, along_x, low, high, low2, high2, flags):
 
 
 def values_above(affinities: np.ndarray, floor: float) -> np.ndarray:
-    """The finite values above `floor` that there are, float64, ascending; of float16 and uint8, all
-    there can be.
+    """The finite values above `floor` that there are, float64, ascending.
+
+    Of float16 and uint8, they are all that there can be.
     """
     small = affinities.dtype.itemsize < 4
     values = _every_value(affinities.dtype) if small else np.unique(affinities).astype(np.float64)
@@ -137,8 +139,9 @@ def _every_value(dtype: np.dtype) -> np.ndarray:
 def slabs_of(
     length: int, *, threads: int | None = None, n_floors: int = 0
 ) -> list[tuple[int, int]]:
-    """(start, stop) of a slab of planes for each thread; a single one where tables of all floors
-    would be too large.
+    """(start, stop) of a slab of planes for each thread.
+
+    It is a single one where tables of all floors would be too large.
     """
     threads = (threads or numba.config.NUMBA_NUM_THREADS) if n_floors < 1 << 16 else 1
     slabs = max(1, min(length, threads))
@@ -152,14 +155,13 @@ def descending_edges(
     floors: np.ndarray,
     nodes: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Edges above the lowest floor in descending order, and how many are above each floor, the
-    highest first.
+    """Edges above the lowest floor in descending order, and how many are above each floor.
 
-    affinities (3, Z, Y, X), of which those of the planes in slabs, each by a thread; labels (Z, Y,
-    X): edges within one label, 0 apart, are left out; floors: ascending. An edge (n, 2) is the
-    numbers that its voxels have in nodes (Z, Y, X). Edges between the same floors come in the
-    raster order of their first voxel, then z, y, x. Memory: up to 10 bytes an edge (18 with uint64
-    nodes).
+    The counts are from the highest floor to the lowest. affinities (3, Z, Y, X), of which those of
+    the planes in slabs, each by a thread; labels (Z, Y, X): edges within one label, 0 apart, are
+    left out; floors: ascending. An edge (n, 2) is the numbers that its voxels have in nodes (Z, Y,
+    X). Edges between the same floors come in the raster order of their first voxel, then z, y, x.
+    Memory: up to 10 bytes an edge (18 with uint64 nodes).
     """
     small = affinities.dtype.itemsize < 4
     levels = (
@@ -223,8 +225,9 @@ def _drop_within_labels(flags, labels, below):
 
 @numba.njit(cache=True, nogil=True)
 def _find_edges(words, values, levels, floors, found, found_levels, counts):
-    """Write 4 x index + axis and the level of each flag set in a plane; returns how many. words:
-    flags, by eights.
+    """Write 4 x index + axis and the level of each flag set in a plane.
+
+    Returns how many. words: flags, by eights.
     """
     count, width = 0, values.shape[2]
     for y in range(len(words)):

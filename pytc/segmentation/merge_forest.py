@@ -1,9 +1,8 @@
-"""Components while the threshold falls: they only merge, so one forest, grown edge by edge, holds
-those of all.
+"""Components while the threshold falls: they only merge, so one forest holds them all.
 
-Its nodes are the components at the first threshold in each slab of planes (voxels without an edge
-are some, too), often few, numbered without gaps: of the volume, only edges between two of them are
-ever looked at.
+The forest is grown edge by edge. Its nodes are the components at the first threshold in each slab
+of planes (voxels without an edge are some, too), often few, numbered without gaps: of the volume,
+only edges between two of them are ever looked at.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -54,8 +53,9 @@ def component_graph(
     grow: bool = False,
     follow: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Graph:
-    """The graph for thresholds in descending order; affinities and min_size as in
-    `connected_components_3d`.
+    """The graph for thresholds in descending order.
+
+    Affinities and min_size as in `connected_components_3d`.
 
     grow: with the edges, down to 0, by which `grow` joins voxels to components. follow: picks those
     of the nodes (Z, Y, X) that will be named; edges that change no name of theirs are left out, but
@@ -102,7 +102,7 @@ def component_graph(
 def _number_nodes(
     affinities: np.ndarray, threshold: float, slabs: list[tuple[int, int]], min_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`nodes` of a graph, not joined across slabs; how many come before each slab, and in all;
+    """`nodes` of a graph, not joined across slabs; how many come before each slab, and in all.
 
     `sizes`.
     """
@@ -148,12 +148,11 @@ def _in_one(slabs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 
 
 def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
-    """At each threshold in turn, a function from nodes (n,) to names of their components, (n,)
-    uint64.
+    """At each threshold in turn, a function from nodes (n,) to names of their components.
 
-    A name is 0 where `connected_components_3d` with the graph's min_size, and `grow` after it if
-    asked for, give the label 0; else names are ordered as the labels are. It is valid until the
-    next threshold.
+    The names are (n,) uint64. A name is 0 where `connected_components_3d` with the graph's
+    min_size, and `grow` after it if asked for, give the label 0; else names are ordered as the
+    labels are. It is valid until the next threshold.
     """
     parents, sizes, start = (
         np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype),
@@ -170,11 +169,11 @@ def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
 
 
 def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nodes followed as points in a line, such that those of a component, at each threshold,
-    are a stretch of it.
+    """The nodes followed as points in a line, in which each component is a stretch.
 
-    Returns the points' indices in line and, by place on it, the times (indices of thresholds) from
-    which a point has a label, and has that of the next; NEVER if not at all.
+    That holds at every threshold. Returns the points' indices in line and, by place on it, the
+    times (indices of thresholds) from which a point has a label, and has that of the next; NEVER if
+    not at all.
     """
     line = np.argsort(graph.followed, kind="stable")
     nodes = graph.followed[line]
@@ -202,13 +201,12 @@ def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @numba.njit(cache=True, nogil=True)
 def _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size):
-    """Keep, in place, the edges by which components with a node to name may get another name;
-    returns the new ends.
+    """Keep, in place, the edges by which components with a node to name may get another name.
 
-    named (n + 1,), entry 0 unused, and parents (n,): of the nodes from before + 1 on; overwritten.
-    sizes: of all nodes; that of one not named, which no other slab has, becomes that of its
-    component before its first edge kept. Edges become edges between roots, but for growing, where
-    components at their ends may stay apart.
+    Returns the new ends. named (n + 1,), entry 0 unused, and parents (n,): of the nodes from before
+    + 1 on; overwritten. sizes: of all nodes; that of one not named, which no other slab has,
+    becomes that of its component before its first edge kept. Edges become edges between roots, but
+    for growing, where components at their ends may stay apart.
     """
     start, count, size = 0, 0, sizes[before : before + len(named)].copy()
     for k in range(len(ends)):
@@ -247,8 +245,9 @@ def _join(edges, parents, sizes, min_size):
 
 @numba.njit(cache=True, nogil=True)
 def grow_components(edges, parents, sizes, min_size):
-    """Join components that are too small with each other and to others, which stay the roots and do
-    not merge.
+    """Join components that are too small with each other and to others.
+
+    Others stay the roots, and do not merge.
     """
     for n in range(len(edges)):
         i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])

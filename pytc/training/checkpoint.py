@@ -26,12 +26,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 @dataclass
 class Keeper:
-    """Writes last.pt of a run, some step-N.pt, and best.pt where the run knows its monitored
-    figure.
+    """Writes last.pt of a run, some step-N.pt, and best.pt where the run knows the best.
 
-    With loop.picks_best the keep_checkpoints best are kept, ranked by loop.monitor, and best.pt is
-    the first of them. Without, the figure is found by `pytc.validate`, which writes best.pt; for it
-    the newest checkpoints are kept.
+    It does where it knows its monitored figure. With loop.picks_best the keep_checkpoints best are
+    kept, ranked by loop.monitor, and best.pt is the first of them. Without, the figure is found by
+    `pytc.validate`, which writes best.pt; for it the newest checkpoints are kept.
     """
 
     folder: Path
@@ -67,8 +66,9 @@ def loss_of(monitor: str, figure: float) -> float:
 def good_checkpoints(
     folder: Path, seen: set, device: torch.device | str = "cpu"
 ) -> Iterator[dict[str, Any]]:
-    """The states in last.pt, then in the newest step-N.pt and so on; a warning for each that cannot
-    be read.
+    """The states in last.pt, then in the newest step-N.pt and so on.
+
+    Warns of each that cannot be read.
 
     seen: notes of the files that were looked at, which are not read again unless they change.
     """

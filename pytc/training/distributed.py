@@ -42,8 +42,9 @@ class Ranks:
         return value
 
     def mean_count(self, count: torch.Tensor) -> torch.Tensor:
-        """What to divide a local sum by, so that DDP's average over ranks is the mean over all
-        counted values.
+        """What to divide a local sum by, so that DDP's average over ranks is a mean.
+
+        It is the mean over all counted values of all ranks.
         """
         return self.sum(count) / self.world
 
@@ -55,7 +56,7 @@ class Ranks:
         return values
 
     def once_a_node(self, make):
-        """What make() returns on the first rank of this one's node;
+        """What make() returns on the first rank of this one's node.
 
         ValueError on all ranks if any of them fails.
         """
@@ -90,11 +91,10 @@ def read_environment(environment=os.environ) -> Ranks:
 
 
 def meeting_point(environment=os.environ) -> str:
-    """Where the ranks find each other, tcp://HOST:PORT: as torchrun says, or the first node of a
-    Slurm job.
+    """Where the ranks find each other, tcp://HOST:PORT.
 
-    The port of a Slurm job follows from its number, so that two jobs on a node do not meet.
-    ValueError if neither says.
+    As torchrun says, or the first node of a Slurm job. The port of a Slurm job follows from its
+    number, so that two jobs on a node do not meet. ValueError if neither says.
     """
     host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if "SLURM_JOB_ID" in environment:
@@ -142,8 +142,9 @@ def joined(ranks: Ranks, device: torch.device):
 
 @contextmanager
 def noticed_signals():
-    """Within this block the first of SIGNALS that comes goes into the list that it yields; a second
-    acts uncaught.
+    """Within this block the first of SIGNALS that comes goes into the list that it yields.
+
+    A second acts uncaught.
     """
     received = []
     with ExitStack() as handlers:
@@ -158,11 +159,10 @@ def noticed_signals():
 
 
 def live_with_parent(worker: int) -> None:
-    """For loader processes: outlive the signals of a scheduler, since the run needs them to its
-    last step, but not it.
+    """For loader processes: outlive the signals of a scheduler.
 
-    torch watches the process that forked them, the forkserver, which itself lives as long as they
-    do.
+    The run needs them to its last step, but not beyond it. torch watches the process that forked
+    them, the forkserver, which itself lives as long as they do.
     """
 
     def end_with_parent():

@@ -36,11 +36,11 @@ START_METHOD = "forkserver"
 
 
 def train(config: Config, resume: Path | None = None) -> Path:
-    """Train as `config` says, or continue the run in the folder `resume`; returns the folder of the
-    run.
+    """Train as `config` says, or continue the run in the folder `resume`.
 
-    ValueError if the data do not fit the config; RuntimeError if the loss stops being finite;
-    SystemExit with distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
+    Returns the folder of the run. ValueError if the data do not fit the config; RuntimeError if the
+    loss stops being finite; SystemExit with distributed.EXIT_REQUEUE if a signal asked to stop,
+    after a checkpoint.
     """
     ranks = distributed.read_environment()
     device = hardware.choose_device(config.system, ranks.local_rank)
@@ -123,8 +123,9 @@ class Trainer:
         self.clock = Clock(samples_per_batch, device)
 
     def restore(self, resume: Path) -> dict[int, float]:
-        """Take up the state of the newest good checkpoint; returns the scores of the kept
-        checkpoints.
+        """Take up the state of the newest good checkpoint.
+
+        Returns the scores of the kept checkpoints.
         """
         state = next(good_checkpoints(resume / "checkpoints", set(), self.device), None)
         require(state, f"a good checkpoint in {resume}/checkpoints", None)
@@ -157,8 +158,9 @@ class Trainer:
         )
 
     def run(self, signals: list) -> Path:
-        """Train to the last step, or to the one in which a signal comes; returns the folder of the
-        run.
+        """Train to the last step, or to the one in which a signal comes.
+
+        Returns the folder of the run.
         """
         for step in range(self.first_step, self.loop.max_steps):
             done = step + 1
@@ -199,8 +201,9 @@ class Trainer:
         return self.folder
 
     def is_due(self, done: int, every: int) -> bool:
-        """Whether something that is done every so many steps, and at the end, is to be done now;
-        never for 0.
+        """Whether something that is done every so many steps, and at the end, is to be done now.
+
+        Never for 0.
         """
         return every > 0 and (done % every == 0 or done == self.loop.max_steps)
 
@@ -287,7 +290,7 @@ class Trainer:
     def skip(
         self, step: int, loss: float, norm: float, suspects: list[tuple[torch.Tensor, torch.Tensor]]
     ) -> None:
-        """Count and log a step that is not taken;
+        """Count and log a step that is not taken.
 
         RuntimeError if there have been too many in a row.
         """

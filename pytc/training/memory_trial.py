@@ -1,5 +1,6 @@
-"""What `system.auto` does before a run: look at the machine, and try by real steps how many patches
-fit at once.
+"""What `system.auto` does before a run: look at the machine, and try how many patches fit.
+
+It tries real steps.
 """
 
 import copy
@@ -22,14 +23,13 @@ from pytc.training.optim import build_optimizer
 def configure(
     config: Config, ranks: Ranks, device: torch.device, *, resumed: bool
 ) -> tuple[Config, list]:
-    """The config with a batch that fits, and the `hardware.Choice`s; the same config where
-    system.auto is off.
+    """The config with a batch that fits, and the `hardware.Choice`s.
 
-    A batch that does not fit a GPU is split, and optim.accumulate raised by as much, so that a step
-    still takes the patches that the recipe says. All ranks take the smallest rank's batch. A
-    resumed run keeps its own. Fields of `system` are not filled in: whoever continues the run, or
-    infers with it, is on a machine of its own. ValueError if not even one patch fits, or if ranks
-    would compute in different precisions.
+    It is the same config where system.auto is off. A batch that does not fit a GPU is split, and
+    optim.accumulate raised by as much, so that a step still takes the patches that the recipe says.
+    All ranks take the smallest rank's batch. A resumed run keeps its own. Fields of `system` are
+    not filled in: whoever continues the run, or infers with it, is on a machine of its own.
+    ValueError if not even one patch fits, or if ranks would compute in different precisions.
     """
     precisions = ranks.gather(hardware.choose_precision(config.system, device, config.model))
     require(
@@ -77,8 +77,9 @@ def configure(
 
 
 def largest_batch(try_batch: Callable[[int], None], wanted: int) -> int:
-    """Of wanted and its divisors, each at most half the one before, the first without
-    OutOfMemoryError; else 0.
+    """The largest of wanted and its divisors that passes without OutOfMemoryError, else 0.
+
+    Each divisor tried is at most half the one before.
     """
     size = wanted
     while size:

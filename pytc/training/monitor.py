@@ -1,6 +1,4 @@
-"""What a run tells: a progress bar on a terminal, plain lines elsewhere, log.jsonl and TensorBoard
-always.
-"""
+"""What a run tells: progress on a terminal or as lines, log.jsonl and TensorBoard."""
 
 import json
 import math
@@ -33,8 +31,9 @@ class Monitor:
         print(line, flush=True)
 
     def record(self, step: int, figures: dict[str, float]) -> None:
-        """Append figures to log.jsonl, null where they are not finite, and TensorBoard; show those
-        of training.
+        """Append figures to log.jsonl, null where they are not finite, and TensorBoard.
+
+        Those of training are shown.
         """
         if "train/loss" in figures:
             loss, rate = figures["train/loss"], figures["train/samples_per_second"]
@@ -54,8 +53,9 @@ class Monitor:
     def skipped(
         self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]
     ) -> None:
-        """Log and say that step number `step` (from 0) is not taken, and the (seed, step, index) of
-        its samples.
+        """Log and say that step number `step` (from 0) is not taken.
+
+        samples: the (seed, step, index) of each.
         """
         self.log(step + 1, {"skipped": samples, "loss": str(loss), "gradient_norm": str(norm)})
         _, at, index = samples[0]
@@ -66,11 +66,10 @@ class Monitor:
         )
 
     def panel(self, step: int, *volumes: torch.Tensor) -> None:
-        """A picture in TensorBoard of (image, target, valid, logits), each (B, C, Z, Y, X), the
-        target in [0, 1].
+        """A picture in TensorBoard of (image, target, valid, logits), each (B, C, Z, Y, X).
 
-        Of the first sample the first channel's middle slice, with the error where the target is
-        known.
+        The target is in [0, 1]. Of the first sample the first channel's middle slice, with the
+        error where the target is known.
         """
         image, target, valid, logits = (v[0, 0, v.shape[2] // 2].detach().float() for v in volumes)
         prediction = torch.sigmoid(logits)
@@ -92,8 +91,9 @@ class Silent:
 
 
 class Clock:
-    """How fast batches of `samples` (of all ranks) are gone through, and how much of the time the
-    loader is awaited.
+    """How fast batches of `samples` are gone through, and how long the loader is awaited.
+
+    `samples` counts those of all ranks.
     """
 
     def __init__(self, samples: int, device: torch.device):
@@ -112,8 +112,9 @@ class Clock:
         return batch
 
     def figures(self) -> dict[str, float]:
-        """Samples per second, share of waiting, and memory in GiB, on a GPU its peak; since the
-        last call.
+        """Samples per second, share of waiting, and memory in GiB, on a GPU its peak.
+
+        All since the last call.
         """
         seconds = time.perf_counter() - self.started
         figures = {

@@ -22,9 +22,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
-    """Learning rate of step `step` (from 0): linear warm-up, then a constant rate (none) or a
-    cosine that reaches 0 at max_steps.
+    """Learning rate of step `step` (from 0).
 
+    It is a linear warm-up, then a constant rate (none) or a cosine that reaches 0 at max_steps.
     Nothing is remembered, so a resumed run follows the same course, and a run whose max_steps is
     raised continues on the longer cosine from where it stands.
     """
@@ -37,11 +37,11 @@ def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
 
 
 class MovingAverage:
-    """Exponential moving average of a model's weights: average = decay x average + (1 - decay) x
-    weights.
+    """Exponential moving average of a model's weights.
 
-    Over the first steps the decay is (1 + step) / (warmup + step), so that early weights are soon
-    forgotten (the rule of TensorFlow's ExponentialMovingAverage; warmup 10 there).
+    average = decay x average + (1 - decay) x weights. Over the first steps the decay is (1 + step)
+    / (warmup + step), so that early weights are soon forgotten (the rule of TensorFlow's
+    ExponentialMovingAverage; warmup 10 there).
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig):

@@ -1,5 +1,6 @@
-"""Whole volumes predicted, segmented and scored while a network trains: what decides between two
-checkpoints.
+"""Whole volumes predicted, segmented and scored while a network trains.
+
+These scores decide between two checkpoints.
 """
 
 import shutil
@@ -25,14 +26,14 @@ def validate_volumes(
     folder: Path,
     ranks: Ranks = Ranks(),  # noqa: B008
 ) -> dict[str, float]:
-    """Scores of the validation volumes that have labels or skeletons: val/nerl, val/voi_sum,
-    val/threshold, ...
+    """Scores of the validation volumes that have labels or skeletons.
 
-    Each volume is predicted and segmented as config.inference and config.segmentation say, at the
-    threshold that is best by loop.monitor, or where that is no score of the volume, by the default
-    metric of evaluate.py. A figure is the mean over the volumes that have it; with several volumes
-    there is also val/NAME/nerl. Volumes are shared out among the ranks; all get all figures.
-    Affinities are kept below `folder` until they are scored.
+    They are val/nerl, val/voi_sum, val/threshold, ... Each volume is predicted and segmented as
+    config.inference and config.segmentation say, at the threshold that is best by loop.monitor, or
+    where that is no score of the volume, by the default metric of evaluate.py. A figure is the mean
+    over the volumes that have it; with several volumes there is also val/NAME/nerl. Volumes are
+    shared out among the ranks; all get all figures. Affinities are kept below `folder` until they
+    are scored.
     """
     volumes, training, mine = scored_volumes(config), model.training, {}
     task, metric = TASKS[config.target.kind], config.loop.monitor.removeprefix("val/")

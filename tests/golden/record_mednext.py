@@ -1,7 +1,8 @@
-"""Make mednext.json from the official MedNeXt (MIC-DKFZ/MedNeXt, Apache 2.0, commit 0b78ed8), which
-must be importable.
+"""Make mednext.json from the official MedNeXt, which must be importable.
 
-PYTHONPATH=MedNeXt:tests python tests/golden/record_mednext.py
+The official one is MIC-DKFZ/MedNeXt, Apache 2.0, commit 0b78ed8.
+
+    PYTHONPATH=MedNeXt:tests python tests/golden/record_mednext.py
 """
 
 import json

@@ -1,6 +1,4 @@
-"""The augmentations of a config, one after another: geometry, then imaging, then what is missing
-from the tissue.
-"""
+"""The augmentations of a config, in their order: geometry, imaging, then what tissue lacks."""
 
 import torch
 
@@ -12,8 +10,9 @@ SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def section_axis(voxel_size: tuple[float, float, float]) -> int:
-    """The axis across which sections were cut: the one of the largest voxels, the first if several
-    have it.
+    """The axis across which sections were cut: the one of the largest voxels.
+
+    If several have the largest, it is the first of them.
     """
     return voxel_size.index(max(voxel_size))
 

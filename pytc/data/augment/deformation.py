@@ -39,8 +39,7 @@ def misalign(
     max_rotation: float,
     axis: int = 0,
 ) -> Result:
-    """Move one section of a chosen sample, or all from a random one on, in plane: by a translation
-    or a rotation.
+    """Move one section of a chosen sample, or all from a random one on, in plane.
 
     The translation is up to `max_shift` voxels along each in-plane axis, the rotation up to
     `max_rotation` degrees about the centre. Labels move with the image, as tracings of misaligned
@@ -71,8 +70,9 @@ def misalign(
 def draw_permutations(
     rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC
 ) -> torch.Tensor:
-    """Orientations (B, 3, 3): of each chosen sample the axes of equal voxel size and extent in a
-    random order.
+    """Orientations (B, 3, 3) that put the axes of each chosen sample into a random order.
+
+    Only axes of equal voxel size and extent are exchanged.
     """
     kinds = list(zip(voxel_size, shape))
     alike = [[other for other in range(3) if kinds[other] == kind] for kind in kinds]
@@ -88,8 +88,10 @@ def draw_permutations(
 def draw_turns(
     rng: SampleRandom, shape: Shape, *, prob: float, voxel_size: Lengths = ISOTROPIC, axis: int = 0
 ) -> torch.Tensor:
-    """Orientations (B, 3, 3): each chosen sample turned about `axis` by 1 to 3 quarters; by 2 where
-    the voxel size or the extent differs between the plane's axes."""
+    """Orientations (B, 3, 3): each chosen sample turned about `axis` by 1 to 3 quarters.
+
+    By 2 where the voxel size or the extent differs between the plane's axes.
+    """
     a, b = PLANES[axis]
     quarter = _rotation(PLANES[axis], math.pi / 2).round()
     turns = torch.stack([torch.linalg.matrix_power(quarter, count) for count in range(4)])
@@ -113,12 +115,12 @@ def draw_affine(
     rotation: float,
     voxel_size: Lengths = ISOTROPIC,
 ) -> dict[int, torch.Tensor]:
-    """Row of each chosen sample -> matrix (3, 3) from an output voxel to its source, both as
-    offsets from the centre.
+    """Row of each chosen sample -> matrix (3, 3) from an output voxel to its source.
 
-    Axes are scaled by 1 +- scale and sheared by six shears in +- shear, a product of unit
-    triangular matrices, so that no map is singular. Rotations are up to `rotation` degrees in each
-    plane of equal voxel sizes. Scale, shear and rotation act on lengths in nm, not on voxels.
+    Both are offsets from the centre. Axes are scaled by 1 +- scale and sheared by six shears in +-
+    shear, a product of unit triangular matrices, so that no map is singular. Rotations are up to
+    `rotation` degrees in each plane of equal voxel sizes. Scale, shear and rotation act on lengths
+    in nm, not on voxels.
     """
     rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     scales = rng.uniform(3, low=1 - scale, high=1 + scale).double()
@@ -146,8 +148,7 @@ def draw_elastic(
     magnitude: float,
     voxel_size: Lengths = ISOTROPIC,
 ) -> dict[int, torch.Tensor]:
-    """Row of each chosen sample -> knots (3, kz, ky, kx) of a cubic B-spline field of displacements
-    in voxels.
+    """Row of each chosen sample -> knots (3, kz, ky, kx) of a cubic B-spline field in voxels.
 
     Knots are at most `spacing` voxels apart, and along each axis the displacement's standard
     deviation is `magnitude` voxels; both are in voxels of the finest axis, so that the field is
@@ -164,11 +165,10 @@ def draw_elastic(
 def reorient(
     image: torch.Tensor, labels: torch.Tensor | None, orientations: torch.Tensor
 ) -> Result:
-    """Give each sample its orientation: (B, 3, 3), signed permutations whose row i says which axis
-    becomes axis i.
+    """Give each sample its orientation (B, 3, 3).
 
-    Orientations are combined by matrix products, the first one on the right. The image is of any
-    dtype.
+    An orientation is a signed permutation whose row i says which axis becomes axis i. Orientations
+    are combined by matrix products, the first one on the right. The image is of any dtype.
     """
     if (orientations == torch.eye(3)).all():
         return image, labels
@@ -190,10 +190,9 @@ def deform(
     matrices: dict[int, torch.Tensor],
     knots: dict[int, torch.Tensor],
 ) -> Result:
-    """Resample each sample once, through its affine map (`draw_affine`) and its field
-    (`draw_elastic`) together.
+    """Resample each sample once, through its affine map and its field together.
 
-    Samples with neither come back bit for bit.
+    They come from `draw_affine` and `draw_elastic`. Samples with neither come back bit for bit.
     """
     moved, shape = {**matrices, **knots}, image.shape[2:]
     if not moved:
@@ -207,9 +206,7 @@ def deform(
 
 
 def _drawn(apply: Callable[..., Result], draw: Callable) -> Callable[..., Result]:
-    """The augmentation f(image, labels, rng, *, prob, ...) that draws, with the strengths of
-    `draw`, and applies.
-    """
+    """The augmentation f(image, labels, rng, *, prob, ...) that applies what `draw` draws."""
     return lambda image, labels, rng, **strengths: apply(
         image, labels, draw(rng, image.shape[2:], **strengths)
     )
@@ -247,8 +244,9 @@ def _affine_places(
 
 
 def _spline_field(knots: torch.Tensor, shape: Shape) -> Callable[[slice], torch.Tensor]:
-    """The field (3, z, Y, X) of a cubic B-spline on some z-slices; it varies as much as the knots
-    do, everywhere.
+    """The field (3, z, Y, X) of a cubic B-spline on some z-slices.
+
+    It varies as much as the knots do, everywhere.
     """
     (first, weights), *in_plane = (
         _spline_taps(n, k, knots.device) for n, k in zip(shape, knots.shape[1:])
@@ -259,8 +257,9 @@ def _spline_field(knots: torch.Tensor, shape: Shape) -> Callable[[slice], torch.
 
 
 def _spline_taps(size: int, count: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each of `size` voxels the first of its four knots among `count`, and their weights (size,
-    4), of norm 1.
+    """Of each of `size` voxels the first of its four knots, and their weights (size, 4), of norm 1.
+
+    `count` is the number of knots.
     """
     place = torch.arange(size, device=device) * ((count - 3) / max(size - 1, 1))
     first = place.floor().clamp(max=count - 4)
@@ -273,16 +272,18 @@ def _spline_taps(size: int, count: int, device: torch.device) -> tuple[torch.Ten
 def _spline(
     knots: torch.Tensor, axis: int, first: torch.Tensor, weights: torch.Tensor
 ) -> torch.Tensor:
-    """Knots along `axis` combined tap by tap: the rounding of a matrix product depends on threads
-    and alignment.
+    """Knots along `axis` combined tap by tap.
+
+    The rounding of a matrix product would depend on threads and alignment.
     """
     weights = weights.view(-1, 4, *(1,) * (knots.ndim - 1 - axis))
     return sum(knots.index_select(axis, first + tap) * weights[:, tap] for tap in range(4))
 
 
 def _resample(image: torch.Tensor, labels: torch.Tensor | None, places: Places, field=None) -> None:
-    """Replace image (C, Z, Y, X), trilinear, and labels (Z, Y, X), nearest, by what is at the
-    places plus a field.
+    """Replace image (C, Z, Y, X) and labels (Z, Y, X) by what is at the places plus a field.
+
+    The image is interpolated trilinearly, labels come from the nearest voxel.
     """
     depth, *plane = image.shape[1:]
     step = max(1, SLAB // math.prod(plane)) if image.device.type == "cpu" else depth
@@ -310,11 +311,10 @@ def _nearest(padded: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _trilinear(image: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
-    """Values of a contiguous (C, Z, Y, X) at places, which are overwritten; reflected once at a
-    face, then held there.
+    """Values of a contiguous (C, Z, Y, X) at places, which are overwritten.
 
-    Whole places give the voxel itself. Two to three times faster than grid_sample on a CPU, and as
-    exact anywhere.
+    Reflected once at a face, then held there. Whole places give the voxel itself. Two to three
+    times faster than grid_sample on a CPU, and as exact anywhere.
     """
     shape = image.shape[1:]
     index = torch.zeros((), dtype=torch.int32, device=image.device)
@@ -327,8 +327,9 @@ def _trilinear(image: torch.Tensor, at: list[torch.Tensor]) -> torch.Tensor:
     strides = [math.prod(shape[axis + 1 :]) if shape[axis] > 1 else 0 for axis in range(3)]
 
     def between(channel: torch.Tensor, axis: int) -> torch.Tensor:
-        """Values interpolated along the axes from `axis` on, of a channel that starts at the first
-        corner.
+        """Values interpolated along the axes from `axis` on.
+
+        They are of a channel that starts at the first corner.
         """
         if axis == 3:
             return channel.index_select(0, index).view(at[0].shape)

@@ -1,10 +1,10 @@
-"""Damage: what goes wrong with slices and with the grey values of an EM volume. Labels are never
-touched.
+"""Damage: what goes wrong with slices and with the grey values of an EM volume.
 
-Every function is f(image, labels, rng, *, ...) -> (image, labels): image (B, C, Z, Y, X) float with
-a grey range of [0, 1] (results are not clamped to it), labels (B, Z, Y, X) or None, handed through.
-Each sample is chosen with probability `prob`; one that is not chosen comes back bit for bit, and
-with none chosen the input itself comes back. Slices lie across `axis`: 0, 1 or 2 for z, y or x.
+Labels are never touched. Every function is f(image, labels, rng, *, ...) -> (image, labels): image
+(B, C, Z, Y, X) float with a grey range of [0, 1] (results are not clamped to it), labels (B, Z, Y,
+X) or None, handed through. Each sample is chosen with probability `prob`; one that is not chosen
+comes back bit for bit, and with none chosen the input itself comes back. Slices lie across `axis`:
+0, 1 or 2 for z, y or x.
 """
 
 import math
@@ -37,8 +37,7 @@ def shift_slices(
     axis: int = 0,
     fill: Literal["border", "wrap"] = "border",
 ) -> Result:
-    """Move each slice of a chosen sample, with probability `shift_prob`, by up to `max_shift`
-    voxels in plane.
+    """Shift each slice of a chosen sample, with probability `shift_prob`, in plane.
 
     The shifts along the two in-plane axes are whole numbers, drawn apart. What moves in from
     outside is the nearest voxel of the slice ("border") or its opposite side ("wrap").
@@ -105,8 +104,9 @@ def slice_contrast(
     prob: float = 1.0,
     axis: int = 0,
 ) -> Result:
-    """Multiply each slice of a chosen sample, with probability `contrast_prob`, by 1 +- scale, and
-    add +- offset.
+    """Change contrast and brightness of each slice of a chosen sample on its own.
+
+    With probability `contrast_prob` a slice is multiplied by 1 +- scale, and +- offset is added.
     """
     return _scale_and_add(
         image, rng, _pick_slices(image, rng, prob, contrast_prob, axis), scale, offset, axis
@@ -121,8 +121,9 @@ def intensity(
 
 
 def gamma(image, labels, rng: SampleRandom, *, prob: float, low: float, high: float) -> Result:
-    """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm; the sign of a
-    value stays.
+    """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm.
+
+    The sign of a value stays.
     """
     picked = rng.bernoulli(prob)
     power = (low * (high / low) ** rng.uniform())[picked].to(image)
@@ -177,8 +178,9 @@ def _change(
     change: Callable[[torch.Tensor], torch.Tensor],
     axis: int = 0,
 ) -> torch.Tensor:
-    """The image with `change`, from (n, C, ...) to the same, made to what is picked: samples (B,)
-    or slices (B, n).
+    """The image with `change`, from (n, C, ...) to the same, made to what is picked.
+
+    That is samples (B,) or slices (B, n).
     """
     if not picked.any():
         return image

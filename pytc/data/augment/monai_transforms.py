@@ -13,9 +13,7 @@ from pytc.data.counter_random import SampleRandom
 
 
 class SliceTransform(RandomizableTransform, MapTransform):
-    """Damages slices of arrays or tensors (C, Z, Y, X) at `keys`, all in the same way, with
-    probability `prob`.
-    """
+    """Damages slices of arrays or tensors (C, Z, Y, X) at `keys`, all in the same way."""
 
     def __init__(self, damage, keys: KeysCollection, prob: float, allow_missing_keys: bool):
         RandomizableTransform.__init__(self, prob)
