@@ -372,14 +372,28 @@ def test_images_that_are_no_volume(tmp_path):
         Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / "slices" / f"{z}.png")
     with pytest.raises(ValueError, match=r"expected \(5, 6\) uint8 in .*1.png"):
         open_volume(tmp_path / "slices")[:]
-    (tmp_path / "colour").mkdir()
-    Image.fromarray(np.zeros((5, 6, 3), np.uint8)).save(tmp_path / "colour" / "0.png")
-    with pytest.raises(ValueError, match="grey"):
-        open_volume(tmp_path / "colour")
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "0.png").write_text("not PNG")
-    with pytest.raises(ValueError, match="expected slices in .*broken"):
-        open_volume(tmp_path / "broken")
+
+
+@pytest.mark.parametrize("bands", ["LA", "RGB", "RGBA"])
+def test_slices_in_colour_are_grey_if_their_colours_are_equal(tmp_path, bands):
+    grey = pixels((3, 5, 6), "uint8")
+    opacity = np.full((5, 6), 255, np.uint8)
+    for z, plane in enumerate(grey):
+        layers = [plane] * (3 if "RGB" in bands else 1) + [opacity] * ("A" in bands)
+        Image.fromarray(np.stack(layers, -1), bands).save(tmp_path / f"{z}.png")
+    np.testing.assert_array_equal(open_volume(tmp_path)[:], grey)
+    coloured = np.stack([grey[2], grey[2], opacity], -1)
+    Image.fromarray(coloured, "RGB").save(tmp_path / "2.png")
+    with pytest.raises(ValueError, match="expected grey values in .*2.png; convert .*colours"):
+        open_volume(tmp_path)[:]
+
+
+def test_a_stack_in_colour_has_channels(tmp_path):
+    colours = pixels((4, 5, 6, 3), "uint8")
+    tifffile.imwrite(tmp_path / "v.tif", colours, photometric="rgb")
+    volume = open_volume(tmp_path / "v.tif", axes="zyxc")
+    assert volume.n_channels == 3
+    np.testing.assert_array_equal(volume.read((0, 0, 0), (4, 5, 6)), np.moveaxis(colours, -1, 0))
 
 
 # --- writing ---

@@ -4,7 +4,6 @@ Positions in voxels find labels, positions in nm measure edges.
 """
 
 import pickle
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pytc.config import Lengths, require
-from pytc.io.stores import expecting
+from pytc.io.stores import expecting, reading
 from pytc.runs import replacing
 
 # What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it
@@ -106,14 +105,12 @@ def load_skeleton(
     require(path.exists(), f"skeletons at {path}", "no such file or folder")
     suffix = path.suffix.lower()
     if suffix in (".pkl", ".pickle"):
-        return _from_graph(path, voxel_size)
+        with reading("a pickled networkx graph", path):
+            return _from_graph(path, voxel_size)
     if suffix == ".npz":
-        broken = ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile
-        with expecting(
-            f"what save_skeleton wrote in {path}, the arrays ids, positions, nm, edges", *broken
-        ):
-            with np.load(path, allow_pickle=False) as arrays:
-                return Skeleton(**arrays)
+        what = "the arrays ids, positions, nm, edges, as save_skeleton wrote them,"
+        with reading(what, path), np.load(path, allow_pickle=False) as arrays:
+            return Skeleton(**arrays)
     files = sorted(path.glob("*.swc")) if path.is_dir() else [path] if suffix == ".swc" else []
     require(files, "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
     require(
@@ -145,17 +142,13 @@ class _GraphUnpickler(pickle.Unpickler):
             found = super().find_class(module, name)
             if isinstance(found, type) and found.__module__ == module:
                 return found
-        raise ValueError(
-            f"expected a networkx graph, got a pickle that asks for {module}.{name}, "
-            "which is refused"
-        )
+        raise ValueError(f"a pickle that asks for {module}.{name}, which is refused")
 
 
 def _from_graph(path: Path, voxel_size: Lengths | None) -> Skeleton:
     import networkx
 
-    foreign = pickle.UnpicklingError, EOFError, ImportError, AttributeError, LookupError, TypeError
-    with open(path, "rb") as file, expecting(f"a pickled networkx graph in {path}", *foreign):
+    with open(path, "rb") as file:
         graph = _GraphUnpickler(file).load()
     require(isinstance(graph, networkx.Graph), f"a networkx graph in {path}", type(graph).__name__)
 
@@ -199,6 +192,7 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
         with expecting(f"7 numbers in each line of {file}", ValueError):
             # sample, type, x, y, z, radius, parent (Cannon 1998)
             rows = np.loadtxt(file, usecols=range(7), ndmin=2)
+            require(np.isfinite(rows).all(), "finite numbers", "a nan or infinity")
         samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
         node = {sample: len(nm) + i for i, sample in enumerate(samples)}
         require(

@@ -6,7 +6,6 @@ worker unopened. A process that has read a chunked format itself has to start it
 `forkserver` or `spawn`.
 """
 
-import json
 import math
 import os
 import re
@@ -22,6 +21,8 @@ import tifffile
 from PIL import Image
 
 from pytc.config import require
+from pytc.io import standards
+from pytc.io.standards import Standard, read_json
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -38,16 +39,33 @@ def expecting(what: str, *errors: type[Exception]):
         raise ValueError(f"expected {what}, got {error}") from error
 
 
+@contextmanager
+def reading(what: str, path: str | Path):
+    """Any failure to read a file as a ValueError that names it; one that does already stays."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if str(error).startswith("expected") and str(path) in str(error):
+            raise
+        told = isinstance(error, ValueError | OSError) and str(error)
+        got = error if told else f"{type(error).__name__}: {error}"
+        raise ValueError(f"expected {what} in {path}, got {got}") from error
+
+
 class Stored(NamedTuple):
     """An array on disk as its format describes it; `opener` gives what is sliced like NumPy.
 
     An opener whose format has chunks takes `cache_bytes`: how many bytes of decoded chunks to keep.
+    standard: what OME or ImageJ metadata say; the array's own attributes come before it.
     """
 
     shape: tuple[int, ...]
     dtype: Any
     attributes: dict[str, Any]
     opener: partial
+    standard: Standard = Standard()
 
 
 class Pages:
@@ -74,7 +92,12 @@ def split_path(path: str) -> tuple[Path, str | None]:
 
 
 def open_stored(path: str) -> Stored:
-    """The array that a path names; ValueError, with the arrays that are there, if it names none."""
+    """The array that a path names.
+
+    ValueError if it names none, with the arrays that are there, if it is not on this machine, or if
+    what is there is broken.
+    """
+    require("://" not in path, "a local path, as volumes elsewhere are not read yet", path)
     file, inside = split_path(path)
     if file.is_dir() and inside:
         file, inside = file / inside, None
@@ -90,7 +113,7 @@ def open_stored(path: str) -> Stored:
         **dict.fromkeys(HDF5_SUFFIXES, partial(open_hdf5, dataset=inside)),
     }
     require(kind in formats, "HDF5 (.h5), .zarr, .tif, .npy or a folder of slices", path)
-    with expecting(f"{kind} in {path}", OSError, tifffile.TiffFileError):
+    with reading(kind, file):
         return formats[kind](file)
 
 
@@ -126,8 +149,11 @@ def _hdf5_dataset(path: Path, name: str, cache_bytes: int) -> h5py.Dataset:
 
 def open_npy(path: Path) -> Stored:
     """A .npy file, mapped into memory."""
+    with open(path, "rb") as file:
+        first = file.read(len(np.lib.format.MAGIC_PREFIX))
+    require(first == np.lib.format.MAGIC_PREFIX, f"a .npy array in {path}", first)
     opener = partial(np.load, path, mmap_mode="r")
-    with expecting(f"a .npy array of numbers at {path}", ValueError):
+    with expecting(f"a .npy array of numbers in {path}", ValueError):
         return Stored(opener().shape, opener().dtype, {}, opener)
 
 
@@ -144,16 +170,16 @@ def open_tiff(path: Path) -> Stored:
         )
         series = tif.series[0]
         attributes = {k: v for k, v in (tif.shaped_metadata or ({},))[0].items() if k != "shape"}
-        named = series.axes.lower()
+        named = series.axes.lower().replace("s", "c")  # samples of a pixel are channels
         if sorted(named) == sorted("zyxc"[: len(named)]):
             attributes.setdefault("axes", named)
-        if series.dataoffset is not None:
-            return Stored(
-                series.shape, series.dtype, attributes, partial(tifffile.memmap, path, mode="r")
-            )
-        with expecting(f"pages that tifffile can decode in {path}", ValueError):
-            series.keyframe.asarray()
-        return Stored(series.shape, series.dtype, attributes, partial(_tiff_pages, path))
+        standard = standards.of_tiff(tif, named)
+        opener = partial(tifffile.memmap, path, mode="r")
+        if series.dataoffset is None:
+            opener = partial(_tiff_pages, path)
+            with expecting(f"pages that tifffile can decode in {path}", ValueError):
+                series.keyframe.asarray()
+        return Stored(series.shape, series.dtype, attributes, opener, standard)
 
 
 def _tiff_pages(path: Path) -> Pages:
@@ -166,12 +192,13 @@ def _tiff_pages(path: Path) -> Pages:
 def open_folder(path: Path) -> Stored:
     """The array in a folder, or slices in the natural order of their names.
 
-    The array is Zarr 2 or 3, N5 or precomputed, or the only one of a group.
+    The array is Zarr 2 or 3, N5 or precomputed, the only one of a group, or the finest level of an
+    OME-Zarr group.
     """
+    if finest := standards.finest_level(path):
+        return open_chunked(finest)
     if len(arrays := list_arrays(path)) == 1:
-        driver, shape, dtype, attributes = chunked_array(arrays[0])
-        opener = partial(_tensorstore, arrays[0], len(shape), driver=driver, cache_bytes=0)
-        return Stored(shape, dtype, attributes, opener)
+        return open_chunked(arrays[0])
     slices = [f for f in path.iterdir() if f.suffix.lower() in SLICE_SUFFIXES and f.name[0] != "."]
     if not slices:
         raise ValueError(
@@ -187,11 +214,44 @@ def open_folder(path: Path) -> Stored:
     )
 
 
+def open_chunked(path: Path) -> Stored:
+    """The Zarr, N5 or precomputed array in a folder, without axes that are there for form's sake.
+
+    These are t and c of length 1 in OME-Zarr, and the only channel of a precomputed volume.
+    """
+    driver, shape, dtype, attributes = chunked_array(path)
+    require(driver, f"a Zarr, N5 or precomputed array in {path}", "none")
+    standard, left_out = Standard(), ()
+    if driver in ("zarr", "zarr3"):
+        standard = standards.of_zarr_array(path, len(shape))
+    if standard.axes:
+        named = list(zip(standard.axes, shape))
+        times = dict(named).get("t", 1)
+        require(times == 1, f"one time point in {path}", times)
+        left_out = tuple(i for i, (axis, n) in enumerate(named) if axis in "tc" and n == 1)
+        kept = "".join(axis for i, axis in enumerate(standard.axes) if i not in left_out)
+        standard = standard._replace(axes=kept)
+        shape = [n for i, n in enumerate(shape) if i not in left_out]
+    elif driver == "neuroglancer_precomputed" and len(shape) == 3:
+        left_out = (3,)
+    opener = partial(_tensorstore, path, left_out, driver=driver, cache_bytes=0)
+    return Stored(shape, dtype, attributes, opener, standard)
+
+
 def read_slice(path: Path) -> np.ndarray:
-    """A grey image (Y, X)."""
-    array = np.asarray(Image.open(path)) if path.suffix.lower() == ".png" else tifffile.imread(path)
-    require(array.ndim == 2, f"a grey image of shape (y, x) in {path}", array.shape)
-    return array
+    """A grey image (Y, X); one in colour is grey if its red, green and blue are equal."""
+    with reading("an image", path):
+        if path.suffix.lower() == ".png":
+            array = np.asarray(Image.open(path))
+        else:
+            array = tifffile.imread(path)
+        if array.ndim == 3 and array.shape[-1] in (2, 3, 4):  # 2 and 4: the last is opacity
+            colours = array[..., : 1 if array.shape[-1] == 2 else 3]
+            grey = (colours == colours[..., :1]).all()
+            require(grey, f"grey values in {path}; convert the slices to grey", "colours")
+            array = colours[..., 0]
+        require(array.ndim == 2, f"a grey image of shape (y, x) in {path}", array.shape)
+        return array
 
 
 def _slice_like(
@@ -203,7 +263,7 @@ def _slice_like(
     return image
 
 
-def _tensorstore(path: Path, rank: int, driver: str, cache_bytes: int) -> Any:
+def _tensorstore(path: Path, left_out: tuple[int, ...], driver: str, cache_bytes: int) -> Any:
     import tensorstore
 
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}}
@@ -212,7 +272,7 @@ def _tensorstore(path: Path, rank: int, driver: str, cache_bytes: int) -> Any:
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
     array = tensorstore.open(spec, context=context).result()
     array = array[tensorstore.d[:].translate_to[0]]  # a precomputed volume may start anywhere
-    return array[..., 0] if array.rank > rank else array
+    return array[tuple(0 if axis in left_out else slice(None) for axis in range(array.rank))]
 
 
 def chunked_array(path: Path) -> tuple[str | None, list[int], str, dict[str, Any]]:
@@ -260,9 +320,3 @@ def list_arrays(path: Path) -> list[Path]:
             found.append(Path(root))
             folders.clear()
     return sorted(found)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty if there is no such file."""
-    with expecting(f"JSON in {path}", ValueError):
-        return json.loads(path.read_text()) if path.is_file() else {}

@@ -19,16 +19,8 @@ import tifffile
 
 from pytc.config import Lengths, require
 from pytc.io import stores
+from pytc.io.standards import NANOMETRES, Standard
 
-NANOMETRES = {
-    "nm": 1.0,
-    "nanometer": 1.0,
-    "nanometers": 1.0,
-    "um": 1e3,
-    "µm": 1e3,
-    "micrometer": 1e3,
-    "micron": 1e3,
-}
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512
 # is whole chunks, and one channel a chunk lets a decoder read the three short-range affinities
 # alone.
@@ -40,18 +32,21 @@ def open_volume(
     *,
     axes: str | None = None,
     voxel_size: Lengths | None = None,
+    transpose: str | None = None,
     writable: bool = False,
 ) -> Volume:
     """A stored volume, of which only what is asked for is read.
 
     path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3,
-    N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside), a TIFF
-    stack, a folder of PNG or TIFF slices, or .npy. axes (e.g. "zyx", "xyzc") and voxel_size (nm,
-    spatial axes in stored order) are used instead of what the file says. writable: whether more may
-    be written to it, Zarr only. ValueError if there is no such array, or if what the file says
-    about itself does not fit it.
+    N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside; of an
+    OME-Zarr group the finest level), a TIFF stack, a folder of PNG or TIFF slices, or .npy. axes
+    (e.g. "zyx", "xyzc") and voxel_size (nm, spatial axes in stored order) are used instead of what
+    the file says. transpose (e.g. "zyx"): the order in which the spatial axes are presented, their
+    voxel size and offsets with them; channels keep their place. writable: whether more may be
+    written to it, Zarr only. ValueError if there is no such array, or if what the file says about
+    itself does not fit it.
     """
-    volume = Volume(stores.open_stored(str(path)), path, axes, voxel_size)
+    volume = Volume(stores.open_stored(str(path)), path, axes, voxel_size, transpose)
     volume.writable = writable
     chunked = volume._opener.keywords.get("driver") in ("zarr", "zarr3")
     require(chunked or not writable, "a Zarr array to write more to", str(path))
@@ -103,11 +98,12 @@ def create_volume(
 
 
 class Volume(AbstractContextManager):
-    """A stored array: `volume[slices]` in stored axis order, `read(start, stop)` as (C, Z, Y, X).
+    """A stored array: `volume[slices]` in the order of `axes`, `read(start, stop)` as (C, Z, Y, X).
 
-    axes: e.g. "zyx", "czyx", "xyzc". voxel_size: nm, spatial axes in stored order, or None.
-    attributes: all that is stored with it. offsets: of the affinity channels, or None. Picklable; a
-    reader is safe to use after a fork.
+    axes: e.g. "zyx", "czyx", "xyzc": the stored order, but where it is transposed. voxel_size: nm,
+    spatial axes in this order, or None. axes_from, voxel_size_from: who says so, e.g. "given" or
+    "OME-Zarr"; empty where nobody does. attributes: all that is stored with it. offsets: of the
+    affinity channels, or None. Picklable; a reader is safe to use after a fork.
     """
 
     writable = False
@@ -118,6 +114,7 @@ class Volume(AbstractContextManager):
         path: str | Path,
         axes: str | None = None,
         voxel_size: Lengths | None = None,
+        transpose: str | None = None,
     ):
         self.path, self.shape = str(path), tuple(map(int, stored.shape))
         with stores.expecting(
@@ -126,8 +123,29 @@ class Volume(AbstractContextManager):
             self.dtype = np.dtype(stored.dtype).newbyteorder("=")
         require(self.dtype.kind in "buif", numbers, str(self.dtype))
         self.attributes = json.loads(json.dumps(stored.attributes, default=_plain))
-        self.axes, self.voxel_size, self.offsets = _describe(self, axes, voxel_size)
+        self.axes, self.axes_from = _axes(self, axes, stored.standard)
+        self.voxel_size, self.voxel_size_from = _voxel_size(self, voxel_size, stored.standard)
+        self.offsets = _offsets(self)
         self._opener, self._handle, self._pid = stored.opener, None, None
+        # presented axis i is stored axis order[i]
+        self._order = tuple(range(len(self.shape)))
+        if transpose is not None:
+            self._transpose(transpose)
+
+    def _transpose(self, transpose: str) -> None:
+        stored = self.spatial_axes
+        fit = sorted(transpose) == sorted(stored)
+        require(fit, f"axes to transpose {self.path} to, an order of {stored}", transpose)
+        moved = [stored.index(axis) for axis in transpose]
+        letters = iter(transpose)
+        axes = "".join("c" if axis == "c" else next(letters) for axis in self.axes)
+        self._order = tuple(self.axes.index(axis) for axis in axes)
+        self.shape = tuple(self.shape[axis] for axis in self._order)
+        self.axes = axes
+        if self.voxel_size is not None:
+            self.voxel_size = tuple(self.voxel_size[axis] for axis in moved)
+        if self.offsets is not None:
+            self.offsets = tuple(tuple(offset[axis] for axis in moved) for offset in self.offsets)
 
     @property
     def spatial_shape(self) -> tuple[int, int, int]:
@@ -147,14 +165,23 @@ class Volume(AbstractContextManager):
         if self._pid != os.getpid():
             # what a fork copied from its parent goes first, or HDF5 would share its descriptor
             self._handle = None
-            self._handle, self._pid = self._opener(), os.getpid()
+            with stores.reading("a readable volume", self.path):
+                self._handle, self._pid = self._opener(), os.getpid()
         return self._handle
 
     def __getitem__(self, index: Any) -> np.ndarray:
         slices, shape = self._slices(index)
-        values = np.empty(shape) if 0 in shape else self.handle[slices]
-        copied = np.array if isinstance(values, np.memmap) else np.asarray
-        return copied(values, self.dtype).reshape(shape)
+        if 0 in shape:
+            return np.empty(shape, self.dtype)
+        handle = self.handle
+        with stores.reading("readable voxels", self.path):
+            values = handle[self._stored(slices)]
+            copied = np.array if isinstance(values, np.memmap) else np.asarray
+            return copied(values, self.dtype).transpose(self._order).reshape(shape)
+
+    def _stored(self, slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Slices of the presented axes in stored order."""
+        return tuple(part for _, part in sorted(zip(self._order, slices), key=lambda pair: pair[0]))
 
     def __setitem__(self, index: Any, values: Any) -> None:
         slices, shape = self._slices(index)
@@ -178,7 +205,8 @@ class Volume(AbstractContextManager):
             values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape
         )
         lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
-        self.handle[slices] = np.broadcast_to(exact, shape).reshape(lengths)
+        values = np.broadcast_to(exact, shape).reshape(lengths)
+        self.handle[self._stored(slices)] = values.transpose(np.argsort(self._order))
 
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """The voxels from start up to stop as (C, Z, Y, X), channels first.
@@ -258,52 +286,83 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else text
 
 
-def _describe(volume: Volume, axes: str | None, voxel_size: Lengths | None):
-    """Axes, voxel size in nm and offsets of a volume: arguments first, then its attributes.
+def _axes(volume: Volume, given: str | None, standard: Standard) -> tuple[str, str]:
+    """The order of the axes, and who says so: the argument, the attributes, a standard, or nobody.
 
-    Where neither says, three axes are zyx, and four are czyx if the first is clearly the shortest.
+    Where nobody says, three axes are zyx, and four are czyx if the first is clearly the shortest.
     """
-    path, shape, attributes = volume.path, volume.shape, volume.attributes
+    path, shape = volume.path, volume.shape
     require(
         len(shape) in (3, 4) and min(shape) > 0,
         f"three axes, or four with channels, none empty, in {path}",
         shape,
     )
-    axes = axes or attributes.get("axes")
+    stated = (
+        (given, "given"),
+        (volume.attributes.get("axes"), "attributes"),
+        (standard.axes, standard.name),
+    )
+    axes, origin = next((pair for pair in stated if pair[0]), (None, ""))
     clear = axes or len(shape) == 3 or shape[0] < min(shape[1:])
     require(
         clear, f"axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say", axes
     )
-    known, names = "zyxc"[: len(shape)], "".join(map(str, axes or "czyx"[-len(shape) :])).lower()
+    known = "zyxc"[: len(shape)]
+    names = "".join(map(str, axes or "czyx"[-len(shape) :])).lower()
     require(
         sorted(names) == sorted(known),
         f"axes in an order of {known} for shape {shape} of {path}",
         axes,
     )
+    return names, origin
+
+
+def _voxel_size(
+    volume: Volume, given: Lengths | None, standard: Standard
+) -> tuple[Lengths | None, str]:
+    """Lengths in nm, spatial axes in stored order, and who says so; None, "" if nobody does."""
+    lengths, origin = given, "given"
+    if lengths is None:
+        lengths, origin = _attributed_voxel_size(volume), "attributes"
+    if lengths is None:
+        lengths, origin = standard.voxel_size, standard.name
+    if lengths is None:
+        return None, ""
+    lengths = tuple(map(float, lengths))
+    positive = len(lengths) == 3 and min(lengths) > 0
+    require(positive, f"a voxel size of three positive lengths in nm for {volume.path}", lengths)
+    return lengths, origin
+
+
+def _attributed_voxel_size(volume: Volume) -> list[float] | None:
+    """What the attributes `voxel_size` or `resolution`, in `unit` or `units`, say, in nm."""
+    path, attributes = volume.path, volume.attributes
     stored = [
         attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None
     ]
-    if voxel_size is None and stored:
-        agree = all(
-            isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0]
-            for lengths in stored
-        )
-        require(agree, f"one voxel size of three lengths in {path}", stored)
-        units = attributes.get("unit") or attributes.get("units") or "nm"
-        units = [units] * 3 if isinstance(units, str) else units
-        known = len(units) == 3 and set(units) <= set(NANOMETRES)
-        require(known, f"units from {', '.join(NANOMETRES)} in {path}", units)
-        voxel_size = [length * NANOMETRES[unit] for length, unit in zip(stored[0], units)]
-    if voxel_size is not None:
-        voxel_size = tuple(map(float, voxel_size))
-        positive = len(voxel_size) == 3 and min(voxel_size) > 0
-        require(positive, f"a voxel size of three positive lengths in nm for {path}", voxel_size)
-    if (offsets := attributes.get("offsets")) is not None:
-        whole, channels = np.array(offsets), shape[names.index("c")] if "c" in names else 1
-        fit = whole.shape == (channels, 3) and whole.dtype.kind in "iu"
-        require(fit, f"three whole voxels for each of {channels} offsets in {path}", offsets)
-        offsets = tuple(map(tuple, whole.tolist()))
-    return names, voxel_size, offsets
+    if not stored:
+        return None
+    agree = all(
+        isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0]
+        for lengths in stored
+    )
+    require(agree, f"one voxel size of three lengths in {path}", stored)
+    units = attributes.get("unit") or attributes.get("units") or "nm"
+    units = [units] * 3 if isinstance(units, str) else units
+    known = len(units) == 3 and set(units) <= set(NANOMETRES)
+    require(known, f"units from {', '.join(NANOMETRES)} in {path}", units)
+    return [length * NANOMETRES[unit] for length, unit in zip(stored[0], units)]
+
+
+def _offsets(volume: Volume) -> tuple[tuple[int, int, int], ...] | None:
+    """Those of the affinity channels, spatial axes in stored order, from the attributes."""
+    offsets = volume.attributes.get("offsets")
+    if offsets is None:
+        return None
+    whole, channels = np.array(offsets), volume.n_channels
+    fit = whole.shape == (channels, 3) and whole.dtype.kind in "iu"
+    require(fit, f"three whole voxels for each of {channels} offsets in {volume.path}", offsets)
+    return tuple(map(tuple, whole.tolist()))
 
 
 class NewFile(Volume):

@@ -1,0 +1,162 @@
+"""What OME-Zarr, OME-TIFF and ImageJ say of an image: the order of its axes and its voxel size.
+
+Sources: OME-NGFF 0.4 and 0.5 (https://ngff.openmicroscopy.org), the OME-TIFF schema 2016-06, and
+ImageJ's TIFF description.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import tifffile
+
+from pytc.config import Lengths, require
+
+NANOMETRES = {
+    "å": 0.1,
+    "angstrom": 0.1,
+    "nm": 1.0,
+    "nanometer": 1.0,
+    "nanometers": 1.0,
+    "um": 1e3,
+    "µm": 1e3,  # the micro sign
+    "μm": 1e3,  # the Greek letter
+    "micrometer": 1e3,
+    "micron": 1e3,
+    "microns": 1e3,
+    "mm": 1e6,
+    "millimeter": 1e6,
+    "cm": 1e7,
+    "centimeter": 1e7,
+    "m": 1e9,
+    "meter": 1e9,
+}
+
+
+class Standard(NamedTuple):
+    """What a standard's metadata say; voxel_size: nm, spatial axes in stored order."""
+
+    name: str = ""
+    axes: str | None = None
+    voxel_size: Lengths | None = None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, empty if there is no such file; ValueError if it holds another."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {path}, got {error}") from error
+    require(isinstance(content, dict), f"a JSON object in {path}", type(content).__name__)
+    return content
+
+
+def multiscales(group: Path) -> dict[str, Any]:
+    """The first image that an OME-Zarr group describes, or nothing.
+
+    Version 0.4 describes it in .zattrs, 0.5 in zarr.json.
+    """
+    images = _attributes(group).get("multiscales") or [{}]
+    return images[0]
+
+
+def _attributes(group: Path) -> dict[str, Any]:
+    attributes = read_json(group / "zarr.json").get("attributes") or read_json(group / ".zattrs")
+    return attributes.get("ome", attributes)
+
+
+def finest_level(group: Path) -> Path | None:
+    """The array of an OME-Zarr group's finest level, or None if the folder is no such group.
+
+    Of what bioformats2raw writes, a group of groups, the only image; None if there are several.
+    """
+    levels = multiscales(group).get("datasets")
+    if levels:
+        return group / levels[0]["path"]
+    if "bioformats2raw.layout" in _attributes(group) and not (group / "1").exists():
+        return finest_level(group / "0")
+    return None
+
+
+def of_zarr_array(array: Path, n_axes: int) -> Standard:
+    """What the OME-Zarr groups around an array say of it.
+
+    Axes as they are stored, t and c included. Without a unit for each spatial axis the voxel size
+    is unknown. ValueError if the axes named do not fit the array.
+    """
+    for group in list(array.parents)[:4]:
+        image = multiscales(group)
+        for level in image.get("datasets", ()):
+            if group / level["path"] == array:
+                return _of_level(image, level, n_axes, array)
+    return Standard()
+
+
+def _of_level(image: dict, level: dict, n_axes: int, array: Path) -> Standard:
+    # version 0.3 names axes, 0.4 describes them, earlier ones always mean tczyx
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
+    axes = axes or [{"name": name} for name in "tczyx"[-n_axes:]]
+    names = "".join(axis["name"] for axis in axes).lower()
+    fit = len(axes) == len(names) == n_axes and set(names) <= set("tczyx")
+    require(fit, f"{n_axes} axes from t, c, z, y, x in the OME metadata of {array}", names)
+    scale = [1.0] * n_axes
+    for transforms in (level, image):
+        for transform in transforms.get("coordinateTransformations", ()):
+            if transform["type"] == "scale":
+                scale = [a * b for a, b in zip(scale, transform["scale"], strict=True)]
+    units = [axis.get("unit") for axis in axes]
+    spatial = [i for i, name in enumerate(names) if name in "zyx"]
+    lengths = [_nanometres(scale[i], units[i]) for i in spatial]
+    return Standard("OME-Zarr", names, _complete(lengths))
+
+
+def of_tiff(tif: tifffile.TiffFile, axes: str) -> Standard:
+    """What OME or ImageJ metadata say of a stack with these axes, named as in `Standard`."""
+    if tif.is_ome:
+        return Standard("OME-TIFF", None, _of_ome_xml(tif.ome_metadata, axes))
+    if tif.is_imagej:
+        return Standard("ImageJ", None, _of_imagej(tif, axes))
+    return Standard()
+
+
+def _of_ome_xml(text: str, axes: str) -> Lengths | None:
+    pixels = next(node for node in ElementTree.fromstring(text).iter() if _tag(node) == "Pixels")
+    lengths = []
+    for axis in axes.replace("c", "").upper():
+        size, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit", "µm")
+        lengths.append(None if size is None else _nanometres(float(size), unit))
+    return _complete(lengths)
+
+
+def _tag(node: ElementTree.Element) -> str:
+    return node.tag.rpartition("}")[2]
+
+
+def _of_imagej(tif: tifffile.TiffFile, axes: str) -> Lengths | None:
+    """Size in the plane from the resolution tags, between slices from `spacing`."""
+    said, tags = tif.imagej_metadata or {}, tif.pages[0].tags
+    unit = str(said.get("unit", "")).replace("\\u00B5", "µ")
+    sizes = {"z": said.get("spacing")}
+    for axis, name in (("y", "YResolution"), ("x", "XResolution")):
+        pixels, units = tags[name].value if name in tags else (0, 1)
+        sizes[axis] = units / pixels if pixels else None
+    lengths = [sizes.get(axis) for axis in axes.replace("c", "")]
+    return _complete([None if size is None else _nanometres(size, unit) for size in lengths])
+
+
+def _nanometres(size: float, unit: str | None) -> float | None:
+    """A length in nm, None where the unit is missing or no unit of length, such as pixel."""
+    factor = NANOMETRES.get((unit or "").lower())
+    return None if factor is None else size * factor
+
+
+def _complete(lengths: list[float | None]) -> Lengths | None:
+    """Three positive lengths, or None where one is unknown."""
+    known = len(lengths) == 3 and all(
+        length is not None and math.isfinite(length) and length > 0 for length in lengths
+    )
+    return tuple(float(length) for length in lengths) if known else None
