@@ -29,6 +29,7 @@ from pytc.evaluation.sweep import DEFAULT_THRESHOLDS
 from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
+from pytc.metrics.semantic import boundaries
 from pytc.segmentation.connected_components import connected_components_3d
 
 SHAPE = (12, 20, 24)
@@ -350,7 +351,13 @@ def test_what_the_network_predicts_is_the_task(runs):
     source.write_text(json.dumps(json.loads(source.read_text()) | {"task": "binary"}))
     assert evaluate(EvaluateConfig())["task"] == "semantic"
     source.write_text(json.dumps(json.loads(source.read_text()) | {"task": "boundary"}))
-    with pytest.raises(ValueError, match="affinity or binary, got 'boundary'"):
+    assert evaluate(EvaluateConfig())["jaccard"] < 0.5  # a mask of objects is none of boundaries
+    truth = boundaries(bars(), np.ones(SHAPE, bool)).astype(np.uint8)
+    shutil.rmtree("runs/new/predictions/bars/segmentation.zarr")
+    store(Path("runs/new/predictions/bars/segmentation.zarr"), truth)
+    assert evaluate(EvaluateConfig())["jaccard"] == 1
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"task": "skeletons"}))
+    with pytest.raises(ValueError, match="affinity, binary, boundary, got 'skeletons'"):
         evaluate(EvaluateConfig())
 
 
@@ -441,7 +448,7 @@ def test_default_metric_and_thresholds():
     assert choose_metric(None, "instance", {"labels": 1}) == "dense_voi_sum"
     assert choose_metric(None, "semantic", {"labels": 1}) == "jaccard"
     assert choose_metric("adapted_rand", "instance", {"labels": 1}) == "dense_adapted_rand_error"
-    with pytest.raises(ValueError, match="expected a metric from erl, .*did you mean 'nerl'"):
+    with pytest.raises(ValueError, match="expected a metric, got 'nerf'; did you mean 'nerl'"):
         choose_metric("nerf", "instance", {"skeleton": 1})
     assert EvaluateConfig().thresholds == DEFAULT_THRESHOLDS
 

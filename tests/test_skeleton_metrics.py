@@ -34,7 +34,9 @@ def two_lines():
 def test_equals_reference_implementation(name, graph, segments):
     figures = SkeletonMetrics(make_skeleton(*graph)).compute_nodes(segments)
     assert tuple(figures) == SKELETON_METRICS
-    assert set(GOLDEN[name]) == set(figures)
+    # recorded before there was nerl_50, which the twin below counts
+    assert set(GOLDEN[name]) == set(figures) - {"nerl_50"}
+    figures.pop("nerl_50")
     assert figures == pytest.approx(GOLDEN[name], rel=1e-5, abs=1e-5)
 
 
@@ -68,6 +70,7 @@ def test_equals_twin_on_random_graphs():
         for name, overlooked in (
             ("nerl_5", 5),
             ("nerl_20", 20),
+            ("nerl_50", 50),
             ("nerl_100", 100),
             ("nerl_inf", np.inf),
         ):

@@ -266,7 +266,7 @@ def test_channels_by_offset():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"metric": "accuracy"}, "metric from erl, .*dense_voi_split.*, got 'accuracy'"),
+        ({"metric": "accuracy"}, "a metric, got 'accuracy'; it has 'erl', .*'dense_voi_split'"),
         ({"metric": "nerl", "skeleton": None}, "a skeleton for the metric 'nerl'"),
         ({"metric": "dense_voi_sum", "labels": None}, "labels for the metric"),
         ({"skeleton": None, "labels": None, "metric": "x"}, "to score against"),
@@ -288,5 +288,5 @@ def test_semantic_sweep():
         mask = prediction.astype(np.float64) > row["threshold"]
         assert row == {"threshold": row["threshold"], **semantic_metrics(truth, mask)}
     assert scored.best["threshold"] == 0.5 and scored.metric == "jaccard"
-    with pytest.raises(ValueError, match="jaccard, dice, precision, recall"):
+    with pytest.raises(ValueError, match="'jaccard', 'dice', 'precision', 'recall'"):
         semantic_sweep(prediction, truth, metric="nerl")

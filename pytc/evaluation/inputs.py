@@ -15,32 +15,25 @@ from pytc.commands import EvaluateConfig
 from pytc.config import require
 from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.sweep import (
-    DENSE_METRICS,
     Sweep,
     check_metric,
-    full_name,
     semantic_sweep,
     threshold_sweep,
 )
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.overlap import Contingency, metrics_of_table
-from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
-from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
+from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
+from pytc.metrics.skeleton import SkeletonMetrics
+from pytc.metrics.table import DEFAULTS, full_name, metric_names
 from pytc.runs import newest_run
 from pytc.segmentation.connected_components import connected_components_3d, unit_channels
 from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow
+from pytc.target_kinds import target_kind
 
 # written beside a prediction: what was predicted, from what, and the truth
 SOURCES = "predictions/*/source.json"
-# what a network predicts, and how that is scored
-TASKS = {"affinity": "instance", "binary": "semantic"}
-# by task and by what they need
-METRICS = {
-    "instance": {"skeleton": SKELETON_METRICS, "labels": DENSE_METRICS},
-    "semantic": {"labels": SEMANTIC_METRICS},
-}
 
 
 @dataclass(frozen=True)
@@ -55,6 +48,7 @@ class Inputs:
     volumes: dict[str, Volume]
     skeleton: Skeleton | None
     paths: dict[str, str]  # what was opened
+    truth: str  # what the labels are taken for: objects, foreground or boundaries
 
     @property
     def prediction(self) -> Volume:
@@ -63,17 +57,19 @@ class Inputs:
     def read_labels(self) -> np.ndarray | Volume | None:
         """Labels, 0 outside of the mask.
 
-        For a semantic task they are the foreground as int8, -1 where unlabelled.
+        For a semantic task they are the true mask as int8, -1 where it is not known.
         """
         labels, mask = self.volumes.get("labels"), self.volumes.get("mask")
         if labels is None or (
             mask is None and self.config.task == "instance" and not self.channels
         ):
             return labels  # read piece by piece
-        labels, masked = labels[...], False if mask is None else mask[...] == 0
-        if self.config.task == "semantic":
-            return np.where(masked | (labels < 0), -1, labels > 0).astype(np.int8)
-        return np.where(masked, 0, labels).astype(labels.dtype, copy=False)
+        labels = labels[...]
+        inside = np.ones(labels.shape, bool) if mask is None else mask[...] != 0
+        if self.config.task == "instance":
+            return np.where(inside, labels, 0).astype(labels.dtype, copy=False)
+        true_mask = boundaries if self.truth == "boundaries" else foreground
+        return true_mask(labels, inside & (labels >= 0))
 
     def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
         """The figures at each of the config's thresholds; values:
@@ -130,9 +126,8 @@ def gather(config: EvaluateConfig) -> Inputs:
     folder = _results_folder(config)
     run = folder.parents[1] if folder and folder.parent.name == "predictions" else None
     source = json.loads((folder / "source.json").read_text()) if folder else {}
-    kind = source.get("task", "affinity")
-    require(config.task or kind in TASKS, f"--task, or predictions of {' or '.join(TASKS)}", kind)
-    task = config.task or TASKS[kind]
+    kind = target_kind(source.get("task", "binary" if config.task == "semantic" else "affinity"))
+    task = config.task or kind.task
     paths = _paths(config, folder, source, task)
     metric = choose_metric(config.metric, task, paths)
     volumes = {}
@@ -176,8 +171,20 @@ def gather(config: EvaluateConfig) -> Inputs:
         skeleton.require_inside(prediction.spatial_shape)
     title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
     return Inputs(
-        config, title, _channels(prediction, config) if decoded else [], volumes, skeleton, paths
+        config,
+        title,
+        _channels(prediction, config) if decoded else [],
+        volumes,
+        skeleton,
+        paths,
+        kind.truth,
     )
+
+
+def metrics_by_truth(task: str) -> dict[str, tuple[str, ...]]:
+    """The metrics of a task by the truth that they need; a task may have none for skeletons."""
+    parts = {part: metric_names(task, part) for part in ("skeleton", "labels")}
+    return {part: names for part, names in parts.items() if names}
 
 
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
@@ -185,12 +192,10 @@ def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
 
     ValueError if it has none.
     """
-    parts = METRICS[task]
+    parts = metrics_by_truth(task)
     if name is None:
         known = [metric for part, metrics in parts.items() if part in truth for metric in metrics]
-        name = next(
-            (metric for metric in ("jaccard", "nerl", "dense_voi_sum") if metric in known), ""
-        )
+        name = next((metric for metric in DEFAULTS if metric in known), "")
     check_metric(
         full_name(name),
         {f"--{part}": (metrics, truth.get(part)) for part, metrics in parts.items()},

@@ -13,6 +13,7 @@ from PIL import Image
 from pytc.evaluation.sweep import Sweep
 from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency
+from pytc.metrics.table import panels
 
 MAX_PIXELS = 512  # larger slices are strided
 # axis a slice is cut across, and where
@@ -21,14 +22,7 @@ SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))
 ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])
 # a voxel in no segment, often at a membrane, is the lesser error
 ERROR_STRENGTH = np.array([0, 0.7, 0.7, 0.35])
-# A panel shows the figures of one family that the sweep has.
-PANELS = {
-    "Run length": ("nerl", "nerl_5", "nerl_20", "nerl_100"),
-    "Skeleton VOI (bits)": ("voi_sum", "voi_split", "voi_merge"),
-    "Dense VOI (bits)": ("dense_voi_sum", "dense_voi_split", "dense_voi_merge"),
-    "Overlap": ("jaccard", "dice", "precision", "recall"),
-}
-COLOURS = ("#1f5fbf", "#d1495b", "#2a9d8f", "#e9a03b")
+COLOURS = ("#1f5fbf", "#d1495b", "#2a9d8f", "#e9a03b", "#7b5ea7")
 
 
 class Picture(NamedTuple):
@@ -189,17 +183,11 @@ def draw_sweep(sweep: Sweep) -> bytes:
     from matplotlib.figure import Figure
 
     metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
-    panels = {
-        title: known
-        for title, names in PANELS.items()
-        if (known := [k for k in names if k in best])
-    }
-    if not any(metric in names for names in panels.values()):
-        panels[metric] = [metric]
-    figure = Figure(figsize=(4.2 * len(panels), 3.4), dpi=160, layout="constrained")
+    drawn = panels(best, metric)
+    figure = Figure(figsize=(4.2 * len(drawn), 3.4), dpi=160, layout="constrained")
     thresholds, changes = ([row["threshold"] for row in rows] for rows in (sweep.rows, curve))
     for axes, (title, names) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items()
+        figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items()
     ):
         for i, (name, colour) in enumerate(zip(names, COLOURS)):
             chosen, known = name == metric, bool(curve) and name in curve[0]

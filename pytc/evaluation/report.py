@@ -15,27 +15,16 @@ import rich.table
 from pytc.commands import EvaluateConfig
 from pytc.evaluation.inputs import Inputs, gather
 from pytc.evaluation.pictures import Matching, Picture, draw, draw_sweep
-from pytc.evaluation.sweep import Sweep, is_error
+from pytc.evaluation.sweep import Sweep
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import create_volume
 from pytc.metrics.overlap import contingency_table
 from pytc.metrics.skeleton import SkeletonMetrics
+from pytc.metrics.table import METRICS, headlines, metric
 from pytc.progress import announce_compilation
 from pytc.runs import replacing, write_json
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
-HEADLINES = (
-    "nerl",
-    "voi_sum",
-    "n_mergers",
-    "n_splits",
-    "dense_voi_sum",
-    "dense_adapted_rand_error",
-    "jaccard",
-    "dice",
-    "precision",
-    "recall",
-)
 BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow")
 WORST = 10  # skeletons in the table of those that lose most
 FILES = ("metrics.json", "report.html", "sweep.csv", "exact_sweep.csv", "sweep.png")
@@ -82,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _write(inputs, figures, settings, swept, segmentation, pictures)
     _print(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
     print(f"report: {Path(config.output) / 'report.html'}", flush=True)
-    sign, side = (-1, "most") if is_error(config.metric) else (1, "least")
+    sign, side = (-1, "most") if metric(config.metric).lower_is_better else (1, "least")
     if config.require is not None and sign * figures[config.metric] < sign * config.require:
         raise ValueError(
             f"expected {config.metric} of at {side} {config.require:g}, "
@@ -148,7 +137,8 @@ def _write(
         figures=figures,
         metric=config.metric,
         sweep=swept,
-        headlines=_headlines(figures, config.metric),
+        headlines=headlines(figures, config.metric),
+        known=METRICS,
         curves=curves,
         pictures=pictures,
         worst=worst,
@@ -186,11 +176,6 @@ def _write(
     write_json(output / "metrics.json", figures | settings)
 
 
-def _headlines(figures: dict[str, float], chosen: str) -> list[str]:
-    """The figures to show first: the chosen one, and those of HEADLINES that there are."""
-    return [key for key in dict.fromkeys((chosen, *HEADLINES)) if key in figures]
-
-
 def worst_skeletons(skeleton: Skeleton, segmentation: Any) -> list[dict[str, Any]]:
     """Details of the WORST skeletons that lose most of their length: where to look first.
 
@@ -216,9 +201,9 @@ def _csv(rows: Sequence[dict[str, float]]) -> bytes:
     ).encode()
 
 
-def _print(title: str, figures: dict[str, float], metric: str, swept: Sweep | None) -> None:
+def _print(title: str, figures: dict[str, float], chosen: str, swept: Sweep | None) -> None:
     """The headlines of each threshold, the best one's in green, or of the segmentation."""
-    columns = [*(["threshold"] if swept else []), *_headlines(figures, metric)]
+    columns = [*(["threshold"] if swept else []), *headlines(figures, chosen)]
     shown = rich.table.Table(*columns, title=title, title_justify="left")
     for row in swept.rows if swept else [figures]:
         best = swept is not None and row is swept.best

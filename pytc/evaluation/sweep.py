@@ -8,27 +8,19 @@ import numpy as np
 
 from pytc.checks import suggest
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import OVERLAP_METRICS, count_pairs, metrics_of_table, table_of_pairs
+from pytc.metrics.overlap import count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.pair_table import number_ids
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
+from pytc.metrics.table import full_name, metric_names
+from pytc.metrics.table import metric as metric_row
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
+from pytc.thresholds import DEFAULT_THRESHOLDS
 
-# those of the BANIS baseline
-DEFAULT_THRESHOLDS = tuple(float(1 / (1 + np.exp(-0.2 * k))) for k in range(-1, 12))
-DENSE_METRICS = tuple(f"dense_{name}" for name in OVERLAP_METRICS)
-LOWER_IS_BETTER = (
-    "voi_split",
-    "voi_merge",
-    "voi_sum",
-    "adapted_rand_error",
-    "n_mergers",
-    "n_non0_mergers",
-    "n_splits",
-)
+DENSE_METRICS = metric_names("instance", "labels")
 SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
 EDGES_AS_A_DECODE = 0.3  # a voxel: as costly to join one by one as a decode
 
@@ -171,27 +163,10 @@ def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) 
     if not known:
         raise ValueError(f"expected {' or '.join(sources)} to score against, got none")
     if metric not in known:
-        raise ValueError(
-            f"expected a metric from {', '.join(known)}, got {metric!r}{suggest(metric, known)}"
-        )
+        raise ValueError(f"expected a metric, got {metric!r}{suggest(metric, known)}")
 
 
 def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
-    """The rows, and the best of them."""
-    sign = -1 if is_error(metric) else 1
+    """The rows, and the best of them; ValueError for a metric that is not in the table."""
+    sign = -1 if metric_row(metric).lower_is_better else 1
     return Sweep(rows, metric, max(rows, key=lambda row: sign * row[metric]))
-
-
-def full_name(metric: str) -> str:
-    """A metric by its first words: adapted_rand stands for dense_adapted_rand_error.
-
-    Other names stay as they are.
-    """
-    known = (*SKELETON_METRICS, *SEMANTIC_METRICS, *DENSE_METRICS)
-    begun = [name for name in known if name.startswith((metric, f"dense_{metric}"))]
-    return begun[0] if metric not in known and len(begun) == 1 else metric
-
-
-def is_error(metric: str) -> bool:
-    """Whether less of a metric is better."""
-    return metric.removeprefix("dense_") in LOWER_IS_BETTER

@@ -24,6 +24,7 @@ from pytc.progress import announce_compilation
 from pytc.runs import write_json
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.edges import is_above
+from pytc.target_kinds import target_kind
 
 
 def infer(config: InferConfig) -> list[Path]:
@@ -73,7 +74,7 @@ def infer(config: InferConfig) -> list[Path]:
     ]
     for volume, folder in zip(volumes, folders):
         affinities = predict(model, trained, volume, folder, config, device, weights)
-        if trained.target.kind == "affinity":
+        if target_kind(trained.target.kind).decode == "components":
             segment_volume(affinities, folder / "segmentation.zarr", config.segmentation)
         else:
             threshold_volume(
@@ -116,9 +117,8 @@ def predict(
         folder / "source.json", {**source, **decoding, "voxel_size": image.voxel_size, "task": kind}
     )
     channels = list(range(trained.model.out_channels) if channels is None else channels)
-    offsets = [
-        trained.target.offsets[channel] if kind == "affinity" else (0, 0, 0) for channel in channels
-    ]
+    per_offset = target_kind(kind).per_offset
+    offsets = [trained.target.offsets[channel] if per_offset else (0, 0, 0) for channel in channels]
     precision = hardware.choose_precision(settings.system, device, trained.model)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
@@ -126,7 +126,7 @@ def predict(
             return model(patches)[:, channels]
 
     attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}
-    attributes |= {"offsets": offsets} if kind == "affinity" else {}
+    attributes |= {"offsets": offsets} if per_offset else {}
     window = inference.window or trained.data.patch_size
     made_of = json.dumps(
         [weights, asdict(inference), window, precision, channels, _identity(image)]

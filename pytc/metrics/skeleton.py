@@ -12,20 +12,10 @@ from pytc.config import require
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import Contingency, metrics_of_table
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
+from pytc.metrics.table import metric_names
 
-TOLERANCES = {"nerl_5": 5, "nerl_20": 20, "nerl_100": 100, "nerl_inf": np.inf}
-SKELETON_METRICS = (
-    "erl",
-    "max_erl",
-    "nerl",
-    "voi_sum",
-    "voi_split",
-    "voi_merge",
-    "n_mergers",
-    "n_non0_mergers",
-    "n_splits",
-    *TOLERANCES,
-)
+TOLERANCES = {"nerl_5": 5, "nerl_20": 20, "nerl_50": 50, "nerl_100": 100, "nerl_inf": np.inf}
+SKELETON_METRICS = metric_names("instance", "skeleton")
 BLOCK = 128  # edge, in voxels, of the blocks by which nodes are read from a volume on disk
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from pytc.config import LoopConfig
-from pytc.evaluation.sweep import is_error
+from pytc.metrics.table import metric
 from pytc.models.checkpoint import load_checkpoint
 from pytc.runs import replacing
 
@@ -58,9 +58,13 @@ class Keeper:
 
 
 def loss_of(monitor: str, figure: float) -> float:
-    """A number that is the smaller, the better the figure of that name, e.g. val/nerl, is."""
+    """A number that is the smaller, the better the figure of that name, e.g. val/nerl, is.
+
+    ValueError for a name that is neither loss nor in the table of metrics.
+    """
     name = monitor.rpartition("/")[2]
-    return figure if name == "loss" or is_error(name) else -figure
+    lower_is_better = name == "loss" or metric(name).lower_is_better
+    return figure if lower_is_better else -figure
 
 
 def good_checkpoints(

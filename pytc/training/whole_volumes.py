@@ -12,10 +12,11 @@ import torch
 from pytc.commands import EvaluateConfig
 from pytc.config import Config, VolumeConfig, require
 from pytc.data.sources import prepare_volume, volume_name
-from pytc.evaluation.inputs import METRICS, TASKS, choose_metric, gather
+from pytc.evaluation.inputs import choose_metric, gather, metrics_by_truth
 from pytc.inference.pipeline import predict
 from pytc.models.base import ConnectomicsModel
 from pytc.segmentation.connected_components import unit_channels
+from pytc.target_kinds import target_kind
 from pytc.training.distributed import Ranks
 
 
@@ -36,7 +37,8 @@ def validate_volumes(
     are scored.
     """
     volumes, training, mine = scored_volumes(config), model.training, {}
-    task, metric = TASKS[config.target.kind], config.loop.monitor.removeprefix("val/")
+    task = target_kind(config.target.kind).task
+    metric = config.loop.monitor.removeprefix("val/")
     channels = (
         unit_channels(config.model.out_channels, config.target.offsets)
         if task == "instance"
@@ -46,7 +48,9 @@ def validate_volumes(
     for name in list(volumes)[ranks.rank :: ranks.world]:
         volume, place = volumes[name], folder / name
         known = any(
-            metric in metrics for part, metrics in METRICS[task].items() if getattr(volume, part)
+            metric in metrics
+            for part, metrics in metrics_by_truth(task).items()
+            if getattr(volume, part)
         )
         shutil.rmtree(place, ignore_errors=True)
         try:
@@ -75,20 +79,18 @@ def validate_volumes(
 def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     """The validation volumes that have labels or skeletons, by names that differ.
 
-    ValueError if there are none, the target is one that volumes are not scored for, or loop.monitor
-    is neither val/loss nor a score of one of them.
+    ValueError if there are none, or loop.monitor is neither val/loss nor a score of one of them.
     """
-    kind, volumes, truth = config.target.kind, {}, {}
-    require(kind in TASKS, f"a target that volumes are scored for, {' or '.join(TASKS)}", kind)
+    volumes, truth = {}, {}
+    task = target_kind(config.target.kind).task
+    needed = metrics_by_truth(task)
     for volume in (prepare_volume(volume, config.data.synthetic) for volume in config.data.val):
-        if known := {part: True for part in METRICS[TASKS[kind]] if getattr(volume, part)}:
+        if known := {part: True for part in needed if getattr(volume, part)}:
             name = volume_name(volume)
             volumes[name if name not in volumes else f"{name}-{len(volumes) + 1}"] = volume
             truth |= known
-    require(
-        volumes, f"validation volumes with {' or '.join(METRICS[TASKS[kind]])} to score", "none"
-    )
+    require(volumes, f"validation volumes with {' or '.join(needed)} to score", "none")
     metric = config.loop.monitor.removeprefix("val/")
-    full_name = choose_metric(None if metric == "loss" else metric, TASKS[kind], truth)
+    full_name = choose_metric(None if metric == "loss" else metric, task, truth)
     require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
     return volumes

@@ -1,0 +1,188 @@
+"""Every metric, a row each: which way is better, what it needs, how it is shown, what it means.
+
+Directions, tables, headlines, panels, the report's text and the help of --metric are read from
+here. To add a metric, add a row, and count it where its family is counted: `SkeletonMetrics`,
+`overlap_metrics` (whose names get dense_ in front) or `semantic_metrics`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pytc.checks import suggest
+
+Task = Literal["instance", "semantic"]
+Truth = Literal["skeleton", "labels"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the table."""
+
+    name: str  # in metrics.json and sweep.csv, and after --metric and val/
+    task: Task
+    needs: Truth
+    better: Literal["higher", "lower"]
+    unit: str  # empty where it is a number without one
+    decimals: int
+    short: str  # head of a column in a narrow table
+    meaning: str
+    headline: bool = False  # shown first, in tables and on the report's cards
+    panel: str = ""  # the picture of a sweep in which its curve is drawn
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.better == "lower"
+
+    @property
+    def title(self) -> str:
+        """The short name with its unit, for the report."""
+        return f"{self.short}, {self.unit}" if self.unit else self.short
+
+
+LENGTH, NODES, VOXELS, OVERLAP = (
+    "Run length",
+    "Skeleton VOI (bits)",
+    "Dense VOI (bits)",
+    "Overlap",
+)
+ROWS = (
+    Metric(
+        "erl", "instance", "skeleton", "higher", "nm", 0, "ERL",
+        "expected length of skeleton without an error, from a random point on one",
+    ),
+    Metric(
+        "max_erl", "instance", "skeleton", "higher", "nm", 0, "best ERL",
+        "ERL of a perfect segmentation of these skeletons",
+    ),
+    Metric(
+        "nerl", "instance", "skeleton", "higher", "", 3, "NERL",
+        "expected run length as a share of the best possible; 1 is perfect",
+        headline=True, panel=LENGTH,
+    ),
+    Metric(
+        "voi_sum", "instance", "skeleton", "lower", "bits", 3, "VOI",
+        "variation of information over skeleton nodes, bits; 0 is perfect",
+        headline=True, panel=NODES,
+    ),
+    Metric(
+        "voi_split", "instance", "skeleton", "lower", "bits", 3, "VOI split",
+        "bits lost because neurons fall apart, over skeleton nodes", panel=NODES,
+    ),
+    Metric(
+        "voi_merge", "instance", "skeleton", "lower", "bits", 3, "VOI merge",
+        "bits lost because neurons run together, over skeleton nodes", panel=NODES,
+    ),
+    Metric(
+        "n_mergers", "instance", "skeleton", "lower", "", 0, "mergers with 0",
+        "as mergers, but nodes in segment 0 (background) count as one more merged segment",
+    ),
+    Metric(
+        "n_non0_mergers", "instance", "skeleton", "lower", "", 0, "mergers",
+        "pieces of skeletons that share a segment other than 0 with another skeleton",
+        headline=True,
+    ),
+    Metric(
+        "n_splits", "instance", "skeleton", "lower", "", 0, "splits",
+        "skeleton edges that lead from one segment into another", headline=True,
+    ),
+    Metric(
+        "nerl_5", "instance", "skeleton", "higher", "", 3, "NERL 5",
+        "NERL if pieces of at most 5 nodes are overlooked when mergers are sought", panel=LENGTH,
+    ),
+    Metric(
+        "nerl_20", "instance", "skeleton", "higher", "", 3, "NERL 20",
+        "the same for pieces of at most 20 nodes", panel=LENGTH,
+    ),
+    Metric(
+        "nerl_50", "instance", "skeleton", "higher", "", 3, "NERL 50",
+        "the same for pieces of at most 50 nodes", panel=LENGTH,
+    ),
+    Metric(
+        "nerl_100", "instance", "skeleton", "higher", "", 3, "NERL 100",
+        "the same for pieces of at most 100 nodes", panel=LENGTH,
+    ),
+    Metric(
+        "nerl_inf", "instance", "skeleton", "higher", "", 3, "NERL no merge",
+        "NERL if no merger counted: splits alone",
+    ),
+    Metric(
+        "dense_voi_split", "instance", "labels", "lower", "bits", 3, "dense split",
+        "bits lost because neurons fall apart, over labelled voxels", panel=VOXELS,
+    ),
+    Metric(
+        "dense_voi_merge", "instance", "labels", "lower", "bits", 3, "dense merge",
+        "bits lost because neurons run together, over labelled voxels", panel=VOXELS,
+    ),
+    Metric(
+        "dense_voi_sum", "instance", "labels", "lower", "bits", 3, "dense VOI",
+        "variation of information over labelled voxels, bits; 0 is perfect",
+        headline=True, panel=VOXELS,
+    ),
+    Metric(
+        "dense_rand_split", "instance", "labels", "higher", "", 3, "Rand split",
+        "share of voxel pairs of one neuron that are in one segment",
+    ),
+    Metric(
+        "dense_rand_merge", "instance", "labels", "higher", "", 3, "Rand merge",
+        "share of voxel pairs of one segment that are in one neuron",
+    ),
+    Metric(
+        "dense_adapted_rand_error", "instance", "labels", "lower", "", 3, "Rand error",
+        "adapted Rand error over labelled voxels: 1 - F-score of the two Rand scores; 0 is perfect",
+        headline=True,
+    ),
+    Metric(
+        "jaccard", "semantic", "labels", "higher", "", 3, "Jaccard",
+        "intersection over union of the predicted and the true mask; 1 is perfect",
+        headline=True, panel=OVERLAP,
+    ),
+    Metric(
+        "dice", "semantic", "labels", "higher", "", 3, "Dice",
+        "F-score of the mask; 1 is perfect", headline=True, panel=OVERLAP,
+    ),
+    Metric(
+        "precision", "semantic", "labels", "higher", "", 3, "precision",
+        "share of the predicted mask that is right", headline=True, panel=OVERLAP,
+    ),
+    Metric(
+        "recall", "semantic", "labels", "higher", "", 3, "recall",
+        "share of the true mask that is found", headline=True, panel=OVERLAP,
+    ),
+)  # fmt: skip
+METRICS = {row.name: row for row in ROWS}
+DEFAULTS = ("jaccard", "nerl", "dense_voi_sum")  # the first of them that can be counted
+
+
+def metric(name: str) -> Metric:
+    """The row of that name; ValueError, with the nearest name, if there is none."""
+    if name not in METRICS:
+        raise ValueError(f"expected a metric, got {name!r}{suggest(name, METRICS)}")
+    return METRICS[name]
+
+
+def metric_names(task: Task, needs: Truth) -> tuple[str, ...]:
+    """The metrics of a task that are counted against one kind of truth, in the table's order."""
+    return tuple(row.name for row in ROWS if (row.task, row.needs) == (task, needs))
+
+
+def full_name(name: str) -> str:
+    """A metric by its first words, e.g. adapted_rand for dense_adapted_rand_error; other names as
+    they are.
+    """
+    begun = [full for full in METRICS if full.startswith((name, f"dense_{name}"))]
+    return begun[0] if name not in METRICS and len(begun) == 1 else name
+
+
+def headlines(figures: dict[str, float], chosen: str) -> list[str]:
+    """The figures to show first: the chosen one, then those of the table that there are."""
+    shown = (chosen, *(row.name for row in ROWS if row.headline))
+    return [name for name in dict.fromkeys(shown) if name in figures]
+
+
+def panels(figures: dict[str, float], chosen: str) -> dict[str, list[str]]:
+    """Which of the figures are drawn together, by the panel's title; the chosen one always is."""
+    drawn: dict[str, list[str]] = {}
+    for row in ROWS:
+        if row.name in figures and (row.panel or row.name == chosen):
+            drawn.setdefault(row.panel or row.short, []).append(row.name)
+    return drawn
