@@ -5,6 +5,7 @@ type than its field's, or out of range, is refused when it is built (`Section`).
 only, so that `--help` answers at once.
 """
 
+import re
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -160,14 +161,18 @@ class AugmentConfig(Section):
 class TargetConfig(Section):
     """What the network learns to predict."""
 
-    # Of instances: affinities, foreground, or boundaries.
-    kind: Literal["affinity", "binary", "boundary"] = "affinity"
+    # Of instances: affinities, foreground, or boundaries; or the class of each voxel.
+    kind: Literal["affinity", "binary", "boundary", "classes"] = "affinity"
+    # classes: how many there are. Labels are class ids, 0 to one less than this, and -1 where
+    # unlabelled. With two, every label above 0 is class 1: a mask of 0 and 255 serves.
+    classes: int = 2
     # Channel c at voxel v: are v and v + offsets[c] the same object?
     offsets: tuple[Triple, ...] = SHORT_AND_LONG
     # Background put between touching labels: each shrinks by this many voxels in plane.
     erosion: int = 0
-    # Deep supervision: labels strided, or full targets resized.
-    scale_by: Literal["stride", "nearest"] = "stride"
+    # Coarser targets for deep supervision: made from strided labels; every n-th voxel of the full
+    # target; or (not of classes) the full target resized, with values between 0 and 1.
+    scale_by: Literal["stride", "nearest", "trilinear"] = "stride"
 
     def __post_init__(self):
         super().__post_init__()
@@ -181,10 +186,25 @@ class TargetConfig(Section):
         require(
             len(set(self.offsets)) == len(self.offsets), "distinct affinity offsets", self.offsets
         )
+        require(2 <= self.classes <= 256, "target.classes from 2 to 256", self.classes)
+        if self.kind == "classes":
+            require(
+                self.scale_by != "trilinear",
+                "target.scale_by stride or nearest for class ids, which cannot be averaged",
+                self.scale_by,
+            )
+            require(
+                self.erosion == 0,
+                "target.erosion 0 for class ids: it puts background between touching labels",
+                self.erosion,
+            )
 
     @property
     def channels(self) -> int:
-        return len(self.offsets) if self.kind == "affinity" else 1
+        """Channels of the prediction."""
+        if self.kind == "affinity":
+            return len(self.offsets)
+        return self.classes if self.kind == "classes" else 1
 
 
 @dataclass(frozen=True)
@@ -271,35 +291,59 @@ class ModelConfig(Section):
             require(len(self.strides) == steps, expected, self.strides)
 
 
+# What each loss term is; `pytc.losses` has a function of the same name.
+LOSSES = {
+    "bce": "binary cross-entropy of each channel",
+    "balanced_bce": "the same, the rarer value of a channel weighing as much as the commoner one",
+    "dice": "soft Dice, smoothed by one voxel",
+    "tversky": "Dice in which false positives and false negatives differ in weight",
+    "focal": "cross-entropy turned from easy voxels to hard ones",
+    "cross_entropy": "cross-entropy over classes; over a single channel the same as bce",
+    "mse": "squared error of the probability",
+}
+# Those that are defined where the channels are alternatives: softmax in place of a sigmoid.
+CLASS_LOSSES = ("dice", "tversky", "focal", "cross_entropy")
+
+
 @dataclass(frozen=True)
 class LossConfig(Section):
     """The weighted sum that is minimised."""
 
-    # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse.
+    # Names from: bce, balanced_bce, dice, tversky, focal, cross_entropy, mse. For classes: dice,
+    # tversky, focal, cross_entropy, by softmax. Dice and tversky are smoothed by one voxel.
     terms: tuple[str, ...] = ("bce",)
     weights: tuple[float, ...] = (1.0,)  # Weight of each term.
     max_positive_weight: float = 10.0  # balanced_bce: cap on the weight of a channel's rarer class.
     # tversky: weight of false positives; false negatives weigh 1 - alpha.
     tversky_alpha: float = 0.3
     focal_gamma: float = 2.0  # focal: exponent that turns the loss from easy voxels.
+    # cross_entropy and focal with classes: what a voxel of each class weighs; default 1. The loss
+    # is divided by the weight of all voxels.
+    class_weights: tuple[float, ...] | None = None
     # Deep supervision, finest scale first; default 1, 1/2, 1/4, ...
     scale_weights: tuple[float, ...] | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_not_negative("weights", "focal_gamma", "scale_weights")
+        self.require_not_negative("weights", "focal_gamma", "scale_weights", "class_weights")
         self.require_positive("max_positive_weight")
         self.require_fraction("tversky_alpha")
-        known = ("bce", "balanced_bce", "dice", "tversky", "focal", "cross_entropy", "mse")
         for term in self.terms:
-            if term not in known:
-                near = suggest(term, known)
+            if term not in LOSSES:
+                near = suggest(_our_words(term), LOSSES)
                 raise ValueError(f"expected the name of a loss term, got {term!r}{near}")
+        require(len(set(self.terms)) == len(self.terms), "each loss term once", self.terms)
         require(
             len(self.terms) == len(self.weights) > 0,
             "a weight for each loss term",
             (self.terms, self.weights),
         )
+
+
+def _our_words(loss: str) -> str:
+    """The name of a class of PyTorch or MONAI as we would write it: DiceLoss becomes dice."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", loss).lower()
+    return words.removesuffix("_loss")
 
 
 @dataclass(frozen=True)
@@ -468,3 +512,26 @@ class Config(Section):
                 f"offsets smaller than the patch {patch}",
                 offset,
             )
+        _check_loss(self.loss, self.target)
+
+
+def _check_loss(loss: LossConfig, target: TargetConfig) -> None:
+    """ValueError where a loss term or a weight does not fit what is predicted."""
+    if target.kind == "classes":
+        for term in loss.terms:
+            require(
+                term in CLASS_LOSSES, f"loss terms from {', '.join(CLASS_LOSSES)} for classes", term
+            )
+        weights = loss.class_weights
+        require(
+            weights is None or (len(weights) == target.classes and max(weights) > 0),
+            f"loss.class_weights for {target.classes} classes, one of them above 0",
+            weights,
+        )
+        return
+    require(loss.class_weights is None, "loss.class_weights with target.kind classes", target.kind)
+    require(
+        target.channels == 1 or "cross_entropy" not in loss.terms,
+        f"bce in place of cross_entropy for {target.channels} channels that are no alternatives",
+        loss.terms,
+    )

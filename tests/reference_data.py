@@ -152,14 +152,40 @@ def tversky(logits, target, valid, alpha):
     return total, count
 
 
-def cross_entropy(logits, target, valid):
+def cross_entropy(logits, target, valid, weights=None, gamma=0):
     total, count = 0.0, 0
     for b, *v in voxels(valid[:, 0].shape):
         if valid[(b, 0, *v)]:
-            x = logits[(b, slice(None), *v)]
-            total += math.log(sum(math.exp(a) for a in x)) - x[int(target[(b, 0, *v)])]
+            x, truth = logits[(b, slice(None), *v)], int(target[(b, 0, *v)])
+            weight = 1 if weights is None else weights[truth]
+            probability = softmax(x)[truth]
+            total += weight * (1 - probability) ** gamma * -math.log(probability)
+            count += weight
+    return total, count
+
+
+def class_tversky(logits, target, valid, alpha):
+    """As `tversky` of the probabilities, each class against the rest."""
+    total, count = 0.0, 0
+    for b in range(len(logits)):
+        places = [v for v in voxels(valid.shape[2:]) if valid[(b, 0, *v)]]
+        for channel in range(logits.shape[1]) if places else ():
+            hits = false_positives = false_negatives = 0.0
+            for v in places:
+                probability = softmax(logits[(b, slice(None), *v)])[channel]
+                if target[(b, 0, *v)] == channel:
+                    hits += probability
+                    false_negatives += 1 - probability
+                else:
+                    false_positives += probability
+            misses = alpha * false_positives + (1 - alpha) * false_negatives
+            total += 1 - (hits + 1) / (hits + misses + 1)
             count += 1
     return total, count
+
+
+def softmax(x):
+    return [math.exp(a) / sum(math.exp(b) for b in x) for a in x]
 
 
 def channels(*arrays):

@@ -1,5 +1,6 @@
 """Losses are equal to their loops, the same for any ranks, and safe with nothing valid."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,12 +8,16 @@ import pytest
 import reference_data as reference
 import torch
 import torch.nn.functional as F
+from monai.losses import DiceCELoss, DiceLoss
 
-from pytc.config import LossConfig
+from pytc.config import LOSSES, Config, LossConfig, ModelConfig, TargetConfig
 from pytc.losses import (
+    SMOOTHING,
+    LossTerms,
     balanced_bce,
     bce,
     build_loss,
+    channel_losses,
     cross_entropy,
     deep_supervision_loss,
     dice,
@@ -40,7 +45,26 @@ BINARY = {
     "tversky": (partial(tversky, alpha=0.3), partial(reference.tversky, alpha=0.3)),
     "dice": (dice, partial(reference.tversky, alpha=0.5)),
 }
-ALL = {name: pair[0] for name, pair in BINARY.items()} | {"cross_entropy": cross_entropy}
+# over classes: the target holds the number of the true channel
+CLASSES = {
+    "cross_entropy": (cross_entropy, reference.cross_entropy),
+    "weighted cross_entropy": (
+        partial(cross_entropy, class_weights=(0.5, 3.0, 1.0)),
+        partial(reference.cross_entropy, weights=(0.5, 3.0, 1.0)),
+    ),
+    "class focal": (
+        partial(focal, gamma=1.5, class_weights=(1.0, 0.0, 2.0)),
+        partial(reference.cross_entropy, weights=(1.0, 0.0, 2.0), gamma=1.5),
+    ),
+    "class dice": (dice, partial(reference.class_tversky, alpha=0.5)),
+    "class tversky": (tversky, partial(reference.class_tversky, alpha=0.3)),
+}
+ALL = {name: pair[0] for name, pair in (BINARY | CLASSES).items()}
+
+
+def alone(loss):
+    """A loss of one term."""
+    return LossTerms({"loss": loss}, (1.0,))
 
 
 def random_case(shape=SHAPE, seed=0, share=0.7):
@@ -54,9 +78,9 @@ def random_case(shape=SHAPE, seed=0, share=0.7):
 
 
 def case_for(name, **options):
-    """The same for a loss by name; cross-entropy takes the number of the true channel."""
+    """The same for a loss by name; one over classes takes the number of the true channel."""
     logits, target, valid = random_case(**options)
-    if name == "cross_entropy":
+    if name in CLASSES:
         truth = torch.randint(0, 3, target[:, :1].shape, generator=torch.Generator().manual_seed(1))
         return logits, truth.float(), valid[:, :1]
     return logits, target, valid
@@ -82,13 +106,17 @@ def test_losses_match_the_loop(name):
         assert count.item() == expected_count
 
 
-def test_cross_entropy_matches_the_loop_and_is_bce_for_one_channel():
-    case = case_for("cross_entropy")
-    total, count = cross_entropy(*case)
-    expected = reference.cross_entropy(
-        *(array.double().numpy() for array in case[:2]), case[2].numpy()
-    )
-    assert total.item() == pytest.approx(expected[0], rel=1e-5) and count.item() == expected[1]
+@pytest.mark.parametrize("name", CLASSES)
+def test_losses_over_classes_match_the_loop(name):
+    loss, loop = CLASSES[name]
+    case = case_for(name)
+    total, count = loss(*case)
+    expected = loop(*(array.double().numpy() for array in case[:2]), case[2].numpy())
+    assert total.item() == pytest.approx(expected[0], rel=1e-5)
+    assert count.item() == pytest.approx(expected[1])
+
+
+def test_cross_entropy_is_bce_for_one_channel():
     one = random_case((2, 3, 3, 4, 2))
     one = tuple(array[:, :1] for array in one)
     assert cross_entropy(*one) == bce(*one)
@@ -122,11 +150,9 @@ def test_what_is_not_valid_does_not_count(name):
     total, count, gradient = value_and_gradient(ALL[name], logits, target, valid)
     unknown = ~valid.expand_as(logits)
     assert unknown.any() and (gradient[unknown] == 0).all()
-    other = (
-        target.masked_fill(~valid, 0)
-        if name == "cross_entropy"
-        else torch.where(valid, target, 1 - target)
-    )
+    other = torch.where(valid, target, 1 - target)
+    if name in CLASSES:
+        other = target.masked_fill(~valid, -1)
     changed, changed_count = ALL[name](torch.where(unknown, 30.0, logits), other, valid)
     torch.testing.assert_close(changed, total)
     assert changed_count == count
@@ -136,9 +162,9 @@ def test_what_is_not_valid_does_not_count(name):
 def test_nothing_valid_is_no_loss_and_no_gradient(name):
     logits, target, valid = case_for(name)
     logits = logits.requires_grad_()
-    loss, figures = deep_supervision_loss(logits, [(target, torch.zeros_like(valid))], ALL[name])
-    loss.backward()
-    assert loss == 0 and figures["output"] == 0 and (logits.grad == 0).all()
+    loss = deep_supervision_loss(logits, [(target, torch.zeros_like(valid))], alone(ALL[name]))
+    loss.total.backward()
+    assert loss.total == 0 and loss.scales == loss.terms == 0 and (logits.grad == 0).all()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -169,12 +195,15 @@ def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
     logits, target, valid = case_for(name)
     valid[1] = torch.rand(valid[1].shape, generator=torch.Generator().manual_seed(2)) < 0.2
     config = LossConfig(terms=("bce", "dice"), weights=(1.0, 0.5))
-    for loss in (ALL[name], build_loss(config)) if name != "cross_entropy" else (ALL[name],):
+    losses = [alone(ALL[name])]
+    if name not in CLASSES:
+        losses.append(build_loss(config))
+    for loss in losses:
         whole = logits.clone().requires_grad_()
-        total, _ = deep_supervision_loss(whole, [(target, valid)], loss)
+        total = deep_supervision_loss(whole, [(target, valid)], loss).total
         total.backward()
         counts = sum(
-            loss(logits[r : r + 1], target[r : r + 1], valid[r : r + 1])[1] for r in range(2)
+            loss.sums(logits[r : r + 1], target[r : r + 1], valid[r : r + 1])[1] for r in range(2)
         )
         apart = logits.clone().requires_grad_()
         parts = [
@@ -183,7 +212,7 @@ def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
                 [(target[r : r + 1], valid[r : r + 1])],
                 loss,
                 reduce_count=lambda count: (counts / 2).view_as(count),  # noqa: B023
-            )[0]
+            ).total
             for r in range(2)
         ]
         (sum(parts) / 2).backward()
@@ -191,7 +220,7 @@ def test_two_ranks_of_one_sample_are_one_rank_of_two(name):
         torch.testing.assert_close(apart.grad, whole.grad, rtol=1e-5, atol=1e-8)
 
 
-def test_built_loss_has_an_entry_for_each_weighted_term():
+def test_built_loss_has_an_entry_for_each_term():
     case = random_case()
     config = LossConfig(
         terms=("bce", "tversky", "focal", "balanced_bce"),
@@ -200,24 +229,26 @@ def test_built_loss_has_an_entry_for_each_weighted_term():
         focal_gamma=1.0,
         max_positive_weight=3.0,
     )
-    sums, counts = build_loss(config)(*case)
+    sums, counts = build_loss(config).sums(*case)
     parts = [
         bce(*case),
         tversky(*case, alpha=0.2),
         focal(*case, gamma=1.0),
         balanced_bce(*case, 3.0),
     ]
-    torch.testing.assert_close(sums, torch.stack([w * p[0] for w, p in zip(config.weights, parts)]))
+    torch.testing.assert_close(sums, torch.stack([part[0] for part in parts]))
     torch.testing.assert_close(counts, torch.stack([part[1] for part in parts]))
-    total, _ = deep_supervision_loss(case[0], [case[1:]], build_loss(config))
-    expected = sum(w * p[0] / p[1] for w, p in zip(config.weights, parts))
-    torch.testing.assert_close(total, expected)
+    loss = deep_supervision_loss(case[0], [case[1:]], build_loss(config))
+    each = torch.stack([total / count for total, count in parts])
+    torch.testing.assert_close(loss.terms, each)
+    torch.testing.assert_close(loss.total, (each * torch.tensor(config.weights)).sum())
+    torch.testing.assert_close(build_loss(config).value(sums, counts), loss.total)
 
 
 def test_each_term_of_the_config_can_be_built():
-    for term in ("bce", "balanced_bce", "dice", "tversky", "focal", "mse", "cross_entropy"):
+    for term in LOSSES:
         case = case_for(term)
-        sums, counts = build_loss(LossConfig(terms=(term,), focal_gamma=1.5))(*case)
+        sums, counts = build_loss(LossConfig(terms=(term,), focal_gamma=1.5)).sums(*case)
         torch.testing.assert_close((sums[0], counts[0]), ALL[term](*case))
 
 
@@ -227,33 +258,120 @@ def test_deep_supervision_weighs_the_scales():
     outputs = {"ds_1": cases[1][0], "output": cases[0][0], "ds_2": cases[2][0]}
     targets = [case[1:] for case in cases]
     each = [total / count for total, count in (bce(*case) for case in cases)]
-    total, figures = deep_supervision_loss(outputs, targets, bce)
-    torch.testing.assert_close(total, each[0] + each[1] / 2 + each[2] / 4)
-    assert list(figures) == ["output", "ds_1", "ds_2"]
-    torch.testing.assert_close(list(figures.values()), each)
-    total, _ = deep_supervision_loss(outputs, targets, bce, weights=(0.0, 1.0, 3.0))
-    torch.testing.assert_close(total, each[1] + 3 * each[2])
+    loss = deep_supervision_loss(outputs, targets, alone(bce))
+    torch.testing.assert_close(loss.total, each[0] + each[1] / 2 + each[2] / 4)
+    torch.testing.assert_close(loss.scales, torch.stack(each))
+    torch.testing.assert_close(loss.terms, each[0][None])
+    loss = deep_supervision_loss(outputs, targets, alone(bce), weights=(0.0, 1.0, 3.0))
+    torch.testing.assert_close(loss.total, each[1] + 3 * each[2])
 
 
 def test_plain_tensor_is_the_only_scale():
     logits, target, valid = random_case()
-    total, figures = deep_supervision_loss(logits.requires_grad_(), [(target, valid)], bce)
+    loss = deep_supervision_loss(logits.requires_grad_(), [(target, valid)], alone(bce))
     expected = F.binary_cross_entropy_with_logits(logits[valid], target[valid])
-    torch.testing.assert_close(total, expected)
-    assert (
-        list(figures) == ["output"] and not figures["output"].requires_grad and total.requires_grad
-    )
+    torch.testing.assert_close(loss.total, expected)
+    assert loss.scales.shape == loss.terms.shape == (1,) and loss.total.requires_grad
+    assert not loss.scales.requires_grad and not loss.terms.requires_grad
 
 
 def test_what_does_not_fit_is_refused():
     logits, target, valid = random_case()
     with pytest.raises(ValueError, match="logits' shape"):
-        bce(logits, target[:, :1], valid)
+        bce(logits, target[:, :2], valid)
     with pytest.raises(ValueError, match="logits' shape"):
         cross_entropy(logits, target, valid)
     with pytest.raises(ValueError, match="2 targets, 1 weights"):
-        deep_supervision_loss(logits, [(target, valid)] * 2, bce)
+        deep_supervision_loss(logits, [(target, valid)] * 2, alone(bce))
     with pytest.raises(ValueError, match="output, ds_1"):
-        deep_supervision_loss({"output": logits, "coarse": logits}, [(target, valid)] * 2, bce)
+        deep_supervision_loss(
+            {"output": logits, "coarse": logits}, [(target, valid)] * 2, alone(bce)
+        )
     with pytest.raises(ValueError, match="3 weights"):
-        deep_supervision_loss(logits, [(target, valid)], bce, weights=(1.0, 1.0, 1.0))
+        deep_supervision_loss(logits, [(target, valid)], alone(bce), weights=(1.0, 1.0, 1.0))
+
+
+def test_losses_over_classes_are_those_of_monai():
+    """With all voxels known and every class present, but for the smoothing: ours adds one voxel to
+    both halves of the ratio, MONAI 1e-5.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 4, 24, 24, 24), generator=generator)
+    target = torch.randint(0, 4, (2, 1, 24, 24, 24), generator=generator)
+    valid = torch.ones_like(target, dtype=torch.bool)
+    weights = torch.tensor([1.0, 2.0, 0.5, 4.0])
+    options = {"softmax": True, "to_onehot_y": True}
+    config = LossConfig(terms=("dice", "cross_entropy"), weights=(1.0, 1.0))
+    config_weights = replace(config, class_weights=tuple(weights.tolist()))
+    ours, weighted = (
+        deep_supervision_loss(logits, [(target, valid)], build_loss(c))
+        for c in (config, config_weights)
+    )
+    dice_loss = DiceLoss(**options)(logits, target)
+    assert ours.terms[0].item() == pytest.approx(dice_loss.item(), abs=4e-4)
+    same = DiceLoss(**options, smooth_nr=2 * SMOOTHING, smooth_dr=2 * SMOOTHING)(logits, target)
+    assert ours.terms[0].item() == pytest.approx(same.item(), abs=1e-6)
+    expected = DiceCELoss(**options)(logits, target)
+    assert ours.total.item() == pytest.approx(expected.item(), abs=4e-4)
+    entropy = torch.nn.CrossEntropyLoss(weight=weights)(logits, target[:, 0])
+    assert weighted.terms[1].item() == pytest.approx(entropy.item(), rel=1e-5)
+
+
+def test_one_class_of_two_by_softmax_is_a_sigmoid_of_the_difference():
+    logits, target, valid = (part[:, :1] for part in random_case())
+    both = torch.cat((torch.zeros_like(logits), logits), dim=1)
+    for over_classes, of_one in ((cross_entropy, bce), (focal, focal)):
+        expected = of_one(logits, target, valid)
+        torch.testing.assert_close(over_classes(both, target, valid), expected)
+
+
+def test_a_class_has_no_loss_of_its_own_but_a_channel_has():
+    logits, target, valid = case_for("class dice")
+    terms = LossTerms({"dice": dice, "cross_entropy": cross_entropy}, (1.0, 1.0))
+    assert channel_losses(logits, target, valid, terms) == []
+    logits, target, valid = random_case()
+    terms = LossTerms({"dice": dice, "bce": bce}, (1.0, 0.5))
+    for channel, value in enumerate(channel_losses(logits, target, valid, terms)):
+        part = slice(channel, channel + 1)
+        case = logits[:, part], target[:, part], valid[:, part]
+        pairs = dice(*case), bce(*case)
+        expected = [float(total / count.clamp(min=1)) for total, count in pairs]
+        assert value == pytest.approx(expected[0] + 0.5 * expected[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("DiceLoss", "dice"),
+        ("CrossEntropyLoss", "cross_entropy"),
+        ("FocalLoss", "focal"),
+        ("TverskyLoss", "tversky"),
+        ("cros_entropy", "cross_entropy"),
+        ("balanced-bce", "balanced_bce"),
+    ],
+)
+def test_the_name_of_another_librarys_loss_leads_to_ours(name, near):
+    with pytest.raises(ValueError, match=f"got '{name}'; did you mean '{near}'"):
+        LossConfig(terms=(name,))
+
+
+def test_loss_terms_that_do_not_fit_the_target_are_refused():
+    classes = TargetConfig(kind="classes", classes=3)
+    model = ModelConfig(out_channels=3)
+    fits = LossConfig(terms=("cross_entropy",))
+    Config(target=classes, model=model, loss=replace(fits, class_weights=(0.0, 1.0, 2.0)))
+    for loss, message in (
+        (LossConfig(terms=("bce",)), "dice, tversky, focal, cross_entropy for classes, got 'bce'"),
+        (replace(fits, class_weights=(1.0, 2.0)), "class_weights for 3 classes"),
+        (replace(fits, class_weights=(0.0, 0.0, 0.0)), "one of them above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Config(target=classes, model=model, loss=loss)
+    with pytest.raises(ValueError, match="bce in place of cross_entropy for 6 channels"):
+        Config(loss=fits)
+    with pytest.raises(ValueError, match="class_weights with target.kind classes"):
+        Config(loss=LossConfig(class_weights=(1.0,) * 6))
+    with pytest.raises(ValueError, match="loss.class_weights of 0 or more"):
+        replace(fits, class_weights=(1.0, 1.0, -1.0))
+    with pytest.raises(ValueError, match="each loss term once"):
+        LossConfig(terms=("dice", "dice"), weights=(1.0, 1.0))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference_data as reference
 import torch
+import torch.nn.functional as F
 
 from pytc.config import SHORT_AND_LONG, TargetConfig
 from pytc.data.targets import affinities, boundaries, erode, make_targets, scaled_offset
@@ -121,3 +122,63 @@ def test_erosion_follows_the_section_axis():
         make_targets(labels, config, ((1, 1, 1),), axis) for axis in (0, 2)
     )
     assert across_z.float().mean() == 0.5 and across_x.all()
+
+
+def test_classes_are_the_labels_and_with_two_of_them_anything_above_0_is_the_second():
+    labels = torch.randint(-1, 5, (2, 5, 6, 7), generator=torch.Generator().manual_seed(0))
+    labels[0, 0, 0] = -7
+    scales = ((1, 1, 1), (1, 2, 2))
+    for scale_by in ("stride", "nearest"):
+        config = TargetConfig(kind="classes", classes=5, scale_by=scale_by)
+        (target, valid), (coarse, coarse_valid) = make_targets(labels, config, scales)
+        known = labels >= 0
+        assert torch.equal(valid[:, 0], known) and torch.equal(target[:, 0][known], labels[known])
+        assert torch.equal(coarse[:, 0], target[:, 0, :, ::2, ::2])
+        assert torch.equal(coarse_valid[:, 0], known[:, :, ::2, ::2])
+    two = TargetConfig(kind="classes", classes=2)
+    ((target, valid),) = make_targets(labels * 51, two, scales[:1])
+    assert torch.equal(target[:, 0], (labels > 0).long()) and torch.equal(valid[:, 0], known)
+
+
+@pytest.mark.parametrize("kind", ["affinity", "binary", "boundary"])
+def test_trilinear_scales_are_the_full_target_resized(kind):
+    """Where all is known they are what torch's interpolation makes of the target."""
+    labels = random_labels((2, 8, 12, 12), low=1)
+    config = TargetConfig(kind=kind, scale_by="trilinear", offsets=((1, 0, 0), (0, 0, 3)))
+    (full, known), *coarser = make_targets(labels, config, ((1, 1, 1), (1, 2, 2), (2, 4, 4)))
+    everything = TargetConfig(kind=kind, offsets=((1, 0, 0), (0, 0, 3)))
+    ((plain, _),) = make_targets(labels, everything, ((1, 1, 1),))
+    assert torch.equal(full, plain)
+    for (target, valid), size in zip(coarser, ((8, 6, 6), (4, 3, 3))):
+        share = F.interpolate(known.float(), size=size, mode="trilinear")
+        expected = F.interpolate(full.float(), size=size, mode="trilinear")
+        assert torch.equal(valid, share > 0) and target.dtype == torch.float32
+        torch.testing.assert_close(target[share == 1], expected[share == 1])
+        assert target.min() >= 0 and target.max() <= 1
+
+
+def test_trilinear_scales_average_only_what_is_known():
+    labels = torch.ones((1, 2, 2, 4), dtype=torch.int32)
+    labels[..., :2] = 0
+    labels[0, 0, 0, 0] = -1
+    labels[0, :, 1, 1] = 3
+    labels[..., 2:] = -1
+    config = TargetConfig(kind="binary", scale_by="trilinear")
+    _, (target, valid) = make_targets(labels, config, ((1, 1, 1), (2, 2, 2)))
+    assert valid.flatten().tolist() == [True, False]
+    # seven known voxels, two of them foreground
+    assert target.flatten().tolist() == [pytest.approx(2 / 7), 0]
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"scale_by": "trilinear"}, "scale_by stride or nearest for class ids"),
+        ({"erosion": 1}, "erosion 0 for class ids"),
+        ({"classes": 1}, "target.classes from 2 to 256, got 1"),
+        ({"classes": 257}, "target.classes from 2 to 256, got 257"),
+    ],
+)
+def test_what_class_ids_do_not_allow_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TargetConfig(**{"kind": "classes", **wrong})

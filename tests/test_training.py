@@ -118,11 +118,11 @@ def test_a_run_leaves_what_the_design_promises(finished):
         name.endswith(".tmp") for name in files
     )
     lines = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
+    assert [line["step"] for line in lines if "train/loss_total" in line] == list(range(1, 9))
     assert [line["step"] for line in lines if "val/loss" in line] == [4, 8]
     assert {
-        "train/loss_output",
-        "train/loss_ds_1",
+        "train/loss_scale_0",
+        "train/loss_scale_1",
         "train/gradient_norm",
         "train/samples_per_second",
     } <= set(lines[0])
@@ -154,7 +154,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(finished):
         load_checkpoint(finished / "checkpoints/last.pt")["average"],
     )
     lines = [json.loads(line) for line in (half / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "train/loss" in line] == list(range(1, 9))
+    assert [line["step"] for line in lines if "train/loss_total" in line] == list(range(1, 9))
 
 
 def test_a_run_starts_from_the_weights_named_and_resumes_without_them(finished, tmp_path, capsys):
@@ -262,7 +262,11 @@ def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, t
     assert_same_weights(*(end["average"] for end in ends))
     assert ends[0]["scores"] == ends[1]["scores"]
     logged = [
-        [(line["step"], line["train/loss"]) for line in read_log(folder) if "train/loss" in line]
+        [
+            (line["step"], line["train/loss_total"])
+            for line in read_log(folder)
+            if "train/loss_total" in line
+        ]
         for folder in (run, whole)
     ]
     assert logged[0] == logged[1]
@@ -282,7 +286,7 @@ def test_a_signal_ends_a_run_after_its_step_with_the_code_for_requeueing(finishe
             child.send_signal(signal.SIGUSR1 if child.parent().pid != process.pid else 0)
     process.send_signal(signal.SIGUSR1)
     assert process.wait() == EXIT_REQUEUE == 75
-    steps = [line["step"] for line in read_log(run) if "train/loss" in line]
+    steps = [line["step"] for line in read_log(run) if "train/loss_total" in line]
     assert step_of(run) == steps[-1] < 400
 
 
@@ -290,7 +294,7 @@ def test_more_steps_continue_on_the_longer_cosine(finished):
     config = replace(tiny(max_steps=4), name="extended")
     run = train(config)
     train(replace(config, loop=replace(config.loop, max_steps=8)), resume=run)
-    rates = [line["train/learning_rate"] for line in read_log(run) if "train/loss" in line]
+    rates = [line["train/learning_rate"] for line in read_log(run) if "train/loss_total" in line]
     expected = [learning_rate(config.optim, step, 4) for step in range(4)]
     expected += [learning_rate(config.optim, step, 8) for step in range(4, 8)]
     assert rates == pytest.approx(expected, abs=1e-7)
@@ -340,7 +344,9 @@ def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
     volume = replace(synthetic, mask=str(tmp_path / "mask.npy"))
     masked = replace(
         tiny(max_steps=20),
-        data=replace(tiny().data, train=(volume,), min_labelled=0.0, patch_size=(32, 32, 32)),
+        data=replace(
+            tiny().data, train=(volume,), val=(volume,), min_labelled=0.0, patch_size=(32, 32, 32)
+        ),
     )
     one = train(replace(masked, name="one_rank"))
     valid = [int((train_dataset(masked)[n]["labels"] >= 0).sum()) for n in range(40)]
@@ -359,12 +365,14 @@ def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    losses = [
-        [line["train/loss"] for line in read_log(run) if "train/loss" in line]
-        for run in (one, finished.parent / "two_ranks")
-    ]
-    assert len(losses[0]) == 20
-    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    names = ("train/loss_total", "train/loss_scale_0", "train/loss_scale_3", "train/loss_bce")
+    for name, count in (*((name, 20) for name in names), ("val/loss", 5)):
+        losses = [
+            [line[name] for line in read_log(run) if name in line]
+            for run in (one, finished.parent / "two_ranks")
+        ]
+        assert len(losses[0]) == count
+        assert losses[0] == pytest.approx(losses[1], abs=1e-6), name
 
 
 FAILING = """
@@ -608,8 +616,8 @@ def test_a_broken_sample_is_skipped_and_can_be_replayed(finished, tmp_path, caps
     events = [line for line in read_log(run) if "skipped" in line]
     seen = {2 * step + index for event in events for _, step, index in event["skipped"]}
     assert seen <= broken and {n // 2 for n in seen} == {event["step"] - 1 for event in events}
-    figures = [line for line in read_log(run) if "train/loss" in line]
-    assert [line["step"] for line in figures if line["train/loss"] is None] == [
+    figures = [line for line in read_log(run) if "train/loss_total" in line]
+    assert [line["step"] for line in figures if line["train/loss_total"] is None] == [
         event["step"] for event in events
     ]
     assert figures[-1]["train/skipped_steps"] == len(events) < 12
@@ -646,10 +654,11 @@ def test_a_sample_is_replayed_as_the_network_saw_it(finished, monkeypatch):
     torch.testing.assert_close(torch.from_numpy(sample["labels"]), seen[5][1], rtol=0, atol=0)
 
 
-def test_the_log_tells_of_scales_channels_waits_and_memory(finished):
-    line = next(line for line in read_log(finished) if "train/loss" in line)
+def test_the_log_tells_of_scales_terms_channels_waits_and_memory(finished):
+    line = next(line for line in read_log(finished) if "train/loss_total" in line)
     assert {
-        "train/loss_ds_4",
+        "train/loss_scale_4",
+        "train/loss_bce",
         "train/loss_channel_2",
         "train/gradient_norm",
         "train/learning_rate",
@@ -659,7 +668,10 @@ def test_the_log_tells_of_scales_channels_waits_and_memory(finished):
     } <= line.keys()
     assert 0 <= line["train/data_wait"] < 1 and 0.05 < line["train/memory_gib"] < 50
     channels = [line[f"train/loss_channel_{channel}"] for channel in range(3)]
-    assert line["train/loss_output"] == pytest.approx(np.mean(channels), rel=0.05)
+    assert line["train/loss_scale_0"] == pytest.approx(np.mean(channels), rel=0.05)
+    assert line["train/loss_bce"] == pytest.approx(line["train/loss_scale_0"])
+    scales = [line[f"train/loss_scale_{scale}"] * 0.5**scale for scale in range(5)]
+    assert line["train/loss_total"] == pytest.approx(sum(scales), rel=1e-5)
 
 
 def test_compilation_changes_no_figures(finished, monkeypatch):
@@ -669,7 +681,7 @@ def test_compilation_changes_no_figures(finished, monkeypatch):
         tiny(max_steps=2), name="compiled", system=replace(tiny().system, compile=True)
     )
     losses = [
-        [line["train/loss"] for line in read_log(run) if "train/loss" in line][:2]
+        [line["train/loss_total"] for line in read_log(run) if "train/loss_total" in line][:2]
         for run in (train(config), finished)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -29,7 +29,8 @@ class PatchDataset(Dataset):
     Sample n is {"image": (C, Z, Y, X) uint8, or float32 in [0, 1], "labels": (Z, Y, X) int32 with 0
     background and -1 unlabelled, "number": n}. A crop needs a share of at least `min_labelled`
     foreground voxels; where `max_tries` positions do not give one, the best of them is taken, and
-    ValueError raised if that has none at all.
+    ValueError raised if that has none at all. With `classes`, a label of that number or above is a
+    ValueError.
     """
 
     source: Source
@@ -38,6 +39,7 @@ class PatchDataset(Dataset):
     stream: int = 0
     min_labelled: float = 0.0
     max_tries: int = 20
+    classes: int | None = None
     # any sample number is valid, however many the length says make an epoch
     endless: ClassVar[bool] = True
 
@@ -82,7 +84,15 @@ class PatchDataset(Dataset):
         }
 
     def _labels(self, crop: Box) -> np.ndarray:
-        labels = compact_labels(self.source.labels[crop.slices])
+        labels = self.source.labels[crop.slices]
+        if self.classes is not None and labels.size:
+            require(
+                labels.max() < self.classes,
+                f"class ids below {self.classes} (target.classes), -1 or a mask where there are "
+                f"none, in {self.source.labels.path}",
+                int(labels.max()),
+            )
+        labels = compact_labels(labels)
         if self.source.mask is not None:
             labels[self.source.mask[crop.slices] == 0] = UNLABELLED
         return labels
@@ -148,7 +158,9 @@ def _datasets(
 
     Memory for decoded chunks is shared out in proportion to the volumes' bytes.
     """
-    data = config.data
+    data, target = config.data, config.target
+    # with two classes any label will do
+    checked = target.kind == "classes" and target.classes > 2
     sources = [open_source(volume, data.synthetic, config.model.in_channels) for volume in volumes]
     if stream == VALIDATION_STREAM:
         sources = [source for source in sources if source.labels is not None]
@@ -166,6 +178,7 @@ def _datasets(
             stream=stream,
             min_labelled=data.min_labelled,
             max_tries=data.max_tries,
+            classes=target.classes if checked else None,
         )
         for source in sources
     ]

@@ -1,10 +1,11 @@
-"""What the network learns, from labels: affinities, a foreground mask, or boundaries.
+"""What the network learns, from labels: affinities, a foreground mask, boundaries, or classes.
 
 Each comes with where it is known. Labels are (B, Z, Y, X) of an integer dtype: 0 background,
 negative unlabelled. Nothing outside the patch is known.
 """
 
 import torch
+import torch.nn.functional as F
 
 from pytc.config import TargetConfig, Triple
 
@@ -14,15 +15,19 @@ FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 def make_targets(
     labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...], axis: int = 0
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(target, valid) for each scale (sz, sy, sx).
+    """(target, valid) for each scale (sz, sy, sx), both (B, C, Z / sz, Y / sy, X / sx), rounded up.
 
-    Both are bool (B, C, Z / sz, Y / sy, X / sx), rounded up. Labels are eroded first, in the plane
-    of the sections that lie across `axis`. With scale_by "stride", a scale's target is made from
-    every s-th label, with offsets divided by the stride, rounded half up, to at least 1 where they
-    are not 0 (two channels may then coincide). With "nearest", it is every s-th voxel of the full
-    target.
+    valid is bool; the target is bool, or for classes the number of each voxel's class as an integer
+    in a single channel. Labels are eroded first, in the plane of the sections that lie across
+    `axis`. With scale_by "stride", a scale's target is made from every s-th label, with offsets
+    divided by the stride, rounded half up, to at least 1 where they are not 0 (two channels may
+    then coincide). With "nearest", it is every s-th voxel of the full target. With "trilinear", it
+    is the full target resized from the voxels that are known, float32 in [0, 1].
     """
     labels = erode(labels, config.erosion, axis)
+    if config.scale_by == "trilinear":
+        target, valid = _target(labels, config, config.offsets)
+        return [_resized(target, valid, scale) for scale in scales]
     if config.scale_by == "nearest":
         target, valid = _target(labels, config, config.offsets)
         return [(_strided(target, scale), _strided(valid, scale)) for scale in scales]
@@ -70,6 +75,15 @@ def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return boundary[:, None], (labelled & (boundary | ~doubtful))[:, None]
 
 
+def class_ids(labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The class of each voxel, and where it is known, bool: two tensors (B, 1, Z, Y, X).
+
+    With two classes every label above 0 is class 1.
+    """
+    ids = labels.clamp(0, 1) if classes == 2 else labels.clamp(min=0)
+    return ids[:, None], (labels >= 0)[:, None]
+
+
 def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
     """Set to 0 each voxel with another label or 0 nearby, in the plane across `axis`.
 
@@ -100,16 +114,35 @@ def scaled_offset(offset: Triple, scale: Triple) -> Triple:
 
 
 def _target(labels: torch.Tensor, config: TargetConfig, offsets: tuple[Triple, ...]):
-    """Target and valid, both bool (B, C, Z, Y, X)."""
+    """Target and valid, both (B, C, Z, Y, X)."""
     if config.kind == "affinity":
         return affinities(labels, offsets)
     if config.kind == "boundary":
         return boundaries(labels)
+    if config.kind == "classes":
+        return class_ids(labels, config.classes)
     return (labels > 0)[:, None], (labels >= 0)[:, None]
 
 
 def _strided(volume: torch.Tensor, scale: Triple) -> torch.Tensor:
     return volume[(..., *(slice(None, None, s) for s in scale))]
+
+
+def _resized(
+    target: torch.Tensor, valid: torch.Tensor, scale: Triple
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of the known voxels, weighted as trilinear interpolation weighs them.
+
+    It is known where one of them is.
+    """
+    if scale == (1, 1, 1):
+        return target, valid
+    size = [-(-n // s) for n, s in zip(target.shape[2:], scale)]
+    known = valid.float()
+    share = F.interpolate(known, size, mode="trilinear")
+    sums = F.interpolate(target.float() * known, size, mode="trilinear")
+    coarse_valid = share > 0
+    return (sums / torch.where(coarse_valid, share, 1)).clamp(max=1), coarse_valid
 
 
 def pairs(offset: Triple, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -237,7 +237,7 @@ class Trainer:
             if self.config.model.deep_supervision
             else self.model.output_scales[:1]
         )
-        losses, suspects = [], []
+        losses, details, suspects = [], [], []
         for micro in range(self.optim.accumulate):
             batch = self.clock.next(self.batches)
             image, labels = self.preparation.augmented(batch)
@@ -247,15 +247,22 @@ class Trainer:
                 with hardware.autocast(self.device, self.precision):
                     outputs = self.network(image)
                 weights = self.config.loss.scale_weights
-                total, per_scale = deep_supervision_loss(
+                supervised = deep_supervision_loss(
                     outputs, targets, self.loss, weights, self.ranks.mean_count
                 )
-                self.scaler.scale(total / self.optim.accumulate).backward()
+                self.scaler.scale(supervised.total / self.optim.accumulate).backward()
             finest = outputs["output"] if isinstance(outputs, dict) else outputs
-            losses.append(total.detach())
+            losses.append(supervised.total.detach())
+            details.append(torch.cat((supervised.scales, supervised.terms)))
             suspects.append((batch["number"], finest.detach()))
-        told = torch.stack((torch.stack(losses).mean(), losses[0].new_tensor(float(stop))))
-        loss, stops = self.ranks.sum(told).tolist()
+        told = torch.cat(
+            (
+                losses[0].new_tensor([float(stop)]),
+                torch.stack(losses).mean(0, keepdim=True),
+                torch.stack(details).mean(0),
+            )
+        )
+        stops, loss, *parts = self.ranks.sum(told).tolist()
         loss /= self.ranks.world
 
         self.scaler.unscale_(self.optimizer)
@@ -277,9 +284,16 @@ class Trainer:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
-        figures = {"train/loss": loss, "train/learning_rate": rate, "train/gradient_norm": norm}
+        figures = {
+            "train/loss_total": loss,
+            "train/learning_rate": rate,
+            "train/gradient_norm": norm,
+        }
         if detailed:
-            figures |= {f"train/loss_{name}": float(value) for name, value in per_scale.items()}
+            names = [*(f"scale_{number}" for number in range(len(scales))), *self.loss.functions]
+            figures |= {
+                f"train/loss_{name}": value / self.ranks.world for name, value in zip(names, parts)
+            }
             per_channel = channel_losses(finest.detach(), *targets[0], self.loss)
             figures |= {
                 f"train/loss_channel_{channel}": value for channel, value in enumerate(per_channel)
@@ -315,19 +329,20 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """The loss over the fixed validation patches, of the moving average where there is one."""
+        """The loss over the fixed validation patches, of the moving average where there is one.
+
+        Sums over counts of all patches: it does not depend on how they are dealt to ranks.
+        """
         self.judged.eval()
-        sums = torch.zeros(2, device=self.device)
+        sums = torch.zeros(2, len(self.loss.functions), dtype=torch.float64, device=self.device)
         for batch in self.val_batches:
             image, labels = self.preparation.plain(batch)
-            targets = self.preparation.targets(labels, self.model.output_scales[:1])
+            ((target, valid),) = self.preparation.targets(labels, self.model.output_scales[:1])
             with hardware.autocast(self.device, self.precision):
                 outputs = self.judged(image)
-            total, _ = deep_supervision_loss(outputs, targets, self.loss)
-            sums += len(image) * torch.stack((total, torch.ones_like(total)))
+            sums += torch.stack(self.loss.sums(outputs, target, valid))
         self.model.train()
-        total, count = self.ranks.sum(sums).tolist()
-        return {"val/loss": total / count}
+        return {"val/loss": self.loss.value(*self.ranks.sum(sums)).item()}
 
     def introduce(self, choices: list[hardware.Choice]) -> None:
         """Save what the run is made of, and say it."""

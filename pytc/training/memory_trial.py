@@ -110,15 +110,15 @@ def trial_steps(
         for _ in range(2):
             channels, patch = config.model.in_channels, config.data.patch_size
             image = torch.randint(256, (size, channels, *patch), dtype=torch.uint8, device=device)
-            labels = torch.randint(100, (size, *patch), dtype=torch.int32, device=device)
+            labels = torch.randint(2, (size, *patch), dtype=torch.int32, device=device)
             image, labels = augment(
                 image, labels, torch.arange(size), config.augment, (1.0, 1.0, 1.0)
             )
             targets = make_targets(labels, config.target, model.output_scales)
             with hardware.autocast(device, precision):
                 outputs = model(image)
-            total, _ = deep_supervision_loss(outputs, targets, loss, config.loss.scale_weights)
-            total.backward()
+            scale_weights = config.loss.scale_weights
+            deep_supervision_loss(outputs, targets, loss, scale_weights).total.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

@@ -35,8 +35,8 @@ class Monitor:
 
         Those of training are shown.
         """
-        if "train/loss" in figures:
-            loss, rate = figures["train/loss"], figures["train/samples_per_second"]
+        if "train/loss_total" in figures:
+            loss, rate = figures["train/loss_total"], figures["train/samples_per_second"]
             self.bar.show(step, f"loss {loss:.4f}, {rate:.3g} samples/s")
         self.log(
             step,
@@ -68,12 +68,20 @@ class Monitor:
     def panel(self, step: int, *volumes: torch.Tensor) -> None:
         """A picture in TensorBoard of (image, target, valid, logits), each (B, C, Z, Y, X).
 
-        The target is in [0, 1]. Of the first sample the first channel's middle slice, with the
-        error where the target is known.
+        Of the first sample the first channel's middle slice, with the error where the target is
+        known; of classes, the number of the class as a grey value.
         """
-        image, target, valid, logits = (v[0, 0, v.shape[2] // 2].detach().float() for v in volumes)
-        prediction = torch.sigmoid(logits)
-        slices = (image, target, prediction, (prediction - target).abs() * valid)
+        image, target, valid, logits = (v[0, :, v.shape[2] // 2].detach().float() for v in volumes)
+        image, valid, classes = image[0], valid[0], len(logits)
+        if len(target) < classes:
+            target = target[0]
+            prediction = logits.argmax(0)
+            error = (prediction != target).float()
+            prediction, target = prediction / (classes - 1), target / (classes - 1)
+        else:
+            target, prediction = target[0], torch.sigmoid(logits[0])
+            error = (prediction - target).abs()
+        slices = (image, target, prediction, error * valid)
         picture = torch.cat(slices, dim=1).nan_to_num().clamp(0, 1).cpu().numpy()
         self.board.add_image("image | target | prediction | error", picture, step, dataformats="HW")
 
