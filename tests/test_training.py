@@ -372,7 +372,9 @@ def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
             for run in (one, finished.parent / "two_ranks")
         ]
         assert len(losses[0]) == count
-        assert losses[0] == pytest.approx(losses[1], abs=1e-6), name
+        # the coarsest scales have few voxels, whose normalisation multiplies roundings
+        tolerance = 1e-5 if name == "train/loss_scale_3" else 1e-6
+        assert losses[0] == pytest.approx(losses[1], abs=tolerance), name
 
 
 FAILING = """
