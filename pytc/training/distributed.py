@@ -1,9 +1,12 @@
 """The processes of a run: their ranks, sums over all of them, and being asked to stop."""
 
+import gc
+import importlib
 import os
 import re
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -118,16 +121,25 @@ def first_host(nodes: str) -> str:
 
 @contextmanager
 def joined(ranks: Ranks, device: torch.device):
-    """Within this block all ranks can talk to each other: NCCL between GPUs, gloo between CPUs.
+    """Set up the process group within this block: NCCL between GPUs, gloo between CPUs.
 
-    A rank that fails does not take leave of the others, who may be waiting for its numbers: its
-    process ends, and with it the connections and the others.
+    When the block ends, nothing may hold the group any more (a DistributedDataParallel does):
+    destroying it then ends gloo's worker threads. A thread that lives on may still own the tensors
+    of the last collective when the interpreter exits; it cannot free them there, and aborts the
+    process.
+
+    If a rank raises, the process group is deliberately not destroyed: the other ranks may be
+    blocked in a collective. The process exits, its connections close, and they fail instead of
+    hanging.
     """
     if ranks.world == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    # Its functions take the group of that moment as their default argument and hold it for ever.
+    # DistributedDataParallel imports it; here there is no group yet.
+    importlib.import_module("torch.distributed.nn.functional")
     inherited = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's own store, which its agent serves
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
@@ -137,7 +149,31 @@ def joined(ranks: Ranks, device: torch.device):
         timeout=PATIENCE,
     )
     yield
+    dist.barrier()  # nothing is on its way any more
+    gc.collect()  # what a reference cycle keeps alive may hold the group
     dist.destroy_process_group()
+
+
+def lay_out_gradients(model: torch.nn.Module) -> None:
+    """Give each gradient the strides of its parameter, as DistributedDataParallel's buckets have.
+
+    A 1 x 1 x 1 kernel is contiguous and channels_last at once; its gradient comes with the strides
+    of the other format, and DDP warns of a copy that is slow.
+    """
+
+    def same_strides(parameter: torch.nn.Parameter) -> Callable[[torch.Tensor], torch.Tensor]:
+        size, strides = parameter.shape, parameter.stride()
+
+        def lay_out(gradient: torch.Tensor) -> torch.Tensor:
+            if gradient.stride() == strides:
+                return gradient
+            return gradient.new_empty_strided(size, strides).copy_(gradient)
+
+        return lay_out
+
+    for parameter in model.parameters():
+        if 1 in parameter.shape:
+            parameter.register_hook(same_strides(parameter))
 
 
 @contextmanager

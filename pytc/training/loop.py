@@ -47,16 +47,28 @@ def train(config: Config, resume: Path | None = None) -> Path:
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
     with distributed.joined(ranks, device), distributed.noticed_signals() as signals:
-        volumes = (*config.data.train, *config.data.val)
-        ranks.once_a_node(
-            lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes]
-        )
-        config, choices = configure(config, ranks, device, resumed=resume is not None)
-        trainer = Trainer(config, resume, ranks, device)
-        if ranks.is_main:
-            trainer.introduce(choices)
-        with closing(trainer.monitor):
-            return trainer.run(signals)
+        folder, stopped = run_to_its_end(config, resume, ranks, device, signals)
+    if stopped:
+        sys.exit(distributed.EXIT_REQUEUE)
+    return folder
+
+
+def run_to_its_end(
+    config: Config, resume: Path | None, ranks: Ranks, device: torch.device, signals: list
+) -> tuple[Path, bool]:
+    """Build a Trainer and run it; returns its folder, and whether a signal stopped it.
+
+    A function of its own, so that the network, which holds the process group, is gone when it
+    returns.
+    """
+    volumes = (*config.data.train, *config.data.val)
+    ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
+    config, choices = configure(config, ranks, device, resumed=resume is not None)
+    trainer = Trainer(config, resume, ranks, device)
+    if ranks.is_main:
+        trainer.introduce(choices)
+    with closing(trainer.monitor):
+        return trainer.folder, trainer.run(signals)
 
 
 class Trainer:
@@ -102,7 +114,10 @@ class Trainer:
         self.first_step, self.skipped, self.skipped_in_a_row = 0, 0, 0
         scores = self.restore(resume) if resume else {}
         network = torch.compile(self.model) if config.system.compile else self.model
-        self.network = DistributedDataParallel(network) if ranks.world > 1 else network
+        if ranks.world > 1:
+            distributed.lay_out_gradients(self.model)
+            network = DistributedDataParallel(network)
+        self.network = network
 
         self.folder, *_ = ranks.gather(
             (resume or create_run(config.name)) if ranks.is_main else None
@@ -157,11 +172,8 @@ class Trainer:
             **processes,
         )
 
-    def run(self, signals: list) -> Path:
-        """Train to the last step, or to the one in which a signal comes.
-
-        Returns the folder of the run.
-        """
+    def run(self, signals: list) -> bool:
+        """Train to the last step, or until a signal comes; returns whether one came."""
         for step in range(self.first_step, self.loop.max_steps):
             done = step + 1
             logged = self.is_due(done, self.loop.log_every)
@@ -197,8 +209,8 @@ class Trainer:
                 )
                 # a scheduler may end all with the first that leaves: not before the checkpoint
                 self.ranks.gather(None)
-                sys.exit(distributed.EXIT_REQUEUE)
-        return self.folder
+                return True
+        return False
 
     def is_due(self, done: int, every: int) -> bool:
         """Whether something that is done every so many steps, and at the end, is to be done now.
