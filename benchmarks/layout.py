@@ -111,7 +111,7 @@ def main() -> None:
     print("|---" * (1 + 2 * len(LAYOUTS)) + "|")
     cases = [(name, make, channels, batch) for name, make, channels, batch in LAYERS]
     cases += [
-        (name, lambda config=config: build_model(config), 1, batch)
+        (name, lambda config=config: build_model(config, quiet=True), 1, batch)
         for name, config, batch in NETWORKS
     ]
     for name, make, channels, batch in cases:

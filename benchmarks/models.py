@@ -62,7 +62,8 @@ def build(name: str, options: argparse.Namespace) -> nn.Module:
             kernel_size=options.kernel,
             checkpoint_style=style,
             image_size=(options.size,) * 3,
-        )
+        ),
+        quiet=True,
     )
 
 

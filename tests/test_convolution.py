@@ -160,5 +160,5 @@ def test_the_benchmark_prints_its_table():
     ).stdout.splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| m")]
     assert [row[0] for row in rows] == list(models)
-    assert rows[0][-1] == f"{build_model(ModelConfig()).info()['parameters']:,}"
+    assert rows[0][-1] == f"{build_model(ModelConfig()).get_model_info()['parameters']:,}"
     assert all(float(figure) > 0 for row in rows for figure in row[1:-1])

@@ -335,7 +335,7 @@ def test_the_cpu_variant_of_every_preset_is_small_and_can_be_built(path):
     assert not small.system.compile and small.system.precision != "fp16"  # of banis.py: for GPUs
     model = build_model(small.model)
     model.require_size(small.data.patch_size)
-    assert model.info()["parameters"] < 3e6
+    assert model.get_model_info()["parameters"] < 3e6
 
 
 def test_bf16_gradients_on_a_cpu_need_a_coarsest_level_as_large_as_a_kernel(monkeypatch):

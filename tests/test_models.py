@@ -12,8 +12,9 @@ import torch
 from reference_models import fill_parameters, hash_parameters, make_image, rsunet, summarise
 from torch import nn
 
+from pytc import models
 from pytc.checks import from_plain
-from pytc.config import ModelConfig
+from pytc.config import Config, DataConfig, ModelConfig
 from pytc.models import (
     build_model,
     is_architecture_available,
@@ -21,6 +22,7 @@ from pytc.models import (
     register_architecture,
 )
 from pytc.models.anisotropy import fit_to_data, plan_levels
+from pytc.models.base import ConnectomicsModel
 from pytc.models.layers import ChannelNorm, InstanceNorm
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
@@ -95,7 +97,7 @@ def test_mednext_equals_the_official_network(case):
     with torch.device("cpu" if "outputs" in golden else "meta"):
         model = build_model(config)
     assert hash_parameters(model) == golden["hash"]
-    assert model.info()["parameters"] == golden["parameters"]
+    assert model.get_model_info()["parameters"] == golden["parameters"]
     if "outputs" not in golden:
         return
     fill_parameters(model)
@@ -167,7 +169,7 @@ def test_every_network_runs_forward_and_backward(network, channels, dtype):
         output = model(make_image((1, channels, *size)))
     assert isinstance(output, torch.Tensor) and output.shape == (1, 3, *size)
     assert output.dtype == dtype or torch.float32 in (dtype, output.dtype)
-    assert model.output_scales == ((1, 1, 1),)
+    assert model.output_strides == ((1, 1, 1),)
     output.float().square().mean().backward()
     unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not unused
@@ -212,9 +214,9 @@ def test_deep_supervision_gives_a_dict_in_training_and_uses_every_head(name):
         rough = model(x)
     outputs = model(x)
     assert [y.shape for y in rough.values()] == [y.shape for y in outputs.values()]
-    assert list(outputs) == ["output", *[f"ds_{i}" for i in range(1, len(model.output_scales))]]
+    assert list(outputs) == ["output", *[f"ds_{i}" for i in range(1, len(model.output_strides))]]
     assert len(outputs) == {"unet": 2, "rsunet": 2, "nnunet": 2}.get(name, 5)
-    for output, scale in zip(outputs.values(), model.output_scales, strict=True):
+    for output, scale in zip(outputs.values(), model.output_strides, strict=True):
         assert output.shape == (2, 3, *[n // s for n, s in zip(size, scale)])
     sum(output.square().mean() for output in outputs.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -280,7 +282,7 @@ def test_nnunet_equals_dynunet():
             )
             for ours, theirs in (*zip(*kernels, strict=True), *zip(*rest, strict=True)):
                 theirs.copy_(ours)
-    assert sum(p.numel() for p in twin.parameters()) == model.info()["parameters"]
+    assert sum(p.numel() for p in twin.parameters()) == model.get_model_info()["parameters"]
     x = make_image((2, 1, 16, 32, 32))
     torch.testing.assert_close(model(x), twin(x), atol=1e-4, rtol=1e-4)
 
@@ -322,7 +324,7 @@ def test_mednext_custom_is_anisotropic_where_the_voxels_are(dims, kernel):
     if dims == 2:
         assert model.size_multiple == (16, 16) and hash_parameters(model) == hash_parameters(cube)
         return
-    assert model.output_scales == ((1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16))
+    assert model.output_strides == ((1, 1, 1), (1, 2, 2), (1, 4, 4), (2, 8, 8), (4, 16, 16))
     assert [tuple(y.shape[2:]) for y in outputs][-1] == (1, 2, 1)
     flat, full = (1, kernel, kernel), (kernel,) * 3
     expected = {
@@ -366,7 +368,7 @@ def test_what_the_data_decide_is_filled_in_where_it_is_open():
 def test_unet_scales_follow_its_strides():
     config, _ = NETWORKS["unet"]
     model = build_model(replace(config, deep_supervision=True))
-    assert model.output_scales == ((1, 1, 1), (1, 2, 2))
+    assert model.output_strides == ((1, 1, 1), (1, 2, 2))
     assert model.size_multiple == (2, 6, 4)
 
 
@@ -464,19 +466,115 @@ def test_basic_unet_refuses_other_levels():
         build_model(ModelConfig("monai_basic_unet3d", features=(4, 8)))
 
 
-def test_registry():
+@pytest.fixture
+def registry(monkeypatch):
+    """What a test registers is forgotten afterwards."""
+    monkeypatch.setattr(models, "_registered", dict(models._registered))
+
+
+def test_registry_names_what_it_has():
     assert list_architectures() == sorted(NETWORKS)
     assert is_architecture_available("unet") and not is_architecture_available("mednxt")
     with pytest.raises(ValueError, match="no architecture 'mednxt'; did you mean 'mednext'"):
         build_model(ModelConfig("mednxt"))
-    with pytest.raises(ValueError, match="new architecture name, got 'unet'"):
+
+
+def test_a_name_of_pytc_or_of_another_file_cannot_be_taken(registry):
+    with pytest.raises(ValueError, match="new architecture name, got 'unet'.*models/unet.py"):
         register_architecture("unet")(lambda config: None)
+    register = "from pytc.models import register_architecture as r\nr('mine')(lambda config: 1)"
+    exec(register, {"__name__": "a", "__file__": "/a/mine.py"})
+    with pytest.raises(ValueError, match="new architecture name, got 'mine'.*/a/mine.py"):
+        exec(register, {"__name__": "b", "__file__": "/b/mine.py"})
 
 
-def test_info_describes_the_network():
-    info = build_model(replace(SMALL, in_channels=2, deep_supervision=True)).info()
-    assert (
-        info["name"] == "mednext_custom" and info["in_channels"] == 2 and info["out_channels"] == 3
-    )
-    assert info["output_scales"][-1] == (16, 16, 16) and info["size_multiple"] == (16, 16, 16)
-    assert json.loads(json.dumps(info))["parameters"] > 0
+@pytest.mark.parametrize(
+    "scope", [{"__name__": "m", "__file__": "/m.py"}, {"__name__": "__main__"}]
+)
+def test_the_same_file_or_notebook_may_register_its_name_again(registry, scope):
+    for number in (1, 2):
+        code = f"from pytc.models import register_architecture as r\nr('mine')(lambda c: {number})"
+        exec(code, dict(scope))
+    assert models.get_architecture_builder("mine")(None) == 2
+
+
+class OwnForward(ConnectomicsModel):
+    """A network as a user writes it: no arguments to the base, and a forward of its own."""
+
+    def __init__(self, config, scales=1):
+        super().__init__()
+        self.supports_deep_supervision = scales > 1
+        self.output_scales = scales
+        self.conv = nn.Conv3d(config.in_channels, config.out_channels, 3, padding=1)
+        self.flat = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.output_scales == 1:
+            return y
+        return {"output": y, "ds_1": y[..., ::2, ::2, ::2]}
+
+
+def test_a_network_with_a_forward_of_its_own_needs_no_arguments_for_its_base(registry):
+    register_architecture("own")(OwnForward)
+    config = ModelConfig("own", in_channels=2, out_channels=3)
+    model = build_model(config)
+    assert model.config == config and model.output_strides == ((1, 1, 1),)
+    assert model(torch.rand(1, 2, 5, 6, 7)).shape == (1, 3, 5, 6, 7)
+    info = model.get_model_info()
+    assert (info["name"], info["architecture"], info["output_scales"]) == ("OwnForward", "own", 1)
+    assert model.conv.weight.is_contiguous(memory_format=torch.channels_last_3d)
+    with pytest.raises(ValueError, match="deep_supervision off for own, which has one output"):
+        build_model(replace(config, deep_supervision=True))
+
+    register_architecture("two_scales")(lambda config: OwnForward(config, scales=2))
+    config = replace(config, architecture="two_scales", deep_supervision=True)
+    assert build_model(config).output_strides == ((1, 1, 1), (2, 2, 2))
+    with pytest.raises(ValueError, match="deep_supervision on for two_scales, of 2 outputs"):
+        build_model(replace(config, deep_supervision=False))
+
+
+def test_a_builder_must_return_a_network_of_the_base(registry):
+    register_architecture("plain")(lambda config: nn.Conv3d(1, 1, 1))
+    with pytest.raises(ValueError, match="a ConnectomicsModel from the builder of plain.*Conv3d"):
+        build_model(ModelConfig("plain"))
+
+
+def test_build_model_says_what_it_builds_on_the_first_rank_alone(capsys):
+    model = build_model(SMALL, rank=0)
+    count = sum(p.numel() for p in model.parameters())
+    said = capsys.readouterr().out
+    assert "model: MedNeXt (mednext_custom), on cpu" in said and f"{count:,}" in said
+    build_model(SMALL, rank=1)
+    build_model(SMALL, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+def test_build_model_takes_a_device_and_a_whole_run():
+    assert next(build_model(SMALL, "meta").parameters()).device.type == "meta"
+    run = Config(data=DataConfig(patch_size=(16, 16, 32)), model=NETWORKS["monai_unetr"][0])
+    run = replace(run, model=replace(run.model, image_size=None, out_channels=6))
+    build_model(run, "meta").require_size((16, 16, 32))
+    with pytest.raises(ValueError, match="expected a ModelConfig or a Config"):
+        build_model({"model": {"architecture": "mednext"}})
+
+
+def test_a_size_of_one_coarsest_voxel_is_refused_with_the_reason():
+    model = build_model(NETWORKS["monai_swin_unetr"][0], "meta")
+    with pytest.raises(ValueError, match="at least one of them twice that or more"):
+        model.require_size((32, 32, 32))
+    with pytest.raises(ValueError) as error:
+        model.require_size((32, 48, 32))
+    assert "twice" not in str(error.value)
+
+
+def test_get_model_info_describes_the_network():
+    model = build_model(replace(SMALL, in_channels=2, deep_supervision=True))
+    info = model.get_model_info()
+    assert info["name"] == "MedNeXt" and info["architecture"] == "mednext_custom"
+    assert info["in_channels"] == 2 and info["out_channels"] == 3
+    assert info["deep_supervision"] is True and info["output_scales"] == 5
+    assert info["output_strides"][-1] == (16, 16, 16) and info["size_multiple"] == (16, 16, 16)
+    assert json.loads(json.dumps(info))["parameters"] == sum(p.numel() for p in model.parameters())
+    plain = build_model(SMALL).get_model_info()
+    assert plain["deep_supervision"] is False and plain["output_scales"] == 1

@@ -66,8 +66,8 @@ def test_a_preset_builds_its_network_and_takes_two_steps(path, folder, monkeypat
     with torch.device("meta"):  # every parameter, and no memory
         network = build_model(config.model)
     network.require_size(config.data.patch_size)
-    assert network.info()["parameters"] > 1e5
-    assert len(network.output_scales) == (5 if config.model.deep_supervision else 1)
+    assert network.get_model_info()["parameters"] > 1e5
+    assert len(network.output_strides) == (5 if config.model.deep_supervision else 1)
     run = train(small(config))
     trained, saved, step = load_model(run / "checkpoints" / "last.pt")
     # sizes of the data are filled in

@@ -127,7 +127,7 @@ def test_the_python_example_runs(workplace):
     }
     exec(example, names)
     assert names["labels"].shape == (48, 48, 48) and 0 <= names["scores"]["nerl"] <= 1
-    assert names["model"].info()["parameters"] > 1e7
+    assert names["model"].get_model_info()["parameters"] > 1e7
 
 
 def test_every_preset_is_described():

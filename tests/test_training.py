@@ -179,7 +179,7 @@ def test_a_network_shaped_by_its_data_is_rebuilt_from_its_checkpoint(
     run = train(replace(tiny(max_steps=1), name=architecture, data=data, model=model))
     network, config, _ = load_model(run / "checkpoints" / "last.pt")
     assert config.model.voxel_size == (30.0, 10.0, 10.0) and config.model.image_size == (16, 32, 32)
-    assert network.output_scales[1] == (1, 2, 2)
+    assert network.output_strides[1] == (1, 2, 2)
     with torch.no_grad():
         assert network(torch.rand(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
 

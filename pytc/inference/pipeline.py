@@ -18,7 +18,7 @@ from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.stores import split_path
 from pytc.io.volume import Volume, create_volume
-from pytc.models.base import ConnectomicsModel
+from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_model
 from pytc.progress import announce_compilation
 from pytc.runs import write_json
@@ -123,7 +123,7 @@ def predict(
 
     def network(patches: torch.Tensor) -> torch.Tensor:
         with hardware.autocast(device, precision):
-            return model(patches)[:, channels]
+            return finest(model(patches))[:, channels]
 
     attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}
     attributes |= {"offsets": offsets} if per_offset else {}

@@ -1,54 +1,104 @@
-"""Networks by name: `build_model` makes the one a config asks for.
+"""Networks by name: `build_model` makes the one that a config asks for.
 
-PyTorch is imported when it is called.
+A network of your own is one function in a file of your own, which `--plugins FILE` loads
+(docs/extending.md):
 
     @register_architecture("my_network")
     def build_my_network(config: ModelConfig) -> ConnectomicsModel: ...
+
+PyTorch is imported when a network is built, not before.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytc.checks import suggest
-from pytc.config import ModelConfig
+from pytc.checks import require, suggest
+from pytc.config import Config, ModelConfig
 
 if TYPE_CHECKING:
+    import torch
+
     from pytc.models.base import ConnectomicsModel
 
     Builder = Callable[[ModelConfig], ConnectomicsModel]
 
-_builders: dict[str, Builder] = {}
+# The networks of pytc, and the module of this package that registers each when it is imported.
+BUILT_IN = {
+    "mednext": "mednext",
+    "mednext_custom": "mednext",
+    "monai_basic_unet3d": "monai_networks",
+    "monai_swin_unetr": "monai_networks",
+    "monai_unet": "monai_networks",
+    "monai_unetr": "monai_networks",
+    "nnunet": "unet",
+    "rsunet": "unet",
+    "unet": "unet",
+}
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A builder, and the file that registered it; of a notebook or prompt the name `__main__`."""
+
+    builder: Builder
+    source: str
+
+
+_registered: dict[str, Registered] = {}
 
 
 def register_architecture(name: str) -> Callable[[Builder], Builder]:
-    """Decorator that makes a builder available under a name; ValueError if the name is taken."""
+    """Decorator that makes a builder available under a name.
+
+    A builder takes a ModelConfig and returns a ConnectomicsModel. The file that registered a name
+    may register it again, as a notebook's cell does that is run twice. ValueError if the name
+    belongs to pytc or to another file.
+    """
+    source = _file_or_module(sys._getframe(1).f_globals)
 
     def register(builder: Builder) -> Builder:
-        if name in _builders:
-            raise ValueError(f"expected a new architecture name, got {name!r}, which is registered")
-        _builders[name] = builder
+        owner = _owner(name)
+        if owner is not None and owner != source:
+            raise ValueError(
+                f"expected a new architecture name, got {name!r}, which is registered by {owner}"
+            )
+        _registered[name] = Registered(builder, source)
         return builder
 
     return register
 
 
+def _file_or_module(scope: dict) -> str:
+    """The file in which code with these globals stands, or the name of its module without one."""
+    if "__file__" in scope:
+        return str(Path(scope["__file__"]).resolve())
+    return scope["__name__"]
+
+
+def _owner(name: str) -> str | None:
+    """The file that may register this name; None if the name is free."""
+    if name in BUILT_IN:
+        return str(Path(__file__).resolve().with_name(f"{BUILT_IN[name]}.py"))
+    if name in _registered:
+        return _registered[name].source
+    return None
+
+
 def list_architectures() -> list[str]:
     """All registered names, sorted."""
-    for module in (
-        "mednext",
-        "monai_networks",
-        "unet",
-    ):  # those that come with pytc register when they are imported
-        import_module(f"pytc.models.{module}")
-    return sorted(_builders)
+    return sorted({*BUILT_IN, *_registered})
 
 
 def is_architecture_available(name: str) -> bool:
     """Whether a name is registered."""
-    return name in list_architectures()
+    return name in BUILT_IN or name in _registered
 
 
 def get_architecture_builder(name: str) -> Builder:
@@ -57,13 +107,61 @@ def get_architecture_builder(name: str) -> Builder:
         raise ValueError(
             f"the registry has no architecture {name!r}{suggest(name, list_architectures())}"
         )
-    return _builders[name]
+    if name in BUILT_IN:
+        import_module(f"pytc.models.{BUILT_IN[name]}")
+    return _registered[name].builder
 
 
-def build_model(config: ModelConfig) -> ConnectomicsModel:
+def build_model(
+    config: ModelConfig | Config,
+    device: torch.device | str | None = None,
+    rank: int | None = None,
+    *,
+    quiet: bool = False,
+) -> ConnectomicsModel:
     """The network of a config, freshly initialised, its weights in channels-last memory layout.
 
-    ValueError for an unknown architecture, or a choice that the architecture does not offer.
+    Its outputs are logits: an affinity is their sigmoid, scaled by `inference.activation_scale`.
+
+    Args:
+        config: the network alone, or a whole run. A run's patch is the `image_size` of networks
+            that are made for one size. A voxel size that only the files of the training volumes
+            state is filled in by the training; a run's config.json has it.
+        device: where the network goes. By default the device of a surrounding `torch.device(...)`
+            block, else a GPU if there is one, else the CPU.
+        rank: number of this process among those of a run. All but rank 0 are silent.
+        quiet: say nothing on rank 0 either.
+
+    Raises:
+        ValueError: for an unknown architecture, or a choice that the architecture does not offer.
     """
-    model = get_architecture_builder(config.architecture)(config)
-    return model.to(memory_format=model.memory_format)
+    import torch
+
+    from pytc.models.base import ConnectomicsModel
+
+    require(isinstance(config, ModelConfig | Config), "a ModelConfig or a Config", config)
+    if isinstance(config, Config):
+        patch = config.data.patch_size
+        config = replace(config.model, image_size=config.model.image_size or patch)
+    if device is None:
+        device = torch.get_default_device()
+        if device.type == "cpu" and torch.cuda.is_available():
+            device = torch.device("cuda")
+
+    device = torch.device(device)
+    # made on the CPU, so that a seed gives the same weights on every device
+    with torch.device("meta") if device.type == "meta" else nullcontext():
+        model = get_architecture_builder(config.architecture)(config)
+    require(
+        isinstance(model, ConnectomicsModel),
+        f"a ConnectomicsModel from the builder of {config.architecture}",
+        type(model).__name__,
+    )
+    model.adopt(config)
+    if not quiet and rank in (None, 0):
+        info = model.get_model_info()
+        scales = f"{info['output_scales']} scales" if info["deep_supervision"] else "off"
+        print(f"model: {info['name']} ({config.architecture}), on {device}")
+        print(f"  parameters: {info['parameters']:,}")
+        print(f"  deep supervision: {scales}")
+    return model.to(device)

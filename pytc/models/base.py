@@ -6,37 +6,86 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pytc.config import ModelConfig, require
+from pytc.checks import require
+from pytc.config import ModelConfig
 
-Scale = tuple[int, ...]
+Stride = tuple[int, ...]
 
 
 class ConnectomicsModel(nn.Module):
-    """Base of all networks; a subclass computes its outputs in `predict`.
+    """Base of all networks.
 
-    `output_scales` holds the stride of each training output along each axis, finest first: ((1, 1,
-    1),) for a network with one output, ((1, 1, 1), (2, 2, 2), ...) under deep supervision. It is
-    never empty, and the heads of the coarser scales exist only under deep supervision, so that no
-    parameter goes unused.
+    The networks of pytc compute their outputs in `predict`, and the `forward` of this class checks
+    the image before. A network of your own may override `forward` instead:
+
+        class MyNetwork(ConnectomicsModel):
+            def __init__(self, config):
+                super().__init__()
+                self.network = nn.Conv3d(config.in_channels, config.out_channels, 3, padding=1)
+
+            def forward(self, x):
+                return self.network(x)
+
+    Attributes:
+        supports_deep_supervision: whether it predicts at more scales than one in training.
+        output_scales: the number of scales. The heads of the coarser ones exist only under deep
+            supervision, so that no parameter goes unused.
+        output_strides: the stride of each scale along each axis, finest first: ((1, 1, 1),), or
+            ((1, 1, 1), (2, 2, 2), ...). A network that sets only `output_scales` halves the
+            resolution from each scale to the next.
+        size_multiple: the stride of the coarsest level; image sizes are multiples of it.
+        config: the ModelConfig that it was built from; `build_model` sets it where it is None.
     """
 
-    supports_deep_supervision = False
-
-    def __init__(self, config: ModelConfig, scales: tuple[Scale, ...], size_multiple: Scale):
-        """`scales`: all the network can predict at, finest first.
-
-        `size_multiple`: the stride of its coarsest level.
-        """
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        strides: tuple[Stride, ...] | None = None,
+        size_multiple: Stride = (1, 1, 1),
+    ):
+        """strides: of all scales that the network can predict at, finest first."""
         super().__init__()
+        self.config = config
+        self.size_multiple = size_multiple
+        self.dims = len(size_multiple)
+        self.memory_format = torch.channels_last if self.dims == 2 else torch.channels_last_3d
+        self.supports_deep_supervision = False
+        self.output_scales = 1
+        self._strides = None
+        if strides is not None:
+            # a 2-D network predicts single sections
+            self._strides = tuple((1,) * (3 - len(stride)) + stride for stride in strides)
+            if config is not None and config.deep_supervision:
+                self.supports_deep_supervision = len(strides) > 1
+                self.output_scales = len(strides)
+
+    @property
+    def output_strides(self) -> tuple[Stride, ...]:
+        if self._strides is None:
+            return tuple((2**scale,) * 3 for scale in range(self.output_scales))
+        return self._strides[: self.output_scales]
+
+    def adopt(self, config: ModelConfig) -> None:
+        """Take the config it was built from, and lay out the kernels channels-last.
+
+        ValueError if config.deep_supervision is on and the network has one output, or off and it
+        has more.
+        """
+        if self.config is None:
+            self.config = config
         require(
-            self.supports_deep_supervision or not config.deep_supervision,
+            self.output_scales > 1 or not config.deep_supervision,
             f"deep_supervision off for {config.architecture}, which has one output",
             "on",
         )
-        scales = tuple((1,) * (3 - len(scale)) + scale for scale in scales)
-        self.config, self.size_multiple, self.dims = config, size_multiple, len(size_multiple)
-        self.output_scales = scales if config.deep_supervision else scales[:1]
-        self.memory_format = torch.channels_last if self.dims == 2 else torch.channels_last_3d
+        require(
+            self.output_scales == 1 or config.deep_supervision,
+            f"deep_supervision on for {config.architecture}, of {self.output_scales} outputs",
+            "off",
+        )
+        for tensor in (*self.parameters(), *self.buffers()):
+            if tensor.ndim == 2 + self.dims:
+                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits of an image, at full resolution.
@@ -45,15 +94,14 @@ class ConnectomicsModel(nn.Module):
 
         x: (B, in_channels, Z, Y, X) float; a 2-D network takes Z = 1, or (B, in_channels, Y, X).
         Returns (B, out_channels, Z, Y, X), or in training under deep supervision {"output": the
-        same, "ds_1": (B, out_channels, Z / s, ...), ...} with s the scales of `output_scales`.
-        ValueError for an image that the network cannot take.
+        same, "ds_1": (B, out_channels, Z / s, ...), ...} with s of `output_strides`. ValueError for
+        an image that the network cannot take.
         """
         size = tuple(map(int, x.shape[2:]))
-        if len(size) not in (3, self.dims) or x.shape[1] != self.config.in_channels:
+        channels = x.shape[1] if self.config is None else self.config.in_channels
+        if len(size) not in (3, self.dims) or x.shape[1] != channels:
             axes = ("Z, Y, X", "Y, X")[3 - self.dims]
-            raise ValueError(
-                f"expected an image (B, {self.config.in_channels}, {axes}), got {tuple(x.shape)}"
-            )
+            raise ValueError(f"expected an image (B, {channels}, {axes}), got {tuple(x.shape)}")
         self.require_size(size)
         lifted = len(size) > self.dims
         outputs = self.predict(
@@ -67,13 +115,13 @@ class ConnectomicsModel(nn.Module):
         }
 
     def predict(self, x: Tensor) -> list[Tensor]:
-        """Logits at full resolution, then, where `supervised`, those of the other scales."""
+        """Logits at full resolution, then, where `supervised`, those of the coarser scales."""
         raise NotImplementedError
 
     @property
     def supervised(self) -> bool:
         """Whether the outputs of all scales are wanted now."""
-        return self.training and self.config.deep_supervision
+        return self.training and self.output_scales > 1
 
     def require_size(self, size: tuple[int, ...]) -> None:
         """ValueError if the network cannot take an image of this size in voxels.
@@ -81,11 +129,23 @@ class ConnectomicsModel(nn.Module):
         It names the nearest valid size.
         """
         valid = self.nearest_valid_size(size)
-        if size != valid:
-            raise ValueError(
-                f"expected an image size that {self.config.architecture} can take, "
-                f"such as {valid}, got {size}; sizes are multiples of {self.size_multiple}"
-            )
+        if size == valid:
+            return
+        name = type(self).__name__ if self.config is None else self.config.architecture
+        raise ValueError(
+            f"expected an image size that {name} can take, such as {valid}, got {size}; "
+            f"{self.size_rule(size)}"
+        )
+
+    def size_rule(self, size: tuple[int, ...]) -> str:
+        """Which sizes the network takes, as the end of the error for this one."""
+        rule = f"sizes are multiples of {self.size_multiple}"
+        if size[-self.dims :] != self.size_multiple:
+            return rule
+        return (
+            f"{rule}, at least one of them twice that or more: a single voxel at the coarsest "
+            "level has no variance to normalise by"
+        )
 
     def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The nearest size that the network can take.
@@ -93,28 +153,40 @@ class ConnectomicsModel(nn.Module):
         Multiples of the coarsest stride, with two voxels or more at that level: one alone has no
         variance. A 2-D network takes a single section.
         """
-        sections, size = (1,) * (len(size) - self.dims), size[-self.dims :]
+        sections = (1,) * (len(size) - self.dims)
         steps = [
             max(1, round(n / multiple))
-            for n, multiple in zip(size, self.size_multiple, strict=True)
+            for n, multiple in zip(size[-self.dims :], self.size_multiple, strict=True)
         ]
         if math.prod(steps) == 1:
             steps[-1] = 2
         return (*sections, *(step * multiple for step, multiple in zip(steps, self.size_multiple)))
 
-    def info(self) -> dict[str, Any]:
-        """What the network is, in plain types: name, channels, scales, number of parameters."""
-        fields = {
-            name: getattr(self.config, name)
-            for name in ("in_channels", "out_channels", "deep_supervision")
-        }
-        return {
-            "name": self.config.architecture,
-            "parameters": sum(p.numel() for p in self.parameters()),
-            **fields,
+    def get_model_info(self) -> dict[str, Any]:
+        """What the network is, in plain types.
+
+        Returns:
+            name (of the class), deep_supervision (whether it predicts at several scales),
+            output_scales (how many), parameters (how many numbers); and output_strides,
+            size_multiple, and of the config architecture, in_channels and out_channels.
+        """
+        info = {
+            "name": type(self).__name__,
+            "deep_supervision": self.supports_deep_supervision,
             "output_scales": self.output_scales,
+            "parameters": sum(p.numel() for p in self.parameters()),
+            "output_strides": self.output_strides,
             "size_multiple": self.size_multiple,
         }
+        if self.config is not None:
+            for field in ("architecture", "in_channels", "out_channels"):
+                info[field] = getattr(self.config, field)
+        return info
+
+
+def finest(outputs: Tensor | dict[str, Tensor]) -> Tensor:
+    """The output at full resolution of what a network returns."""
+    return outputs["output"] if isinstance(outputs, dict) else outputs
 
 
 def require_image_size(config: ModelConfig) -> None:

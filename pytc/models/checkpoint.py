@@ -79,7 +79,7 @@ def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
     Where there is a moving average, its weights are taken.
     """
     config = from_plain(Config, state["config"])
-    model = build_model(config.model)
+    model = build_model(config, "cpu", quiet=True)
     model.load_state_dict(state["average"] or state["model"])
     return model.eval(), config
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from pytc.config import ModelConfig
 from pytc.models import register_architecture
 from pytc.models.anisotropy import cumulative, plan_levels
-from pytc.models.base import ConnectomicsModel, Scale
+from pytc.models.base import ConnectomicsModel, Stride
 from pytc.models.convolution import Conv2d, Conv3d, ConvTranspose3d, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
 
@@ -80,12 +80,12 @@ class MedNeXtBlock(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        kernel: Scale,
+        kernel: Stride,
         inputs: int,
         outputs: int,
         expansion: int,
         resample: str = "same",
-        stride: Scale | int = 1,
+        stride: Stride | int = 1,
         grn: bool = False,
     ):
         super().__init__()
@@ -135,15 +135,13 @@ class MedNeXt(ConnectomicsModel):
     kernel spans.
     """
 
-    supports_deep_supervision = True
-
     def __init__(self, config: ModelConfig):
         levels = plan_levels(
             (config.voxel_size or (1.0, 1.0, 1.0))[-config.spatial_dims :], LEVELS + 1
         )
         kernels = [level.kernel(config.kernel_size) for level in levels]
-        scales = cumulative([level.stride for level in levels[1:]])
-        super().__init__(config, scales, scales[-1])
+        strides = cumulative([level.stride for level in levels[1:]])
+        super().__init__(config, strides, strides[-1])
         channels = [config.base_channels * 2**level for level in range(LEVELS + 1)]
 
         def stage(index: int, level: int) -> nn.Sequential:
@@ -183,7 +181,7 @@ class MedNeXt(ConnectomicsModel):
             index = 2 * LEVELS - level
             self.add_module(f"up_{level}", resample("up", index, level, config.grn))
             self.add_module(f"dec_block_{level}", stage(index, level))
-        for level in range(len(self.output_scales)):
+        for level in range(self.output_scales):
             head = TRANSPOSED[config.spatial_dims](channels[level], config.out_channels, 1)
             self.add_module(f"out_{level}", nn.Sequential(OrderedDict(conv_out=head)))
 

@@ -34,6 +34,11 @@ class MonaiModel(ConnectomicsModel):
     def nearest_valid_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
         return self.size or super().nearest_valid_size(size)
 
+    def size_rule(self, size: tuple[int, ...]) -> str:
+        if self.size is None:
+            return super().size_rule(size)
+        return "it is built for this size alone, model.image_size"
+
 
 @register_architecture("monai_basic_unet3d")
 def build_basic_unet(config: ModelConfig) -> ConnectomicsModel:

@@ -169,8 +169,6 @@ class UNet(ConnectomicsModel):
     to it, and the one that its skip and what came up go through together.
     """
 
-    supports_deep_supervision = True
-
     def __init__(
         self,
         config: ModelConfig,
@@ -183,7 +181,7 @@ class UNet(ConnectomicsModel):
         super().__init__(config, tuple(scales), coarsest)
         self.stem = stem
         self.down, self.narrow, self.up = map(nn.ModuleList, zip(*stages))
-        widths = features[: len(self.output_scales)]
+        widths = features[: self.output_scales]
         self.heads = nn.ModuleList(nn.Conv3d(width, config.out_channels, 1) for width in widths)
 
     def join(self, skip: Tensor, risen: Tensor) -> Tensor:

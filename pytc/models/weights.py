@@ -6,7 +6,6 @@ They come from other runs, official MedNeXt, nnU-Net, Lightning or safetensors.
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -106,10 +105,8 @@ def resample_kernel(kernel: Tensor, size: tuple[int, ...]) -> Tensor:
 
 def head_names(config: ModelConfig) -> set[str]:
     """The parameters whose shape depends on the number of output channels."""
-    with torch.device("meta"):
-        this, other = (
-            build_model(replace(config, out_channels=config.out_channels + more)) for more in (0, 1)
-        )
+    more = replace(config, out_channels=config.out_channels + 1)
+    this, other = (build_model(c, "meta", quiet=True) for c in (config, more))
     return {
         name for name, p in this.named_parameters() if p.shape != other.get_parameter(name).shape
     }

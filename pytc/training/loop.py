@@ -20,6 +20,7 @@ from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
 from pytc.models.anisotropy import fit_to_data
+from pytc.models.base import finest
 from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
@@ -93,7 +94,7 @@ class Trainer:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
-            self.model = build_model(config.model).to(device)
+            self.model = build_model(config.model, device, quiet=True)
         if resume is None and (report := initialise(self.model, config.model)) and ranks.is_main:
             print(report, flush=True)
         self.model.require_size(config.data.patch_size)
@@ -244,16 +245,11 @@ class Trainer:
         rate = learning_rate(self.optim, step, self.loop.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        scales = (
-            self.model.output_scales
-            if self.config.model.deep_supervision
-            else self.model.output_scales[:1]
-        )
         losses, details, suspects = [], [], []
         for micro in range(self.optim.accumulate):
             batch = self.clock.next(self.batches)
             image, labels = self.preparation.augmented(batch)
-            targets = self.preparation.targets(labels, scales)
+            targets = self.preparation.targets(labels, self.model.output_strides)
             last = micro == self.optim.accumulate - 1
             with nullcontext() if last or self.ranks.world == 1 else self.network.no_sync():
                 with hardware.autocast(self.device, self.precision):
@@ -263,10 +259,10 @@ class Trainer:
                     outputs, targets, self.loss, weights, self.ranks.mean_count
                 )
                 self.scaler.scale(supervised.total / self.optim.accumulate).backward()
-            finest = outputs["output"] if isinstance(outputs, dict) else outputs
+            logits = finest(outputs)
             losses.append(supervised.total.detach())
             details.append(torch.cat((supervised.scales, supervised.terms)))
-            suspects.append((batch["number"], finest.detach()))
+            suspects.append((batch["number"], logits.detach()))
         told = torch.cat(
             (
                 losses[0].new_tensor([float(stop)]),
@@ -302,16 +298,17 @@ class Trainer:
             "train/gradient_norm": norm,
         }
         if detailed:
-            names = [*(f"scale_{number}" for number in range(len(scales))), *self.loss.functions]
+            scales = [f"scale_{number}" for number in range(self.model.output_scales)]
+            names = [*scales, *self.loss.functions]
             figures |= {
                 f"train/loss_{name}": value / self.ranks.world for name, value in zip(names, parts)
             }
-            per_channel = channel_losses(finest.detach(), *targets[0], self.loss)
+            per_channel = channel_losses(logits.detach(), *targets[0], self.loss)
             figures |= {
                 f"train/loss_channel_{channel}": value for channel, value in enumerate(per_channel)
             }
             figures["train/skipped_steps"] = self.skipped
-        return stops > 0, figures, (image, *targets[0], finest)
+        return stops > 0, figures, (image, *targets[0], logits)
 
     def skip(
         self, step: int, loss: float, norm: float, suspects: list[tuple[torch.Tensor, torch.Tensor]]
@@ -349,9 +346,9 @@ class Trainer:
         sums = torch.zeros(2, len(self.loss.functions), dtype=torch.float64, device=self.device)
         for batch in self.val_batches:
             image, labels = self.preparation.plain(batch)
-            ((target, valid),) = self.preparation.targets(labels, self.model.output_scales[:1])
+            ((target, valid),) = self.preparation.targets(labels, self.model.output_strides[:1])
             with hardware.autocast(self.device, self.precision):
-                outputs = self.judged(image)
+                outputs = finest(self.judged(image))
             sums += torch.stack(self.loss.sums(outputs, target, valid))
         self.model.train()
         return {"val/loss": self.loss.value(*self.ranks.sum(sums)).item()}
@@ -377,7 +374,7 @@ class Trainer:
                 "pid": os.getpid(),
             },
         )
-        parameters = self.model.info()["parameters"]
+        parameters = self.model.get_model_info()["parameters"]
         print(
             f"run {self.folder}: {self.config.model.architecture}, {parameters:,} parameters, "
             f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, "
