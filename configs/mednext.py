@@ -23,7 +23,7 @@ config = replace(
         blur_slice_prob=0.02,
     ),
     target=replace(banis_plus.target, erosion=0),
-    model=replace(banis_plus.model, deep_supervision=True, checkpoint_style="none"),
+    model=replace(banis_plus.model, deep_supervision=True, checkpoint_style="auto"),
     optim=replace(banis_plus.optim, warmup_steps=1000),
     loop=LoopConfig(max_steps=100_000, batch_size=8),
     system=SystemConfig(precision="auto", auto=True),

@@ -7,7 +7,7 @@ only, so that `--help` answers at once.
 
 import re
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pytc.checks import Section, require, suggest
 
@@ -207,6 +207,92 @@ class TargetConfig(Section):
         return self.classes if self.kind == "classes" else 1
 
 
+class NetworkOptions(Section):
+    """Options of one architecture, nested in ModelConfig; refused for every other one."""
+
+    architecture: ClassVar[str]
+    field: ClassVar[str]  # of ModelConfig, that holds these options
+
+    @classmethod
+    def title(cls, name: str) -> str:
+        return f"model.{cls.field}.{name}"
+
+    def require_unchanged(self, architecture: str) -> None:
+        """ValueError if an option is set although another architecture is asked for."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            require(
+                architecture == self.architecture or value == option.default,
+                f"{self.title(option.name)} with the architecture {self.architecture} alone",
+                f"{value!r} for {architecture}",
+            )
+
+
+@dataclass(frozen=True)
+class BasicUNetOptions(NetworkOptions):
+    """Options of monai_basic_unet3d alone."""
+
+    architecture = "monai_basic_unet3d"
+    field = "basic_unet"
+
+    # Activation after each convolution.
+    act: Literal["leaky_relu", "relu", "prelu", "elu", "gelu", "swish", "mish"] = "leaky_relu"
+    norm: Literal["instance", "batch"] = "instance"  # Normalisation before it.
+
+
+@dataclass(frozen=True)
+class MonaiUNetOptions(NetworkOptions):
+    """Options of monai_unet alone."""
+
+    architecture = "monai_unet"
+    field = "monai_unet"
+
+    kernel_size: Literal[3, 5, 7] = 3  # Voxels of every kernel along each axis.
+    norm: Literal["instance", "batch"] = "instance"  # Normalisation after each convolution.
+
+
+@dataclass(frozen=True)
+class UNETROptions(NetworkOptions):
+    """Options of monai_unetr alone."""
+
+    architecture = "monai_unetr"
+    field = "unetr"
+
+    hidden_size: int = 768  # Channels of the transformer, a multiple of num_heads.
+    mlp_dim: int = 3072  # Channels inside each of its blocks.
+    num_heads: int = 12  # Attention heads of each block.
+    # How 16 voxels along each axis become a token: one convolution, or a reshape and a product.
+    pos_embed: Literal["conv", "perceptron"] = "conv"
+    norm: Literal["instance", "batch"] = "instance"  # Normalisation of the convolutions.
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("hidden_size", "mlp_dim", "num_heads")
+        require(
+            self.hidden_size % self.num_heads == 0,
+            f"{self.title('hidden_size')} as a multiple of {self.num_heads} heads",
+            self.hidden_size,
+        )
+
+
+@dataclass(frozen=True)
+class SwinOptions(NetworkOptions):
+    """Options of monai_swin_unetr alone."""
+
+    architecture = "monai_swin_unetr"
+    field = "swin"
+
+    use_checkpoint: bool = False  # Recompute activations in the backward pass to save memory.
+    attn_drop_rate: float = 0.0  # Dropout probability of attention weights.
+    # Probability to leave out a block for a sample (stochastic depth), rising to this at the
+    # deepest block.
+    dropout_path_rate: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_below_one("attn_drop_rate", "dropout_path_rate")
+
+
 @dataclass(frozen=True)
 class ModelConfig(Section):
     """The network."""
@@ -233,19 +319,21 @@ class ModelConfig(Section):
     # mednext_custom, nnunet: channels at full resolution, doubled at each level; in nnunet up to
     # ten times as many.
     base_channels: int = 32
-    # mednext_custom, of 4 stages down, bottleneck, 4 up.
-    expansion: tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
+    # mednext_custom: expansion ratio of all stages, or of 4 stages down, the bottleneck and 4 up.
+    expansion: int | tuple[int, ...] = (2, 3, 4, 4, 4, 4, 4, 3, 2)
     # mednext_custom: blocks in each stage.
     block_counts: tuple[int, ...] = (2, 2, 2, 2, 2, 2, 2, 2, 2)
     do_res: bool = True  # mednext_custom: residual connection in each block.
     do_res_up_down: bool = True  # mednext_custom: residual connection in the resampling blocks.
-    # mednext, mednext_custom: recompute activations of each block in the backward pass to save
-    # memory.
-    checkpoint_style: Literal["none", "outside_block"] = "none"
+    # mednext, mednext_custom: outside_block recomputes the activations of each block in the
+    # backward pass, which saves memory and takes longer; auto does so for mednext M and L, as
+    # published.
+    checkpoint_style: Literal["auto", "none", "outside_block"] = "auto"
     norm: Literal["group", "layer"] = "group"  # mednext_custom: normalisation in each block.
     grn: bool = False  # mednext_custom: global response normalisation in each block.
     spatial_dims: Literal[2, 3] = 3  # mednext_custom: 2-D or 3-D convolutions.
-    # unet, rsunet, monai_unet, monai_basic_unet3d: channels at each level, finest first.
+    # unet, rsunet, monai_unet, monai_basic_unet3d: channels at each level, finest first;
+    # monai_basic_unet3d has five levels, a sixth number is that of its last stage on the way up.
     features: tuple[int, ...] = (32, 32, 64, 128, 256)
     # unet, rsunet, monai_unet: step from each level to the next along each axis; by default 2, or 1
     # along an axis while its voxels are at least twice as large as those of the finest.
@@ -254,6 +342,10 @@ class ModelConfig(Section):
     # monai_unetr and monai_swin_unetr: channels at full resolution, for Swin a multiple of 12.
     feature_size: int = 24
     dropout: float = 0.0  # MONAI networks: dropout probability.
+    basic_unet: BasicUNetOptions = BasicUNetOptions()
+    monai_unet: MonaiUNetOptions = MonaiUNetOptions()
+    unetr: UNETROptions = UNETROptions()
+    swin: SwinOptions = SwinOptions()
 
     def __post_init__(self):
         super().__post_init__()
@@ -272,7 +364,8 @@ class ModelConfig(Section):
         )
         self.require_below_one("dropout")
         require(self.kernel_size in (3, 5, 7), "a kernel size of 3, 5 or 7", self.kernel_size)
-        require(len(self.expansion) == 9, "nine expansion ratios", self.expansion)
+        if isinstance(self.expansion, tuple):
+            require(len(self.expansion) == 9, "one or nine expansion ratios", self.expansion)
         require(len(self.block_counts) == 9, "nine block counts", self.block_counts)
         require(len(self.features) > 1, "features of at least two levels", self.features)
         require(
@@ -289,6 +382,8 @@ class ModelConfig(Section):
             steps = len(self.features) - 1
             expected = f"{steps} strides for {steps + 1} levels of features"
             require(len(self.strides) == steps, expected, self.strides)
+        for options in (self.basic_unet, self.monai_unet, self.unetr, self.swin):
+            options.require_unchanged(self.architecture)
 
 
 # What each loss term is; `pytc.losses` has a function of the same name.

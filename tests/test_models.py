@@ -4,17 +4,26 @@ MedNeXt against the official one (golden/record_mednext.py).
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from einops.layers.torch import Rearrange
 from reference_models import fill_parameters, hash_parameters, make_image, rsunet, summarise
 from torch import nn
 
 from pytc import models
 from pytc.checks import from_plain
-from pytc.config import Config, DataConfig, ModelConfig
+from pytc.config import (
+    BasicUNetOptions,
+    Config,
+    DataConfig,
+    ModelConfig,
+    MonaiUNetOptions,
+    SwinOptions,
+    UNETROptions,
+)
 from pytc.models import (
     build_model,
     is_architecture_available,
@@ -461,9 +470,86 @@ def test_mednext_refuses_fields_that_would_have_no_effect():
         build_model(ModelConfig(base_channels=16))
 
 
-def test_basic_unet_refuses_other_levels():
-    with pytest.raises(ValueError, match="five features and no strides"):
+def test_basic_unet_takes_five_features_or_a_sixth_for_its_last_stage():
+    with pytest.raises(ValueError, match="expected five features .*and no strides"):
         build_model(ModelConfig("monai_basic_unet3d", features=(4, 8)))
+    config = ModelConfig("monai_basic_unet3d", features=(4, 4, 6, 8, 8, 10))
+    assert build_model(config, "meta").network.final_conv.in_channels == 10
+
+
+# Options of one architecture, and what shows in its network that each arrived.
+OPTIONS = [
+    (ModelConfig("monai_basic_unet3d", basic_unet=BasicUNetOptions(act="relu")), nn.ReLU),
+    (ModelConfig("monai_basic_unet3d", basic_unet=BasicUNetOptions(norm="batch")), nn.BatchNorm3d),
+    (ModelConfig("monai_unet", monai_unet=MonaiUNetOptions(norm="batch")), nn.BatchNorm3d),
+    (ModelConfig("monai_unetr", unetr=UNETROptions(norm="batch")), nn.BatchNorm3d),
+    (ModelConfig("monai_unetr", unetr=UNETROptions(pos_embed="perceptron")), Rearrange),
+]
+
+
+@pytest.mark.parametrize("config, kind", OPTIONS)
+def test_an_option_of_a_monai_network_arrives(config, kind):
+    def count(config):
+        model = build_model(replace(config, image_size=(32, 32, 32)), "meta")
+        return sum(isinstance(module, kind) for module in model.modules())
+
+    assert count(config) > count(ModelConfig(config.architecture))
+
+
+def test_sizes_of_a_transformer_and_kernels_are_those_of_the_options():
+    options = UNETROptions(hidden_size=48, mlp_dim=40, num_heads=3)
+    config = ModelConfig("monai_unetr", image_size=(16, 16, 32), unetr=options)
+    block = build_model(config, "meta").network.vit.blocks[0]
+    assert block.mlp.linear1.weight.shape == (40, 48) and block.attn.num_heads == 3
+    config = ModelConfig("monai_unet", monai_unet=MonaiUNetOptions(kernel_size=5))
+    kernels = {tuple(p.shape[2:]) for p in build_model(config, "meta").parameters() if p.ndim == 5}
+    assert (5, 5, 5) in kernels and (3, 3, 3) not in kernels
+
+
+def test_options_of_swin_arrive():
+    options = SwinOptions(use_checkpoint=True, attn_drop_rate=0.25, dropout_path_rate=0.5)
+    config = replace(NETWORKS["monai_swin_unetr"][0], swin=options)
+    block = build_model(config, "meta").network.swinViT.layers4[0].blocks[-1]
+    assert block.attn.attn_drop.p == 0.25 and block.drop_path.drop_prob == 0.5
+    assert block.use_checkpoint
+    plain = build_model(NETWORKS["monai_swin_unetr"][0], "meta")
+    assert not plain.network.swinViT.layers4[0].blocks[-1].use_checkpoint
+
+
+@pytest.mark.parametrize("config", [config for config, _ in OPTIONS])
+def test_an_option_that_does_not_apply_is_refused(config):
+    name = config.architecture
+    with pytest.raises(ValueError, match=f"with the architecture {name} alone, got .*for mednext"):
+        replace(config, architecture="mednext")
+    with pytest.raises(ValueError, match="model.unetr.hidden_size as a multiple of 12 heads"):
+        UNETROptions(hidden_size=100)
+
+
+def test_one_number_is_the_expansion_of_all_stages():
+    one, nine = (build_model(replace(SMALL, expansion=e), "meta") for e in (3, (3,) * 9))
+    assert [p.shape for p in one.parameters()] == [p.shape for p in nine.parameters()]
+    assert one.bottleneck[0].conv2.weight.shape[0] == 3 * one.bottleneck[0].conv2.weight.shape[1]
+    stored = json.loads(json.dumps(asdict(replace(SMALL, expansion=3))))
+    assert from_plain(ModelConfig, stored) == replace(SMALL, expansion=3)
+    for wrong in ((4,), 0, "4"):
+        with pytest.raises(ValueError, match="expansion"):
+            replace(SMALL, expansion=wrong)
+
+
+@pytest.mark.parametrize(
+    "asked, size, expected",
+    [
+        ("auto", "S", "none"),
+        ("auto", "B", "none"),
+        ("auto", "M", "outside_block"),
+        ("auto", "L", "outside_block"),
+        ("none", "L", "none"),
+        ("outside_block", "S", "outside_block"),
+    ],
+)
+def test_the_sizes_m_and_l_are_recomputed_as_published(asked, size, expected):
+    config = ModelConfig(mednext_size=size, checkpoint_style=asked)
+    assert build_model(config, "meta").config.checkpoint_style == expected
 
 
 @pytest.fixture

@@ -29,6 +29,9 @@ SIZES = {
     "M": ((2, 3, 4, 4, 4, 4, 4, 3, 2), (3, 4, 4, 4, 4, 4, 4, 4, 3)),
     "L": ((3, 4, 8, 8, 8, 8, 8, 4, 3), (3, 4, 8, 8, 8, 8, 8, 4, 3)),
 }
+# The authors recompute activations of these sizes (their create_mednext_v1), which otherwise need
+# more memory at 128 voxels a side than most GPUs have.
+RECOMPUTED = ("M", "L")
 CUSTOM = (
     "base_channels",
     "expansion",
@@ -57,7 +60,18 @@ def build_mednext(config: ModelConfig) -> ConnectomicsModel:
                 f"has it), got {getattr(config, name)!r}"
             )
     expansion, block_counts = SIZES[config.mednext_size]
-    return MedNeXt(replace(config, expansion=expansion, block_counts=block_counts, voxel_size=None))
+    style = config.checkpoint_style
+    if style == "auto":
+        style = "outside_block" if config.mednext_size in RECOMPUTED else "none"
+    return MedNeXt(
+        replace(
+            config,
+            expansion=expansion,
+            block_counts=block_counts,
+            checkpoint_style=style,
+            voxel_size=None,
+        )
+    )
 
 
 @register_architecture("mednext_custom")
@@ -143,6 +157,9 @@ class MedNeXt(ConnectomicsModel):
         strides = cumulative([level.stride for level in levels[1:]])
         super().__init__(config, strides, strides[-1])
         channels = [config.base_channels * 2**level for level in range(LEVELS + 1)]
+        expansion = config.expansion
+        if isinstance(expansion, int):
+            expansion = (expansion,) * (2 * LEVELS + 1)
 
         def stage(index: int, level: int) -> nn.Sequential:
             blocks = (
@@ -151,7 +168,7 @@ class MedNeXt(ConnectomicsModel):
                     kernels[level],
                     channels[level],
                     channels[level],
-                    config.expansion[index],
+                    expansion[index],
                     grn=config.grn,
                 )
                 for _ in range(config.block_counts[index])
@@ -164,7 +181,7 @@ class MedNeXt(ConnectomicsModel):
                 config,
                 kernels[level],
                 *ends,
-                config.expansion[index],
+                expansion[index],
                 direction,
                 levels[level + 1].stride,
                 grn,

@@ -40,24 +40,36 @@ class MonaiModel(ConnectomicsModel):
         return "it is built for this size alone, model.image_size"
 
 
+# MONAI's names for ours; its instance norms learn a scale and a shift here, as its batch norms do.
+ACTIVATIONS = {"leaky_relu": ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})}
+NORMS = {"instance": ("instance", {"affine": True}), "batch": "batch"}
+
+
 @register_architecture("monai_basic_unet3d")
 def build_basic_unet(config: ModelConfig) -> ConnectomicsModel:
-    """Five levels of two convolutions (Falk et al.
+    """Five levels of two convolutions (Falk et al. 2019).
 
-    2019); ValueError for another number of features, or for strides.
+    A sixth of `features` is the number of channels of the last stage on the way up, by default
+    those of the first level. ValueError for another number of features, or for strides.
     """
     from monai.networks.nets import BasicUNet
 
-    if len(config.features) != 5 or config.strides is not None:
+    if len(config.features) not in (5, 6) or config.strides is not None:
         raise ValueError(
-            "expected five features and no strides for monai_basic_unet3d, "
-            f"got {config.features} and {config.strides}"
+            "expected five features (or six, the last those of the last stage) and no strides for "
+            f"monai_basic_unet3d, got {config.features} and {config.strides}"
         )
+    features = config.features
+    if len(features) == 5:
+        features = (*features, features[0])
+    options = config.basic_unet
     network = BasicUNet(
         3,
         config.in_channels,
         config.out_channels,
-        features=(*config.features, config.features[0]),
+        features=features,
+        act=ACTIVATIONS.get(options.act, options.act),
+        norm=NORMS[options.norm],
         dropout=config.dropout,
     )
     return MonaiModel(config, network, (16, 16, 16))
@@ -65,20 +77,24 @@ def build_basic_unet(config: ModelConfig) -> ConnectomicsModel:
 
 @register_architecture("monai_unet")
 def build_unet(config: ModelConfig) -> ConnectomicsModel:
-    """A U-Net of residual units (Kerfoot et al.
+    """A U-Net of residual units (Kerfoot et al. 2018).
 
-    2018): `features` channels at each level, `strides` between them.
+    It has `features` channels at each level, and `strides` between them.
     """
     from monai.networks.nets import UNet
 
     strides = level_strides(config)
+    options = config.monai_unet
     network = UNet(
         3,
         config.in_channels,
         config.out_channels,
         config.features,
         strides,
+        kernel_size=options.kernel_size,
+        up_kernel_size=options.kernel_size,
         num_res_units=config.residual_units,
+        norm=options.norm,
         dropout=config.dropout,
     )
     return MonaiModel(config, network, cumulative(strides)[-1])
@@ -86,18 +102,24 @@ def build_unet(config: ModelConfig) -> ConnectomicsModel:
 
 @register_architecture("monai_unetr")
 def build_unetr(config: ModelConfig) -> ConnectomicsModel:
-    """A vision transformer as encoder (Hatamizadeh et al.
+    """A vision transformer as encoder (Hatamizadeh et al. 2022, arXiv:2103.10504).
 
-    2022, arXiv:2103.10504), built for one image size.
+    It is built for one image size, a multiple of 16.
     """
     from monai.networks.nets import UNETR
 
     require_image_size(config)
+    options = config.unetr
     network = UNETR(
         config.in_channels,
         config.out_channels,
         config.image_size,
         feature_size=config.feature_size,
+        hidden_size=options.hidden_size,
+        mlp_dim=options.mlp_dim,
+        num_heads=options.num_heads,
+        proj_type=options.pos_embed,
+        norm_name=options.norm,
         dropout_rate=config.dropout,
     )
     for block in network.vit.blocks:
@@ -111,10 +133,14 @@ def build_swin_unetr(config: ModelConfig) -> ConnectomicsModel:
     """A Swin transformer as encoder (Hatamizadeh et al. 2022, arXiv:2201.01266)."""
     from monai.networks.nets import SwinUNETR
 
+    options = config.swin
     network = SwinUNETR(
         config.in_channels,
         config.out_channels,
         feature_size=config.feature_size,
         drop_rate=config.dropout,
+        attn_drop_rate=options.attn_drop_rate,
+        dropout_path_rate=options.dropout_path_rate,
+        use_checkpoint=options.use_checkpoint,
     )
     return MonaiModel(config, network, (32, 32, 32))
