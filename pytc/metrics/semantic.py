@@ -48,8 +48,9 @@ def foreground(labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
 def boundaries(labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """The true mask of boundaries, (Z, Y, X) int8: 1 on a boundary, 0 elsewhere, -1 where unknown.
 
-    A voxel is on a boundary if one of its six neighbours has another label. Background counts as a label. It is known where a voxel is labelled, and is a boundary or has no
-    unlabelled neighbour; neighbours outside the volume do not count. Arguments as in `foreground`.
+    A voxel is on a boundary if one of its six neighbours has another label. Background counts as a
+    label. It is known where a voxel is labelled, and is a boundary or has no unlabelled neighbour;
+    neighbours outside the volume do not count. Arguments as in `foreground`.
     `pytc.data.targets.boundaries` makes the same for training.
     """
     boundary = np.zeros(labels.shape, bool)
