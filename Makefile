@@ -1,23 +1,26 @@
 # `make demo` and `make test` need Python 3.11 or newer, and nothing else.
 PYTHON ?= python3
+# What is installed besides the dependencies, from setup.cfg: test, data, agglomeration, benchmarks.
+EXTRAS ?= test
 BIN := .venv/bin
+INSTALLED := .venv/.installed-$(EXTRAS)
 
-.venv/.installed: setup.cfg constraints.txt
+$(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 .PHONY: demo test clean
 
-demo: .venv/.installed
+demo: $(INSTALLED)
 	$(BIN)/python train.py --config configs/demo.py
 	$(BIN)/python infer.py
 	$(BIN)/python evaluate.py --sweep --require 0.8
 
-test: .venv/.installed
+test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf .venv build pytc.egg-info
+	rm -rf .venv build pytc_em.egg-info

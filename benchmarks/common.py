@@ -20,9 +20,8 @@ from pytc.io.skeleton import Skeleton
 from pytc.io.synthetic import make_neurites
 from pytc.metrics.overlap import contingency_table
 
-EXTRA = "is needed: pip install 'pytc[benchmarks]'"
-# voxels: a synthetic tissue of this edge is repeated, its labels renumbered, until the volume is
-# full
+EXTRA = "is needed: pip install -e '.[benchmarks]' in the clone of pytc"
+# voxels: a synthetic tissue of this edge is repeated, labels renumbered, until the volume is full
 TILE = 250
 
 

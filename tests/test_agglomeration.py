@@ -24,7 +24,8 @@ def line(values):
 def test_says_which_extra_is_missing(monkeypatch, package, call):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
-        ImportError, match=rf"{package} is needed: pip install 'pytc\[agglomeration\]'"
+        ImportError,
+        match=rf"{package} is needed: pip install -e '\.\[agglomeration\]' in the clone",
     ):
         call(line([0.5]))
 

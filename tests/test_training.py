@@ -714,14 +714,3 @@ def test_a_prediction_is_made_anew_when_the_image_has_changed(finished, capsys):
     assert "predicting" in capsys.readouterr().out
     assert (open_volume(folder / "affinities.zarr")[...] != before).any()
     source[...] = pixels
-
-
-def test_console_scripts_are_the_three_functions():
-    from importlib.metadata import distribution
-
-    scripts = {entry.name: entry.load() for entry in distribution("pytc").entry_points}
-    assert {name: script.__name__ for name, script in scripts.items()} == {
-        "pytc-train": "train",
-        "pytc-infer": "infer",
-        "pytc-evaluate": "evaluate",
-    }

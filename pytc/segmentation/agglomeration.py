@@ -75,7 +75,9 @@ def _extra(name: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ImportError(f"{name} is needed: pip install 'pytc[agglomeration]'") from error
+        raise ImportError(
+            f"{name} is needed: pip install -e '.[agglomeration]' in the clone of pytc"
+        ) from error
 
 
 def _as_fractions(affinities: np.ndarray, dtype: type) -> np.ndarray:
