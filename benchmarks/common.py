@@ -20,7 +20,7 @@ from pytc.io.skeleton import Skeleton
 from pytc.io.synthetic import make_neurites
 from pytc.metrics.overlap import contingency_table
 
-EXTRA = "is needed: pip install -e '.[benchmarks]' in the clone of pytc"
+EXTRA = "is needed: pip install -e '.[benchmarks]' in a clone"
 # voxels: a synthetic tissue of this edge is repeated, labels renumbered, until the volume is full
 TILE = 250
 

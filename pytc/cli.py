@@ -131,7 +131,9 @@ def load_config_file(path: Path) -> Config:
             else ()
         )
         near = suggest(found[2], [f.name for f in known]) if found else ""
-        raise ValueError(f"{path}: {error}{near}") from error
+        # what a newer Python adds to its message, a suggestion of its own, is left out
+        message = found[0] if found else error
+        raise ValueError(f"{path}: {message}{near}") from error
     finally:
         sys.path.pop(0)
     require(

@@ -25,7 +25,7 @@ def test_says_which_extra_is_missing(monkeypatch, package, call):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(
         ImportError,
-        match=rf"{package} is needed: pip install -e '\.\[agglomeration\]' in the clone",
+        match=rf"{package} is needed: pip install -e '\.\[agglomeration\]' in a clone",
     ):
         call(line([0.5]))
 

@@ -92,7 +92,7 @@ def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
     with pytest.raises(ValueError, match="expected one sample_A_20160501.hdf below"):
         datasets.fetch("cremi_a", tmp_path)
     monkeypatch.setitem(sys.modules, "pooch", None)
-    with pytest.raises(ImportError, match=r"pip install -e '\.\[data\]' in the clone"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[data\]'"):
         datasets.fetch("snemi3d", tmp_path)
 
 

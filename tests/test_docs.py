@@ -1,10 +1,13 @@
-"""The job script of docs/slurm.md runs, with stand-ins for Slurm's commands and the training."""
+"""The scripts in docs/ run, with stand-ins for the commands and the data that are not here."""
 
 import os
 import subprocess
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 TRAINING = """#!/bin/sh
@@ -41,3 +44,33 @@ def test_the_slurm_script_resumes_and_requeues(tmp_path, code):
         "train.py --resume runs/mine",
         *requeued,
     ]
+
+
+def test_the_fib25_script_makes_the_files_of_the_preset(tmp_path, monkeypatch):
+    """On a volume of the layout of the published sample, with fewer voxels in plane."""
+    sample = tmp_path / "neuroproof_examples" / "training_sample2"
+    (sample / "grayscale_maps").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 256, (250, 6, 7), np.uint8)
+    for z, picture in enumerate(raw):
+        Image.fromarray(picture).save(sample / "grayscale_maps" / f"iso.{2600 + z}.png")
+    supervoxels = rng.integers(0, 40, raw.shape, np.int32)
+    bodies = np.array([0, *rng.integers(100, 120, 39)])
+    with h5py.File(sample / "groundtruth.h5", "w") as file:
+        file["stack"] = supervoxels
+        file["transforms"] = np.stack([np.arange(40), bodies], axis=1)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "fib25.md").read_text()
+    exec(text.split("```python\n")[1].split("```")[0], {})
+
+    for name, part in (("train", slice(0, 130)), ("val", slice(130, 190))):
+        with h5py.File(tmp_path / "data" / "fib25" / f"fib25_{name}.h5") as file:
+            assert (file["raw"][...] == raw[part]).all()
+            labels = file["labels"][...]
+            assert file["labels"].attrs["axes"] == "zyx"
+            assert file["labels"].attrs["resolution"].tolist() == [10, 10, 10]
+        wanted = bodies[supervoxels[part]]
+        pairs = {*zip(labels.ravel().tolist(), wanted.ravel().tolist())}
+        assert len(pairs) == len(np.unique(labels)) == len(np.unique(wanted)) and (0, 0) in pairs
+        first = [labels.ravel().tolist().index(label) for label in range(1, labels.max() + 1)]
+        assert first == sorted(first)

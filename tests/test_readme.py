@@ -16,16 +16,14 @@ import h5py
 import networkx
 import numpy as np
 import pytest
+import torch
 
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PLACES = [
-    Path(place) for place in (os.environ.get("PYTC_FIB25"), ROOT / "../shared/data/fib25") if place
-]
-FIB25 = next((place.resolve() for place in PLACES if place.is_dir()), None)
+DATA = Path(os.environ.get("PYTC_DATA", ROOT / "data")).resolve()
 SMALL = """--system.no-cpu-variant
     --model.architecture mednext_custom --model.base-channels 4 --model.grn
     --model.expansion 1 1 1 1 1 1 1 1 1 --model.block-counts 1 1 1 1 1 1 1 1 1
@@ -34,13 +32,21 @@ SMALL = """--system.no-cpu-variant
     --system.workers 0 --system.threads 1""".split()
 
 
+# what the tests do not type: it installs, downloads, or is what runs the tests
+INSTALLING = ("make", "source", "python3", "pip")
+
+
 def commands():
     """The indented command lines of the README, without comments, continued lines joined."""
-    text = "\n".join(line for line in README.splitlines() if line.startswith("    ")).replace(
-        "\\\n", " "
-    )
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    return [line for line in lines if line.startswith(("torchrun", "python"))]
+    outside_python = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    lines = [line for line in outside_python.splitlines() if line.startswith("    ")]
+    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+    return [line.partition("#")[0].strip() for line in joined]
+
+
+def commands_to_run(about_fib25=False):
+    said = [line for line in commands() if line.split()[0] not in INSTALLING]
+    return [line for line in said if ("fib25" in line) == about_fib25]
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +76,18 @@ def workplace(tmp_path_factory):
 
 
 def run(command, folder):
-    if "fib25" in command and FIB25 is None:
-        return ""  # the sample is not here
-    environment = {**os.environ, "PYTC_FIB25": str(FIB25)}
+    environment = {**os.environ, "PYTC_DATA": str(DATA), "PYTC_FIB25": str(DATA / "fib25")}
     program, *arguments = shlex.split(command)
     if program == "torchrun":
+        if not torch.cuda.is_available():
+            arguments[arguments.index("gpu")] = "2"
         free_port = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
         arguments = ["-m", "torch.distributed.run", *free_port, *arguments]
+    elif program == "tensorboard":
+        # the same reading of the same folder, without the server
+        arguments = ["-m", "tensorboard.main", "--inspect", *arguments]
+    else:
+        assert program == "python", command
     if "--config" in arguments:
         arguments += SMALL
     elif "--resume" in arguments:
@@ -89,15 +100,21 @@ def run(command, folder):
 
 
 def test_the_three_lines_are_there():
-    assert commands()[:3] == [
-        "torchrun train.py --config configs/mednext.py",
+    assert commands_to_run()[:3] == [
+        "python train.py --config configs/mednext.py",
         "python infer.py",
         "python evaluate.py --sweep",
     ]
 
 
+def test_what_make_is_asked_for_exists():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = [word for line in README.splitlines() for word in re.findall(r"^    make (\w+)", line)]
+    assert named == ["demo", "test"] and set(named) <= set(targets)
+
+
 def test_every_command_runs(workplace):
-    said = [run(command, workplace) for command in commands()]
+    said = [run(command, workplace) for command in commands_to_run()]
     assert "trained: runs/mednext" in said[0] and "run: runs/mednext" in said[1]
     evaluation = next((workplace / "runs" / "mednext" / "evaluation").glob("*/metrics.json"))
     assert {"nerl", "voi_sum", "dense_voi_sum", "threshold"} <= set(
@@ -116,6 +133,12 @@ def test_every_command_runs(workplace):
     assert segmentation.shape == (48, 48, 48) and segmentation.attributes["threshold"] == 0.7
     written = {path.name for path in (workplace / "scores").iterdir()}
     assert {"metrics.json", "sweep.csv", "sweep.png", "report.html"} <= written
+
+
+@pytest.mark.skipif(not (DATA / "fib25").is_dir(), reason="the FIB-25 sample is not there")
+def test_the_command_about_fib25_runs(workplace):
+    (command,) = commands_to_run(about_fib25=True)
+    assert "trained: runs/fib25" in run(command, workplace)
 
 
 def test_the_python_example_runs(workplace):

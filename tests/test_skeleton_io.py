@@ -95,7 +95,7 @@ class Evil:
         ("posix.system", (os.system, ("touch pwned",))),
         ("builtins.eval", (eval, ("open('pwned', 'w')",))),
         ("builtins.getattr", (getattr, (networkx.Graph, "add_node"))),
-        ("pathlib.Path", (Path, ("pwned",))),
+        (f"{Path.__module__}.Path", (Path, ("pwned",))),
         ("numpy.loadtxt", (np.loadtxt, ("pwned",))),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -463,7 +464,7 @@ def test_damaged_checkpoints_are_refused(finished, tmp_path):
 
 def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     save_checkpoint(tmp_path / "last.pt", {"step": 1})
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises((AttributeError, pickle.PicklingError)):  # which, depends on Python
         save_checkpoint(tmp_path / "last.pt", {"step": lambda: 2})
     assert torch.load(tmp_path / "last.pt", weights_only=True) == {"step": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]

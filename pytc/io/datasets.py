@@ -79,7 +79,7 @@ def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
         import pooch
     except ImportError:
         raise ImportError(
-            "downloads need pooch: pip install -e '.[data]' in the clone of pytc"
+            "downloading data sets needs the extra `data`: pip install -e '.[data]' in a clone"
         ) from None
     dataset, folder = DATASETS[name], Path(folder) / name
     unzip = pooch.Unzip(extract_dir="unpacked") if dataset.url.endswith(".zip") else None

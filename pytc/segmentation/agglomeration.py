@@ -76,7 +76,7 @@ def _extra(name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"{name} is needed: pip install -e '.[agglomeration]' in the clone of pytc"
+            f"{name} is needed: pip install -e '.[agglomeration]' in a clone"
         ) from error
 
 
