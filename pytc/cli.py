@@ -8,7 +8,7 @@ import os
 import re
 import runpy
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,7 @@ from pytc import config as config_module
 from pytc.checks import suggest
 from pytc.commands import EvaluateConfig, InferConfig, readable_errors
 from pytc.config import Config, require
+from pytc.plugins import load_plugins
 from pytc.runs import load_config, newest_run
 
 # Read when torch is loaded: threads that spin while they wait for one another stall where cores are
@@ -54,8 +55,15 @@ def train(arguments: list[str] | None = None) -> None:
             if resume
             else Config()
         )
+        # the files that a run names are loaded only where they are named again
+        of_the_run = settings.plugins if resume else ()
+        if resume:
+            settings = replace(settings, plugins=())
         command = TrainCommand(given.config, str(resume) if resume else None, settings)
         config = tyro.cli(TrainCommand, args=rest, default=command, prog="train.py").settings
+        load_plugins(config.plugins)
+        if not config.plugins:
+            config = replace(config, plugins=of_the_run)
 
         from pytc import hardware
         from pytc.training.distributed import read_environment

@@ -18,6 +18,8 @@ class InferConfig(Section):
     """
 
     run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
+    # Python files to load first, which register the network of the run if it is none of pytc's.
+    plugins: tuple[str, ...] = ()
     input: str | None = None  # Image to predict; by default every validation volume of the run.
     # Folder for affinities.zarr and segmentation.zarr; by default below the run.
     output: str | None = None
@@ -106,6 +108,8 @@ class ValidateConfig(Section):
 
     # Folder of the run; by default the newest one. With --watch it need not be there yet.
     run: str | None = None
+    # Python files to load first, which register the network of the run if it is none of pytc's.
+    plugins: tuple[str, ...] = ()
     # Follow the run to its end: score its newest checkpoint, then the newest one then, and so on.
     watch: bool = False
     interval: float = 30.0  # Seconds between looks for a new checkpoint.

@@ -585,6 +585,9 @@ class Config(Section):
     """A training run, and the defaults of the inference that follows it."""
 
     name: str = "run"  # Folder of the run below runs/; an existing one gets a number appended.
+    # Python files to load first, which register networks of your own. Of a run or checkpoint they
+    # are not loaded by themselves: name them again.
+    plugins: tuple[str, ...] = ()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     target: TargetConfig = TargetConfig()

@@ -17,6 +17,7 @@ import tyro
 
 from pytc.commands import ValidateConfig, readable_errors
 from pytc.config import require
+from pytc.plugins import load_plugins
 from pytc.runs import load_config, newest_run, replacing
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
@@ -31,6 +32,7 @@ def validate(config: ValidateConfig) -> None:
     another process validates it, or it has no volumes to score.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    load_plugins(config.plugins)
     run = Path(config.run) if config.run else newest_run("config.json")
     require(config.watch or run.is_dir(), "the folder of a run", str(run))
     try:

@@ -20,6 +20,7 @@ from pytc.io.stores import split_path
 from pytc.io.volume import Volume, create_volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_model
+from pytc.plugins import load_plugins
 from pytc.progress import announce_compilation
 from pytc.runs import write_json
 from pytc.segmentation.blockwise import segment_volume
@@ -35,6 +36,7 @@ def infer(config: InferConfig) -> list[Path]:
     checkpoint or the input does not fit the network.
     """
     announce_compilation()
+    load_plugins(config.plugins)
     device = hardware.choose_device(config.system)
     torch.set_num_threads(hardware.choose_threads(config.system, 1))
     checkpoint = Path(config.run) / "checkpoints" / f"{config.inference.checkpoint}.pt"

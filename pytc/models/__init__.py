@@ -1,7 +1,6 @@
 """Networks by name: `build_model` makes the one that a config asks for.
 
-A network of your own is one function in a file of your own, which `--plugins FILE` loads
-(docs/extending.md):
+A network of your own is one function in a file of your own, which `--plugins FILE` loads:
 
     @register_architecture("my_network")
     def build_my_network(config: ModelConfig) -> ConnectomicsModel: ...
@@ -104,12 +103,31 @@ def is_architecture_available(name: str) -> bool:
 def get_architecture_builder(name: str) -> Builder:
     """The builder registered under a name; ValueError with a suggestion if there is none."""
     if not is_architecture_available(name):
+        near = suggest(name, list_architectures())
         raise ValueError(
-            f"the registry has no architecture {name!r}{suggest(name, list_architectures())}"
+            f"the registry has no architecture {name!r}{near}; a network of your own is loaded by "
+            "--plugins FILE.py"
         )
     if name in BUILT_IN:
         import_module(f"pytc.models.{BUILT_IN[name]}")
     return _registered[name].builder
+
+
+def name_plugins(config: Config) -> Config:
+    """The config, with the file that registered its network among its `plugins`.
+
+    So a checkpoint says which file its network needs. A notebook has no file to name.
+    """
+    name = config.model.architecture
+    if name in BUILT_IN or name not in _registered:
+        return config
+    file = Path(_registered[name].source)
+    named = [Path(plugin).resolve() for plugin in config.plugins]
+    if file in named or not file.is_file():
+        return config
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
+    return replace(config, plugins=(*config.plugins, str(file)))
 
 
 def build_model(
@@ -141,6 +159,12 @@ def build_model(
 
     require(isinstance(config, ModelConfig | Config), "a ModelConfig or a Config", config)
     if isinstance(config, Config):
+        name, plugins = config.model.architecture, " ".join(config.plugins)
+        if plugins and not is_architecture_available(name):
+            raise ValueError(
+                f"this network {name!r} was registered by {plugins}: name it with "
+                f"--plugins {plugins}"
+            )
         patch = config.data.patch_size
         config = replace(config.model, image_size=config.model.image_size or patch)
     if device is None:

@@ -1,33 +1,43 @@
 """python -m pytc.models export RUN_OR_CHECKPOINT OUT.safetensors | list"""
 
-import sys
 from pathlib import Path
 
 import tyro
 from tyro.conf import Positional
 
+from pytc.commands import readable_errors
 from pytc.models import list_architectures
+from pytc.plugins import load_plugins
 
 
-def export(source: Positional[Path], target: Positional[Path], /) -> None:
-    """Write the network of SOURCE, a run or a checkpoint, to TARGET.
+def export(
+    source: Positional[Path], target: Positional[Path], /, plugins: tuple[Path, ...] = ()
+) -> None:
+    """Write the network of a run or a checkpoint, with its config, to one .safetensors file.
 
-    TARGET is one .safetensors file, which holds the config too.
+    Args:
+        source: Folder of a run, or a checkpoint.
+        target: The file to write, which ends in .safetensors.
+        plugins: Python files to load first, which register the network if it is none of pytc's.
     """
     from pytc.models.checkpoint import export
 
+    load_plugins(plugins)
     print(f"exported: {export(source, target)} -> {target}")
 
 
-def list_() -> None:
-    """Print the name of every architecture."""
+def list_(plugins: tuple[Path, ...] = ()) -> None:
+    """Print the name of every architecture.
+
+    Args:
+        plugins: Python files to load first, which register networks of your own.
+    """
+    load_plugins(plugins)
     print("\n".join(list_architectures()))
 
 
 if __name__ == "__main__":
-    try:
+    with readable_errors():
         tyro.extras.subcommand_cli_from_dict(
             {"export": export, "list": list_}, prog="python -m pytc.models"
         )
-    except ValueError as error:
-        sys.exit(f"error: {error}")

@@ -1,11 +1,9 @@
 """Kernels and strides along each axis, from the voxel size: nnU-Net's rule.
 
-(Isensee et al. 2021, arXiv:1904.08128.) In a volume of thick sections a step across them is a
-larger step in the tissue than one within. Where it is more than twice as large, neighbours across
-are almost strangers: a kernel there spends weights on little in common, and halving the axis loses
-the sections that the finer axes still tell apart. So an axis of such voxels has kernels of 1 and is
-left as it is, until halving the others has brought their voxels within a factor of 2; from that
-level on all are alike.
+Where voxels along an axis are at least twice as large as along the finest axis, as across thick
+sections, neighbours along it have little in common. There kernels have size 1 along that axis, and
+it is not downsampled, until downsampling the other axes has brought the ratio below 2. From that
+level on all axes are treated alike (Isensee et al. 2021, arXiv:1904.08128).
 """
 
 from collections.abc import Sequence
@@ -13,13 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from operator import mul
 
-from pytc.config import ModelConfig, Triple
+from pytc.config import Lengths, ModelConfig, Triple
 
-# an axis joins in when its voxels are less than this many times larger than those of the finest
-# axis
+# An axis counts as fine while its voxels are less than this many times those of the finest one.
 RATIO = 2
 SMALLEST = 4  # voxels of a patch that nnU-Net leaves along each axis at its coarsest level
-ENDLESS = 2**62  # voxels of a patch that can be halved as often as one likes
+ENDLESS = 2**62  # voxels along an axis without a patch: it can be halved at every level
 
 
 @dataclass(frozen=True)
@@ -38,57 +35,73 @@ class Level:
 def plan_levels(
     voxel_size: tuple[float, ...] | None, count: int | None = None, patch_size: Triple | None = None
 ) -> list[Level]:
-    """`count` levels, finest first, for voxels of this size (any unit; None: isotropic).
+    """The levels of a network for voxels of this size, finest first.
 
-    Without a count, as many as nnU-Net takes for patches of `patch_size` voxels; the last is wide
-    along all axes.
+    Args:
+        voxel_size: along each axis, in any unit; None for three axes of equal voxels.
+        count: the number of levels. By default as many as nnU-Net takes for the patch; then the
+            last level has kernels along all axes.
+        patch_size: voxels of a patch; an axis is halved only while enough of them are left. None
+            for no such limit.
     """
-    spacing = list(voxel_size or (1.0, 1.0, 1.0))
+    spacing = (1.0, 1.0, 1.0) if voxel_size is None else voxel_size
     axes = range(len(spacing))
-    left = list(patch_size or (ENDLESS for _ in axes))
-    stride, wide, levels = (1 for _ in axes), (False for _ in axes), []
+    left = (ENDLESS,) * len(spacing) if patch_size is None else patch_size
+    stride = (1,) * len(spacing)
+    wide = (False,) * len(spacing)
+    levels = []
     while len(levels) != count:
-        wide = tuple(was or spacing[axis] < RATIO * min(spacing) for axis, was in zip(axes, wide))
-        levels.append(Level(tuple(stride), wide))
-        halved = [axis for axis in axes if left[axis] >= 2 * SMALLEST]
-        halved = [
-            axis
-            for axis in halved
-            if spacing[axis] < RATIO * min(spacing[other] for other in halved)
-        ]
-        if not halved or (len(halved) == 1 and left[halved[0]] < 3 * SMALLEST):
-            levels[-1] = replace(levels[-1], wide=tuple(True for _ in axes))
+        # an axis that was wide at a finer level stays so
+        finest = min(spacing)
+        wide = tuple(wide[axis] or spacing[axis] < RATIO * finest for axis in axes)
+        levels.append(Level(stride, wide))
+
+        halved = _axes_to_halve(spacing, left)
+        if not halved:
+            levels[-1] = replace(levels[-1], wide=(True,) * len(spacing))
             break
-        stride = [2 if axis in halved else 1 for axis in axes]
-        spacing = [size * step for size, step in zip(spacing, stride)]
-        left = [-(-n // step) for n, step in zip(left, stride)]
+        stride = tuple(2 if axis in halved else 1 for axis in axes)
+        spacing = tuple(size * step for size, step in zip(spacing, stride))
+        left = tuple(-(-voxels // step) for voxels, step in zip(left, stride))
     return levels
 
 
-def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
-    """The step from each level of `features` to the next along each axis.
+def _axes_to_halve(spacing: Sequence[float], left: Sequence[int]) -> list[int]:
+    """The axes that the next level has at half the resolution; none at the coarsest level.
 
-    It is in voxels of the finer level.
+    Of those along which enough voxels are left, the ones with voxels less than RATIO times the
+    finest. A single axis needs half as many voxels again.
     """
-    return config.strides or tuple(
-        level.stride for level in plan_levels(config.voxel_size, len(config.features))[1:]
-    )
+    long_enough = [axis for axis, voxels in enumerate(left) if voxels >= 2 * SMALLEST]
+    if not long_enough:
+        return []
+    finest = min(spacing[axis] for axis in long_enough)
+    halved = [axis for axis in long_enough if spacing[axis] < RATIO * finest]
+    if len(halved) == 1 and left[halved[0]] < 3 * SMALLEST:
+        return []
+    return halved
+
+
+def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
+    """The step from each level of `features` to the next, in voxels of the finer one."""
+    if config.strides is not None:
+        return config.strides
+    levels = plan_levels(config.voxel_size, len(config.features))
+    return tuple(level.stride for level in levels[1:])
 
 
 def cumulative(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
     """The stride of every level in voxels of the image, from 1 everywhere on."""
-    first = tuple(1 for _ in strides[0])
+    finest = (1,) * len(strides[0])
     return tuple(
-        accumulate(strides, lambda scale, stride: tuple(map(mul, scale, stride)), initial=first)
+        accumulate(strides, lambda scale, stride: tuple(map(mul, scale, stride)), initial=finest)
     )
 
 
-def fit_to_data(
-    config: ModelConfig, patch_size: Triple, voxel_size: tuple[float, float, float]
-) -> ModelConfig:
+def fit_to_data(config: ModelConfig, patch_size: Triple, voxel_size: Lengths) -> ModelConfig:
     """The config with the fields that the training data decide filled in where they are None."""
-    return replace(
-        config,
-        voxel_size=config.voxel_size or voxel_size,
-        image_size=config.image_size or patch_size,
-    )
+    if config.voxel_size is None:
+        config = replace(config, voxel_size=voxel_size)
+    if config.image_size is None:
+        config = replace(config, image_size=patch_size)
+    return config

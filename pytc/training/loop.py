@@ -18,7 +18,7 @@ from pytc.data.batch import Preparation
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
 from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
-from pytc.models import build_model
+from pytc.models import build_model, name_plugins
 from pytc.models.anisotropy import fit_to_data
 from pytc.models.base import finest
 from pytc.models.checkpoint import FORMAT
@@ -44,6 +44,7 @@ def train(config: Config, resume: Path | None = None) -> Path:
     after a checkpoint.
     """
     ranks = distributed.read_environment()
+    config = name_plugins(config)
     device = hardware.choose_device(config.system, ranks.local_rank)
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
@@ -94,7 +95,7 @@ class Trainer:
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
-            self.model = build_model(config.model, device, quiet=True)
+            self.model = build_model(config, device, quiet=True)
         if resume is None and (report := initialise(self.model, config.model)) and ranks.is_main:
             print(report, flush=True)
         self.model.require_size(config.data.patch_size)

@@ -103,7 +103,7 @@ def trial_steps(
     torch.cuda.empty_cache()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        model = build_model(config.model, device, quiet=True)
+        model = build_model(config, device, quiet=True)
         # the average of the weights, and DDP's copy of their gradients
         kept = [copy.deepcopy(model) for needed in (config.optim.ema_decay, world > 1) if needed]
         optimizer, loss = build_optimizer(model, config.optim), build_loss(config.loss)

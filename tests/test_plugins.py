@@ -1,0 +1,178 @@
+"""Networks of a user's own file: trained, and then found again by every command that needs them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytc import cli, models
+from pytc.commands import InferConfig, ValidateConfig
+from pytc.config import ModelConfig
+from pytc.inference.pipeline import infer
+from pytc.models import __main__ as commands
+from pytc.models import build_model
+from pytc.models.checkpoint import load_model
+from pytc.plugins import load_plugins
+from pytc.runs import load_config
+from pytc.validate import validate
+
+ROOT = Path(__file__).parent.parent
+NETWORK = """
+from torch import nn
+
+from helper import KERNEL
+from pytc.models import register_architecture
+from pytc.models.base import ConnectomicsModel
+
+
+@register_architecture("my_net")
+class MyNet(ConnectomicsModel):
+    def __init__(self, config):
+        super().__init__()
+        self.conv = nn.Conv3d(config.in_channels, config.out_channels, KERNEL, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+CONFIG = """
+from pytc.config import (
+    Config, DataConfig, InferenceConfig, LoopConfig, ModelConfig, SyntheticConfig, SystemConfig,
+    TargetConfig, VolumeConfig,
+)
+
+config = Config(
+    name="mine",
+    data=DataConfig(
+        val=(VolumeConfig("synthetic:1"),),
+        synthetic=SyntheticConfig((24, 24, 24)),
+        patch_size=(16, 16, 16),
+        val_samples=1,
+    ),
+    target=TargetConfig(offsets=((1, 0, 0), (0, 1, 0), (0, 0, 1))),
+    model=ModelConfig("my_net", out_channels=3),
+    loop=LoopConfig(max_steps=1, batch_size=1),
+    system=SystemConfig(device="cpu", precision="fp32", workers=0, threads=1, cpu_variant=False),
+)
+"""
+ASKS = "this network 'my_net' was registered by .*: name it with --plugins"
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """Networks of a test are unknown before and after it."""
+    monkeypatch.setattr(models, "_registered", {})
+    forget(monkeypatch)
+
+
+def forget(monkeypatch):
+    """The registry of a process that has loaded no plugin."""
+    own = {name: entry for name, entry in models._registered.items() if name in models.BUILT_IN}
+    monkeypatch.setattr(models, "_registered", own)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a network's file, a module it imports, and a config."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "helper.py").write_text("KERNEL = 3\n")
+    (tmp_path / "my_net.py").write_text(NETWORK)
+    (tmp_path / "own.py").write_text(CONFIG)
+    return tmp_path
+
+
+def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(place, monkeypatch):
+    cli.train(["--config", "own.py", "--plugins", "my_net.py"])
+    run = place / "runs" / "mine"
+    assert load_config(run).plugins == ("my_net.py",)
+
+    forget(monkeypatch)
+    checkpoint = run / "checkpoints" / "last.pt"
+    for call in (
+        lambda: load_model(checkpoint),
+        lambda: infer(InferConfig(str(run))),
+        lambda: validate(ValidateConfig(str(run))),
+        lambda: commands.export(checkpoint, place / "mine.safetensors"),
+    ):
+        with pytest.raises(ValueError, match=ASKS):
+            call()
+    with pytest.raises(SystemExit, match=ASKS):
+        cli.train(["--resume", "runs/mine", "--loop.max-steps", "2"])
+
+    # resuming with the file in another place
+    (place / "my_net.py").rename(place / "moved.py")
+    cli.train(["--resume", "runs/mine", "--loop.max-steps", "2", "--plugins", "moved.py"])
+    assert load_model(checkpoint)[2] == 2
+
+    for call in (
+        lambda: cli.infer(["--run", "runs/mine", "--plugins", "moved.py"]),
+        lambda: validate(ValidateConfig(str(run), plugins=("moved.py",))),
+        lambda: commands.export(checkpoint, place / "mine.safetensors", plugins=("moved.py",)),
+    ):
+        forget(monkeypatch)
+        call()
+    assert (place / "mine.safetensors").is_file()
+
+
+def test_a_config_file_that_registers_its_network_is_the_file_to_name(place, monkeypatch):
+    (place / "own.py").write_text(NETWORK + CONFIG)
+    cli.train(["--config", "own.py"])
+    forget(monkeypatch)
+    checkpoint = place / "runs" / "mine" / "checkpoints" / "last.pt"
+    with pytest.raises(ValueError, match="registered by own.py: name it with --plugins own.py"):
+        load_model(checkpoint)
+    load_plugins(["own.py"])
+    model, config, _ = load_model(checkpoint)
+    assert type(model).__name__ == "MyNet" and config.plugins == ("own.py",)
+
+
+def test_nothing_that_a_checkpoint_names_is_run(place, monkeypatch):
+    cli.train(["--config", "own.py", "--plugins", "my_net.py"])
+    forget(monkeypatch)
+    (place / "my_net.py").write_text(f"open({str(place / 'was_run')!r}, 'w').close()\n")
+    run = place / "runs" / "mine"
+    for call in (
+        lambda: cli.train(["--resume", "runs/mine", "--loop.max-steps", "2"]),
+        lambda: cli.infer(["--run", "runs/mine"]),
+        lambda: load_model(run / "checkpoints" / "last.pt"),
+    ):
+        with pytest.raises((ValueError, SystemExit), match=ASKS):
+            call()
+    assert not (place / "was_run").exists()
+
+
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (None, "expected a Python file for plugins, got 'my_net.py, which does not exist'"),
+        ("x = (\n", "my_net.py, line 1: SyntaxError"),
+        ("\n\nimport nothing_of_that_name\n", "my_net.py, line 3: ModuleNotFoundError"),
+        (
+            "from pytc.models import register_architecture\nregister_architecture('unet')(len)\n",
+            "my_net.py, line 2: expected a new architecture name, got 'unet'",
+        ),
+    ],
+)
+def test_a_plugin_that_fails_is_one_line_with_its_file(place, content, expected):
+    (place / "my_net.py").unlink()
+    if content is not None:
+        (place / "my_net.py").write_text(content)
+    with pytest.raises(ValueError) as error:
+        load_plugins(["my_net.py"])
+    assert str(error.value).startswith(expected) and "\n" not in str(error.value)
+
+
+def test_a_plugin_is_a_python_file(place):
+    with pytest.raises(ValueError, match=r"expected a Python file \(.py\) for plugins, got 'x.pt'"):
+        load_plugins(["x.pt"])
+
+
+def test_the_list_of_networks_has_those_of_plugins(place):
+    command = [sys.executable, "-m", "pytc.models", "list", "--plugins", "my_net.py"]
+    done = subprocess.run(command, text=True, capture_output=True, check=True)
+    assert {"my_net", "mednext", "unet"} <= set(done.stdout.split())
+
+
+def test_an_unknown_network_is_told_how_to_be_loaded():
+    with pytest.raises(ValueError, match="no architecture 'my_net'.*--plugins FILE.py"):
+        build_model(ModelConfig("my_net"))
