@@ -6,13 +6,16 @@ at once.
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from rich.console import Console
@@ -25,7 +28,15 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# A cgroup's limit of memory and what is used of it: v2, v1.
+MEMORY_FILES = (
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 GIB = 2**30
+GB = 10**9
+MEMORY_SHARE = 0.7  # of a device's memory, for the patches of a batch
+LARGEST_BATCH = 8  # patches that `auto_configure_training` puts into a batch by itself
 KERNEL = 3  # voxels: the usual extent of a kernel
 Choice = tuple[str, str, str]  # what the machine has or what was chosen for it: name, value, reason
 
@@ -33,73 +44,205 @@ Choice = tuple[str, str, str]  # what the machine has or what was chosen for it:
 def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
     """CPU cores that this process may use, at least 1.
 
-    Affinity and the quota (v2 or v1) of its cgroups limit them.
+    The least of its affinity and of the quotas of its cgroups (v2 or v1).
     """
-    limits = [
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ]
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = psutil.cpu_count()
     for folder in _cgroups("cpu", root, own):
-        v1 = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-        quota, period = _words(folder / "cpu.max") or v1 or ("max", "1")
-        if quota not in ("max", "-1"):
-            limits.append(int(quota) // int(period))
-    return max(1, min(limits))
+        cores = min(cores, _cpu_quota(folder, cores))
+    return max(1, cores)
+
+
+def _cpu_quota(folder: Path, without_limit: int) -> int:
+    """Whole cores that a cgroup allows."""
+    words = _words(folder / "cpu.max")  # v2: QUOTA PERIOD, the quota "max" for no limit
+    if not words:  # v1: a file each, the quota -1 for no limit
+        words = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+    if len(words) != 2 or words[0] in ("max", "-1"):
+        return without_limit
+    quota, period = map(int, words)
+    return quota // period
 
 
 def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
-    """Bytes that machine and cgroups let this process use, and how many are free.
+    """(limit, available) memory of this process in bytes, within the limits of its cgroups.
 
-    File cache counts as free, as it yields.
+    The page cache counts as available, since the kernel gives it up when memory is asked for.
     """
     machine = psutil.virtual_memory()
-    limits, free = [machine.total], [machine.available]
+    limit, available = machine.total, machine.available
     for folder in _cgroups("memory", root, own):
-        for names in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            limit, used = (_words(folder / name) for name in names)
-            if limit and used and limit != ["max"]:
-                words = _words(folder / "memory.stat")
-                stat = dict(zip(words[::2], words[1::2]))
-                cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-                limits.append(int(limit[0]))
-                free.append(max(0, int(limit[0]) - int(used[0]) + cached))
-    return min(limits), min(free)
+        for limit_file, usage_file in MEMORY_FILES:
+            allowed, used = _words(folder / limit_file), _words(folder / usage_file)
+            if allowed in ([], ["max"]) or used == []:
+                continue
+            unused = int(allowed[0]) - int(used[0]) + _page_cache(folder)
+            limit = min(limit, int(allowed[0]))
+            available = min(available, max(0, unused))
+    return limit, available
+
+
+def _page_cache(folder: Path) -> int:
+    """Bytes of files that a cgroup holds in memory and has not used lately."""
+    words = _words(folder / "memory.stat")  # NAME VALUE NAME VALUE ...
+    stat = dict(zip(words[::2], words[1::2]))
+    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
 
 
 def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
-    """The folders of this process's cgroup and of those around it, v2 and v1.
-
-    Each of them may set a limit of its own.
-    """
-    for line in own.read_text().splitlines() if own.is_file() else ():
+    """The folders of this process's cgroup and of those around it, each of which may set limits."""
+    if not own.is_file():
+        return
+    for line in own.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        v1 = (root / controller,) if controller in controllers.split(",") else ()
-        for top in v1 if controllers else (root, root / "unified"):
+        tops = []
+        if not controllers:  # v2 has one tree for all controllers
+            tops = [root, root / "unified"]
+        elif controller in controllers.split(","):
+            tops = [root / controller]
+        for top in tops:
             folder = top / path.strip("/")
-            yield from (f for f in (folder, *folder.parents) if f.is_relative_to(top))
+            for candidate in (folder, *folder.parents):
+                if candidate.is_relative_to(top):
+                    yield candidate
 
 
 def _words(file: Path) -> list[str]:
+    """The words of a file, none of one that does not exist."""
     return file.read_text().split() if file.is_file() else []
+
+
+def detect_gpu_info() -> dict[str, Any]:
+    """The GPUs that torch can use.
+
+    Returns:
+        num_gpus; and for each GPU gpu_names, gpu_memory_gb (in units of 10^9 bytes) and
+        compute_capabilities, (major, minor); total_memory_gb of all.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_properties(number) for number in range(count)]
+    memory_gb = [gpu.total_memory / GB for gpu in gpus]
+    return {
+        "num_gpus": count,
+        "gpu_names": [gpu.name for gpu in gpus],
+        "gpu_memory_gb": memory_gb,
+        "compute_capabilities": [(gpu.major, gpu.minor) for gpu in gpus],
+        "total_memory_gb": sum(memory_gb),
+    }
+
+
+def detect_cpu_info() -> dict[str, Any]:
+    """Cores and memory, as far as affinity and cgroups let this process use them.
+
+    Returns:
+        num_cpus (cores), num_logical_cpus (two for a core with hyper-threading), total_memory_gb
+        and available_memory_gb, in units of 10^9 bytes.
+    """
+    logical = cpu_count()
+    physical = psutil.cpu_count(logical=False)  # None where the system does not say
+    limit, available = memory()
+    return {
+        "num_cpus": logical if physical is None else min(physical, logical),
+        "num_logical_cpus": logical,
+        "total_memory_gb": limit / GB,
+        "available_memory_gb": available / GB,
+    }
+
+
+def auto_configure_training(config: Config) -> Config:
+    """The config fitted to this machine, with a table of what was chosen and why.
+
+    - system.precision, workers and threads, where they are left open: as `choose_precision`,
+      `choose_workers` and `choose_threads` say, for one process on each GPU.
+    - loop.batch_size and optim.accumulate: see `batch_by_rule`. A batch becomes smaller or larger
+      than the recipe's; where it becomes smaller, a step takes as many patches in more batches.
+
+    `train.py --system.auto` measures the memory of real training steps instead.
+    """
+
+    device = choose_device(config.system)
+    gpus = detect_gpu_info()
+    ranks = max(1, gpus["num_gpus"]) if device.type == "cuda" else 1
+    choices = survey(config.system, device, config.model, ranks)
+    precision = choose_precision(config.system, device, config.model)
+    batch, accumulate, reason = batch_by_rule(config, device, precision)
+    choices.append(("batch", f"{batch} patches, {accumulate} a step", reason))
+    print_table(choices)
+    if hint := torchrun_hint(device, ranks=1):
+        print(hint)
+    system = replace(
+        config.system,
+        precision=precision,
+        workers=choose_workers(config.system, device, ranks),
+        threads=choose_threads(config.system, ranks),
+    )
+    return replace(
+        config,
+        system=system,
+        loop=replace(config.loop, batch_size=batch),
+        optim=replace(config.optim, accumulate=accumulate),
+    )
+
+
+def batch_by_rule(config: Config, device: torch.device, precision: str) -> tuple[int, int, str]:
+    """(patches in a batch, batches a step, the reason), by a rule of thumb.
+
+    A patch of 128 voxels a side takes 1 GB in half precision, 2 GB in fp32, and others in
+    proportion to their voxels. On a GPU a batch takes at most 70 % of the memory of the smallest
+    one, and 8 patches, or as many as the recipe says if those are more; it may be larger than the
+    recipe's. On a CPU it takes at most 70 % of what is available, and is never made larger, since
+    that makes a step longer by as much.
+    """
+    patch_gb = math.prod(config.data.patch_size) / 128**3
+    if precision == "fp32":
+        patch_gb *= 2
+    recipe = config.loop.batch_size
+    if device.type == "cuda":
+        memory_gb = min(detect_gpu_info()["gpu_memory_gb"])
+        most = max(recipe, LARGEST_BATCH)
+    else:
+        memory_gb = detect_cpu_info()["available_memory_gb"]
+        most = recipe
+    fits = min(most, max(1, int(MEMORY_SHARE * memory_gb / patch_gb)))
+    patches = recipe * config.optim.accumulate
+    reason = f"{fits} of about {patch_gb:.2g} GB in {MEMORY_SHARE:.0%} of {memory_gb:.1f} GB"
+    if fits >= patches:
+        return fits, 1, reason
+    batch = max(size for size in range(1, fits + 1) if patches % size == 0)
+    return batch, patches // batch, reason
+
+
+def torchrun_hint(device: torch.device, ranks: int) -> str:
+    """The command that trains on all GPUs of this machine; empty if this one uses all it has."""
+    import torch
+
+    if device.type != "cuda" or ranks > 1 or torch.cuda.device_count() == 1:
+        return ""
+    count = torch.cuda.device_count()
+    command = shlex.join(sys.argv)
+    return (
+        f"this run uses one of {count} GPUs; to use all of them:\n"
+        f"    torchrun --nproc-per-node {count} {command}"
+    )
 
 
 def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     """The device of this rank; ValueError if a GPU is asked for and there is none."""
     import torch
 
-    there = torch.cuda.is_available()
+    has_gpu = torch.cuda.is_available()
     require(
-        there or system.device != "cuda",
+        has_gpu or system.device != "cuda",
         "a CUDA device for system.device 'cuda'",
         "a machine without one",
     )
-    return (
-        torch.device("cuda", local_rank)
-        if there and system.device != "cpu"
-        else torch.device("cpu")
-    )
+    if has_gpu and system.device != "cpu":
+        return torch.device("cuda", local_rank)
+    return torch.device("cpu")
 
 
 def choose_precision(
@@ -153,6 +296,8 @@ def precision_and_reason(
             return "fp32", "the coarsest level is too small for gradients in bf16 on a CPU"
         return "bf16", "this CPU has bf16 instructions"
     major, minor = torch.cuda.get_device_capability(device)
+    if major < 7:
+        return "fp32", f"compute capability {major}.{minor} is not faster in half precision"
     if major < 8:
         return "fp16", f"compute capability {major}.{minor} has no bf16"
     if version_fault(*versions(), "bf16", "cuda")[0] == "wrong":
@@ -211,26 +356,32 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def choose_workers(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
-    """Loader processes of a rank: none on a CPU, whose cores train.
-
-    With a GPU it is its share of the cores, at most 8.
+    """Loader processes of a rank: none on a CPU, whose cores train; with a GPU, its share of the
+    cores but one, at most 8.
     """
     if system.workers is not None:
         return system.workers
-    return 0 if device.type == "cpu" else max(1, min(8, cpu_count() // local_ranks - 1))
+    if device.type == "cpu":
+        return 0
+    share = cpu_count() // local_ranks
+    return max(1, min(8, share - 1))
 
 
 def choose_threads(system: SystemConfig, local_ranks: int) -> int:
     """CPU threads of a rank: its share of the cores."""
-    return system.threads or max(1, cpu_count() // local_ranks)
+    if system.threads is not None:
+        return system.threads
+    return max(1, cpu_count() // local_ranks)
 
 
 def chunk_memory(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
     """Bytes of decoded chunks that a loader process may keep.
 
-    All that train share a quarter of what is free.
+    All loader processes of a machine share a quarter of the available memory.
     """
-    return memory()[1] // 4 // (local_ranks * max(1, choose_workers(system, device, local_ranks)))
+    _, available = memory()
+    loaders = local_ranks * max(1, choose_workers(system, device, local_ranks))
+    return available // 4 // loaders
 
 
 def survey(
@@ -240,46 +391,41 @@ def survey(
     import torch
 
     def chosen(field: str, value, reason: str) -> Choice:
-        return field, str(value), reason if getattr(system, field) in ("auto", None) else "as set"
+        is_open = getattr(system, field) in ("auto", None)
+        return field, str(value), reason if is_open else "as set"
 
-    gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-    on_gpu, (limit, free) = device.type == "cuda", memory()
-    precision, why = precision_and_reason(system, device, model)
+    on_gpu = device.type == "cuda"
+    limit, available = memory()
+    precision, reason = precision_and_reason(system, device, model)
     degree, fault = version_fault(*versions(), precision, device.type)
-    return [
-        *(
-            (
-                f"GPU {number}",
-                f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB",
-                f"compute capability {gpu.major}.{gpu.minor}",
-            )
-            for number, gpu in enumerate(gpus)
-        ),
+    choices = []
+    for number in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(number)
+        size = f"{gpu.name}, {gpu.total_memory / GIB:.1f} GiB"
+        choices.append((f"GPU {number}", size, f"compute capability {gpu.major}.{gpu.minor}"))
+    threads = choose_threads(system, local_ranks)
+    workers = choose_workers(system, device, local_ranks)
+    why_workers = "its share of the cores but one, at most 8" if on_gpu else "the CPU's cores train"
+    choices += [
         chosen("device", device.type, "a GPU" if on_gpu else "no GPU that torch can use"),
         ("CPU cores", str(cpu_count()), f"what affinity and cgroups leave of {os.cpu_count()}"),
         (
             "memory",
             f"{limit / GIB:.1f} GiB",
-            f"the least of machine and cgroups; {free / GIB:.1f} free",
+            f"the least of machine and cgroups; {available / GIB:.1f} available",
         ),
-        chosen(
-            "threads",
-            choose_threads(system, local_ranks),
-            f"share of {local_ranks} ranks on this machine",
-        ),
-        chosen(
-            "workers",
-            choose_workers(system, device, local_ranks),
-            "its share of the cores but one, at most 8" if on_gpu else "on a CPU the cores train",
-        ),
-        chosen("precision", precision, why),
+        chosen("threads", threads, f"share of {local_ranks} ranks on this machine"),
+        chosen("workers", workers, why_workers),
+        chosen("precision", precision, reason),
         (
             "versions",
             f"torch {versions()[0]}",
             f"CUDA {torch.version.cuda}, cuDNN {versions()[1]}, Python {platform.python_version()}",
         ),
-        *([("warning", degree, fault)] if degree else []),
     ]
+    if degree:
+        choices.append(("warning", degree, fault))
+    return choices
 
 
 def print_table(choices: list[Choice]) -> None:
