@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,23 @@ def test_the_list_of_networks_has_those_of_plugins(place):
 def test_an_unknown_network_is_told_how_to_be_loaded():
     with pytest.raises(ValueError, match="no architecture 'my_net'.*--plugins FILE.py"):
         build_model(ModelConfig("my_net"))
+
+
+def test_the_network_of_the_documentation_can_be_trained(place):
+    page = (ROOT / "docs" / "networks.md").read_text()
+    code = page.partition("```python\n")[2].partition("```")[0]
+    (place / "my_net.py").write_text(code)
+    cli.train(["--config", "own.py", "--plugins", "my_net.py"])
+    model, _, step = load_model(place / "runs" / "mine" / "checkpoints" / "last.pt")
+    assert step == 1 and type(model).__name__ == "MyNet"
+
+
+def test_the_documentation_names_every_architecture_and_option():
+    page = (ROOT / "docs" / "networks.md").read_text()
+    for name in models.BUILT_IN:
+        assert f"`{name}`" in page
+    sections = [field for field in fields(ModelConfig) if is_dataclass(field.default)]
+    options = [(section, option) for section in sections for option in fields(section.default)]
+    assert len(options) > 10
+    for section, option in options:
+        assert f"`{section.name}.{option.name}`".replace("_", "-") in page

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from pytc import hardware
 from pytc.config import (
     AugmentConfig,
     Config,
@@ -715,3 +716,12 @@ def test_a_prediction_is_made_anew_when_the_image_has_changed(finished, capsys):
     assert "predicting" in capsys.readouterr().out
     assert (open_volume(folder / "affinities.zarr")[...] != before).any()
     source[...] = pixels
+
+
+def test_a_run_prints_the_command_for_all_gpus(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        hardware, "torchrun_hint", lambda device, ranks: f"{ranks} of 4 on {device}"
+    )
+    train(tiny(max_steps=1, volumes_every=0))
+    assert "1 of 4 on cpu\n" in capsys.readouterr().out

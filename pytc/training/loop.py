@@ -382,5 +382,7 @@ class Trainer:
             f"{self.precision}, steps {self.first_step} to {self.loop.max_steps}",
             flush=True,
         )
+        if hint := hardware.torchrun_hint(self.device, self.ranks.world):
+            print(hint, flush=True)
         if self.config.system.compile:
             print("compiling the network: the first step takes minutes", flush=True)
