@@ -85,10 +85,11 @@ def main() -> None:
     def sweep(affinities, *, dense=False, **named):
         rows = threshold_sweep(
             affinities,
-            *((None, truth) if dense else (skeleton,)),
+            None if dense else skeleton,
             metric="dense_voi_sum" if dense else "nerl",
+            labels=truth if dense else None,
             **named,
-        ).rows
+        )["all_results"]
         return [{name: x for name, x in row.items() if name != "threshold"} for row in rows]
 
     def by_cc3d(affinities, threshold):

@@ -203,6 +203,12 @@ def skeleton_cases():
         yield name, ids, positions, nm, np.array(edges), segments
 
 
+def edges_between(ids):
+    """Edges from the first node of each skeleton to the first one of the next."""
+    first = np.unique(ids, return_index=True)[1].tolist()
+    return list(itertools.pairwise(first))
+
+
 def small_shapes():
     """All shapes of 0 to 3 voxels along each axis, and some larger ones."""
     yield from itertools.product(range(4), repeat=3)

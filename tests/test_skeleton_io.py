@@ -6,7 +6,7 @@ import networkx
 import numpy as np
 import pytest
 
-from pytc.io.skeleton import Skeleton, load_skeleton, save_skeleton
+from pytc.io.skeleton import Skeleton, as_skeleton, load_skeleton, save_skeleton
 
 FIB25 = Path(
     os.environ.get(
@@ -57,6 +57,28 @@ def check(skeleton):
     np.testing.assert_allclose(sorted(skeleton.edge_lengths), [10, 50, 90, np.hypot(90, 40)])
     types = [getattr(skeleton, name).dtype for name in ("ids", "positions", "nm", "edges")]
     assert types == [np.uint64, np.int64, np.float64, np.int64]
+
+
+def test_a_path_a_graph_or_a_skeleton_is_meant(tmp_path):
+    path = pickled(tmp_path / "s.pkl", graph())
+    skeleton = as_skeleton(path)
+    assert as_skeleton(skeleton) is skeleton
+    for source in (path, str(path), graph(), skeleton):
+        check(as_skeleton(source))
+    with pytest.raises(FileNotFoundError, match="Skeleton not found: missing.pkl"):
+        as_skeleton("missing.pkl")
+    bare = graph()
+    del bare.nodes["c"]["id"]
+    with pytest.raises(ValueError, match="id on each node of the graph, so on 'c'"):
+        as_skeleton(bare)
+    with pytest.raises(ValueError, match="a networkx graph or a Skeleton, got 'list'"):
+        as_skeleton([(0, 0, 0)])
+
+
+def test_an_edge_may_join_two_skeletons():
+    made = graph()
+    made.add_edge("a", "e")
+    assert len(as_skeleton(made).edges) == 5
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -130,16 +152,14 @@ def test_only_the_classes_of_the_graph_modules_are_loaded(tmp_path, refused):
 
 
 def test_graphs_that_are_no_skeletons(tmp_path):
-    lacking, fractional, negative, crossing = graph(), graph(), graph(), graph()
+    lacking, fractional, negative = graph(), graph(), graph()
     del lacking.nodes["c"]["index_position"]
     fractional.nodes["c"]["index_position"] = (0.5, 0, 0)
     negative.nodes["c"]["id"] = -1
-    crossing.add_edge("a", "e")
     cases = [
         (lacking, "index_position on each node .* on 'c'"),
         (fractional, "index_position .* to be int64"),
         (negative, "id in .* to be uint64"),
-        (crossing, r"between skeletons, got \[\[7, 300\]\]"),
         ({"a": 1}, "got 'dict'"),
     ]
     for made, message in cases:
@@ -234,7 +254,7 @@ def test_wrong_paths_and_arguments(tmp_path):
     (tmp_path / "s.txt").write_text("")
     (tmp_path / "empty").mkdir()
     for path, message in {
-        "none.pkl": "no such file",
+        "none.pkl": "Skeleton not found: .*none.pkl",
         "s.txt": "as .pkl, .npz",
         "empty": "as .pkl, .npz",
         "a.swc": "the voxel size of the volume",

@@ -3,13 +3,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_segmentation import skeleton_cases, slow_overlap, slow_run_length
+from reference_segmentation import (
+    edges_between,
+    skeleton_cases,
+    slow_overlap,
+    slow_run_length,
+)
 
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "skeleton.json").read_text())
+
+DETAILS = json.loads((Path(__file__).parent / "golden" / "skeleton_details.json").read_text())
 
 CASES = [(name, graph, segments) for name, *graph, segments in skeleton_cases()]
 
@@ -94,10 +101,12 @@ def test_known_figures():
 
 def test_details():
     volume = np.array([[[1, 1, 1, 2, 2], [3, 3, 0, 1, 1]]], np.uint8)
-    details = SkeletonMetrics(two_lines()).details(volume)
-    assert details["mergers"] == {1: [4, 9]}
-    assert details["splits"] == {4: [(1, 2)]}
-    perfect = SkeletonMetrics(two_lines()).details(np.ones((1, 2, 5), np.uint8) * [[[1], [2]]])
+    details = SkeletonMetrics(two_lines()).compute(volume, return_details=True)
+    assert details["merge_stats"] == {1: [4, 9]}
+    assert details["split_stats"] == {4: [(1, 2)]}
+    perfect = SkeletonMetrics(two_lines()).compute(
+        np.ones((1, 2, 5), np.uint8) * [[[1], [2]]], return_details=True
+    )
     assert [row["place"] for row in perfect["skeletons"]] == [None, None]
     assert details["skeletons"] == [
         {
@@ -127,15 +136,17 @@ def test_details_agree_with_figures():
     for _, (ids, _, nm, edges), segments in CASES:
         skeleton = make_skeleton(ids, np.arange(len(ids))[:, None] * (1, 0, 0), nm, edges)
         metrics = SkeletonMetrics(skeleton)
-        details, figures = metrics.details(segments[:, None, None]), metrics.compute_nodes(segments)
+        details = metrics.compute(segments[:, None, None], return_details=True)
+        figures = metrics.compute_nodes(segments)
+        assert {name: details[name] for name in figures} == figures
         rows = details["skeletons"]
         assert (
-            sum(map(len, details["mergers"].values()))
+            sum(map(len, details["merge_stats"].values()))
             == sum(r["mergers"] for r in rows)
             == figures["n_mergers"]
         )
         assert (
-            sum(map(len, details["splits"].values()))
+            sum(map(len, details["split_stats"].values()))
             == sum(r["splits"] for r in rows)
             == figures["n_splits"]
         )
@@ -143,6 +154,58 @@ def test_details_agree_with_figures():
         assert sum(r["length"] * r["run_length"] for r in rows) / total == pytest.approx(
             figures["erl"]
         )
+
+
+@pytest.mark.parametrize("name, graph, segments", CASES, ids=[name for name, *_ in CASES])
+def test_voi_report_equals_the_reference(name, graph, segments):
+    ids, _, nm, edges = graph
+    positions = np.arange(len(ids))[:, None] * (1, 0, 0)
+    metrics = SkeletonMetrics(make_skeleton(ids, positions, nm, edges))
+    report = metrics.compute(segments[:, None, None], return_details=True)["voi_report"]
+    expected = DETAILS[name]["voi_report"]
+    assert list(report) == list(expected)
+    for part in ("voi_split_i", "voi_merge_j"):
+        of_clusters = {str(cluster): bits for cluster, bits in report.pop(part).items()}
+        assert of_clusters == pytest.approx(expected.pop(part), abs=1e-12)
+    assert report == pytest.approx(expected, abs=1e-12)
+
+
+def test_voi_report_of_one_neuron_in_one_segment():
+    skeleton = make_skeleton([3, 3], [(0, 0, 0), (0, 0, 1)], [(0, 0, 0), (0, 0, 9)], [(0, 1)])
+    whole = SkeletonMetrics(skeleton).compute(np.full((1, 1, 2), 8), return_details=True)
+    assert whole["voi_report"] == {
+        "rand_split": 1.0,
+        "rand_merge": 1.0,
+        "voi_split": 0.0,
+        "voi_merge": 0.0,
+        "nvi_split": 0.0,
+        "nvi_merge": 0.0,
+        "nid": 0.0,
+        "voi_split_i": {3: 0.0},
+        "voi_merge_j": {8: 0.0},
+    }
+
+
+@pytest.mark.parametrize("name, graph, segments", CASES, ids=[name for name, *_ in CASES])
+def test_edges_between_skeletons_equal_the_reference(name, graph, segments):
+    ids, positions, nm, edges = graph
+    edges = [*edges.tolist(), *edges_between(ids)]
+    metrics = SkeletonMetrics(make_skeleton(ids, positions, nm, edges))
+    figures = metrics.compute_nodes(segments)
+    expected = DETAILS[name]["crossing"]
+    assert {key: figures[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_edge_between_skeletons_in_a_merger_never_counts():
+    lines = two_lines()
+    ids, positions, nm = lines.ids, lines.positions, lines.nm
+    joined = make_skeleton(ids, positions, nm, [*lines.edges.tolist(), (0, 5)])
+    merged = np.array([[[1, 2, 2, 2, 2], [1, 3, 3, 3, 3]]])
+    figures = SkeletonMetrics(joined).compute(merged)
+    assert figures["max_erl"] == (40**2 + 40**2) / 90
+    assert figures["erl"] == (30**2 + 30**2) / 90
+    assert figures["nerl_5"] == figures["nerl"]  # also where the merger is overlooked
+    assert figures["n_mergers"] == 2 and figures["n_splits"] == 2
 
 
 def test_a_volume_is_read_where_nodes_are(tmp_path):

@@ -48,10 +48,10 @@ def test_rows_equal_decoding_afresh(grow, min_size):
     affinities, labels, skeleton = scene(0)
     thresholds = (0.9, 0.3, 0.6, 0.75)
     scored = threshold_sweep(
-        affinities, skeleton, labels, thresholds=thresholds, grow=grow, min_size=min_size
+        affinities, skeleton, thresholds, labels=labels, grow=grow, min_size=min_size
     )
-    assert [row["threshold"] for row in scored.rows] == list(thresholds)
-    for row in scored.rows:
+    assert [row["threshold"] for row in scored["all_results"]] == list(thresholds)
+    for row in scored["all_results"]:
         segmentation = slow_components(affinities, row["threshold"], min_size)
         if grow:
             segmentation = slow_grow(segmentation, affinities)
@@ -60,8 +60,8 @@ def test_rows_equal_decoding_afresh(grow, min_size):
             f"dense_{k}": v for k, v in dense.items()
         }
         assert row == pytest.approx(expected | {"threshold": row["threshold"]}, abs=1e-12)
-    assert scored.metric == "nerl"
-    assert scored.best["nerl"] == max(row["nerl"] for row in scored.rows)
+    assert scored["metric"] == "nerl"
+    assert scored["best_metrics"]["nerl"] == max(row["nerl"] for row in scored["all_results"])
 
 
 DTYPES = (np.float16, np.float32, np.float64, np.uint8)
@@ -143,12 +143,12 @@ def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
 
 
 def walks(rng, shape):
-    """Skeletons of 1 to 12 nodes, some on one voxel, with the ids 0 and up."""
+    """Skeletons of 1 to 12 nodes, some on one voxel, with the ids 0 and up; one edge joins two."""
     ids, edges = [], []
     for skeleton, n in enumerate(rng.integers(1, 13, rng.integers(1, 6))):
         edges += [(len(ids) + rng.integers(i), len(ids) + i) for i in range(1, n)]
         ids += [skeleton] * n
-    edges += [(len(ids), len(ids) + 1)]
+    edges += [(len(ids), len(ids) + 1), (len(ids), 0)]
     ids = np.array([*ids, 9, 9], np.uint64)
     positions = (rng.random((len(ids), 3)) * shape).astype(np.int64)
     return Skeleton(
@@ -166,8 +166,8 @@ def test_figures_are_the_same_bits(monkeypatch, min_size, grow, edges_as_a_decod
     thresholds = (0.45, 0.9, 0.3, 0.45)
     assert len(sweep._groups(affinities, [0.9, 0.45, 0.3])) == n_groups
     rows = threshold_sweep(
-        affinities, skeleton, labels, thresholds=thresholds, min_size=min_size, grow=grow
-    ).rows
+        affinities, skeleton, thresholds, labels=labels, min_size=min_size, grow=grow
+    )["all_results"]
     assert [row["threshold"] for row in rows] == list(thresholds)
     for row in rows:
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
@@ -196,16 +196,18 @@ def test_exact_sweep_equals_a_sweep_of_every_value(min_size):
         )
         values = [0.0, *values[(values > 0) & (values < np.inf)]]
         fresh = threshold_sweep(affinities, skeleton, thresholds=values, min_size=min_size)
-        thresholds = [row["threshold"] for row in exact.rows]
+        thresholds = [row["threshold"] for row in exact["all_results"]]
         assert set(thresholds) <= set(values) and thresholds == sorted(
             set(thresholds), reverse=True
         )
-        for row in fresh.rows:  # the first row whose threshold is not above
-            at = next(at for at in exact.rows if at["threshold"] <= row["threshold"])
+        for row in fresh["all_results"]:  # the first row whose threshold is not above
+            at = next(at for at in exact["all_results"] if at["threshold"] <= row["threshold"])
             assert {name: at[name] for name in EXACT_METRICS} == pytest.approx(
                 {name: row[name] for name in EXACT_METRICS}, rel=1e-9, abs=1e-9
             )
-        assert exact.best["nerl"] == pytest.approx(fresh.best["nerl"], rel=1e-9)
+        assert exact["best_metrics"]["nerl"] == pytest.approx(
+            fresh["best_metrics"]["nerl"], rel=1e-9
+        )
 
 
 def test_exact_sweep_of_a_larger_volume():
@@ -213,14 +215,19 @@ def test_exact_sweep_of_a_larger_volume():
     affinities = affinities * np.random.default_rng(0).random(affinities.shape).astype(np.float16)
     exact = exact_sweep(affinities, skeleton, metric="voi_sum")
     fresh = threshold_sweep(
-        affinities, skeleton, thresholds=[row["threshold"] for row in exact.rows], metric="voi_sum"
+        affinities,
+        skeleton,
+        thresholds=[row["threshold"] for row in exact["all_results"]],
+        metric="voi_sum",
     )
     for name in EXACT_METRICS:
         np.testing.assert_allclose(
-            [row[name] for row in exact.rows], [row[name] for row in fresh.rows], atol=1e-9
+            [row[name] for row in exact["all_results"]],
+            [row[name] for row in fresh["all_results"]],
+            atol=1e-9,
         )
-    assert len(exact.rows) > 50 and exact.best["voi_sum"] == min(
-        row["voi_sum"] for row in exact.rows
+    assert len(exact["all_results"]) > 50 and exact["best_metrics"]["voi_sum"] == min(
+        row["voi_sum"] for row in exact["all_results"]
     )
     with pytest.raises(ValueError, match="for an exact sweep, got 'n_splits'"):
         exact_sweep(affinities, skeleton, metric="n_splits")
@@ -229,15 +236,18 @@ def test_exact_sweep_of_a_larger_volume():
 def test_direction_of_each_metric():
     affinities, labels, skeleton = scene(1)
     for metric in (*SKELETON_METRICS, *(f"dense_{name}" for name in OVERLAP_METRICS)):
-        scored = threshold_sweep(affinities, skeleton, labels, metric=metric)
+        scored = threshold_sweep(affinities, skeleton, metric=metric, labels=labels)
         lower = (
             "voi" in metric
             or "error" in metric
             or metric in ("n_mergers", "n_non0_mergers", "n_splits")
         )
-        values = [row[metric] for row in scored.rows]
-        assert scored.best[metric] == (min(values) if lower else max(values))
-        assert scored.best is scored.rows[values.index(scored.best[metric])]
+        values = [row[metric] for row in scored["all_results"]]
+        assert scored["best_metrics"][metric] == (min(values) if lower else max(values))
+        assert (
+            scored["best_metrics"]
+            is scored["all_results"][values.index(scored["best_metrics"][metric])]
+        )
 
 
 def test_subsets_of_the_truth_and_masks():
@@ -245,9 +255,12 @@ def test_subsets_of_the_truth_and_masks():
     only_labels = threshold_sweep(
         affinities, labels=labels, metric="dense_voi_sum", thresholds=[0.5]
     )
-    assert set(only_labels.best) == {"threshold", *(f"dense_{name}" for name in OVERLAP_METRICS)}
+    assert set(only_labels["best_metrics"]) == {
+        "threshold",
+        *(f"dense_{name}" for name in OVERLAP_METRICS),
+    }
     only_skeleton = threshold_sweep(affinities, skeleton, thresholds=[0.5])
-    assert set(only_skeleton.best) == {"threshold", *SKELETON_METRICS}
+    assert set(only_skeleton["best_metrics"]) == {"threshold", *SKELETON_METRICS}
     mask = np.arange(8) < 4
     masked = threshold_sweep(
         affinities, labels=labels, mask=np.broadcast_to(mask, SHAPE), metric="dense_voi_sum"
@@ -267,16 +280,20 @@ def test_channels_by_offset():
     "options, message",
     [
         ({"metric": "accuracy"}, "a metric, got 'accuracy'; it has 'erl', .*'dense_voi_split'"),
-        ({"metric": "nerl", "skeleton": None}, "a skeleton for the metric 'nerl'"),
+        ({"metric": "nerl", "skeleton_path": None}, "skeletons for the metric 'nerl'"),
         ({"metric": "dense_voi_sum", "labels": None}, "labels for the metric"),
-        ({"skeleton": None, "labels": None, "metric": "x"}, "to score against"),
+        ({"skeleton_path": None, "labels": None, "metric": "x"}, "to score against"),
         ({"thresholds": ()}, "at least one threshold"),
+        (
+            {"thresholds": np.zeros(SHAPE)},
+            r"sequence of thresholds, got an array of shape \(6, 7, 8",
+        ),
     ],
 )
 def test_refuses(options, message):
     affinities, labels, skeleton = scene(4)
     with pytest.raises(ValueError, match=message):
-        threshold_sweep(affinities, **({"skeleton": skeleton, "labels": labels} | options))
+        threshold_sweep(affinities, **({"skeleton_path": skeleton, "labels": labels} | options))
 
 
 def test_semantic_sweep():
@@ -284,9 +301,9 @@ def test_semantic_sweep():
     truth = rng.integers(0, 2, SHAPE)
     prediction = (truth * 0.4 + rng.random(SHAPE) * 0.6).astype(np.float16)
     scored = semantic_sweep(prediction, truth, thresholds=(0.1, 0.5, 0.9))
-    for row in scored.rows:
+    for row in scored["all_results"]:
         mask = prediction.astype(np.float64) > row["threshold"]
         assert row == {"threshold": row["threshold"], **semantic_metrics(truth, mask)}
-    assert scored.best["threshold"] == 0.5 and scored.metric == "jaccard"
+    assert scored["best_threshold"] == 0.5 and scored["metric"] == "jaccard"
     with pytest.raises(ValueError, match="'jaccard', 'dice', 'precision', 'recall'"):
         semantic_sweep(prediction, truth, metric="nerl")

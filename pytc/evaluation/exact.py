@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pytc.evaluation.sweep import Sweep, best_of
+from pytc.evaluation.sweep import Sweep, sweep_result
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation.edges import values_above
@@ -47,7 +47,7 @@ def exact_sweep(
     rows = np.column_stack(
         [lowest, erl, erl / skeletons.max_erl, split + merge, split, merge]
     ).tolist()
-    return best_of([dict(zip(("threshold", *EXACT_METRICS), row)) for row in rows], metric)
+    return sweep_result([dict(zip(("threshold", *EXACT_METRICS), row)) for row in rows], metric)
 
 
 def _run_length(

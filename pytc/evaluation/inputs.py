@@ -83,17 +83,18 @@ class Inputs:
             exact = exact_sweep(
                 values, self.skeleton, metric=config.metric, min_size=config.min_size
             )
-            thresholds, curve = sorted({*thresholds, exact.best["threshold"]}), exact.rows
+            thresholds = sorted({*thresholds, exact["best_threshold"]})
+            curve = exact["all_results"]
         swept = threshold_sweep(
             values,
             self.skeleton,
-            labels,
-            thresholds=thresholds,
-            metric=config.metric,
+            thresholds,
+            config.metric,
+            labels=labels,
             grow=config.grow,
             min_size=config.min_size,
         )
-        return replace(swept, curve=curve)
+        return swept | {"curve": curve}
 
     def segment(self, values: np.ndarray, threshold: float) -> np.ndarray:
         """The segmentation (Z, Y, X) that a row of the sweep has scored."""

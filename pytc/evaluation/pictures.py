@@ -182,10 +182,11 @@ def draw_sweep(sweep: Sweep) -> bytes:
     """
     from matplotlib.figure import Figure
 
-    metric, best, curve = sweep.metric, sweep.best, sweep.curve[::-1]
+    metric, best, curve = sweep["metric"], sweep["best_metrics"], sweep["curve"][::-1]
     drawn = panels(best, metric)
     figure = Figure(figsize=(4.2 * len(drawn), 3.4), dpi=160, layout="constrained")
-    thresholds, changes = ([row["threshold"] for row in rows] for rows in (sweep.rows, curve))
+    thresholds = [row["threshold"] for row in sweep["all_results"]]
+    changes = [row["threshold"] for row in curve]
     for axes, (title, names) in zip(
         figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items()
     ):
@@ -197,7 +198,7 @@ def draw_sweep(sweep: Sweep) -> bytes:
                 )
             axes.plot(
                 thresholds,
-                [row[name] for row in sweep.rows],
+                [row[name] for row in sweep["all_results"]],
                 "o" if known else "o-",
                 markersize=4 if chosen else 2.5,
                 linewidth=2.2 if chosen else 1.2,

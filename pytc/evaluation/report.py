@@ -51,9 +51,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         print(f"segmenting {segmentation.spatial_shape} voxels at {count} thresholds", flush=True)
         values = segmentation.read_channels(inputs.channels)
         swept = inputs.sweep(values, labels)
-        segmentation = inputs.segment(values, swept.best["threshold"])
+        segmentation = inputs.segment(values, swept["best_threshold"])
     overlaps = None if labels is None else contingency_table(labels, segmentation)
-    figures = dict(swept.best) if swept else inputs.score(labels, overlaps)
+    figures = dict(swept["best_metrics"]) if swept else inputs.score(labels, overlaps)
     figures.pop("threshold", None)  # a setting
     if config.backend == "funlib":
         figures |= cross_check(
@@ -84,7 +84,7 @@ def _settings(inputs: Inputs, swept: Sweep | None) -> dict[str, Any]:
     """What the figures depend on, flat."""
     config, stored = inputs.config, inputs.prediction.attributes
     if swept:
-        stored = {"threshold": swept.best["threshold"]}
+        stored = {"threshold": swept["best_threshold"]}
         stored |= (
             {"min_size": config.min_size, "grow": config.grow} if config.task == "instance" else {}
         )
@@ -123,7 +123,7 @@ def _write(
     Each file is written in one piece, metrics.json last.
     """
     config, output, axes = inputs.config, Path(inputs.config.output), inputs.prediction.spatial_axes
-    curves = draw_sweep(swept) if swept and len(swept.rows) > 1 else None
+    curves = draw_sweep(swept) if swept and len(swept["all_results"]) > 1 else None
     worst = worst_skeletons(inputs.skeleton, segmentation) if inputs.skeleton is not None else []
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pytc", "evaluation"), autoescape=True
@@ -148,8 +148,8 @@ def _write(
     )
     files = {"report.html": page.encode()}
     if curves:
-        files |= {"sweep.png": curves, "sweep.csv": _csv(swept.rows)}
-        files |= {"exact_sweep.csv": _csv(swept.curve)} if swept.curve else {}
+        files |= {"sweep.png": curves, "sweep.csv": _csv(swept["all_results"])}
+        files |= {"exact_sweep.csv": _csv(swept["curve"])} if swept["curve"] else {}
     output.mkdir(parents=True, exist_ok=True)
     best = output / "best_segmentation.zarr"
     if swept:
@@ -181,9 +181,9 @@ def worst_skeletons(skeleton: Skeleton, segmentation: Any) -> list[dict[str, Any
 
     With the skeletons that they merge with.
     """
-    details = SkeletonMetrics(skeleton).details(segmentation)
+    details = SkeletonMetrics(skeleton).compute(segmentation, return_details=True)
     losing = [row for row in details["skeletons"] if row["run_length"] < row["length"]]
-    mergers = [set(ids) for segment, ids in details["mergers"].items() if segment > 0]
+    mergers = [set(ids) for segment, ids in details["merge_stats"].items() if segment > 0]
     return [
         row
         | {
@@ -205,7 +205,7 @@ def _print(title: str, figures: dict[str, float], chosen: str, swept: Sweep | No
     """The headlines of each threshold, the best one's in green, or of the segmentation."""
     columns = [*(["threshold"] if swept else []), *headlines(figures, chosen)]
     shown = rich.table.Table(*columns, title=title, title_justify="left")
-    for row in swept.rows if swept else [figures]:
-        best = swept is not None and row is swept.best
+    for row in swept["all_results"] if swept else [figures]:
+        best = swept is not None and row is swept["best_metrics"]
         shown.add_row(*(_shown(row[key]) for key in columns), style="bold green" if best else "")
     rich.print(shown)

@@ -1,8 +1,9 @@
 """Scores of a segmentation at many thresholds, and the best of them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,48 +21,69 @@ from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
 from pytc.thresholds import DEFAULT_THRESHOLDS
 
+if TYPE_CHECKING:
+    import networkx
+
 DENSE_METRICS = metric_names("instance", "labels")
 SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
 EDGES_AS_A_DECODE = 0.3  # a voxel: as costly to join one by one as a decode
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """The scores at each threshold, in the order asked for, and the best row by `metric`."""
+# What a sweep returns, as `sweep_result` makes it.
+Sweep = dict[str, Any]
 
-    rows: list[dict[str, float]]  # "threshold" and every metric
-    metric: str
-    best: dict[str, float]  # on equal scores, the first row
-    curve: Sequence[dict[str, float]] = ()  # of an exact sweep, drawn behind the rows
+
+def sweep_result(rows: list[dict[str, float]], metric: str) -> Sweep:
+    """What a sweep has found, by the metric that decides.
+
+    "metric": its name. "best_threshold" and "best_METRIC", e.g. "best_nerl": where the metric is
+    best (on equal scores, the first row) and how good. "best_metrics": that row, "threshold" and
+    every metric. "all_results": all rows, in the order asked for. "curve": rows of an exact sweep
+    to draw behind them, none at first.
+    """
+    sign = -1 if metric_row(metric).lower_is_better else 1
+    best = max(rows, key=lambda row: sign * row[metric])
+    return {
+        "metric": metric,
+        "best_threshold": best["threshold"],
+        f"best_{metric}": best[metric],
+        "best_metrics": best,
+        "all_results": rows,
+        "curve": (),
+    }
 
 
 def threshold_sweep(
     affinities: np.ndarray,
-    skeleton: Skeleton | None = None,
-    labels=None,
-    *,
-    thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
+    skeleton_path: "str | Path | Skeleton | networkx.Graph | None" = None,
+    thresholds: Sequence[float] | None = None,
     metric: str = "nerl",
+    *,
+    labels=None,
     grow: bool = False,
     min_size: int = 0,
     offsets: Sequence[Sequence[int]] | None = None,
     mask=None,
 ) -> Sweep:
-    """Segment by connected components at each threshold, and score.
+    """Segment by connected components at each threshold, and score; returns a `sweep_result`.
 
     affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as
-    there and in `grow`. With a skeleton each row has SKELETON_METRICS; with labels (Z, Y, X), and a
-    mask as in `overlap_metrics`, it has DENSE_METRICS. ValueError if the metric is unknown, or
-    needs what is not given.
+    there and in `grow`; thresholds: by default DEFAULT_THRESHOLDS. With skeletons, which may be
+    anything that `SkeletonMetrics` takes, each row has SKELETON_METRICS; with labels (Z, Y, X), and
+    a mask as in `overlap_metrics`, it has DENSE_METRICS. ValueError if the metric is unknown, or
+    needs what is not given; FileNotFoundError if the file of skeletons is missing.
+
+        result = threshold_sweep(affinities, "skeleton.pkl")
+        segmentation = affinities_to_segmentation(affinities, result["best_threshold"])
     """
     metric = full_name(metric)
-    check_metric(
-        metric, {"a skeleton": (SKELETON_METRICS, skeleton), "labels": (DENSE_METRICS, labels)}
-    )
+    sources = {"skeletons": (SKELETON_METRICS, skeleton_path), "labels": (DENSE_METRICS, labels)}
+    check_metric(metric, sources)
+    thresholds = DEFAULT_THRESHOLDS if thresholds is None else thresholds
     _check_thresholds(thresholds)
-    affinities = short_range(affinities, offsets)
     check_affinities(affinities)
-    skeletons = SkeletonMetrics(skeleton) if skeleton is not None else None
+    affinities = short_range(affinities, offsets)
+    skeletons = SkeletonMetrics(skeleton_path) if skeleton_path is not None else None
     descending, scores = sorted(set(thresholds), reverse=True), {}
     groups = [descending] if grow else _groups(affinities, descending)
     scored = (
@@ -71,7 +93,7 @@ def threshold_sweep(
     )
     for threshold, figures in zip(track(descending, "scored", "thresholds"), scored):
         scores[threshold] = {"threshold": float(threshold), **figures}
-    return best_of([scores[threshold] for threshold in thresholds], metric)
+    return sweep_result([scores[threshold] for threshold in thresholds], metric)
 
 
 def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
@@ -143,11 +165,14 @@ def semantic_sweep(
         {"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
         for threshold in track(thresholds, "scored", "thresholds")
     ]
-    return best_of(rows, metric)
+    return sweep_result(rows, metric)
 
 
 def _check_thresholds(thresholds: Sequence[float]) -> None:
-    if len(thresholds) == 0:
+    shape = np.shape(thresholds)
+    if len(shape) != 1:
+        raise ValueError(f"expected a sequence of thresholds, got an array of shape {shape}")
+    if shape[0] == 0:
         raise ValueError("expected at least one threshold, got none")
 
 
@@ -164,9 +189,3 @@ def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) 
         raise ValueError(f"expected {' or '.join(sources)} to score against, got none")
     if metric not in known:
         raise ValueError(f"expected a metric, got {metric!r}{suggest(metric, known)}")
-
-
-def best_of(rows: list[dict[str, float]], metric: str) -> Sweep:
-    """The rows, and the best of them; ValueError for a metric that is not in the table."""
-    sign = -1 if metric_row(metric).lower_is_better else 1
-    return Sweep(rows, metric, max(rows, key=lambda row: sign * row[metric]))

@@ -6,13 +6,16 @@ Positions in voxels find labels, positions in nm measure edges.
 import pickle
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytc.config import Lengths, require
 from pytc.io.stores import expecting, reading
 from pytc.runs import replacing
+
+if TYPE_CHECKING:
+    import networkx
 
 # What a pickled networkx graph with numbers, tuples or arrays on its nodes refers to; none of it
 # runs foreign code.
@@ -34,12 +37,17 @@ ALLOWED_GLOBALS = {
 }
 
 
+class SkeletonNotFound(FileNotFoundError, ValueError):
+    """A skeleton file is missing; a ValueError too, as all bad input."""
+
+
 @dataclass(frozen=True)
 class Skeleton:
     """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to.
 
     Positions (N, 3) int64 voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs
-    of node indices. ValueError if they do not fit together, or if an edge joins two skeletons.
+    of node indices. An edge may join two skeletons; its length is counted with its first node's.
+    ValueError if the arrays do not fit together.
     """
 
     ids: np.ndarray
@@ -61,9 +69,6 @@ class Skeleton:
             require(fits, f"{name} as {np.dtype(dtype)} {shape}", f"{array.dtype} {array.shape}")
         outside = self.edges[((self.edges < 0) | (self.edges >= n)).any(1)]
         require(len(outside) == 0, f"edges between nodes 0 to {n - 1}", outside[:1].tolist())
-        joined = self.ids[self.edges]
-        joined = joined[joined[:, 0] != joined[:, 1]].tolist()
-        require(not joined, "edges within a skeleton, not between skeletons", joined[:1])
         require(
             np.isfinite(self.nm).all(),
             "finite lengths in nm",
@@ -99,14 +104,15 @@ def load_skeleton(
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm /
     voxel size rounded, in the order that `axes` names for the volume; each connected tree becomes a
     skeleton, numbered from 1; radii are not used. A graph needs it only without nm_position.
-    ValueError if the file is not what its name says.
+    ValueError if the file is not what its name says, SkeletonNotFound if there is none.
     """
     path = Path(path)
-    require(path.exists(), f"skeletons at {path}", "no such file or folder")
+    if not path.exists():
+        raise SkeletonNotFound(f"Skeleton not found: {path}")
     suffix = path.suffix.lower()
     if suffix in (".pkl", ".pickle"):
         with reading("a pickled networkx graph", path):
-            return _from_graph(path, voxel_size)
+            return _from_graph(_load_graph(path), str(path), voxel_size)
     if suffix == ".npz":
         what = "the arrays ids, positions, nm, edges, as save_skeleton wrote them,"
         with reading(what, path), np.load(path, allow_pickle=False) as arrays:
@@ -119,6 +125,23 @@ def load_skeleton(
         voxel_size,
     )
     return _from_swc(files, np.asarray(voxel_size, np.float64), axes)
+
+
+def as_skeleton(source: "str | Path | Skeleton | networkx.Graph") -> Skeleton:
+    """The skeletons that are meant: as they are, from a file (`load_skeleton`), or from a graph.
+
+    A graph has on each node the attributes id, index_position (voxels, in stored axis order) and
+    nm_position. ValueError if they are missing, or if the source is anything else.
+    """
+    if isinstance(source, Skeleton):
+        return source
+    if isinstance(source, str | Path):
+        return load_skeleton(source)
+    import networkx
+
+    expected = "the path of a skeleton file, a networkx graph or a Skeleton"
+    require(isinstance(source, networkx.Graph), expected, type(source).__name__)
+    return _from_graph(source, "the graph", None)
 
 
 def save_skeleton(path: str | Path, skeleton: Skeleton) -> None:
@@ -145,23 +168,28 @@ class _GraphUnpickler(pickle.Unpickler):
         raise ValueError(f"a pickle that asks for {module}.{name}, which is refused")
 
 
-def _from_graph(path: Path, voxel_size: Lengths | None) -> Skeleton:
+def _load_graph(path: Path) -> "networkx.Graph":
     import networkx
 
     with open(path, "rb") as file:
         graph = _GraphUnpickler(file).load()
     require(isinstance(graph, networkx.Graph), f"a networkx graph in {path}", type(graph).__name__)
+    return graph
+
+
+def _from_graph(graph: "networkx.Graph", place: str, voxel_size: Lengths | None) -> Skeleton:
+    """Skeletons from a graph as NISB stores them; place: where it is from, for errors."""
 
     def attribute(name: str, dtype: type, width: tuple[int, ...]) -> np.ndarray:
         for node, values in graph.nodes(data=True):
             require(
-                name in values, f"{name} on each node of {path}, so on {node!r}", sorted(values)
+                name in values, f"{name} on each node of {place}, so on {node!r}", sorted(values)
             )
         exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
         array = exact.astype(dtype)
         require(
             (array == exact).all(),
-            f"{name} in {path} to be {np.dtype(dtype)}",
+            f"{name} in {place} to be {np.dtype(dtype)}",
             exact[array != exact][:1].tolist(),
         )
         return array
@@ -171,7 +199,7 @@ def _from_graph(path: Path, voxel_size: Lengths | None) -> Skeleton:
         "nm_position" in values for _, values in graph.nodes(data=True)
     )
     require(
-        has_nm or voxel_size, f"nm_position on the nodes of {path}, or a voxel size", voxel_size
+        has_nm or voxel_size, f"nm_position on the nodes of {place}, or a voxel size", voxel_size
     )
     nm = (
         attribute("nm_position", np.float64, (3,))

@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -165,15 +166,65 @@ def overlap_metrics(truth, segmentation, mask=None) -> dict[str, float]:
 
 def metrics_of_table(table: Contingency) -> dict[str, float]:
     """The scores of `overlap_metrics`, from the table."""
+    return _metrics_of_shares(_shares(table))
+
+
+def voi_report(table: Contingency) -> dict[str, Any]:
+    """The report of funlib.evaluate's `rand_voi` under its names, from the table.
+
+    rand_split, rand_merge, voi_split and voi_merge as in `overlap_metrics`. nvi_split and nvi_merge
+    are the voi over the entropy of the pairs, nid = 1 - I(object, segment) / max(H(object),
+    H(segment)); all three are 0 where one object is one segment and the quotient is 0 / 0.
+    voi_split_i {object: bits} and voi_merge_j {segment: bits} are the parts of voi_split and
+    voi_merge. Source: Vinh et al., "Information theoretic measures for clusterings comparison"
+    (2010).
+    """
+    shares = _shares(table)
+    figures = _metrics_of_shares(shares)
+    entropies = map(_entropy, (shares.joint, shares.objects, shares.segments))
+    joint, objects, segments = map(float, entropies)
+    largest = max(objects, segments)
+    names = ("rand_split", "rand_merge", "voi_split", "voi_merge")
+    report: dict[str, Any] = {name: figures[name] for name in names}
+    report["nvi_split"] = report["voi_split"] / joint if joint > 0 else 0.0
+    report["nvi_merge"] = report["voi_merge"] / joint if joint > 0 else 0.0
+    lost = max(0.0, joint - min(objects, segments))
+    report["nid"] = lost / largest if largest > 0 else 0.0
+    report["voi_split_i"] = _parts(shares.joint, shares.object_codes, shares.object_ids)
+    report["voi_merge_j"] = _parts(shares.joint, shares.segment_codes, shares.segment_ids)
+    return report
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """Shares of all voxels with a true label: of each pair, of each object and of each segment."""
+
+    joint: np.ndarray  # (P,) float64
+    objects: np.ndarray  # (O,) float64
+    segments: np.ndarray  # (S,) float64
+    object_ids: np.ndarray  # (O,) uint64
+    segment_ids: np.ndarray  # (S,) uint64
+    object_codes: np.ndarray  # (P,) where the pair's object stands in object_ids
+    segment_codes: np.ndarray  # (P,) where the pair's segment stands in segment_ids
+
+
+def _shares(table: Contingency) -> _Shares:
     counts = table.truth != 0
     if not counts.any():
         raise ValueError("expected at least one voxel with a true label, got none")
     joint = table.count[counts].astype(np.float64)
     joint /= joint.sum()
     # sums do not depend on ids
-    codes = (number_ids(ids[counts])[0] for ids in (table.truth, table.segmentation))
-    objects, segments = (np.bincount(each, joint) for each in codes)
-    split, merge = (max(0.0, _entropy(joint) - _entropy(shares)) for shares in (objects, segments))
+    object_codes, object_ids = number_ids(table.truth[counts])
+    segment_codes, segment_ids = number_ids(table.segmentation[counts])
+    objects = np.bincount(object_codes, joint)
+    segments = np.bincount(segment_codes, joint)
+    return _Shares(joint, objects, segments, object_ids, segment_ids, object_codes, segment_codes)
+
+
+def _metrics_of_shares(shares: _Shares) -> dict[str, float]:
+    joint, objects, segments = shares.joint, shares.objects, shares.segments
+    split, merge = (max(0.0, _entropy(joint) - _entropy(each)) for each in (objects, segments))
     squares, squares_objects, squares_segments = (np.sum(p**2) for p in (joint, objects, segments))
     figures = (
         split,
@@ -184,6 +235,13 @@ def metrics_of_table(table: Contingency) -> dict[str, float]:
         1 - 2 * squares / (squares_objects + squares_segments),
     )
     return dict(zip(OVERLAP_METRICS, map(float, figures)))
+
+
+def _parts(joint: np.ndarray, codes: np.ndarray, ids: np.ndarray) -> dict[int, float]:
+    """{id: bits}: what each cluster has of the entropy that its pairs add to it."""
+    of_pairs = np.bincount(codes, joint * np.log2(joint))
+    shares = np.bincount(codes, joint)
+    return dict(zip(ids.tolist(), (shares * np.log2(shares) - of_pairs).tolist()))
 
 
 def _entropy(shares: np.ndarray) -> float:

@@ -3,16 +3,20 @@
 import itertools
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
 
 from pytc.config import require
-from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import Contingency, metrics_of_table
+from pytc.io.skeleton import Skeleton, as_skeleton
+from pytc.metrics.overlap import Contingency, metrics_of_table, voi_report
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
 from pytc.metrics.table import metric_names
+
+if TYPE_CHECKING:
+    import networkx
 
 TOLERANCES = {"nerl_5": 5, "nerl_20": 20, "nerl_50": 50, "nerl_100": 100, "nerl_inf": np.inf}
 SKELETON_METRICS = metric_names("instance", "skeleton")
@@ -34,6 +38,17 @@ class _Pairs:
 class SkeletonMetrics:
     """Scores of segmentations against one set of skeletons, whose arrays are prepared once.
 
+    skeleton_path: a file of skeletons as `load_skeleton` reads it, a networkx graph as NISB stores
+    it, or a Skeleton. ValueError if it is none of these or has no edges, FileNotFoundError if the
+    file is missing.
+
+    >>> import networkx
+    >>> graph = networkx.path_graph(3)
+    >>> for x, node in graph.nodes.items():
+    ...     node.update(id=1, index_position=(0, 0, x), nm_position=(0, 0, 10 * x))
+    >>> SkeletonMetrics(graph).compute(np.array([[[5, 5, 5]]]))["nerl"]
+    1.0
+
     An edge is correct if both nodes lie in one segment other than 0 that is not a merger; a segment
     is a merger if it holds nodes of two or more skeletons. erl (nm): sum over skeletons and
     segments of the squared length of correct edges, over the total length; max_erl: that of a
@@ -46,7 +61,8 @@ class SkeletonMetrics:
     flood-filling networks" (2018), as counted by funlib.evaluate and the BANIS baseline.
     """
 
-    def __init__(self, skeleton: Skeleton):
+    def __init__(self, skeleton_path: "str | Path | Skeleton | networkx.Graph"):
+        skeleton = as_skeleton(skeleton_path)
         self.skeleton, self._lengths = skeleton, skeleton.edge_lengths
         self.total_length = float(self._lengths.sum())
         require(
@@ -61,22 +77,38 @@ class SkeletonMetrics:
         self._skeletons = skeletons.astype(np.uint64)  # of nodes
         self._owners = skeletons[self._starts]  # of edges
         self._skeleton_lengths = self._per_skeleton(self._owners, self._lengths)
-        self.max_erl = float(
-            np.sum(self._skeleton_lengths[self._ids != 0] ** 2) / self.total_length
-        )
+        within = self._owners == skeletons[self._ends]
+        correct = self._per_skeleton(self._owners[within], self._lengths[within])
+        self.max_erl = float(np.sum(correct[self._ids != 0] ** 2) / self.total_length)
 
-    def compute(self, segmentation) -> dict[str, float]:
-        """All of SKELETON_METRICS, by name; segmentation as in `segments_at_nodes`."""
-        return self.compute_nodes(self.segments_at_nodes(segmentation))
+    def compute(self, pred_seg, return_details: bool = False) -> dict[str, Any]:
+        """All of SKELETON_METRICS, by name; pred_seg as in `segments_at_nodes`.
+
+        With details also where the errors are: "merge_stats": {segment: [skeletons]};
+        "split_stats": {skeleton: [(segment, segment) of each split edge]}; "voi_report": as
+        `overlap.voi_report`, over nodes; "skeletons": a dict for each, with id, length and
+        run_length (nm; the squares of its correct lengths over its length), its numbers of
+        segments, splits, mergers and omitted edges (a node in segment 0), and as place the voxel at
+        a split edge, or else at an omitted one, or None.
+        """
+        segments = self.segments_at_nodes(pred_seg)
+        pairs = self._pairs(segments)
+        figures: dict[str, Any] = self._figures(pairs)
+        if return_details:
+            figures["merge_stats"] = self._merge_stats(pairs)
+            figures["split_stats"] = self._split_stats(pairs, segments)
+            figures["voi_report"] = voi_report(pairs.table)
+            figures["skeletons"] = self._skeleton_rows(pairs)
+        return figures
 
     def compute_nodes(self, segments: np.ndarray) -> dict[str, float]:
         """All of SKELETON_METRICS, by name, from the segment at each node, (N,) unsigned."""
-        pairs = self._pairs(segments)
-        erl, voi, on_merger = (
-            self._run_length(pairs, 0),
-            metrics_of_table(pairs.table),
-            _on_mergers(pairs),
-        )
+        return self._figures(self._pairs(segments))
+
+    def _figures(self, pairs: _Pairs) -> dict[str, float]:
+        erl = self._run_length(pairs, 0)
+        voi = metrics_of_table(pairs.table)
+        on_merger = _on_mergers(pairs)
         return {
             "erl": erl,
             "max_erl": self.max_erl,
@@ -91,47 +123,50 @@ class SkeletonMetrics:
             },
         }
 
-    def details(self, segmentation) -> dict[str, Any]:
-        """Where the errors are; segmentation as in `segments_at_nodes`.
-
-        "mergers": {segment: [skeletons]}; "splits": {skeleton: [(segment, segment) of each split
-        edge]}; "skeletons": a dict for each, with id, length and run_length (nm; the squares of its
-        correct lengths over its length), its numbers of segments, splits, mergers and omitted edges
-        (a node in segment 0), and as place the voxel at a split edge, or else at an omitted one, or
-        None.
-        """
-        segments = self.segments_at_nodes(segmentation)
-        pairs = self._pairs(segments)
-        table, on_merger = pairs.table, _on_mergers(pairs)
-        mergers, splits = defaultdict(list), defaultdict(list)
-        for segment, skeleton in zip(
-            table.segmentation[on_merger].tolist(), table.truth[on_merger].tolist()
-        ):
+    def _merge_stats(self, pairs: _Pairs) -> dict[int, list[int]]:
+        mergers = defaultdict(list)
+        on_merger = _on_mergers(pairs)
+        segments = pairs.table.segmentation[on_merger].tolist()
+        skeletons = pairs.table.truth[on_merger].tolist()
+        for segment, skeleton in zip(segments, skeletons):
             mergers[segment].append(skeleton)
+        return dict(mergers)
+
+    def _split_stats(self, pairs: _Pairs, segments: np.ndarray) -> dict[int, list[tuple]]:
+        splits = defaultdict(list)
+        skeletons = self._ids[self._owners[pairs.split]].tolist()
         ends = segments[self.skeleton.edges[pairs.split]].tolist()
-        for skeleton, pair in zip(self._ids[self._owners[pairs.split]].tolist(), ends):
-            splits[skeleton].append(tuple(pair))
-        count, severity = self._per_skeleton, 2 * pairs.split + pairs.omitted
-        order = np.lexsort((-severity, self._owners))  # edges by skeleton, the most severe first
-        owners, first = np.unique(self._owners[order], return_index=True)
-        wrong = severity[order[first]] > 0
-        nodes = self._starts[order[first][wrong]]
-        places = dict(zip(owners[wrong].tolist(), self.skeleton.positions[nodes].tolist()))
-        squares = count(pairs.skeleton, np.where(_excluded(pairs), 0, pairs.length) ** 2)
+        for skeleton, (start, end) in zip(skeletons, ends):
+            splits[skeleton].append((start, end))
+        return dict(splits)
+
+    def _skeleton_rows(self, pairs: _Pairs) -> list[dict[str, Any]]:
+        count = self._per_skeleton
+        correct = np.where(_excluded(pairs), 0, pairs.length)
+        squares = count(pairs.skeleton, correct**2)
         columns = {
             "id": self._ids,
             "length": self._skeleton_lengths,
             "run_length": squares / np.where(self._skeleton_lengths > 0, self._skeleton_lengths, 1),
-            "segments": count(pairs.skeleton[table.segmentation != 0]),
+            "segments": count(pairs.skeleton[pairs.table.segmentation != 0]),
             "splits": count(self._owners[pairs.split]),
-            "mergers": count(pairs.skeleton[on_merger]),
+            "mergers": count(pairs.skeleton[_on_mergers(pairs)]),
             "omitted_edges": count(self._owners[pairs.omitted]),
         }
-        rows = [
-            dict(zip(columns, row), place=places.get(number))
-            for number, row in enumerate(zip(*(column.tolist() for column in columns.values())))
+        places = self._places_of_errors(pairs)
+        rows = zip(*(column.tolist() for column in columns.values()))
+        return [
+            dict(zip(columns, row), place=places.get(number)) for number, row in enumerate(rows)
         ]
-        return {"mergers": dict(mergers), "splits": dict(splits), "skeletons": rows}
+
+    def _places_of_errors(self, pairs: _Pairs) -> dict[int, list[int]]:
+        """{number of a skeleton: the voxel at its first split edge, or else omitted edge}."""
+        severity = 2 * pairs.split + pairs.omitted
+        order = np.lexsort((-severity, self._owners))  # edges by skeleton, the most severe first
+        owners, first = np.unique(self._owners[order], return_index=True)
+        wrong = severity[order[first]] > 0
+        nodes = self._starts[order[first][wrong]]
+        return dict(zip(owners[wrong].tolist(), self.skeleton.positions[nodes].tolist()))
 
     def segments_at_nodes(self, segmentation) -> np.ndarray:
         """The segment at each node, (N,) uint64.
@@ -208,12 +243,13 @@ def _follow_edges(starts, ends, lengths, pairs, segments):
     )
     current, total = 0, 0.0  # of the pair of the edge before, not in `length` yet
     for edge in range(len(starts)):
-        pair, end = pairs[starts[edge]], segments[pairs[ends[edge]]]
-        if segments[pair] == 0 or end == 0:
+        pair, end_pair = pairs[starts[edge]], pairs[ends[edge]]
+        segment, end_segment = segments[pair], segments[end_pair]
+        if segment == 0 or end_segment == 0:
             omitted[edge] = True
-        elif segments[pair] != end:
+        elif segment != end_segment:
             split[edge] = True
-        else:
+        elif pair == end_pair:  # otherwise it joins two skeletons, within a merger
             if pair != current:
                 length[current] = total
                 current, total = pair, length[pair]

@@ -64,7 +64,7 @@ def validate_volumes(
             )
             mine[name] = inputs.sweep(
                 inputs.prediction.read_channels(inputs.channels), inputs.read_labels()
-            ).best
+            )["best_metrics"]
         finally:
             shutil.rmtree(place, ignore_errors=True)
     model.train(training)
