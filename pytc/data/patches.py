@@ -137,9 +137,9 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Da
     parts = _datasets(config, data.train, 0, chunk_memory, once_a_node)
     if data.mixing == "stratified":
         return StratifiedConcatDataset(parts)
-    total = sum(volume.weight for volume in data.train)
-    shares = [volume.weight / total for volume in data.train]
-    return WeightedConcatDataset(parts, shares, seed=config.loop.seed)
+    weights = [volume.weight for volume in data.train]
+    length = sum(map(len, parts))  # an epoch draws as many voxels as all volumes hold
+    return WeightedConcatDataset(parts, weights, length, seed=config.loop.seed)
 
 
 def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:
