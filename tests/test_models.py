@@ -4,7 +4,7 @@ MedNeXt against the official one (golden/record_mednext.py).
 """
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from pytc.config import (
 )
 from pytc.models import (
     build_model,
+    check_options,
     is_architecture_available,
     list_architectures,
     register_architecture,
@@ -550,6 +551,42 @@ def test_one_number_is_the_expansion_of_all_stages():
 def test_the_sizes_m_and_l_are_recomputed_as_published(asked, size, expected):
     config = ModelConfig(mednext_size=size, checkpoint_style=asked)
     assert build_model(config, "meta").config.checkpoint_style == expected
+
+
+def test_a_flag_that_a_network_has_no_use_for_is_refused():
+    message = "--model.kernel-size with mednext, mednext_custom alone, got it with unet"
+    with pytest.raises(ValueError, match=message):
+        check_options("unet", {"loop.max_steps", "model.kernel_size"})
+    with pytest.raises(ValueError, match="--model.unetr.norm with monai_unetr alone.*nnunet"):
+        check_options("nnunet", {"model.unetr.norm"})
+    check_options("mednext_custom", {"model.kernel_size", "model.architecture", "data.cache"})
+    check_options("monai_unetr", {"model.unetr.norm", "model.image_size"})
+    check_options("one_of_a_plugin", {"model.kernel_size"})
+
+
+def test_every_option_belongs_to_a_network_and_every_network_takes_its_own():
+    options = {option for network in models.BUILT_IN.values() for option in network.options}
+    assert options | set(models.SHARED) == {field.name for field in fields(ModelConfig)}
+    read = {name: set() for name in NETWORKS}
+
+    class Recorded(ModelConfig):
+        """Notes which fields a builder reads."""
+
+        def __getattribute__(self, name):
+            if name in options:
+                read[object.__getattribute__(self, "architecture")].add(name)
+            return super().__getattribute__(name)
+
+    for name, (config, _) in NETWORKS.items():
+        if name == "mednext":  # makes a config of a mednext_custom, which reads them all
+            continue
+        values = {field.name: getattr(config, field.name) for field in fields(config)}
+        recorded = Recorded(**values)
+        read[name].clear()  # what its own checks read
+        models.get_architecture_builder(name)(recorded)
+        if name == "monai_basic_unet3d":  # looks at them to refuse them
+            read[name].discard("strides")
+        assert read[name] <= set(models.BUILT_IN[name].options)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ PyTorch is imported when a network is built, not before.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -28,17 +28,32 @@ if TYPE_CHECKING:
 
     Builder = Callable[[ModelConfig], ConnectomicsModel]
 
-# The networks of pytc, and the module of this package that registers each when it is imported.
+
+@dataclass(frozen=True)
+class Network:
+    """A network of pytc."""
+
+    module: str  # of this package, which registers it when it is imported
+    options: tuple[str, ...]  # the fields of ModelConfig that it has, besides SHARED
+
+
+# Fields of ModelConfig that are asked of every network, which may refuse deep supervision.
+SHARED = ("architecture", "in_channels", "out_channels", "pretrained", "reset_head")
+SHARED += ("deep_supervision",)
+CUSTOM_MEDNEXT = ("base_channels", "expansion", "block_counts", "do_res", "do_res_up_down")
+CUSTOM_MEDNEXT += ("norm", "grn", "spatial_dims")
+MEDNEXT = ("kernel_size", "checkpoint_style", "upkern")
+LEVELS = ("features", "strides", "voxel_size")
 BUILT_IN = {
-    "mednext": "mednext",
-    "mednext_custom": "mednext",
-    "monai_basic_unet3d": "monai_networks",
-    "monai_swin_unetr": "monai_networks",
-    "monai_unet": "monai_networks",
-    "monai_unetr": "monai_networks",
-    "nnunet": "unet",
-    "rsunet": "unet",
-    "unet": "unet",
+    "mednext": Network("mednext", ("mednext_size", *MEDNEXT)),
+    "mednext_custom": Network("mednext", (*CUSTOM_MEDNEXT, *MEDNEXT, "voxel_size")),
+    "monai_basic_unet3d": Network("monai_networks", ("features", "dropout", "basic_unet")),
+    "monai_swin_unetr": Network("monai_networks", ("feature_size", "dropout", "swin")),
+    "monai_unet": Network("monai_networks", (*LEVELS, "residual_units", "dropout", "monai_unet")),
+    "monai_unetr": Network("monai_networks", ("image_size", "feature_size", "dropout", "unetr")),
+    "nnunet": Network("unet", ("base_channels", "image_size", "voxel_size")),
+    "rsunet": Network("unet", LEVELS),
+    "unet": Network("unet", LEVELS),
 }
 
 
@@ -84,7 +99,7 @@ def _file_or_module(scope: dict) -> str:
 def _owner(name: str) -> str | None:
     """The file that may register this name; None if the name is free."""
     if name in BUILT_IN:
-        return str(Path(__file__).resolve().with_name(f"{BUILT_IN[name]}.py"))
+        return str(Path(__file__).resolve().with_name(f"{BUILT_IN[name].module}.py"))
     if name in _registered:
         return _registered[name].source
     return None
@@ -109,8 +124,27 @@ def get_architecture_builder(name: str) -> Builder:
             "--plugins FILE.py"
         )
     if name in BUILT_IN:
-        import_module(f"pytc.models.{BUILT_IN[name]}")
+        import_module(f"pytc.models.{BUILT_IN[name].module}")
     return _registered[name].builder
+
+
+def check_options(architecture: str, flags: Iterable[str]) -> None:
+    """ValueError for a flag of an option that this network of pytc does not have.
+
+    flags: fields that a command line names, e.g. model.kernel_size or model.unetr.norm.
+    """
+    if architecture not in BUILT_IN:
+        return
+    options = (*SHARED, *BUILT_IN[architecture].options)
+    for flag in sorted(flags):
+        section, _, field = flag.partition(".")
+        name = field.partition(".")[0]
+        if section == "model" and name not in options:
+            having = [other for other, network in BUILT_IN.items() if name in network.options]
+            shown = flag.replace("_", "-")
+            raise ValueError(
+                f"expected --{shown} with {', '.join(having)} alone, got it with {architecture}"
+            )
 
 
 def name_plugins(config: Config) -> Config:

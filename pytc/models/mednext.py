@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pytc.config import ModelConfig
-from pytc.models import register_architecture
+from pytc.models import CUSTOM_MEDNEXT, register_architecture
 from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel, Stride
 from pytc.models.convolution import Conv2d, Conv3d, ConvTranspose3d, perceptron
@@ -32,16 +32,6 @@ SIZES = {
 # The authors recompute activations of these sizes (their create_mednext_v1), which otherwise need
 # more memory at 128 voxels a side than most GPUs have.
 RECOMPUTED = ("M", "L")
-CUSTOM = (
-    "base_channels",
-    "expansion",
-    "block_counts",
-    "do_res",
-    "do_res_up_down",
-    "norm",
-    "grn",
-    "spatial_dims",
-)
 CONVOLUTION = {2: Conv2d, 3: Conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: ConvTranspose3d}
 NORM = {"group": InstanceNorm, "layer": ChannelNorm}
@@ -53,7 +43,7 @@ def build_mednext(config: ModelConfig) -> ConnectomicsModel:
 
     ValueError if a field of mednext_custom is set.
     """
-    for name in CUSTOM:
+    for name in CUSTOM_MEDNEXT:
         if getattr(config, name) != getattr(ModelConfig, name):
             raise ValueError(
                 f"expected {name} unset for mednext, a network of published size (mednext_custom "
