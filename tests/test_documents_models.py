@@ -11,6 +11,7 @@ from pytc.config import Config, ModelConfig
 from pytc.hardware import detect_cpu_info, detect_gpu_info
 from pytc.models import (
     build_model,
+    default_device,
     get_architecture_builder,
     is_architecture_available,
     list_architectures,
@@ -121,10 +122,12 @@ def test_build_model_takes_a_run_and_a_device_and_prints_on_the_first_rank(capsy
     assert capsys.readouterr().out == ""
 
 
-def test_without_a_device_a_network_goes_to_the_gpu_if_there_is_one():
-    model = build_model(ModelConfig("unet"))
-    expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert next(model.parameters()).device.type == expected
+@pytest.mark.parametrize("has_gpu, expected", [(False, "cpu"), (True, "cuda")])
+def test_without_a_device_a_network_goes_to_the_gpu_if_there_is_one(monkeypatch, has_gpu, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert default_device().type == expected
+    with torch.device("meta"):
+        assert default_device().type == "meta"
 
 
 def test_the_machine_is_described_under_the_keys_of_the_documents():

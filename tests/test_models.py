@@ -675,8 +675,8 @@ def test_build_model_says_what_it_builds_on_the_first_rank_alone(capsys):
 
 def test_build_model_takes_a_device_and_a_whole_run():
     assert next(build_model(SMALL, "meta").parameters()).device.type == "meta"
-    run = Config(data=DataConfig(patch_size=(16, 16, 32)), model=NETWORKS["monai_unetr"][0])
-    run = replace(run, model=replace(run.model, image_size=None, out_channels=6))
+    network = replace(NETWORKS["monai_unetr"][0], image_size=None, out_channels=6)
+    run = Config(data=DataConfig(patch_size=(16, 16, 32)), model=network)
     build_model(run, "meta").require_size((16, 16, 32))
     with pytest.raises(ValueError, match="expected a ModelConfig or a Config"):
         build_model({"model": {"architecture": "mednext"}})

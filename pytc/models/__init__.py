@@ -164,6 +164,26 @@ def name_plugins(config: Config) -> Config:
     return replace(config, plugins=(*config.plugins, str(file)))
 
 
+def _require_plugins(config: Config) -> None:
+    """ValueError that names `config.plugins` if the network is unknown without them."""
+    name = config.model.architecture
+    if config.plugins and not is_architecture_available(name):
+        files = " ".join(config.plugins)
+        raise ValueError(
+            f"this network {name!r} was registered by {files}: name it with --plugins {files}"
+        )
+
+
+def default_device() -> torch.device:
+    """The device of a surrounding `torch.device(...)` block, else a GPU, else the CPU."""
+    import torch
+
+    surrounding = torch.get_default_device()
+    if surrounding.type == "cpu" and torch.cuda.is_available():
+        return torch.device("cuda")
+    return surrounding
+
+
 def build_model(
     config: ModelConfig | Config,
     device: torch.device | str | None = None,
@@ -193,20 +213,12 @@ def build_model(
 
     require(isinstance(config, ModelConfig | Config), "a ModelConfig or a Config", config)
     if isinstance(config, Config):
-        name, plugins = config.model.architecture, " ".join(config.plugins)
-        if plugins and not is_architecture_available(name):
-            raise ValueError(
-                f"this network {name!r} was registered by {plugins}: name it with "
-                f"--plugins {plugins}"
-            )
+        _require_plugins(config)
         patch = config.data.patch_size
-        config = replace(config.model, image_size=config.model.image_size or patch)
-    if device is None:
-        device = torch.get_default_device()
-        if device.type == "cpu" and torch.cuda.is_available():
-            device = torch.device("cuda")
-
-    device = torch.device(device)
+        config = config.model
+        if config.image_size is None:
+            config = replace(config, image_size=patch)
+    device = default_device() if device is None else torch.device(device)
     # made on the CPU, so that a seed gives the same weights on every device
     with torch.device("meta") if device.type == "meta" else nullcontext():
         model = get_architecture_builder(config.architecture)(config)

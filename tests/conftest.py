@@ -1,0 +1,17 @@
+"""What holds for all tests."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def networks_are_built_on_the_cpu():
+    """Where a test names no device: its images are on the CPU, on machines with a GPU too."""
+
+    def default_device():
+        import torch
+
+        return torch.get_default_device()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pytc.models.default_device", default_device)
+        yield
