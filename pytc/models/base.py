@@ -85,7 +85,7 @@ class ConnectomicsModel(nn.Module):
         )
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.ndim == 2 + self.dims:
-                tensor.data = tensor.data.contiguous(memory_format=self.memory_format)
+                tensor.data = tensor.data.to(memory_format=self.memory_format)
 
     def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits of an image, at full resolution.
