@@ -130,8 +130,14 @@ def test_autocast_computes_in_bf16_with_gradients_of_full_precision():
     low = [p.grad for p in model.parameters()]
     model.zero_grad()
     model(x).square().mean().backward()
-    for p, g in zip(model.parameters(), low, strict=True):
-        assert g.dtype == torch.float32 and (g - p.grad).norm() < 0.1 * p.grad.norm() + 1e-3
+    total = sum(p.grad.square().sum() for p in model.parameters()).sqrt()
+    for (name, p), g in zip(model.named_parameters(), low, strict=True):
+        assert g.dtype == torch.float32
+        if name.endswith("conv1.bias"):
+            # the normalisation that follows takes a bias away: its gradient is rounding alone
+            assert g.norm() < 1e-3 * total and p.grad.norm() < 1e-3 * total
+        else:
+            assert (g - p.grad).norm() < 0.1 * p.grad.norm()
 
 
 def test_an_exported_network_has_pytorch_s_own_convolutions():
