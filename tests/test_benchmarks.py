@@ -1,0 +1,37 @@
+"""The benchmarks start, and those that take a size print their tables for a small one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+def run(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, FOLDER / f"{name}.py", *arguments], capture_output=True, text=True
+    )
+    if "is needed: pip install" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", ["layout", "models", "patches"])
+def test_a_benchmark_says_how_it_is_called(name):
+    assert f"python benchmarks/{name}.py" in run(name, "--help")
+
+
+@pytest.mark.parametrize("name", ["decode", "growing", "scores", "sweep"])
+def test_a_benchmark_prints_a_table(name):
+    """It also fails where two routes that must find the same figure differ."""
+    output = run(name, "--size", "64", "--repeats", "1")
+    rows = [line for line in output.splitlines() if line.startswith("|")]
+    assert len(rows) > 3
+
+
+def test_no_benchmark_is_left_out():
+    named = {"layout", "models", "patches", "decode", "growing", "scores", "sweep"}
+    assert {path.stem for path in FOLDER.glob("*.py")} == named | {"common"}
