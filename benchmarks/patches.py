@@ -30,8 +30,8 @@ from monai.transforms import (
     RandSpatialCropd,
 )
 
-from pytc.cli import load_config_file
 from pytc.config import Config
+from pytc.config_files import load_config_file
 from pytc.data.augment import augment
 from pytc.data.counter_random import sample_key
 from pytc.data.patches import PatchDataset

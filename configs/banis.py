@@ -100,3 +100,4 @@ config = Config(
     ),
     segmentation=SegmentationConfig(threshold=0.6, min_size=0, grow=False),
 )
+has_cpu_variant = True

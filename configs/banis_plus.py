@@ -19,3 +19,4 @@ config = replace(
     loop=replace(banis.loop, max_steps=200_000, keep_checkpoints=3),
     inference=replace(banis.inference, checkpoint="best"),
 )
+has_cpu_variant = True

@@ -11,7 +11,6 @@ from pytc.config import (
     OptimConfig,
     SegmentationConfig,
     SyntheticConfig,
-    SystemConfig,
     TargetConfig,
 )
 
@@ -35,7 +34,6 @@ config = Config(
         log_every=50,
         images_every=300,
     ),
-    system=SystemConfig(cpu_variant=False),
     inference=InferenceConfig(overlap=0.25),
     segmentation=SegmentationConfig(threshold=0.65, min_size=50, grow=True),
 )

@@ -18,7 +18,6 @@ from pytc.config import (
     ModelConfig,
     OptimConfig,
     SegmentationConfig,
-    SystemConfig,
     VolumeConfig,
 )
 
@@ -74,7 +73,6 @@ config = Config(
         log_every=50,
         images_every=1000,
     ),
-    system=SystemConfig(cpu_variant=False),
     inference=InferenceConfig(flips=True, checkpoint="last"),
     segmentation=SegmentationConfig(threshold=0.7, min_size=200, grow=True),
 )

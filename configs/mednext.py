@@ -29,3 +29,4 @@ config = replace(
     system=SystemConfig(precision="auto", auto=True),
     segmentation=replace(banis_plus.segmentation, min_size=100, grow=True),
 )
+has_cpu_variant = True

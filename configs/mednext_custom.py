@@ -20,3 +20,4 @@ config = replace(
         grn=True,
     ),
 )
+has_cpu_variant = True

@@ -39,3 +39,4 @@ config = Config(
     loop=LoopConfig(max_steps=50_000, batch_size=4),
     inference=InferenceConfig(activation_scale=1.0),
 )
+has_cpu_variant = True

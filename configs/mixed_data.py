@@ -24,3 +24,4 @@ config = replace(
         mixing="weighted",
     ),
 )
+has_cpu_variant = True

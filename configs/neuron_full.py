@@ -17,3 +17,4 @@ config = replace(
     ),
     system=replace(mednext.system, compile=True),
 )
+has_cpu_variant = True

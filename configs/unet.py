@@ -9,3 +9,4 @@ config = replace(
     name="unet",
     model=replace(mednext.model, architecture="monai_basic_unet3d", deep_supervision=False),
 )
+has_cpu_variant = True

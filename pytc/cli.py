@@ -5,21 +5,20 @@ Heavy imports wait until the arguments are read.
 
 import argparse
 import os
-import re
-import runpy
-import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from pytc import config as config_module
-from pytc.checks import suggest
+from pytc.checks import require
 from pytc.commands import EvaluateConfig, InferConfig, readable_errors
-from pytc.config import Config, require
+from pytc.config import Config, VolumeConfig
+from pytc.config_files import ConfigFile, read_config_file
 from pytc.plugins import load_plugins
+from pytc.renames import DOCUMENTED_FLAGS
 from pytc.runs import load_config, newest_run
+from pytc.training.resolve import NO_GPU, check_resumed, cpu_variant, differences
 
 # Read when torch is loaded: threads that spin while they wait for one another stall where cores are
 # shared.
@@ -30,8 +29,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 class TrainCommand:
     """Train a network on labelled volumes; a run is written to runs/NAME."""
 
-    config: Path | None = None  # Python file that defines `config`; the fields below override it.
-    # Folder of a run to continue from its last checkpoint; alone, the newest run.
+    # Preset, Python file that defines `config`, or a run's config.json; flags override its fields.
+    config: Path | None = None
+    # Folder of a run to continue from its last checkpoint, without --config; alone, the newest run.
     resume: str | None = None
     settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
@@ -43,45 +43,93 @@ def train(arguments: list[str] | None = None) -> None:
         first.add_argument("--config", type=Path)
         first.add_argument("--resume", nargs="?", const="")
         given, rest = first.parse_known_args(arguments)
-        resume = (
-            newest_run("checkpoints/last.pt")
-            if given.resume == ""
-            else given.resume and Path(given.resume)
+        require(
+            given.config is None or given.resume is None,
+            "--resume alone, as a run continues with its own config and flags",
+            f"--config {given.config}",
         )
-        settings = (
-            load_config_file(given.config)
-            if given.config
-            else load_config(resume)
-            if resume
-            else Config()
-        )
-        # the files that a run names are loaded only where they are named again
-        of_the_run = settings.plugins if resume else ()
-        if resume:
-            settings = replace(settings, plugins=())
-        command = TrainCommand(given.config, str(resume) if resume else None, settings)
-        config = tyro.cli(TrainCommand, args=rest, default=command, prog="train.py").settings
-        load_plugins(config.plugins)
-        if not config.plugins:
-            config = replace(config, plugins=of_the_run)
+        resume = None
+        if given.resume is not None:
+            resume = Path(given.resume) if given.resume else newest_run("checkpoints/last.pt")
 
+        file = ConfigFile(Config(), has_cpu_variant=True)
+        if given.config is not None:
+            file = read_config_file(given.config)
+        if resume is not None:
+            file = ConfigFile(load_config(resume))
+        flags = named_flags(rest)
+        default = with_named_fields(file.config, flags)
+        # The files that a run names are loaded only where they are named again.
+        if resume is not None:
+            default = replace(default, plugins=())
+        config = parse_config(rest, default, given.config, resume)
+        load_plugins(config.plugins)
+        if resume is not None:
+            check_resumed(config, resume)
+            if not config.plugins:
+                config = replace(config, plugins=file.config.plugins)
+
+        # From here on torch is loaded: what is wrong so far was told at once.
         from pytc import hardware
         from pytc.training.distributed import read_environment
         from pytc.training.loop import train
 
-        say = print if read_environment().is_main else lambda line, **_: None
-        if (
-            resume is None
-            and config.system.cpu_variant
-            and hardware.choose_device(config.system).type == "cpu"
-        ):
-            config = hardware.cpu_variant(config)
-            say(
-                "no GPU here: training a small variant of this recipe, made for a CPU "
-                "(--system.no-cpu-variant trains the full recipe)",
-                flush=True,
-            )
-        say(f"trained: {train(config, resume)}")
+        changes = []
+        on_cpu = hardware.choose_device(config.system).type == "cpu"
+        if file.has_cpu_variant and config.system.cpu_variant and on_cpu:
+            variant = cpu_variant(default, flags)
+            config = parse_config(rest, variant, given.config, resume)
+            made = differences(default, variant, NO_GPU)
+            changes = [change for change in made if change.field not in flags]
+        run = train(config, resume, flags=flags, changes=changes)
+        if read_environment().is_main:
+            print(f"trained: {run}")
+
+
+def parse_config(
+    arguments: list[str], default: Config, file: Path | None, resume: Path | None
+) -> Config:
+    """The config that the flags make of the default."""
+    command = TrainCommand(file, str(resume) if resume else None, default)
+    return tyro.cli(TrainCommand, args=arguments, default=command, prog="train.py").settings
+
+
+def named_flags(arguments: list[str]) -> set[str]:
+    """The fields that a command line names, e.g. system.cpu_variant for --system.no-cpu-variant.
+
+    ValueError for a flag that the documents behind this library have under another name.
+    """
+    flags = set()
+    for argument in arguments:
+        if argument.startswith("--"):
+            flag = argument.partition("=")[0]
+            field = flag.removeprefix("--").replace("-", "_")
+            if field in DOCUMENTED_FLAGS:
+                raise ValueError(f"expected {DOCUMENTED_FLAGS[field]} in place of {flag}")
+            section, dot, name = field.rpartition(".")
+            flags.add(f"{section}{dot}{name.removeprefix('no_')}")
+    return flags
+
+
+def with_named_fields(config: Config, flags: set[str]) -> Config:
+    """The config made ready for flags that need more than a field's value.
+
+    Volumes that only the command line names, e.g. by --data.train.1.image, get a place; the length
+    of a config in epochs gives way to --loop.max-steps. ValueError for a volume without an image.
+    """
+    data = config.data
+    for part in ("train", "val"):
+        volumes = list(getattr(data, part))
+        while any(flag.startswith(f"data.{part}.{len(volumes)}.") for flag in flags):
+            prefix = f"data.{part}.{len(volumes)}"
+            require(f"{prefix}.image" in flags, f"--{prefix}.image for a volume of its own", None)
+            volumes.append(VolumeConfig())
+        data = replace(data, **{part: tuple(volumes)})
+    loop = config.loop
+    if "loop.max_steps" in flags:
+        require("loop.epochs" not in flags, "--loop.max-steps or --loop.epochs, not both", "both")
+        loop = replace(loop, epochs=None)
+    return replace(config, data=data, loop=loop)
 
 
 def infer(arguments: list[str] | None = None) -> None:
@@ -116,35 +164,3 @@ def evaluate(arguments: list[str] | None = None) -> None:
         from pytc.evaluation.report import evaluate
 
         evaluate(config)
-
-
-def load_config_file(path: Path) -> Config:
-    """The `config` that a Python file, which may import others of its folder, defines.
-
-    ValueError if there is none.
-    """
-    if not path.is_file():
-        others = sorted(p.name for p in path.parent.glob("*.py"))
-        raise ValueError(f"expected a config file, found no {path}{suggest(path.name, others)}")
-    sys.path.insert(0, str(path.parent.resolve()))
-    try:
-        config = runpy.run_path(str(path)).get("config")
-    except TypeError as error:
-        found = re.match(
-            r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)
-        )
-        known = (
-            fields(getattr(config_module, found[1]))
-            if found and hasattr(config_module, found[1])
-            else ()
-        )
-        near = suggest(found[2], [f.name for f in known]) if found else ""
-        # what a newer Python adds to its message, a suggestion of its own, is left out
-        message = found[0] if found else error
-        raise ValueError(f"{path}: {message}{near}") from error
-    finally:
-        sys.path.pop(0)
-    require(
-        isinstance(config, Config), f"{path} to define config = Config(...)", type(config).__name__
-    )
-    return config

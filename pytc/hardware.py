@@ -21,7 +21,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from pytc.config import AugmentConfig, Config, ModelConfig, SystemConfig, require
+from pytc.checks import require
+from pytc.config import Config, ModelConfig, SystemConfig
 
 if TYPE_CHECKING:
     import torch
@@ -385,9 +386,13 @@ def chunk_memory(system: SystemConfig, device: torch.device, local_ranks: int) -
 
 
 def survey(
-    system: SystemConfig, device: torch.device, model: ModelConfig, local_ranks: int = 1
+    system: SystemConfig,
+    device: torch.device,
+    model: ModelConfig,
+    local_ranks: int = 1,
+    coarsest: int = KERNEL,
 ) -> list[Choice]:
-    """What the machine has, and what is chosen for a rank on it."""
+    """What the machine has, and what is chosen for a rank; coarsest as in choose_precision."""
     import torch
 
     def chosen(field: str, value, reason: str) -> Choice:
@@ -396,7 +401,7 @@ def survey(
 
     on_gpu = device.type == "cuda"
     limit, available = memory()
-    precision, reason = precision_and_reason(system, device, model)
+    precision, reason = precision_and_reason(system, device, model, coarsest)
     degree, fault = version_fault(*versions(), precision, device.type)
     choices = []
     for number in range(torch.cuda.device_count()):
@@ -433,41 +438,6 @@ def print_table(choices: list[Choice]) -> None:
     for choice in choices:
         table.add_row(*choice)
     Console(width=None if Console().is_terminal else 110).print(table, highlight=False)
-
-
-def cpu_variant(config: Config) -> Config:
-    """A small relative of a recipe, for minutes on a CPU: same data, target and loss.
-
-    The network, the patch and the run are little.
-    """
-    patch = tuple(min(size, 48) for size in config.data.patch_size)
-    features = tuple(min(size, 64) for size in config.model.features)
-    # which is for GPUs
-    precision = "auto" if config.system.precision == "fp16" else config.system.precision
-    model = replace(config.model, features=features, base_channels=12, image_size=patch)
-    if model.architecture == "mednext":
-        model = replace(
-            model, architecture="mednext_custom", expansion=(2,) * 9, block_counts=(1,) * 9
-        )
-    return replace(
-        config,
-        model=model,
-        data=replace(config.data, patch_size=patch, val_samples=4),
-        augment=AugmentConfig(permute_prob=1.0, noise_max=0.05),
-        optim=replace(
-            config.optim, learning_rate=3e-3, warmup_steps=20, ema_decay=0.98, ema_warmup_steps=10
-        ),
-        loop=replace(
-            config.loop,
-            max_steps=400,
-            batch_size=2,
-            val_every=100,
-            checkpoint_every=100,
-            images_every=100,
-        ),
-        system=replace(config.system, compile=False, precision=precision),
-        inference=replace(config.inference, window=None),
-    )
 
 
 if __name__ == "__main__":

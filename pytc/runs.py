@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytc.checks import from_plain, require
+from pytc.checks import require
 from pytc.config import Config
+from pytc.renames import config_from_plain
 
 RUNS = Path("runs")
 
@@ -42,10 +43,13 @@ def newest_run(having: str, root: Path = RUNS) -> Path:
 
 
 def load_config(run: Path) -> Config:
-    """The config a run was started with; ValueError if `run` is no run."""
+    """The config that a run trains by, resolved; ValueError if `run` is no run."""
+    resolved = run / "resolved.json"
+    if resolved.is_file():
+        return config_from_plain(json.loads(resolved.read_text())["config"])
     path = run / "config.json"
     require(path.is_file(), "a run with a config.json", str(run))
-    return from_plain(Config, json.loads(path.read_text()))
+    return config_from_plain(json.loads(path.read_text()))
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -13,6 +13,8 @@ FLOORS = {
     "pytc.checks": 0,
     "pytc.config": 0,
     "pytc.commands": 0,
+    "pytc.config_files": 0,
+    "pytc.renames": 0,
     "pytc.geometry": 0,
     "pytc.metrics.table": 0,
     "pytc.target_kinds": 0,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from pytc.checks import from_plain
-from pytc.cli import load_config_file
 from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
 from pytc.config import (
     AugmentConfig,
@@ -21,6 +20,7 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
+from pytc.config_files import load_config_file
 
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "configs").glob("*.py"))

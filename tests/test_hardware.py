@@ -1,24 +1,17 @@
 import os
-import random
 import re
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
 
 from pytc import hardware
-from pytc.cli import load_config_file
-from pytc.config import Config, DataConfig, LoopConfig, ModelConfig, OptimConfig, SystemConfig
-from pytc.models import build_model
-from pytc.training import memory_trial
-from pytc.training.distributed import Ranks
+from pytc.config import Config, LoopConfig, ModelConfig, SystemConfig
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -213,94 +206,6 @@ def test_faults_steer_or_stop_the_choice_of_precision(monkeypatch):
         assert hardware.choose_precision(SystemConfig(), gpu, ModelConfig()) == "bf16"
 
 
-@pytest.mark.parametrize(
-    "wanted, fits, expected, tried",
-    [
-        (8, 8, 8, [8]),
-        (8, 3, 2, [8, 4, 2]),
-        (8, 1, 1, [8, 4, 2, 1]),
-        (6, 5, 3, [6, 3]),
-        (12, 2, 1, [12, 6, 3, 1]),
-        (7, 6, 1, [7, 1]),
-        (4, 0, 0, [4, 2, 1]),
-    ],
-)
-def test_a_batch_is_halved_until_it_fits(wanted, fits, expected, tried):
-    sizes = []
-
-    def try_batch(size):
-        sizes.append(size)
-        if size > fits:
-            raise torch.OutOfMemoryError(f"no room for {size}")
-
-    assert memory_trial.largest_batch(try_batch, wanted) == expected and sizes == tried
-
-
-def test_other_errors_of_a_trial_are_not_taken_for_lack_of_memory():
-    def try_batch(size):
-        raise RuntimeError("expected all tensors on one device")
-
-    with pytest.raises(RuntimeError, match="one device"):
-        memory_trial.largest_batch(try_batch, 8)
-
-
-TINY = Config(
-    data=DataConfig(patch_size=(16, 16, 16)),
-    loop=LoopConfig(batch_size=4),
-    optim=OptimConfig(accumulate=3),
-    model=ModelConfig("unet", features=(2, 4), out_channels=6),
-    system=SystemConfig(auto=True),
-)
-
-
-def test_a_trial_takes_real_steps_and_leaves_random_states_alone(monkeypatch):
-    taken, step = [], torch.optim.AdamW.step
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (taken.append(self), step(self))[1])
-    torch.manual_seed(1)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    assert (
-        memory_trial.largest_batch(partial(memory_trial.trial_steps, TINY, CPU, "fp32", 2), 4) == 4
-    )
-    assert len(taken) == 2 and taken[1].state  # the second with the first's moments
-    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[2]
-    np.testing.assert_array_equal(np.random.get_state()[1], states[1])
-
-
-def test_a_smaller_batch_keeps_the_patches_of_a_step_on_all_ranks(monkeypatch):
-    class Two(Ranks):
-        def gather(self, value):
-            # the other rank fits a single patch
-            return [value, 1 if isinstance(value, int) else value]
-
-    gpu = torch.device("cuda", 0)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    for name in ("reset_peak_memory_stats", "max_memory_reserved"):
-        monkeypatch.setattr(torch.cuda, name, lambda device: 2**30)
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**33)
-    )
-
-    def trial_steps(*arguments):
-        if arguments[-1] > 2:
-            raise torch.OutOfMemoryError
-
-    monkeypatch.setattr(memory_trial, "trial_steps", trial_steps)
-    one, choices = memory_trial.configure(TINY, Ranks(), gpu, resumed=False)
-    assert (one.loop.batch_size, one.optim.accumulate) == (2, 6)
-    assert (
-        choices[-1][:2] == ("batch", "2 patches, 6 a step")
-        and "4 patches did not fit" in choices[-1][2]
-    )
-    two, _ = memory_trial.configure(TINY, Two(), gpu, resumed=False)
-    assert (two.loop.batch_size, two.optim.accumulate) == (1, 12)
-    assert memory_trial.configure(TINY, Ranks(), gpu, resumed=True)[0] == TINY
-    off = replace(TINY, system=SystemConfig())
-    assert memory_trial.configure(off, Ranks(), gpu, resumed=False)[0] == off
-    monkeypatch.setattr(memory_trial, "largest_batch", lambda *_: 0)
-    with pytest.raises(ValueError, match="one patch of"):
-        memory_trial.configure(TINY, Ranks(), gpu, resumed=False)
-
-
 def test_the_table_stands_alone_and_names_what_was_set():
     done = subprocess.run(
         [sys.executable, "-m", "pytc.hardware", "--device", "cpu"],
@@ -326,18 +231,6 @@ def test_the_table_stands_alone_and_names_what_was_set():
         for name, _, why in hardware.survey(SystemConfig(workers=3, threads=1), CPU, ModelConfig())
     }
     assert rows["workers"] == rows["threads"] == "as set" != rows["precision"]
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
-def test_the_cpu_variant_of_every_preset_is_small_and_can_be_built(path):
-    full = load_config_file(path)
-    small = hardware.cpu_variant(full)
-    assert (small.data.train, small.target, small.loss) == (full.data.train, full.target, full.loss)
-    assert max(small.data.patch_size) <= 64 and small.loop.max_steps <= 1000
-    assert not small.system.compile and small.system.precision != "fp16"  # of banis.py: for GPUs
-    model = build_model(small.model)
-    model.require_size(small.data.patch_size)
-    assert model.get_model_info()["parameters"] < 3e6
 
 
 def test_bf16_gradients_on_a_cpu_need_a_coarsest_level_as_large_as_a_kernel(monkeypatch):

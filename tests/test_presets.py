@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytc.cli import load_config_file
 from pytc.config import SyntheticConfig
+from pytc.config_files import load_config_file
 from pytc.models import build_model
 from pytc.models.checkpoint import load_model
 from pytc.training.loop import train

@@ -5,7 +5,7 @@ import torch
 from pytc.config import Config, Triple
 from pytc.data.augment import augment, section_axis
 from pytc.data.counter_random import sample_key
-from pytc.data.sources import open_source
+from pytc.data.sources import training_voxel_size
 from pytc.data.targets import make_targets
 
 
@@ -22,10 +22,7 @@ class Preparation:
 
     def __init__(self, config: Config, device: torch.device, samples_per_step: int):
         self.config, self.device, self.samples_per_step = config, device, samples_per_step
-        sizes = [
-            open_source(volume, config.data.synthetic).voxel_size for volume in config.data.train
-        ]
-        self.voxel_size = min(sizes, key=lambda size: sum(a == b for a in size for b in size))
+        self.voxel_size = training_voxel_size(config.data)
 
     def plain(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch as it is: image (B, C, Z, Y, X) float32 in [0, 1], labels (B, Z, Y, X) int32."""

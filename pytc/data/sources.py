@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pytc.config import SyntheticConfig, VolumeConfig, require
+from pytc.config import DataConfig, SyntheticConfig, VolumeConfig, require
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import Volume, create_volume, open_volume
@@ -76,6 +76,12 @@ def open_source(
             str(volume.dtype),
         )
     return Source(volume_name(config), image, **parts)
+
+
+def training_voxel_size(data: DataConfig) -> tuple[float, float, float]:
+    """Of the training volumes' voxel sizes (nm), the one that lets the fewest axes be exchanged."""
+    sizes = [open_source(volume, data.synthetic).voxel_size for volume in data.train]
+    return min(sizes, key=lambda size: sum(a == b for a in size for b in size))
 
 
 def as_unit_range(image: np.ndarray) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pytc.checks import from_plain
 from pytc.config import Config
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
+from pytc.renames import config_from_plain
 from pytc.runs import load_config, replacing
 
 FORMAT = 1
@@ -78,7 +78,7 @@ def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
 
     Where there is a moving average, its weights are taken.
     """
-    config = from_plain(Config, state["config"])
+    config = config_from_plain(state["config"])
     model = build_model(config, "cpu", quiet=True)
     model.load_state_dict(state["average"] or state["model"])
     return model.eval(), config

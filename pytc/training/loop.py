@@ -4,22 +4,23 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Collection, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from pytc import __version__, hardware
-from pytc.config import Config, require
+from pytc.checks import require
+from pytc.config import Config
 from pytc.data.batch import Preparation
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
 from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model, name_plugins
-from pytc.models.anisotropy import fit_to_data
 from pytc.models.base import finest
 from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
@@ -27,131 +28,189 @@ from pytc.runs import create_run, write_json
 from pytc.training import distributed
 from pytc.training.checkpoint import Keeper, good_checkpoints
 from pytc.training.distributed import Ranks
-from pytc.training.memory_trial import configure
 from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
+from pytc.training.resolve import Change, check_resumed, describe, resolve, write_resolved
 from pytc.training.whole_volumes import scored_volumes, validate_volumes
 
 # the threads of tensorstore and of the main process do not survive a fork
 START_METHOD = "forkserver"
 
 
-def train(config: Config, resume: Path | None = None) -> Path:
+def train(
+    config: Config,
+    resume: Path | None = None,
+    *,
+    flags: Collection[str] = (),
+    changes: Sequence[Change] = (),
+) -> Path:
     """Train as `config` says, or continue the run in the folder `resume`.
 
-    Returns the folder of the run. ValueError if the data do not fit the config; RuntimeError if the
-    loss stops being finite; SystemExit with distributed.EXIT_REQUEUE if a signal asked to stop,
-    after a checkpoint.
+    Args:
+        flags: fields that the command line names, e.g. loop.batch_size: none is replaced.
+        changes: what has been changed already in the config that was asked for.
+
+    Returns:
+        The folder of the run.
+
+    Raises:
+        ValueError: the data or the run to continue do not fit the config.
+        RuntimeError: the loss stops being finite.
+        SystemExit: with distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
     """
+    if resume is not None:
+        check_resumed(config, resume)
     ranks = distributed.read_environment()
     config = name_plugins(config)
     device = hardware.choose_device(config.system, ranks.local_rank)
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
     with distributed.joined(ranks, device), distributed.noticed_signals() as signals:
-        folder, stopped = run_to_its_end(config, resume, ranks, device, signals)
+        folder, stopped = run_to_its_end(config, resume, flags, changes, ranks, device, signals)
     if stopped:
         sys.exit(distributed.EXIT_REQUEUE)
     return folder
 
 
 def run_to_its_end(
-    config: Config, resume: Path | None, ranks: Ranks, device: torch.device, signals: list
+    config: Config,
+    resume: Path | None,
+    flags: Collection[str],
+    changes: Sequence[Change],
+    ranks: Ranks,
+    device: torch.device,
+    signals: list,
 ) -> tuple[Path, bool]:
-    """Build a Trainer and run it; returns its folder, and whether a signal stopped it.
+    """Resolve the config and run it; returns the folder, and whether a signal stopped the run.
 
     A function of its own, so that the network, which holds the process group, is gone when it
     returns.
     """
     volumes = (*config.data.train, *config.data.val)
     ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
-    config, choices = configure(config, ranks, device, resumed=resume is not None)
-    trainer = Trainer(config, resume, ranks, device)
+    if config.loop.volumes_every or config.loop.monitor != "val/loss":
+        scored_volumes(config)  # refuses what cannot be scored, before any work
+    memory = hardware.chunk_memory(config.system, device, ranks.local_world)
+    dataset = train_dataset(config, memory, ranks.once_a_node)
+    validation = val_dataset(config, memory, ranks.once_a_node)
+    resolved = resolve(
+        config,
+        dataset,
+        ranks,
+        device,
+        lambda asked: Trainer(asked, Ranks(), device),
+        flags=flags,
+        resume=resume,
+    )
+    trainer = Trainer(resolved.config, ranks, device)
+    trainer.begin(resume, dataset, validation)
     if ranks.is_main:
-        trainer.introduce(choices)
+        trainer.introduce(config, [*changes, *resolved.changes], resolved.choices)
     with closing(trainer.monitor):
         return trainer.folder, trainer.run(signals)
 
 
 class Trainer:
-    """A run: built from its config, or from its last checkpoint."""
+    """A run: what takes its steps, and by `begin` its state, its folder and its batches."""
 
-    def __init__(self, config: Config, resume: Path | None, ranks: Ranks, device: torch.device):
-        self.ranks, self.device = ranks, device
-        samples_per_batch = ranks.world * config.loop.batch_size
-        samples_per_step = samples_per_batch * config.optim.accumulate
-        if config.loop.volumes_every or config.loop.monitor != "val/loss":
-            scored_volumes(config)  # refuses what cannot be scored, before any work
-        memory = hardware.chunk_memory(config.system, device, ranks.local_world)
-        dataset = train_dataset(config, memory, ranks.once_a_node)
-        if config.loop.epochs is not None:
-            steps = math.ceil(config.loop.epochs * len(dataset) / samples_per_step)
-            config = replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
-        self.preparation = Preparation(config, device, samples_per_step)
-        if resume is None:  # a run keeps the network it began with
-            size = self.preparation.voxel_size
-            config = replace(config, model=fit_to_data(config.model, config.data.patch_size, size))
+    def __init__(self, config: Config, ranks: Ranks, device: torch.device):
+        """ValueError if the network, the patches and the precision do not fit together."""
         self.config, self.loop, self.optim = config, config.loop, config.optim
+        self.ranks, self.device = ranks, device
 
+        # Data: what becomes of a batch between the loader and the network.
+        samples_per_batch = ranks.world * config.loop.batch_size
+        self.preparation = Preparation(config, device, samples_per_batch * self.optim.accumulate)
+        self.clock = Clock(samples_per_batch, device)
+
+        # Network: the weights, and the form of it that is called.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.loop.seed)
             self.model = build_model(config, device, quiet=True)
-        if resume is None and (report := initialise(self.model, config.model)) and ranks.is_main:
-            print(report, flush=True)
         self.model.require_size(config.data.patch_size)
+        network = torch.compile(self.model) if config.system.compile else self.model
+        if ranks.world > 1:
+            distributed.lay_out_gradients(self.model)
+            network = DistributedDataParallel(network)
+        self.network = network
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
-        self.optimizer = build_optimizer(self.model, self.optim)
-        multiple = self.model.size_multiple
-        coarsest = min(n // m for n, m in zip(config.data.patch_size[-len(multiple) :], multiple))
-        self.precision = hardware.choose_precision(config.system, device, config.model, coarsest)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.judged = self.average.model if self.average else self.model
+
+        # Optimisation: one precision on all ranks.
+        multiple = self.model.size_multiple
+        patch = config.data.patch_size[-len(multiple) :]
+        self.coarsest = min(n // m for n, m in zip(patch, multiple))
+        self.precision = hardware.choose_precision(
+            config.system, device, config.model, self.coarsest
+        )
+        precisions = ranks.gather(self.precision)
+        same = len(set(precisions)) == 1
+        require(same, "one precision on all ranks, by --system.precision", precisions)
+        self.loss = build_loss(config.loss)
+        self.optimizer = build_optimizer(self.model, self.optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+        # State: everything that the rest of a run depends on, and that a checkpoint keeps.
         self.parts = {
             "model": self.model,
             "average": self.average and self.average.model,
             "optimizer": self.optimizer,
             "scaler": self.scaler,
         }
-        self.loss = build_loss(config.loss)
         self.first_step, self.skipped, self.skipped_in_a_row = 0, 0, 0
-        scores = self.restore(resume) if resume else {}
-        network = torch.compile(self.model) if config.system.compile else self.model
-        if ranks.world > 1:
-            distributed.lay_out_gradients(self.model)
-            network = DistributedDataParallel(network)
-        self.network = network
 
-        self.folder, *_ = ranks.gather(
-            (resume or create_run(config.name)) if ranks.is_main else None
-        )
+        # Output: none before `begin`.
+        self.monitor = Silent()
+
+    def begin(self, resume: Path | None, dataset: Dataset, validation: Dataset | None) -> None:
+        """Take up the state of the run `resume`, or make a new run; load batches from now on.
+
+        dataset, validation: the training and validation patches.
+        """
+        ranks, device = self.ranks, self.device
+        scores = {}
+        if resume is None:
+            report = initialise(self.model, self.config.model)
+            if self.average:
+                self.average.model.load_state_dict(self.model.state_dict())
+            if report and ranks.is_main:
+                print(report, flush=True)
+        else:
+            scores = self.restore(resume)
+            require(
+                self.first_step <= self.loop.max_steps,
+                f"--loop.max-steps of {self.first_step} or more, as {resume} is at this step",
+                self.loop.max_steps,
+            )
+
+        folder = None
+        if ranks.is_main:
+            folder = resume or create_run(self.config.name)
+        self.folder = ranks.gather(folder)[0]
         self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
-        self.monitor = (
-            Monitor(self.folder, self.first_step, self.loop.max_steps)
-            if ranks.is_main
-            else Silent()
-        )
+        if ranks.is_main:
+            self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps)
+
         numbers = step_numbers(
             self.first_step, self.loop.batch_size, self.optim.accumulate, ranks.rank, ranks.world
         )
         self.batches = iter(self.load(dataset, numbers))
-        validation = val_dataset(config, memory, ranks.once_a_node)
-        mine = range(ranks.rank, config.data.val_samples, ranks.world)
+        mine = range(ranks.rank, self.config.data.val_samples, ranks.world)
         self.val_batches = self.load(Subset(validation, mine)) if validation is not None else None
-        self.clock = Clock(samples_per_batch, device)
+        self.clock = Clock(ranks.world * self.loop.batch_size, device)
 
     def restore(self, resume: Path) -> dict[int, float]:
-        """Take up the state of the newest good checkpoint.
-
-        Returns the scores of the kept checkpoints.
-        """
+        """Take up the state of the newest good checkpoint; returns the kept ones' scores."""
         state = next(good_checkpoints(resume / "checkpoints", set(), self.device), None)
         require(state, f"a good checkpoint in {resume}/checkpoints", None)
         for name, part in self.parts.items():
+            if name == "scaler" and not state[name]:
+                continue  # the precision before had none
             if part is not None:
                 part.load_state_dict(state[name])
-        self.first_step, self.skipped, self.skipped_in_a_row = map(
-            state.get, ("step", "skipped", "skipped_in_a_row")
-        )
+        self.first_step = state["step"]
+        self.skipped = state["skipped"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
         return state["scores"]
 
     def load(self, dataset, sampler=None) -> DataLoader:
@@ -354,11 +413,28 @@ class Trainer:
         self.model.train()
         return {"val/loss": self.loss.value(*self.ranks.sum(sums)).item()}
 
-    def introduce(self, choices: list[hardware.Choice]) -> None:
-        """Save what the run is made of, and say it."""
+    def introduce(
+        self, asked: Config, changes: list[Change], choices: list[hardware.Choice]
+    ) -> None:
+        """Save what the run is made of, and say it.
+
+        Args:
+            asked: the config before it was resolved.
+            changes: what became of it.
+            choices: rows that the table of the machine gets besides `hardware.survey`'s.
+        """
+        system, model, local_ranks = self.config.system, self.config.model, self.ranks.local_world
+        choices = [
+            *hardware.survey(system, self.device, model, local_ranks, self.coarsest),
+            *choices,
+        ]
+        if system.auto:
+            hardware.print_table(choices)
+        if changes:
+            print(describe(changes), flush=True)
         found = {name: {"value": value, "reason": reason} for name, value, reason in choices}
         write_json(self.folder / "hardware.json", found)
-        write_json(self.folder / "config.json", asdict(self.config))
+        write_resolved(self.folder, asked, self.config, changes)
         write_json(
             self.folder / "environment.json",
             {

@@ -1,0 +1,108 @@
+"""Other names for our fields: those of earlier releases, which are read, and those of the documents
+behind this library, which a wrong flag is answered with.
+
+Standard library only.
+"""
+
+import copy
+from typing import Any
+
+from pytc.checks import from_plain
+from pytc.config import Config
+
+# field of an earlier release: field of this one; None where it is gone and said nothing
+RENAMED_FIELDS: dict[str, str | None] = {}
+
+# field of this release, value of an earlier one: value of this one
+RENAMED_VALUES: dict[tuple[str, Any], Any] = {
+    ("optim.schedule", "constant"): "none",
+}
+
+# flag of the documents: ours, or what takes its place
+DOCUMENTED_FLAGS = {
+    "auto_config": "--system.auto",
+    "checkpoint.mode": "nothing: the direction follows from --loop.monitor",
+    "checkpoint.monitor": "--loop.monitor",
+    "checkpoint.save_top_k": "--loop.keep-checkpoints",
+    "data.augmentation.drop_slice_prob": "--augment.drop-slice-prob",
+    "data.augmentation.shift_slice_prob": "--augment.shift-slice-prob",
+    "data.augmentation.use_slice_augments": "--augment.drop-slice-prob and its like; 0 is off",
+    "data.auto_batch_size": "--system.auto",
+    "data.batch_size": "--loop.batch-size",
+    "data.num_workers": "--system.workers",
+    "data.real_path": "--data.train.1.image and --data.train.1.labels",
+    "data.synthetic_path": "--data.train.0.image and --data.train.0.labels",
+    "data.synthetic_weight": "--data.train.0.weight",
+    "data.train_image": "--data.train.0.image",
+    "data.train_label": "--data.train.0.labels",
+    "data.use_mixed_data": "several volumes, --data.train.1.image and so on",
+    "data.val_image": "--data.val.0.image",
+    "data.val_label": "--data.val.0.labels",
+    "inference.affinity_threshold": "--segmentation.threshold",
+    "inference.use_numba_cc": "nothing: it is always on",
+    "model.activation": "a network of your own (register_architecture)",
+    "model.filters": "--model.features",
+    "model.input_size": "--model.image-size",
+    "model.loss_functions": "--loss.terms",
+    "model.loss_weights": "--loss.weights",
+    "model.mednext_base_channels": "--model.base-channels",
+    "model.mednext_block_counts": "--model.block-counts",
+    "model.mednext_checkpoint": "--model.checkpoint-style",
+    "model.mednext_dim": "--model.spatial-dims",
+    "model.mednext_do_res": "--model.do-res",
+    "model.mednext_do_res_up_down": "--model.do-res-up-down",
+    "model.mednext_exp_r": "--model.expansion",
+    "model.mednext_grn": "--model.grn",
+    "model.mednext_kernel_size": "--model.kernel-size",
+    "model.mednext_norm": "--model.norm",
+    "optimizer.lr": "--optim.learning-rate",
+    "optimizer.name": "nothing: the optimizer is AdamW",
+    "optimizer.weight_decay": "--optim.weight-decay",
+    "scheduler.name": "--optim.schedule",
+    "system.num_cpus": "--system.workers",
+    "system.num_gpus": "torchrun --nproc-per-node gpu train.py, which takes all GPUs",
+    "system.seed": "--loop.seed",
+    "training.gradient_clip_val": "--optim.clip-norm",
+    "training.max_epochs": "--loop.epochs",
+    "training.precision": "--system.precision",
+    "validation.compute_skeleton_metrics": "--loop.volumes-every",
+    "validation.skeleton_path": "--data.val.0.skeleton",
+    "validation.threshold_range": "--validation.thresholds",
+    "validation.threshold_sweep": "--loop.volumes-every",
+}
+
+
+def config_from_plain(plain: Any) -> Config:
+    """A config from plain types, as this release or an earlier one wrote them.
+
+    ValueError names a field that neither knows, or that has another type.
+    """
+    return from_plain(Config, renamed(plain))
+
+
+def renamed(plain: Any) -> Any:
+    """The same nested dictionary with the names and values of this release."""
+    plain = copy.deepcopy(plain)
+    for old, new in RENAMED_FIELDS.items():
+        section, name = _section(plain, old)
+        if name not in section:
+            continue
+        value = section.pop(name)
+        if new is not None:
+            section, name = _section(plain, new)
+            section.setdefault(name, value)
+    for (field, old), new in RENAMED_VALUES.items():
+        section, name = _section(plain, field)
+        if name in section and section[name] == old:
+            section[name] = new
+    return plain
+
+
+def _section(plain: Any, field: str) -> tuple[dict, str]:
+    """The dictionary that holds a field, empty where there is none, and the field's own name."""
+    *sections, name = field.split(".")
+    for section in sections:
+        if not isinstance(plain, dict):
+            return {}, name  # from_plain says what is wrong with it
+        plain = plain.get(section)
+    return plain if isinstance(plain, dict) else {}, name
