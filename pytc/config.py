@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from pytc.checks import Section, require, suggest
+from pytc.thresholds import parse_thresholds
 
 Triple = tuple[int, int, int]
 Lengths = tuple[float, float, float]
@@ -516,6 +517,26 @@ class LoopConfig(Section):
 
 
 @dataclass(frozen=True)
+class ValidationConfig(Section):
+    """How whole volumes are scored (loop.volumes_every, python -m pytc.validate)."""
+
+    # Thresholds to segment at, of which the best counts: numbers that rise, or a range
+    # MIN:MAX:STEP, e.g. 0.1:0.9:0.05; by default those of evaluate.py.
+    thresholds: tuple[float | str, ...] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.thresholds is not None:
+            thresholds = parse_thresholds(self.thresholds)
+            require(
+                len(thresholds) > 0 and list(thresholds) == sorted(thresholds),
+                "validation.thresholds that rise, or a range such as '0.1:0.9:0.05'",
+                self.thresholds,
+            )
+            object.__setattr__(self, "thresholds", thresholds)
+
+
+@dataclass(frozen=True)
 class SystemConfig(Section):
     """The machine."""
 
@@ -595,6 +616,7 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
+    validation: ValidationConfig = ValidationConfig()
     system: SystemConfig = SystemConfig()
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()

@@ -180,7 +180,9 @@ def test_an_unknown_field_gets_a_suggestion(tmp_path):
         "from pytc.config import *\nconfig = Config(model=ModelConfig(kernal_size=5))\n"
     )
     # one suggestion, also where Python makes one itself (from 3.13 on)
-    with pytest.raises(ValueError, match="argument 'kernal_size'; did you mean 'kernel_size'\\?$"):
+    with pytest.raises(
+        ValueError, match="has no field 'kernal_size'; did you mean 'kernel_size'\\?$"
+    ):
         load_config_file(file)
     with pytest.raises(ValueError, match="did you mean 'demo.py'"):
         load_config_file(ROOT / "configs" / "dmo.py")

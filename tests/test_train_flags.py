@@ -12,10 +12,10 @@ from pytc.config import (
     DataConfig,
     LoopConfig,
     ModelConfig,
-    OptimConfig,
     SyntheticConfig,
     SystemConfig,
     TargetConfig,
+    ValidationConfig,
     VolumeConfig,
 )
 from pytc.config_files import load_config_file
@@ -161,9 +161,29 @@ def test_a_run_is_continued_in_another_precision(run, monkeypatch):
     assert load_config(Path("runs/precise")).system.precision == "fp16"
 
 
+@pytest.mark.parametrize(
+    "words, thresholds",
+    [
+        (["0.1:0.4:0.1"], (0.1, 0.2, 0.3, 0.4)),
+        (["0.3", "0.5:0.7:0.1"], (0.3, 0.5, 0.6, 0.7)),
+        (["0.65"], (0.65,)),
+    ],
+)
+def test_thresholds_of_validation_are_numbers_or_ranges(words, thresholds):
+    assert parsed("--validation.thresholds", *words).validation.thresholds == thresholds
+    assert ValidationConfig(thresholds=words).thresholds == thresholds
+    assert ValidationConfig(thresholds=thresholds).thresholds == thresholds
+
+
+def test_a_range_of_thresholds_is_not_taken_for_three_of_them():
+    with pytest.raises(ValueError, match="that rise, or a range such as '0.1:0.9:0.05', got"):
+        ValidationConfig(thresholds=[0.1, 0.9, 0.05])
+    with pytest.raises(ValueError, match="thresholds in"):
+        ValidationConfig(thresholds=[1.5])
+
+
 def test_weights_of_volumes_are_shares(run, monkeypatch):
     monkeypatch.chdir(run.parent.parent)
     volumes = (VolumeConfig(weight=3.0), VolumeConfig(image="synthetic:1"))
     config = replace(TINY, name="shares", data=replace(TINY.data, train=volumes))
     assert train(config).is_dir()
-    assert OptimConfig().schedule == "cosine"

@@ -17,6 +17,7 @@ from pytc.inference.pipeline import predict
 from pytc.models.base import ConnectomicsModel
 from pytc.segmentation.connected_components import unit_channels
 from pytc.target_kinds import target_kind
+from pytc.thresholds import DEFAULT_THRESHOLDS
 from pytc.training.distributed import Ranks
 
 
@@ -59,7 +60,10 @@ def validate_volumes(
             )
             inputs = gather(
                 EvaluateConfig(
-                    affinities=affinities.path, sweep=True, metric=metric if known else None
+                    affinities=affinities.path,
+                    sweep=True,
+                    thresholds=config.validation.thresholds or DEFAULT_THRESHOLDS,
+                    metric=metric if known else None,
                 )
             )
             mine[name] = inputs.sweep(
