@@ -15,7 +15,8 @@ from pytc.checks import require
 from pytc.commands import EvaluateConfig, InferConfig, readable_errors
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
-from pytc.plugins import load_plugins
+from pytc.models import check_options
+from pytc.python_files import load_plugins
 from pytc.renames import DOCUMENTED_FLAGS
 from pytc.runs import load_config, newest_run
 from pytc.training.resolve import NO_GPU, check_resumed, cpu_variant, differences
@@ -60,14 +61,15 @@ def train(arguments: list[str] | None = None) -> None:
         flags = named_flags(rest)
         default = with_named_fields(file.config, flags)
         # The files that a run names are loaded only where they are named again.
-        if resume is not None:
+        of_a_run = resume is not None or file.is_of_a_run
+        if of_a_run:
             default = replace(default, plugins=())
         config = parse_config(rest, default, given.config, resume)
         load_plugins(config.plugins)
+        if of_a_run and not config.plugins:
+            config = replace(config, plugins=file.config.plugins)
         if resume is not None:
             check_resumed(config, resume)
-            if not config.plugins:
-                config = replace(config, plugins=file.config.plugins)
 
         # From here on torch is loaded: what is wrong so far was told at once.
         from pytc import hardware
@@ -81,6 +83,7 @@ def train(arguments: list[str] | None = None) -> None:
             config = parse_config(rest, variant, given.config, resume)
             made = differences(default, variant, NO_GPU)
             changes = [change for change in made if change.field not in flags]
+        check_options(config.model.architecture, flags)
         run = train(config, resume, flags=flags, changes=changes)
         if read_environment().is_main:
             print(f"trained: {run}")

@@ -17,7 +17,7 @@ import tyro
 
 from pytc.commands import ValidateConfig, readable_errors
 from pytc.config import require
-from pytc.plugins import load_plugins
+from pytc.python_files import load_plugins
 from pytc.runs import load_config, newest_run, replacing
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")

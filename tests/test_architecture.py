@@ -20,7 +20,7 @@ FLOORS = {
     "pytc.target_kinds": 0,
     "pytc.thresholds": 0,
     "pytc.runs": 0,
-    "pytc.plugins": 0,
+    "pytc.python_files": 0,
     "pytc.progress": 1,
     "pytc.hardware": 1,
     "pytc.io": 1,

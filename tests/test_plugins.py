@@ -15,7 +15,7 @@ from pytc.inference.pipeline import infer
 from pytc.models import __main__ as commands
 from pytc.models import build_model
 from pytc.models.checkpoint import load_model
-from pytc.plugins import load_plugins
+from pytc.python_files import load_plugins
 from pytc.runs import load_config
 from pytc.validate import validate
 
@@ -135,6 +135,7 @@ def test_nothing_that_a_checkpoint_names_is_run(place, monkeypatch):
     run = place / "runs" / "mine"
     for call in (
         lambda: cli.train(["--resume", "runs/mine", "--loop.max-steps", "2"]),
+        lambda: cli.train(["--config", "runs/mine/config.json"]),
         lambda: cli.infer(["--run", "runs/mine"]),
         lambda: load_model(run / "checkpoints" / "last.pt"),
     ):
@@ -147,7 +148,7 @@ def test_nothing_that_a_checkpoint_names_is_run(place, monkeypatch):
     "content, expected",
     [
         (None, "expected a Python file for plugins, got 'my_net.py, which does not exist'"),
-        ("x = (\n", "my_net.py, line 1: SyntaxError"),
+        ("x = (\n", "my_net.py, line 1: '(' was never closed"),
         ("\n\nimport nothing_of_that_name\n", "my_net.py, line 3: ModuleNotFoundError"),
         (
             "from pytc.models import register_architecture\nregister_architecture('unet')(len)\n",
@@ -162,6 +163,11 @@ def test_a_plugin_that_fails_is_one_line_with_its_file(place, content, expected)
     with pytest.raises(ValueError) as error:
         load_plugins(["my_net.py"])
     assert str(error.value).startswith(expected) and "\n" not in str(error.value)
+
+
+def test_a_plugin_may_import_a_preset(place):
+    (place / "my_net.py").write_text("import mednext\nfrom mednext import config\n")
+    load_plugins(["my_net.py"])
 
 
 def test_a_plugin_is_a_python_file(place):
@@ -203,3 +209,11 @@ def test_the_documentation_lists_the_options_of_every_architecture():
             else:
                 expected.add(option)
         assert told - {"deep-supervision"} == {option.replace("_", "-") for option in expected}
+
+
+def test_a_flag_that_the_network_has_no_use_for_is_refused(place):
+    message = "error: expected --model.feature-size with .* alone, got it with unet"
+    own = ["--config", "own.py", "--model.architecture", "unet"]
+    with pytest.raises(SystemExit, match=message):
+        cli.train([*own, "--model.feature-size", "12"])
+    assert not (place / "runs").exists()

@@ -20,8 +20,8 @@ from pytc.io.stores import split_path
 from pytc.io.volume import Volume, create_volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_model
-from pytc.plugins import load_plugins
 from pytc.progress import announce_compilation
+from pytc.python_files import load_plugins
 from pytc.runs import write_json
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.edges import is_above

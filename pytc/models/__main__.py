@@ -7,7 +7,7 @@ from tyro.conf import Positional
 
 from pytc.commands import readable_errors
 from pytc.models import list_architectures
-from pytc.plugins import load_plugins
+from pytc.python_files import load_plugins
 
 
 def export(
