@@ -73,7 +73,7 @@ def test_every_answer_to_a_flag_of_the_documents_is_a_flag():
             if not word.startswith("--") or not dot:
                 continue
             value = Config()
-            for part in (*section.split("."), name.replace("-", "_")):
+            for part in (*section.replace("-", "_").split("."), name.replace("-", "_")):
                 if part.isdigit():
                     value = VolumeConfig()
                 else:

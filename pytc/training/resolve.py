@@ -39,6 +39,9 @@ NO_GPU = (
 FREE_WHEN_RESUMED = (
     "model.checkpoint_style",
     "model.dropout",
+    "model.swin.attn_drop_rate",
+    "model.swin.dropout_path_rate",
+    "model.swin.use_checkpoint",
     "model.pretrained",
     "model.upkern",
     "model.reset_head",
