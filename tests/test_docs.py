@@ -1,13 +1,18 @@
 """The scripts in docs/ run, with stand-ins for the commands and the data that are not here."""
 
 import os
+import re
 import subprocess
+from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
+
+from pytc.config import LOSSES, Config
 
 ROOT = Path(__file__).parent.parent
 TRAINING = """#!/bin/sh
@@ -74,3 +79,51 @@ def test_the_fib25_script_makes_the_files_of_the_preset(tmp_path, monkeypatch):
         assert len(pairs) == len(np.unique(labels)) == len(np.unique(wanted)) and (0, 0) in pairs
         first = [labels.ravel().tolist().index(label) for label in range(1, labels.max() + 1)]
         assert first == sorted(first)
+
+
+def names_of_ours():
+    """Each name in the right column of docs/from-the-plan.md."""
+    lines = (ROOT / "docs" / "from-the-plan.md").read_text().splitlines()
+    cells = [line.split("|")[2] for line in lines if line.startswith("| ")]
+    return sorted({name for cell in cells for name in re.findall(r"`([^`]+)`", cell)})
+
+
+def find_field(name):
+    """What a field such as data.val.0.skeleton holds by default, or AttributeError."""
+    value = Config()
+    for part in name.split("."):
+        if part.isdigit():
+            value = value[int(part)]
+        else:
+            assert is_dataclass(value), name
+            value = getattr(value, part)
+    return value
+
+
+def import_name(name):
+    """The module, class, function or attribute of that name."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(name)
+
+
+@pytest.mark.parametrize("name", names_of_ours())
+def test_every_name_of_ours_that_the_plan_is_mapped_to_exists(name):
+    if name.startswith("pytc."):
+        import_name(name)
+    elif name.startswith("python -m "):
+        import_module(name.removeprefix("python -m "))
+    elif (loss := re.fullmatch(r"train/loss_(\w+)", name)) is not None:
+        known = {"total", "scale_0", "scale_1", *LOSSES}
+        assert loss[1] in known
+    elif name.endswith((".py", ".md")):
+        assert (ROOT / name).is_file()
+    elif name not in ("torchrun --nproc-per-node gpu", "nnunet_mednext", "synthetic:SEED"):
+        find_field(name)
