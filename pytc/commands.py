@@ -12,9 +12,9 @@ from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConf
 
 @dataclass(frozen=True)
 class InferConfig(Section):
-    """What infer.py predicts with which weights, and how it segments.
+    """Predict a volume with the network of a run, and segment it.
 
-    By default as the run's config says.
+    What no option says is as the run's config has it; the defaults below are pytc's own.
     """
 
     run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
@@ -29,6 +29,7 @@ class InferConfig(Section):
     axes: str | None = None
     # Voxel size in nm, in stored axis order, where the file does not say.
     voxel_size: Lengths | None = None
+
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
@@ -36,9 +37,9 @@ class InferConfig(Section):
 
 @dataclass(frozen=True)
 class EvaluateConfig(Section):
-    """What evaluate.py scores, and against what.
+    """Score a prediction against true labels or skeletons, and write a report.
 
-    With nothing named, the newest results below runs/.
+    With nothing named, the newest results below runs/ are scored.
     """
 
     # Folder of the run whose newest predictions are scored; by default the newest run.

@@ -609,6 +609,7 @@ class Config(Section):
     # Python files to load first, which register networks of your own. Of a run or checkpoint they
     # are not loaded by themselves: name them again.
     plugins: tuple[str, ...] = ()
+
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     target: TargetConfig = TargetConfig()

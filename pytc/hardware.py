@@ -446,5 +446,6 @@ if __name__ == "__main__":
     from pytc.commands import readable_errors
 
     with readable_errors():
-        asked = tyro.cli(SystemConfig, prog="python -m pytc.hardware", description=__doc__)
+        about = "Print what this process may use, and what would be chosen for it."
+        asked = tyro.cli(SystemConfig, prog="python -m pytc.hardware", description=about)
         print_table(survey(asked, choose_device(asked), ModelConfig()))

@@ -1,6 +1,7 @@
 import ast
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
+import tyro
 
 from pytc.checks import from_plain
 from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
@@ -254,6 +256,22 @@ def test_help_answers_without_torch(script, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "options" in done.stdout
+
+
+@pytest.mark.parametrize("command", [Config, InferConfig])
+def test_help_introduces_each_section_by_its_own_words(command):
+    """Not by the comment of the field before it."""
+    module, name = command.__module__, command.__name__
+    code = f"import tyro; from {module} import {name}; tyro.cli({name}, args=['--help'])"
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    shown = " ".join(done.stdout.replace("│", " ").split())
+    for field in fields(command):
+        if is_dataclass(field.default):
+            first_line = type(field.default).__doc__.partition("\n")[0]
+            assert re.search(rf"─ {field.name} options ─+╮ {re.escape(first_line)}", shown)
 
 
 def test_a_wrong_flag_gets_a_suggestion_and_a_wrong_value_its_reason(tmp_path):

@@ -24,9 +24,9 @@ from pytc.runs import load_config
 
 @dataclass(frozen=True)
 class ReplayConfig(Section):
-    """Make one sample of a run again.
+    """Make one training sample of a run again, describe it, and write it to a file.
 
-    Write it to OUTPUT (HDF5: crop, raw, labels, target, valid) and describe it.
+    The HDF5 file holds crop, raw, labels, target and valid.
     """
 
     run: str  # Folder of the run.
