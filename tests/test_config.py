@@ -9,7 +9,6 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
-import tyro
 
 from pytc.checks import from_plain
 from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pytc.config import LOSSES, Config
+from pytc.renames import DOCUMENTED_FLAGS
 
 ROOT = Path(__file__).parent.parent
 TRAINING = """#!/bin/sh
@@ -127,3 +128,10 @@ def test_every_name_of_ours_that_the_plan_is_mapped_to_exists(name):
         assert (ROOT / name).is_file()
     elif name not in ("torchrun --nproc-per-node gpu", "nnunet_mednext", "synthetic:SEED"):
         find_field(name)
+
+
+def test_every_field_of_the_plan_that_a_flag_is_answered_with_is_in_the_table():
+    lines = (ROOT / "docs" / "from-the-plan.md").read_text().splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("| ")]
+    named = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    assert set(DOCUMENTED_FLAGS) <= named
