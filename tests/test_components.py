@@ -1,10 +1,12 @@
 import types
+import warnings
 
 import cc3d
 import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.sparse
+import torch
 from reference_segmentation import random_affinities, slow_components, slow_grow, small_shapes
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
@@ -213,8 +215,61 @@ def test_unit_offsets_are_found():
     shuffled = six[[3, 2, 4, 0, 5, 1]]
     offsets = [SHORT_AND_LONG[c] for c in (3, 2, 4, 0, 5, 1)]
     np.testing.assert_array_equal(
-        affinities_to_segmentation(shuffled, 0.5, offsets, min_size=0), expected
+        affinities_to_segmentation(shuffled, 0.5, offsets=offsets), expected
     )
+    for n_channels in (4, 12):
+        more = np.concatenate([affinities, np.ones((n_channels - 3, 4, 5, 6), np.float16)])
+        np.testing.assert_array_equal(affinities_to_segmentation(more), expected)
+        np.testing.assert_array_equal(connected_components_3d(more), expected)
+
+
+def test_long_range_affinities_never_join_and_options_are_passed_on():
+    affinities = random_affinities(np.random.default_rng(5), (4, 5, 6))
+    six = np.concatenate([affinities, 1 - affinities])
+    mask = np.random.default_rng(6).random((4, 5, 6)) > 0.2
+    with pytest.warns(UserWarning, match="short-range affinities alone"):
+        labels = affinities_to_segmentation(six, 0.6, True, min_size=3, mask=mask, threads=2)
+    np.testing.assert_array_equal(labels, slow_components(affinities, 0.6, 3, mask))
+    with pytest.raises(TypeError, match=r"affinities_to_segmentation\(\) got an unexpected"):
+        affinities_to_segmentation(six, 0.6, grow=True)
+
+
+INTEGERS = (np.bool_, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_bool_and_integers_stand_for_themselves(dtype):
+    rng = np.random.default_rng(12)
+    for shape in [(5, 6, 7), (1, 9, 9), (0, 3, 3)]:
+        affinities = rng.integers(0, 4, (3, *shape)).astype(dtype)
+        if np.dtype(dtype).kind == "i":
+            affinities -= 2
+        for threshold in (-1.0, -0.5, 0, 0.5, 1, 1.5, 3):
+            np.testing.assert_array_equal(
+                connected_components_3d(affinities, threshold, threads=2),
+                slow_components(affinities, threshold),
+            )
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_compare_exactly(dtype):
+    least, most = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    values = np.array([least, least + 1, (least + most) // 2, most - 1, most], dtype)
+    for threshold in (-1e300, -1.0, -0.0, 0.5, 1.0, 2.0**53, 2.0**63, 2.0**64, 1e300, *values):
+        exact = [int(value) > float(threshold) for value in values]
+        assert is_above(values, float(threshold)).tolist() == exact
+
+
+def test_edges_as_0_and_1_in_uint8_are_told():
+    affinities = np.ones((3, 3, 3, 3), np.uint8)
+    with pytest.warns(UserWarning, match="uint8 affinities stand for value / 255"):
+        assert not connected_components_3d(affinities).any()
+    assert connected_components_3d(affinities.astype(bool)).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        connected_components_3d(affinities * 0)
+        connected_components_3d(affinities * 100)
+        connected_components_3d(affinities, 0.001)
 
 
 @pytest.mark.parametrize(
@@ -222,12 +277,18 @@ def test_unit_offsets_are_found():
     [
         (lambda a: connected_components_3d(a[0], 0.5), "shape"),
         (lambda a: connected_components_3d(a[:2], 0.5), "3 or more"),
-        (lambda a: connected_components_3d(a.astype(np.int32), 0.5), "int32"),
+        (lambda a: connected_components_3d(a.astype(np.complex64), 0.5), "complex64"),
+        (lambda a: grow(np.zeros((4, 4, 4), int), a.astype(np.int32)), "int32"),
+        (lambda a: connected_components_3d(a.tolist(), 0.5), "NumPy array, got builtins.list"),
+        (
+            lambda a: affinities_to_segmentation(torch.tensor(a)),
+            r"as a NumPy array, got torch.Tensor; its \.numpy\(\) makes one",
+        ),
         (lambda a: connected_components_3d(a, np.nan), "finite"),
         (lambda a: connected_components_3d(a, 0.5, mask=np.ones((2, 2, 2), bool)), "mask"),
-        (lambda a: affinities_to_segmentation(a, 0.5, SHORT_AND_LONG), "6 offsets, got 3"),
+        (lambda a: affinities_to_segmentation(a, offsets=SHORT_AND_LONG), "6 offsets, got 3"),
         (
-            lambda a: affinities_to_segmentation(a, 0.5, [(2, 0, 0), (0, 1, 0), (0, 0, 1)]),
+            lambda a: affinities_to_segmentation(a, offsets=[(2, 0, 0), (0, 1, 0), (0, 0, 1)]),
             r"without \[\(1, 0, 0\)\]",
         ),
     ],

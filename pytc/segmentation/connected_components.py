@@ -6,13 +6,13 @@ joined in a small table. Roots are always the earlier voxel, so the numbering fo
 order whatever the slabs.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
 
-from pytc.config import SHORT_AND_LONG
 from pytc.segmentation.edges import (
     check_affinities,
     comparable,
@@ -27,7 +27,7 @@ FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache unt
 
 def connected_components_3d(
     affinities: np.ndarray,
-    threshold: float,
+    threshold: float = 0.5,
     *,
     min_size: int = 0,
     mask: np.ndarray | None = None,
@@ -35,49 +35,80 @@ def connected_components_3d(
 ) -> np.ndarray:
     """Components of voxels joined by affinities above a threshold.
 
-    affinities (3 or more, Z, Y, X) float16, float32, float64 or uint8 (standing for value / 255):
-    channels 0, 1, 2 at v are the edges to v + (1, 0, 0), (0, 1, 0), (0, 0, 1), true where value >
-    threshold in float64. Any memory order; nothing is copied. mask (Z, Y, X) bool: voxels outside
+    affinities (3 or more, Z, Y, X): channels 0, 1, 2 at v are the edges to v + (1, 0, 0),
+    (0, 1, 0), (0, 0, 1), true where value > threshold, compared exactly; further channels are not
+    read. float16, float32, float64, bool or an integer dtype; uint8 stands for value / 255, as
+    predictions are stored. Any memory order; nothing is copied. mask (Z, Y, X) bool: voxels outside
     it have no edges.
 
     Returns labels (Z, Y, X) uint32 (uint64 above 2^32 - 1 voxels): 0 where a voxel has no true edge
     to any neighbour or its component has fewer than min_size voxels, otherwise 1, 2, ... in raster
-    order of first voxels. The result does not depend on `threads` (all of numba's by default).
+    order of first voxels. A lone voxel whose only true edge leaves the volume is background. The
+    result does not depend on `threads` (all of numba's by default). ValueError for other shapes,
+    dtypes and kinds of arrays.
+
+    >>> affinities = np.zeros((3, 1, 1, 4))
+    >>> affinities[2, 0, 0] = [0.9, 0.2, 0.2, 0.9]  # the last one leaves the volume
+    >>> connected_components_3d(affinities)
+    array([[[1, 1, 0, 0]]], dtype=uint32)
     """
-    check_affinities(affinities)
+    check_affinities(affinities, integers=True)
     shape = affinities.shape[1:]
     if mask is not None and (mask.shape != shape or mask.dtype != np.bool_):
         raise ValueError(f"expected a bool mask of shape {shape}, got {mask.dtype} {mask.shape}")
     ranges = ranges_above(threshold, affinities.dtype)
     edges = comparable(affinities[:3])
     labels = np.empty(shape, label_dtype(shape))
-    label_planes(edges, ranges, 0, shape[0], labels, mask=mask, min_size=min_size, threads=threads)
+    count = label_planes(
+        edges, ranges, 0, shape[0], labels, mask=mask, min_size=min_size, threads=threads
+    )
+    if count == 0 and edges.dtype == np.uint8 and affinities.dtype == np.uint8:
+        _warn_of_zeros_and_ones(edges)
     return labels
+
+
+def _warn_of_zeros_and_ones(edges: np.ndarray) -> None:
+    """Tell whoever has stored decided edges as 0 and 1 why there is no component."""
+    if edges.size > 0 and edges.max() == 1:
+        warnings.warn(
+            "no component found: uint8 affinities stand for value / 255, and none is above 1; "
+            "pass bool where 1 means an edge",
+            stacklevel=3,
+        )
 
 
 def affinities_to_segmentation(
     affinities: np.ndarray,
-    threshold: float,
+    threshold: float = 0.5,
+    use_long_range: bool = False,
+    *,
     offsets: Sequence[Sequence[int]] | None = None,
-    **options,
+    min_size: int = 0,
+    mask: np.ndarray | None = None,
+    threads: int | None = None,
 ) -> np.ndarray:
-    """Components of an affinity volume, by its three channels of unit offset.
+    """Components of an affinity volume by its three short channels, those to the next voxels.
 
-    Its channels follow `offsets`. affinities (len(offsets), Z, Y, X); options as in
-    `connected_components_3d`. Without offsets the channels are the first of three at 1 voxel and
-    three at 10. ValueError where the offsets do not fit the channels or lack (1, 0, 0), (0, 1, 0)
-    or (0, 0, 1).
+    affinities (3 or more, Z, Y, X): the short channels are the first three, or with offsets, one a
+    channel, those of (1, 0, 0), (0, 1, 0) and (0, 0, 1). The rest as in `connected_components_3d`.
+    Long channels never join voxels: use_long_range=True changes nothing, and warns. ValueError
+    where the offsets do not fit the channels or lack one of the three.
     """
-    check_affinities(affinities)
-    return connected_components_3d(short_range(affinities, offsets), threshold, **options)
+    check_affinities(affinities, integers=True)
+    if use_long_range:
+        warnings.warn("components are joined by short-range affinities alone", stacklevel=2)
+    return connected_components_3d(
+        short_range(affinities, offsets), threshold, min_size=min_size, mask=mask, threads=threads
+    )
 
 
 def short_range(affinities: np.ndarray, offsets: Sequence[Sequence[int]] | None) -> np.ndarray:
-    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order.
+    """The channels of offsets (1, 0, 0), (0, 1, 0), (0, 0, 1), in this order, or the first three.
 
     It is a view where they stand in a row.
     """
-    offsets = SHORT_AND_LONG[: affinities.shape[0]] if offsets is None else offsets
+    if offsets is None:
+        return affinities[:3]
     channels = unit_channels(affinities.shape[0], offsets)
     first = channels[0]
     return (

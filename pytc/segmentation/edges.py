@@ -16,13 +16,21 @@ DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # times 1 << bit, its first six bits 
 BITS = np.argsort(DE_BRUIJN << np.arange(64, dtype=np.uint64) >> np.uint64(58))
 
 
-def check_affinities(affinities: np.ndarray) -> None:
-    """ValueError unless this is a (C >= 3, Z, Y, X) array of a dtype that affinities come in."""
-    if len(affinities.shape) != 4 or affinities.shape[0] < 3:
+def check_affinities(affinities: np.ndarray, *, integers: bool = False) -> None:
+    """ValueError unless this is a (C >= 3, Z, Y, X) array of a dtype that affinities come in.
+
+    integers: bool and every integer dtype is welcome too.
+    """
+    if not isinstance(affinities, np.ndarray):
+        kind = f"{type(affinities).__module__}.{type(affinities).__qualname__}"
+        hint = "; its .numpy() makes one" if kind.startswith("torch.") else ""
+        raise ValueError(f"expected affinities as a NumPy array, got {kind}{hint}")
+    if affinities.ndim != 4 or affinities.shape[0] < 3:
         raise ValueError(
-            f"expected affinities of shape (3 or more, Z, Y, X), got {tuple(affinities.shape)}"
+            f"expected affinities of shape (3 or more, Z, Y, X), got {affinities.shape}"
         )
-    check_dtype(affinities.dtype)
+    if not (integers and affinities.dtype.kind in "biu"):
+        check_dtype(affinities.dtype)
 
 
 def check_dtype(dtype: np.dtype) -> None:
@@ -39,17 +47,21 @@ def label_dtype(shape: Sequence[int]) -> type:
 def comparable(affinities: np.ndarray) -> np.ndarray:
     """The same memory in a dtype that compiled code can compare.
 
-    float16 is seen as its bit patterns.
+    float16 is seen as its bit patterns, bool as 0 and 1.
     """
-    return affinities.view(np.uint16) if affinities.dtype == np.float16 else affinities
+    if affinities.dtype == np.float16:
+        return affinities.view(np.uint16)
+    if affinities.dtype == np.bool_:
+        return affinities.view(np.uint8)
+    return affinities
 
 
 def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
     """Two closed ranges of `comparable` values that hold exactly the values > threshold.
 
-    Returns (low, high, low, high). The comparison is that of float64; uint8 stands for value / 255;
-    NaN is above nothing. An empty range has low > high. Patterns of float16 ascend with the value
-    from 0 to infinity, and descend below -0.
+    Returns (low, high, low, high). The comparison is exact; uint8 stands for value / 255, bool and
+    other integers for themselves; NaN is above nothing. An empty range has low > high. Patterns of
+    float16 ascend with the value from 0 to infinity, and descend below -0.
     """
     if not np.isfinite(threshold):
         raise ValueError(f"expected a finite threshold, got {threshold}")
@@ -57,6 +69,8 @@ def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
     if dtype == np.uint8:
         low = np.count_nonzero(np.arange(256) / 255 <= threshold)
         return np.uint16(low), np.uint16(255), np.uint16(1), np.uint16(0)
+    if dtype.kind in "biu":
+        return _whole_numbers_above(threshold, dtype)
     with np.errstate(over="ignore"):
         low = dtype.type(threshold)
         if float(low) <= threshold:
@@ -67,6 +81,17 @@ def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
     if np.signbit(low):
         return np.uint16(0), infinity, minus_zero, bits
     return bits, infinity, np.uint16(1), np.uint16(0)
+
+
+def _whole_numbers_above(threshold: float, dtype: np.dtype) -> tuple:
+    """`ranges_above` of bool and of integers that stand for themselves."""
+    kind = np.dtype(np.uint16) if dtype == np.bool_ else dtype
+    least, most = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    low = max(math.floor(threshold) + 1, least)
+    empty = kind.type(1), kind.type(0)
+    if low > most:
+        return *empty, *empty
+    return kind.type(low), kind.type(most), *empty
 
 
 def is_above(values: np.ndarray, threshold: float) -> np.ndarray:
