@@ -1,6 +1,7 @@
 """Slow, obvious twins of the blended prediction."""
 
 import itertools
+import math
 
 import numpy as np
 
@@ -11,6 +12,18 @@ def chessboard_distance(window):
     for at in np.ndindex(*window):
         weights[at] = min(min(i + 1, n - i) for i, n in zip(at, window))
     return weights / weights.max()
+
+
+def gaussian_bell(window):
+    """A Gaussian about the centre, its deviation an eighth of the window, voxel by voxel.
+
+    The largest weight is 1, the smallest 1e-3.
+    """
+    weights = np.zeros(window)
+    for at in np.ndindex(*window):
+        distances = [(i - (n - 1) / 2) / (n / 8) for i, n in zip(at, window)]
+        weights[at] = math.exp(-sum(d * d for d in distances) / 2)
+    return np.maximum(weights / weights.max(), 1e-3)
 
 
 def blended_logits(network, image, channels, window, overlap, weights):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from reference_inference import blended_logits, chessboard_distance
+from reference_inference import blended_logits, chessboard_distance, gaussian_bell
 
 from pytc.config import InferenceConfig
 from pytc.inference.predict import blending_weights, predict_volume
@@ -43,9 +43,13 @@ def predict(image, output, net=network, key="a", **settings):
     )
 
 
-@pytest.mark.parametrize("window", [(4, 5, 6), (1, 3, 8), (7, 7, 7)])
-def test_distance_weights_equal_their_twin(window):
-    np.testing.assert_allclose(blending_weights(window, "distance"), chessboard_distance(window))
+WEIGHTS = {"distance": chessboard_distance, "gaussian": gaussian_bell}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+@pytest.mark.parametrize("window", [(4, 5, 6), (1, 3, 8), (7, 7, 7), (16, 2, 12)])
+def test_weights_equal_their_twin(window, kind):
+    np.testing.assert_allclose(blending_weights(window, kind), WEIGHTS[kind](window), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["distance", "gaussian"])
@@ -70,7 +74,7 @@ def test_prediction_equals_its_twin_whatever_the_blocks(
         batch_size=batch,
     )
     pixels = image[...][None].astype(np.float32) / 255
-    weights = blending_weights((8, 10, 12), blending)
+    weights = WEIGHTS[blending]((8, 10, 12))
 
     def predicted(patch):
         return network(torch.from_numpy(patch[None]))[0].numpy()
