@@ -5,8 +5,6 @@ default. What is done differently, and why:
 
 - Axes are permuted only where voxels are of one size: other orders do not exist in tissue. With
   the flips these are all orientations, so one plane of quarter turns takes the place of three.
-- Slices are damaged across the axis of the largest voxels, where a microscope damages them, not
-  across a random one.
 - Slices are shifted along both axes of their plane; BANIS rolls the channels in place of one of
   them.
 - The affine map comes first, as a microscope adds noise and damage to tissue that is deformed
@@ -50,6 +48,7 @@ config = Config(
         affine_shear=0.5,
         affine_rotation=180.0,
         slices_prob=0.5,
+        slices_axis="random",
         drop_slice_prob=0.05,
         shift_slice_prob=0.05,
         shift_slice_max=10,

@@ -14,6 +14,7 @@ config = replace(
     name="mednext",
     augment=replace(
         banis_plus.augment,
+        slices_axis="thick",  # where a microscope damages them
         affine_shear=0.2,
         noise_max=0.2,
         gamma_prob=0.3,

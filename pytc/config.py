@@ -120,9 +120,11 @@ class AugmentConfig(Section):
     misalign_max: int = 8  # Largest translation of a misalignment in voxels.
     misalign_rotation: float = 2.0  # Largest rotation of a misalignment in degrees.
     # Chance of a patch to be open to each kind of slice damage: drop_slice, shift_slice,
-    # blur_slice, slice_contrast. Slices lie across the axis of the largest voxels, or the first
-    # axis.
+    # blur_slice, slice_contrast.
     slices_prob: float = 1.0
+    # Across which axis such slices lie: thick, that of the largest voxels (the first of several);
+    # random, one drawn for each patch and kind; 0, 1 or 2, in stored order.
+    slices_axis: Literal["thick", "random", 0, 1, 2] = "thick"
     drop_slice_prob: float = 0.0  # Chance of each slice of such a patch to be blanked.
     shift_slice_prob: float = 0.0  # Chance of each slice of such a patch to be shifted in plane.
     shift_slice_max: int = 10  # Largest shift of a slice in voxels.

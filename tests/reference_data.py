@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 
@@ -66,6 +67,58 @@ def boundaries(labels):
         boundary[v] = labels[v] != -1 and any(w not in (-1, labels[v]) for w in around)
         valid[v] = labels[v] != -1 and (boundary[v] or -1 not in around)
     return boundary, valid
+
+
+def normals(key, stream, count):
+    """Quantiles (i + 1/2) / 65536 of the standard normal, i + 2^15 from 16 bits of each hash."""
+    values = []
+    for number in hashes(key, stream, -(-count // 4)):
+        for part in range(4):
+            bits = (number >> 16 * part) & 0xFFFF
+            signed = bits - 2**16 if bits >= 2**15 else bits
+            values.append(NormalDist().inv_cdf((signed + 2**15 + 0.5) / 2**16))
+    return values[:count]
+
+
+def b_spline(degree, t):
+    """The uniform B-spline on [0, degree + 1), by Cox and de Boor's recursion."""
+    if degree == 0:
+        return 1.0 if 0 <= t < 1 else 0.0
+    rising, falling = b_spline(degree - 1, t), b_spline(degree - 1, t - 1)
+    return (t * rising + (degree + 1 - t) * falling) / degree
+
+
+def spline_field(knots, shape):
+    """The field (3, Z, Y, X) of cubic B-splines on knots (3, kz, ky, kx), which reach from the
+    first voxel to the last; divided by the root of the sum of squares of the weights at a voxel."""
+    field = np.asarray(knots, np.float64)
+    for axis, size in enumerate(shape, start=1):
+        count = field.shape[axis]
+        weights = np.zeros((size, count))
+        for voxel in range(size):
+            place = voxel * (count - 3) / max(size - 1, 1)
+            weights[voxel] = [b_spline(3, place - knot + 3) for knot in range(count)]
+            weights[voxel] /= math.sqrt(sum(weight**2 for weight in weights[voxel]))
+        field = np.moveaxis(np.tensordot(weights, field, (1, axis)), 0, axis)
+    return field
+
+
+def misaligned(image, labels, axis, sections, shift, angle):
+    """Sections across `axis` whose content moves by a shift and turns by an angle in radians."""
+    others = [a for a in range(3) if a != axis]
+    centre = [(labels.shape[a] - 1) / 2 for a in others]
+
+    def source(v):
+        if v[axis] not in sections:
+            return v
+        row, column = (v[a] - c - s for a, c, s in zip(others, centre, shift))
+        place = [0.0, 0.0, 0.0]
+        place[axis] = v[axis]
+        place[others[0]] = centre[0] + math.cos(angle) * row - math.sin(angle) * column
+        place[others[1]] = centre[1] + math.sin(angle) * row + math.cos(angle) * column
+        return place
+
+    return resample(image, labels, source)
 
 
 def reflected(place, size):

@@ -7,21 +7,43 @@ import numpy as np
 import pytest
 import reference_data as reference
 import torch
-from monai.transforms import Compose
 
 from pytc.config import AugmentConfig
 from pytc.data.augment import augment, deformation, imaging, section_axis
-from pytc.data.augment.monai_transforms import DropSliced, ShiftSliced
 from pytc.data.counter_random import SampleRandom, sample_key
 
 SHAPE = (8, 9, 9)
 ISOTROPIC = (1.0, 1.0, 1.0)
+
+
+def drawn(apply, draw):
+    """The augmentation f(image, labels, rng, *, prob, ...) that applies what `draw` draws."""
+
+    def augmentation(image, labels, rng, **strengths):
+        return apply(image, labels, draw(rng, image.shape[2:], **strengths))
+
+    return augmentation
+
+
+def deform_affine(image, labels, matrices):
+    return deformation.deform(image, labels, matrices, {})
+
+
+def deform_elastic(image, labels, knots):
+    return deformation.deform(image, labels, {}, knots)
+
+
+permute_axes = drawn(deformation.reorient, deformation.draw_permutations)
+rot90 = drawn(deformation.reorient, deformation.draw_turns)
+flip = drawn(deformation.reorient, deformation.draw_flips)
+affine = drawn(deform_affine, deformation.draw_affine)
+elastic = drawn(deform_elastic, deformation.draw_elastic)
 GEOMETRY = {
-    "permute_axes": deformation.permute_axes,
-    "rot90": deformation.rot90,
-    "flip": deformation.flip,
-    "affine": partial(deformation.affine, scale=0.2, shear=0.3, rotation=40),
-    "elastic": partial(deformation.elastic, spacing=5, magnitude=1.0),
+    "permute_axes": permute_axes,
+    "rot90": rot90,
+    "flip": flip,
+    "affine": partial(affine, scale=0.2, shear=0.3, rotation=40),
+    "elastic": partial(elastic, spacing=5, magnitude=1.0),
     "misalign": partial(deformation.misalign, max_shift=3, max_rotation=20),
 }
 DAMAGE = {
@@ -74,6 +96,13 @@ def test_hashes_are_splitmix64_of_key_and_stream():
         assert rng.uniform(7)[0].tolist() == [(h >> 40) / 2**24 for h in expected]
         later = reference.hashes(key, "noise", 5, first=8)
         assert rng.integers(-3, 9, 5)[0].tolist() == [((h >> 33) * 12 >> 31) - 3 for h in later]
+
+
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_normal_numbers_are_quantiles_of_the_hashes(count):
+    for key in (0, -1, sample_key(3, 1, 4)):
+        drawn = SampleRandom(torch.tensor([key]), "noise").normal(count)[0]
+        np.testing.assert_allclose(drawn, reference.normals(key, "noise", count), rtol=1e-6)
 
 
 def test_samples_streams_and_calls_differ():
@@ -182,22 +211,22 @@ def test_no_background_is_made_up(name):
 
 def test_permutations_respect_voxel_size_and_extent():
     image, labels = places_batch(40, (6, 6, 4))
-    moved, _ = deformation.permute_axes(image, labels, SampleRandom(keys(40), "a"), prob=1.0)
+    moved, _ = permute_axes(image, labels, SampleRandom(keys(40), "a"), prob=1.0)
     assert torch.equal(moved[:, 2], image[:, 2])  # x is shorter, so it stays
     assert torch.equal(moved[:, 0], image[:, 0]) is False
     image, labels = places_batch(60, (5, 5, 5))
-    moved, _ = deformation.permute_axes(
+    moved, _ = permute_axes(
         image, labels, SampleRandom(keys(60), "a"), prob=1.0, voxel_size=(9, 9, 20)
     )
     assert len(moved.flatten(1).unique(dim=0)) == 2
-    moved, _ = deformation.permute_axes(image, labels, SampleRandom(keys(60), "a"), prob=1.0)
+    moved, _ = permute_axes(image, labels, SampleRandom(keys(60), "a"), prob=1.0)
     assert len(moved.flatten(1).unique(dim=0)) == 6
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_rot90_turns_in_the_plane_of_the_section(axis):
     image, labels = places_batch(40, (5, 5, 5))
-    moved, _ = deformation.rot90(image, labels, SampleRandom(keys(40), "a"), prob=1.0, axis=axis)
+    moved, _ = rot90(image, labels, SampleRandom(keys(40), "a"), prob=1.0, axis=axis)
     assert torch.equal(moved[:, axis], image[:, axis])
     dims = [1 + a for a in range(3) if a != axis]
     turned = [torch.rot90(image[0], k, dims) for k in (1, 2, 3)]
@@ -208,15 +237,13 @@ def test_rot90_turns_in_the_plane_of_the_section(axis):
 @pytest.mark.parametrize("shape, voxel_size", [((3, 4, 5), ISOTROPIC), ((4, 4, 4), (1, 1, 2))])
 def test_rot90_of_unlike_axes_is_a_half_turn(shape, voxel_size):
     image, labels = places_batch(3, shape)
-    moved, _ = deformation.rot90(
-        image, labels, SampleRandom(keys(3), "a"), prob=1.0, voxel_size=voxel_size
-    )
+    moved, _ = rot90(image, labels, SampleRandom(keys(3), "a"), prob=1.0, voxel_size=voxel_size)
     assert torch.equal(moved, image.flip(3, 4))
 
 
 def test_flips_reach_all_eight():
     image, labels = places_batch(60, (3, 4, 5))
-    moved, _ = deformation.flip(image, labels, SampleRandom(keys(60), "a"), prob=0.5)
+    moved, _ = flip(image, labels, SampleRandom(keys(60), "a"), prob=0.5)
     assert len(moved.flatten(1).unique(dim=0)) == 8
 
 
@@ -225,7 +252,7 @@ def test_affine_matches_the_loop(voxel_size):
     image, labels = random_batch(2, shape=(5, 7, 6))
     strengths = {"prob": 1.0, "scale": 0.2, "shear": 0.4, "rotation": 30, "voxel_size": voxel_size}
     matrices = deformation.draw_affine(SampleRandom(keys(2), "a"), (5, 7, 6), **strengths)
-    moved, label_moved = deformation.affine(image, labels, SampleRandom(keys(2), "a"), **strengths)
+    moved, label_moved = affine(image, labels, SampleRandom(keys(2), "a"), **strengths)
     centre = np.array([2.0, 3.0, 2.5])
     for row in range(2):
         expected = reference.resample(
@@ -239,7 +266,7 @@ def test_affine_matches_the_loop(voxel_size):
 
 def test_affine_of_no_strength_changes_nothing():
     image, labels = random_batch()
-    moved, label_moved = deformation.affine(
+    moved, label_moved = affine(
         image, labels, SampleRandom(keys(6), "a"), prob=1.0, scale=0, shear=0, rotation=0
     )
     torch.testing.assert_close(moved, image, rtol=0, atol=1e-5)
@@ -294,12 +321,29 @@ def test_a_quarter_turn_by_affine_is_rot90():
     assert torch.equal(label_moved, labels.rot90(-1, (2, 3)))
 
 
+@pytest.mark.parametrize("shape, spacing", [((5, 7, 6), 3), ((1, 9, 8), 4), ((6, 6, 6), 90)])
+def test_elastic_matches_the_loop(shape, spacing):
+    image, labels = random_batch(2, shape=shape)
+    strengths = {"prob": 1.0, "spacing": spacing, "magnitude": 1.5, "voxel_size": (2.0, 1.0, 1.0)}
+    knots = deformation.draw_elastic(SampleRandom(keys(2), "a"), shape, **strengths)
+    moved, label_moved = elastic(image, labels, SampleRandom(keys(2), "a"), **strengths)
+    for row in range(2):
+        field = reference.spline_field(knots[row], shape)
+        expected = reference.resample(
+            image[row].numpy(),
+            labels[row].numpy(),
+            lambda v: np.array(v) + field[(slice(None), *v)],  # noqa: B023
+        )
+        np.testing.assert_allclose(moved[row], expected[0], atol=1e-4)
+        np.testing.assert_array_equal(label_moved[row], expected[1])
+
+
 def test_elastic_field_has_the_stated_size_and_is_smooth():
     shape = (40, 50, 60)
     strengths = {"spacing": 12, "magnitude": 2.0, "voxel_size": (2.0, 1.0, 1.0)}
     knots = deformation.draw_elastic(SampleRandom(keys(30), "a"), shape, prob=1.0, **strengths)
     fields = torch.stack(
-        [deformation._spline_field(field, shape)(slice(None)) for field in knots.values()]
+        [torch.tensor(reference.spline_field(field, shape)).float() for field in knots.values()]
     )
     spread = fields.pow(2).mean((0, 2, 3, 4)).sqrt()
     torch.testing.assert_close(spread, torch.tensor([1.0, 2.0, 2.0]), rtol=0.1, atol=0)
@@ -320,10 +364,10 @@ def test_affine_and_elastic_together_are_one_resampling():
         SampleRandom(keys(1), "e"), (12, 12, 12), prob=1.0, spacing=8, magnitude=0.5
     )
     both = deformation.deform(image, labels, matrices, knots)[0][0]
-    affine = deformation.deform(image, labels, matrices, {})[0][0]
-    inner = ((affine > 2) & (affine < 9)).all(0)
-    field = deformation._spline_field(knots[0], (12, 12, 12))(slice(None))
-    torch.testing.assert_close((both - affine)[:, inner], field[:, inner], rtol=0, atol=1e-4)
+    straight = deformation.deform(image, labels, matrices, {})[0][0]
+    inner = ((straight > 2) & (straight < 9)).all(0)
+    field = torch.tensor(reference.spline_field(knots[0], (12, 12, 12)), dtype=torch.float32)
+    torch.testing.assert_close((both - straight)[:, inner], field[:, inner], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -348,6 +392,45 @@ def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
     assert (counts == 1).sum() > 15 and (counts > 1).sum() > 15
     assert (moved - image).abs().max() < 3 + 11 * np.tan(np.radians(10))
     assert (label_moved == -1).any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_misalignment_matches_the_loop(axis):
+    shape = (5, 7, 6)
+    image, labels = random_batch(8, shape=shape)
+    strengths = {"prob": 0.9, "max_shift": 3, "max_rotation": 25}
+    moved, label_moved = deformation.misalign(
+        image, labels, SampleRandom(keys(8), "a"), axis=axis, **strengths
+    )
+    rng = SampleRandom(keys(8), "a")
+    chosen = rng.bernoulli(0.9).flatten().tolist()
+    alone, turned = rng.bernoulli(0.5, 2).unbind(1)
+    first = rng.integers(0, shape[axis]).flatten().tolist()
+    shifts = rng.uniform(2, low=-3, high=3).tolist()
+    angles = rng.uniform(low=-25, high=25).flatten().tolist()
+    assert {(bool(a), bool(t)) for a, t in zip(alone, turned)} == {
+        (False, False),
+        (False, True),
+        (True, False),
+        (True, True),
+    }
+    for row in range(8):
+        sections = range(first[row], first[row] + 1 if alone[row] else shape[axis])
+        shift, angle = (0, 0), 0.0
+        if turned[row]:
+            angle = np.radians(angles[row])
+        else:
+            shift = shifts[row]
+        expected = reference.misaligned(
+            image[row].numpy(),
+            labels[row].numpy(),
+            axis,
+            sections if chosen[row] else (),
+            shift,
+            angle,
+        )
+        np.testing.assert_allclose(moved[row], expected[0], atol=1e-4)
+        np.testing.assert_array_equal(label_moved[row], expected[1])
 
 
 # ---- damage
@@ -560,6 +643,46 @@ def test_slices_lie_across_the_largest_voxels():
     assert (result == 0).flatten(2, 3).all(2).any() and not (result == 0).flatten(3).all(3).any()
 
 
+def test_slices_lie_across_the_axis_that_is_named_or_a_random_one():
+    off = AugmentConfig(**{f.name: 0.0 for f in fields(AugmentConfig) if f.name.endswith("_prob")})
+    image = random_batch(60, 1, (5, 6, 7))[0] + 0.1
+
+    def axes_of_blank_slices(config, voxel_size=(40, 4, 4), rows=slice(None)):
+        config = replace(config, drop_slice_prob=0.4, slices_prob=1.0)
+        result, _ = augment(image[rows], None, keys(60)[rows], config, voxel_size)
+        blank = (result == 0).squeeze(1)
+        across = [blank.movedim(1 + axis, 1).flatten(2).all(2).any(1).tolist() for axis in range(3)]
+        return [[axis for axis in range(3) if row[axis]] for row in zip(*across)]
+
+    for axis in (0, 1, 2):
+        found = axes_of_blank_slices(replace(off, slices_axis=axis))
+        assert all(axes in ([], [axis]) for axes in found) and [axis] in found
+    assert [1] in axes_of_blank_slices(replace(off, slices_axis="thick"), (4, 40, 4))
+    config = replace(off, slices_axis="random")
+    drawn_axes = axes_of_blank_slices(config)
+    assert all(len(axes) <= 1 for axes in drawn_axes)
+    assert all(drawn_axes.count([axis]) > 8 for axis in range(3))
+    assert axes_of_blank_slices(config, rows=slice(7, 9)) == drawn_axes[7:9]
+
+
+def test_kinds_of_damage_have_random_axes_of_their_own():
+    off = AugmentConfig(**{f.name: 0.0 for f in fields(AugmentConfig) if f.name.endswith("_prob")})
+    image, _ = places_batch(90, (9, 9, 9))
+    damaged = replace(off, slices_axis="random", slices_prob=1.0)
+    shifted = replace(damaged, shift_slice_prob=1.0, shift_slice_max=3, shift_slice_fill="wrap")
+    dropped = replace(damaged, drop_slice_prob=0.5)
+    moved, _ = augment(image, None, keys(90), shifted, ISOTROPIC)
+    blank, _ = augment(image + 1, None, keys(90), dropped, ISOTROPIC)
+    pairs = set()
+    for row in range(90):
+        still = [axis for axis in range(3) if torch.equal(moved[row, axis], image[row, axis])]
+        assert len(still) == 1  # it shifts along both directions of the plane
+        gone = blank[row, 0] == 0
+        across = [a for a in range(3) if gone.movedim(a, 0).flatten(1).all(1).any()]
+        pairs.update((still[0], axis) for axis in across)
+    assert len(pairs) == 9
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -582,53 +705,3 @@ def test_recipe_refuses_what_does_not_fit(change, message):
     }
     with pytest.raises(ValueError, match=message):
         augment(**{**arguments, **change})
-
-
-# ---- MONAI
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        partial(DropSliced, drop_prob=0.5),
-        partial(ShiftSliced, shift_prob=0.5, max_shift=3, fill="wrap"),
-    ],
-)
-def test_monai_transforms_repeat_by_their_random_state(make):
-    image, _ = random_batch(1)
-    data = {"image": image[0], "grey": (image[0] * 255).byte().numpy(), "other": 1}
-    transform = make(["image", "grey"], prob=0.5)
-    transform.set_random_state(seed=3)
-    results = [transform(data) for _ in range(12)]
-    transform.set_random_state(seed=3)
-    for result in results:
-        again = transform(data)
-        assert torch.equal(again["image"], result["image"])
-        assert (
-            isinstance(result["grey"], np.ndarray)
-            and result["grey"].dtype == np.uint8
-            and result["other"] == 1
-        )
-        # the same slices of all keys
-        np.testing.assert_array_equal(result["grey"], (result["image"] * 255).byte())
-    changed = [not torch.equal(result["image"], image[0]) for result in results]
-    assert 2 < sum(changed) < 11
-    assert torch.equal(data["image"], random_batch(1)[0][0])
-
-
-def test_monai_transforms_are_the_functions():
-    image, _ = random_batch(1)
-    drop, shift = (
-        DropSliced("image", 1.0, drop_prob=0.4, axis=1),
-        ShiftSliced("image", 1.0, 0.4, max_shift=2),
-    )
-    Compose([drop, shift]).set_random_state(seed=1)
-    dropped = drop({"image": image[0]})["image"]
-    expected, _ = imaging.drop_slices(
-        image, None, SampleRandom(drop.sample, "DropSliced"), drop_prob=0.4, axis=1
-    )
-    assert torch.equal(dropped, expected[0]) and not torch.equal(dropped, image[0])
-    shifted = shift({"image": image[0]})["image"]
-    rng = SampleRandom(shift.sample, "ShiftSliced")
-    expected, _ = imaging.shift_slices(image, None, rng, shift_prob=0.4, max_shift=2)
-    assert torch.equal(shifted, expected[0])

@@ -43,7 +43,7 @@ def test_the_promised_presets_exist():
 BANIS = """
     data.patch_size (128, 128, 128)
     augment.permute_prob 1.0, augment.rot90_prob 1.0, augment.flip_prob 0.5
-    augment.slices_prob 0.5, augment.drop_slice_prob 0.05
+    augment.slices_prob 0.5, augment.slices_axis 'random', augment.drop_slice_prob 0.05
     augment.shift_slice_prob 0.05, augment.shift_slice_max 10, augment.shift_slice_fill 'wrap'
     augment.intensity_prob 0.5, augment.intensity_scale 0.1, augment.intensity_offset 0.1
     augment.noise_prob 0.5, augment.noise_max 0.5
@@ -92,7 +92,7 @@ def flat(config):
 
 def test_banis_states_every_choice_of_banis():
     config, expected = load_config_file(ROOT / "configs" / "banis.py"), stated(BANIS)
-    assert len(expected) == 53
+    assert len(expected) == 54
     assert {name: value for name, value in flat(config).items() if name in expected} == expected
     assert {name: flat(config)[f"augment.{name}_prob"] for name in OFF} == dict.fromkeys(OFF, 0.0)
     source = (ROOT / "configs" / "banis.py").read_text()

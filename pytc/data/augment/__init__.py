@@ -1,11 +1,20 @@
-"""The augmentations of a config, in their order: geometry, imaging, then what tissue lacks."""
+"""The augmentations of a config, in their order: geometry, imaging, then what tissue lacks.
+
+Single ones for use elsewhere: `drop_slices` and `shift_slices` for batches, and as MONAI transforms
+`DropSliced` and `ShiftSliced`, with which MONAI is imported.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from pytc.config import AugmentConfig, require
 from pytc.data.augment import deformation, imaging
+from pytc.data.augment.imaging import drop_slices, shift_slices
 from pytc.data.counter_random import SampleRandom
 
+__all__ = ["DropSliced", "ShiftSliced", "augment", "drop_slices", "section_axis", "shift_slices"]
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -66,10 +75,8 @@ def augment(
     )
     image, labels = deformation.deform(image, labels, matrices, knots)
 
-    linear, slices = (
-        {"scale": c.intensity_scale, "offset": c.intensity_offset},
-        {"prob": c.slices_prob, "axis": axis},
-    )
+    slice_damage = {"prob": c.slices_prob, "axis": _slices_axis(config, axis)}
+    linear = {"scale": c.intensity_scale, "offset": c.intensity_offset}
     for function, settings in (
         (
             deformation.misalign,
@@ -82,10 +89,13 @@ def augment(
         ),
         (imaging.intensity, {"prob": c.intensity_prob, **linear}),
         (imaging.gamma, {"prob": c.gamma_prob, "low": c.gamma_range[0], "high": c.gamma_range[1]}),
-        (imaging.slice_contrast, {"contrast_prob": c.slice_contrast_prob, **linear, **slices}),
+        (
+            imaging.slice_contrast,
+            {"contrast_prob": c.slice_contrast_prob, **linear, **slice_damage},
+        ),
         (
             imaging.blur_slices,
-            {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slices},
+            {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slice_damage},
         ),
         (imaging.noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
         (
@@ -94,18 +104,45 @@ def augment(
                 "shift_prob": c.shift_slice_prob,
                 "max_shift": c.shift_slice_max,
                 "fill": c.shift_slice_fill,
-                **slices,
+                **slice_damage,
             },
         ),
-        (imaging.drop_slices, {"drop_prob": c.drop_slice_prob, **slices}),
+        (imaging.drop_slices, {"drop_prob": c.drop_slice_prob, **slice_damage}),
         (
             imaging.missing_section,
             {"prob": c.missing_section_prob, "longest": c.missing_section_max, "axis": axis},
         ),
         (imaging.cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
     ):
-        image, labels = function(image, labels, rng(function.__name__), **settings)
+        if settings.get("axis") == "random":
+            image = _across_random_axes(function, image, keys, settings)
+        else:
+            image, labels = function(image, labels, rng(function.__name__), **settings)
     return image, labels
+
+
+def _slices_axis(config: AugmentConfig, thick: int) -> int | str:
+    """The axis across which slices are damaged: 0, 1, 2, or "random"."""
+    return thick if config.slices_axis == "thick" else config.slices_axis
+
+
+def _across_random_axes(
+    function: Callable, image: torch.Tensor, keys: torch.Tensor, settings: dict[str, Any]
+) -> torch.Tensor:
+    """Damage slices of each sample across an axis that is drawn from its key, for each kind."""
+    rng = SampleRandom(keys, function.__name__)
+    axes = SampleRandom(keys, f"{function.__name__} axis").integers(0, 3).flatten().tolist()
+    damaged = {}
+    for row, axis in enumerate(axes):
+        sample = image[row : row + 1]
+        result, _ = function(sample, None, rng.rows([row]), **{**settings, "axis": axis})
+        if result is not sample:
+            damaged[row] = result[0]
+    if damaged:
+        image = image.clone()
+        for row, sample in damaged.items():
+            image[row] = sample
+    return image
 
 
 def _check(image, labels, keys, voxel_size) -> None:
@@ -124,3 +161,12 @@ def _check(image, labels, keys, voxel_size) -> None:
         tuple(keys.shape),
     )
     require(len(voxel_size) == 3 and min(voxel_size) > 0, "three positive voxel sizes", voxel_size)
+
+
+def __getattr__(name: str) -> Any:
+    """The MONAI transforms, imported when they are asked for: MONAI takes seconds to load."""
+    if name in ("DropSliced", "ShiftSliced"):
+        from pytc.data.augment import monai_transforms
+
+        return getattr(monai_transforms, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

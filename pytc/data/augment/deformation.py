@@ -205,20 +205,6 @@ def deform(
     return image, labels
 
 
-def _drawn(apply: Callable[..., Result], draw: Callable) -> Callable[..., Result]:
-    """The augmentation f(image, labels, rng, *, prob, ...) that applies what `draw` draws."""
-    return lambda image, labels, rng, **strengths: apply(
-        image, labels, draw(rng, image.shape[2:], **strengths)
-    )
-
-
-permute_axes, rot90, flip = (
-    _drawn(reorient, draw) for draw in (draw_permutations, draw_turns, draw_flips)
-)
-affine = _drawn(lambda image, labels, matrices: deform(image, labels, matrices, {}), draw_affine)
-elastic = _drawn(lambda image, labels, knots: deform(image, labels, {}, knots), draw_elastic)
-
-
 def _rotation(plane: tuple[int, int], angle: float) -> torch.Tensor:
     """The rotation (3, 3) by an angle in radians in the plane of two axes."""
     a, b = plane
