@@ -19,7 +19,7 @@ from pytc.models import check_options
 from pytc.python_files import load_plugins
 from pytc.renames import DOCUMENTED_FLAGS
 from pytc.runs import load_config, newest_run
-from pytc.training.resolve import NO_GPU, check_resumed, cpu_variant, differences
+from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
 
 # Read when torch is loaded: threads that spin while they wait for one another stall where cores are
 # shared.
@@ -68,7 +68,9 @@ def train(arguments: list[str] | None = None) -> None:
         load_plugins(config.plugins)
         if of_a_run and not config.plugins:
             config = replace(config, plugins=file.config.plugins)
-        if resume is not None:
+        if resume is None:
+            check_asked(config)
+        else:
             check_resumed(config, resume)
 
         # From here on torch is loaded: what is wrong so far was told at once.

@@ -22,6 +22,8 @@ from pytc.config import (
     OptimConfig,
     SyntheticConfig,
     SystemConfig,
+    TargetConfig,
+    VolumeConfig,
 )
 from pytc.config_files import load_config_file, read_config_file
 from pytc.data.patches import train_dataset
@@ -194,6 +196,47 @@ def test_a_run_keeps_what_was_asked_and_what_runs():
     assert load_config(run).loop.max_steps == 2
     for name in ("config.json", "resolved.json"):
         assert read_config_file(run / name).config.data == TINY.data
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        (
+            {"target": TargetConfig(offsets=((2, 0, 0), (0, 1, 0), (0, 0, 1)))},
+            r"target.offsets with \[\(1, 0, 0\)\].*or another target.kind: binary",
+        ),
+        (
+            {
+                "target": TargetConfig(offsets=((0, 1, 0), (0, 0, 1))),
+                "data": replace(TINY.data, patch_size=(1, 32, 32)),
+                "model": ModelConfig("mednext_custom", spatial_dims=2, out_channels=2),
+            },
+            "model.spatial_dims 3 for the target affinity",
+        ),
+        (
+            {"model": replace(TINY.model, pretrained="nowhere.pt")},
+            "a file of weights at model.pretrained, got 'nowhere.pt'",
+        ),
+    ],
+)
+def test_what_would_fail_after_the_training_is_refused_before_it(changed, words, workplace):
+    if "target" in changed:
+        channels = changed["target"].channels
+        changed = {"model": replace(TINY.model, out_channels=channels), **changed}
+    with pytest.raises(ValueError, match=words):
+        train(replace(TINY, name="refused", **changed))
+    assert not (workplace / "runs" / "refused").exists()
+
+
+def test_every_volume_is_read_before_a_run_is_made(workplace):
+    """Labels without an object are found in the second training volume."""
+    for name in ("image", "empty"):
+        np.save(workplace / f"{name}.npy", np.zeros((48, 48, 48), np.uint8))
+    empty = VolumeConfig(image="image.npy", labels="empty.npy", voxel_size=THICK)
+    data = replace(TINY.data, train=(VolumeConfig(), empty))
+    with pytest.raises(ValueError, match="labelled voxels in empty.npy"):
+        train(replace(TINY, name="unread", data=data))
+    assert not (workplace / "runs" / "unread").exists()
 
 
 def test_differences_name_fields_by_their_sections():

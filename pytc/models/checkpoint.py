@@ -68,8 +68,16 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     ValueError if it is missing, damaged or not one of pytc's.
     """
     state = read_file(path, device)
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"expected a pytc checkpoint of format {FORMAT}, got {path}")
+    if not isinstance(state, dict) or "format" not in state:
+        raise ValueError(
+            f"expected a pytc checkpoint, got {path}; --model.pretrained starts a training from "
+            "weights of others"
+        )
+    if state["format"] != FORMAT:
+        raise ValueError(
+            f"expected a pytc checkpoint of format {FORMAT}, got {path} of format "
+            f"{state['format']}, which takes a newer release of pytc"
+        )
     return state
 
 

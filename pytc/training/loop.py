@@ -30,7 +30,14 @@ from pytc.training.checkpoint import Keeper, good_checkpoints
 from pytc.training.distributed import Ranks
 from pytc.training.monitor import Clock, Monitor, Silent
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
-from pytc.training.resolve import Change, check_resumed, describe, resolve, write_resolved
+from pytc.training.resolve import (
+    Change,
+    check_asked,
+    check_resumed,
+    describe,
+    resolve,
+    write_resolved,
+)
 from pytc.training.whole_volumes import scored_volumes, validate_volumes
 
 # the threads of tensorstore and of the main process do not survive a fork
@@ -58,7 +65,9 @@ def train(
         RuntimeError: the loss stops being finite.
         SystemExit: with distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
     """
-    if resume is not None:
+    if resume is None:
+        check_asked(config)
+    else:
         check_resumed(config, resume)
     ranks = distributed.read_environment()
     config = name_plugins(config)
@@ -93,6 +102,7 @@ def run_to_its_end(
     memory = hardware.chunk_memory(config.system, device, ranks.local_world)
     dataset = train_dataset(config, memory, ranks.once_a_node)
     validation = val_dataset(config, memory, ranks.once_a_node)
+    ranks.once_a_node(lambda: read_first_patches(dataset, validation))
     resolved = resolve(
         config,
         dataset,
@@ -108,6 +118,14 @@ def run_to_its_end(
         trainer.introduce(config, [*changes, *resolved.changes], resolved.choices)
     with closing(trainer.monitor):
         return trainer.folder, trainer.run(signals)
+
+
+def read_first_patches(*mixes: Dataset | None) -> None:
+    """Read a patch of each volume; ValueError for one that cannot be read or has no labels."""
+    for mix in mixes:
+        if mix is not None:
+            for patches in mix.datasets:
+                patches[0]
 
 
 class Trainer:

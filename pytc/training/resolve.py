@@ -24,6 +24,7 @@ from pytc.config import AugmentConfig, Config
 from pytc.data.sources import training_voxel_size
 from pytc.models.anisotropy import fit_to_data
 from pytc.runs import load_config, write_json
+from pytc.target_kinds import TARGET_KINDS
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 NO_GPU = (
     "no GPU here: the small variant of this preset (--system.no-cpu-variant trains the full recipe)"
 )
+UNIT_OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 # fields of `model` that say how the same weights are computed with, or where they come from
 FREE_WHEN_RESUMED = (
     "model.checkpoint_style",
@@ -180,6 +182,29 @@ def resolve(
         patches = f"{size} patches, {size * config.optim.accumulate} a step"
         choices.append(("batch", patches, reason))
     return Resolved(config, changes, choices)
+
+
+def check_asked(config: Config) -> None:
+    """ValueError for what can be seen to fail later, after the training or in the midst of it."""
+    kind, offsets = TARGET_KINDS[config.target.kind], config.target.offsets
+    others = ", ".join(row.name for row in TARGET_KINDS.values() if not row.per_offset)
+    if kind.decode == "components":
+        require(
+            config.model.spatial_dims == 3,
+            f"model.spatial_dims 3 for the target {kind.name}, as sections that are predicted one "
+            f"by one are not joined to objects, or another target.kind: {others}",
+            config.model.spatial_dims,
+        )
+        missing = [step for step in UNIT_OFFSETS if step not in offsets]
+        require(
+            not missing,
+            f"target.offsets with {missing}, as objects are joined by steps of one voxel, "
+            f"or another target.kind: {others}",
+            offsets,
+        )
+    for name in ("pretrained", "upkern"):
+        path = getattr(config.model, name)
+        require(path is None or Path(path).is_file(), f"a file of weights at model.{name}", path)
 
 
 def check_resumed(config: Config, run: Path) -> None:
