@@ -4,7 +4,7 @@ Heavy imports wait until the arguments are read.
 """
 
 import argparse
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,15 @@ from typing import Annotated
 import tyro
 
 from pytc.checks import require
-from pytc.commands import EvaluateConfig, InferConfig, readable_errors
+from pytc.commands import EvaluateConfig, InferConfig
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
 from pytc.models import check_options
 from pytc.python_files import load_plugins
 from pytc.renames import DOCUMENTED_FLAGS
-from pytc.runs import load_config, newest_run
+from pytc.runs import RUNS, load_config, newest_run, require_writable
+from pytc.script import is_first_of_node, script
 from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
-
-# Read when torch is loaded: threads that spin while they wait for one another stall where cores are
-# shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,10 @@ class TrainCommand:
 
 def train(arguments: list[str] | None = None) -> None:
     """torchrun train.py --config FILE.py [--section.field value ...] [--resume [RUN]]"""
-    with readable_errors():
+    with script(
+        "interrupted at once; python train.py --resume continues from the last checkpoint, "
+        "where there is one"
+    ):
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--config", type=Path)
         first.add_argument("--resume", nargs="?", const="")
@@ -65,6 +65,8 @@ def train(arguments: list[str] | None = None) -> None:
         if of_a_run:
             default = replace(default, plugins=())
         config = parse_config(rest, default, given.config, resume)
+        require_writable(resume if resume else RUNS)
+        check_volumes((*config.data.train, *config.data.val), config)
         load_plugins(config.plugins)
         if of_a_run and not config.plugins:
             config = replace(config, plugins=file.config.plugins)
@@ -89,6 +91,7 @@ def train(arguments: list[str] | None = None) -> None:
         run = train(config, resume, flags=flags, changes=changes)
         if read_environment().is_main:
             print(f"trained: {run}")
+            print(f"next: python infer.py --run {run}")
 
 
 def parse_config(
@@ -96,7 +99,13 @@ def parse_config(
 ) -> Config:
     """The config that the flags make of the default."""
     command = TrainCommand(file, str(resume) if resume else None, default)
-    return tyro.cli(TrainCommand, args=arguments, default=command, prog="train.py").settings
+    return tyro.cli(
+        TrainCommand,
+        args=arguments,
+        default=command,
+        prog="train.py",
+        console_outputs=is_first_of_node(),
+    ).settings
 
 
 def named_flags(arguments: list[str]) -> set[str]:
@@ -139,7 +148,7 @@ def with_named_fields(config: Config, flags: set[str]) -> Config:
 
 def infer(arguments: list[str] | None = None) -> None:
     """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.field value]"""
-    with readable_errors():
+    with script("interrupted; the same call continues after the last block that was predicted"):
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--run")
         given, rest = first.parse_known_args(arguments)
@@ -156,16 +165,36 @@ def infer(arguments: list[str] | None = None) -> None:
             )
         config = tyro.cli(InferConfig, args=rest, default=default, prog="infer.py")
 
+        require_writable(Path(config.output or f"{config.run}/predictions"))
+        if config.input is not None:
+            check_volumes((config.input_volume(),), trained)
+
         from pytc.inference.pipeline import infer
 
         infer(config)
+        results = f"--run {config.run}"
+        if config.output:
+            results = f"--affinities {config.output}/affinities.zarr"
+        print(f"next: python evaluate.py --sweep {results}")
 
 
 def evaluate(arguments: list[str] | None = None) -> None:
     """python evaluate.py [--run RUN] [--sweep] [--affinities A] [--labels L] [--output D] ..."""
-    with readable_errors():
+    with script("interrupted; the next call starts anew"):
         config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
 
         from pytc.evaluation.report import evaluate
 
         evaluate(config)
+
+
+def check_volumes(volumes: Sequence[VolumeConfig], config: Config) -> None:
+    """Open what will be read, before torch is loaded; ValueError names what is missing or unfit.
+
+    A synthetic volume is left out, since opening it generates it.
+    """
+    from pytc.data.sources import open_source
+
+    for volume in volumes:
+        if not volume.image.startswith("synthetic:"):
+            open_source(volume, config.data.synthetic, config.model.in_channels)

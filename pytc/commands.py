@@ -1,13 +1,18 @@
 """What infer.py and evaluate.py are told; a field's comment is its help on the command line."""
 
 import math
-import sys
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 from pytc.checks import Section, require
-from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConfig, Triple
+from pytc.config import (
+    InferenceConfig,
+    Lengths,
+    SegmentationConfig,
+    SystemConfig,
+    Triple,
+    VolumeConfig,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,16 @@ class InferConfig(Section):
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
+
+    def input_volume(self) -> VolumeConfig:
+        """The volume that `input` and the fields beside it name."""
+        return VolumeConfig(
+            image=self.input,
+            labels=self.labels,
+            skeleton=self.skeleton,
+            axes=self.axes,
+            voxel_size=self.voxel_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -120,12 +135,3 @@ class ValidateConfig(Section):
     def __post_init__(self):
         super().__post_init__()
         self.require_positive("interval")
-
-
-@contextmanager
-def readable_errors():
-    """End a script on a ValueError, the user's to mend, with one line on stderr and exit code 1."""
-    try:
-        yield
-    except ValueError as error:
-        sys.exit(f"error: {error}")

@@ -443,9 +443,9 @@ def print_table(choices: list[Choice]) -> None:
 if __name__ == "__main__":
     import tyro
 
-    from pytc.commands import readable_errors
+    from pytc.script import script
 
-    with readable_errors():
+    with script():
         about = "Print what this process may use, and what would be chosen for it."
         asked = tyro.cli(SystemConfig, prog="python -m pytc.hardware", description=about)
         print_table(survey(asked, choose_device(asked), ModelConfig()))

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import shutil
+import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,24 @@ def create_run(name: str, root: Path = RUNS) -> Path:
         with suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Check that files can be written in a folder, which need not exist yet.
+
+    The way to find out is to do it: access rights do not show a read-only file system. ValueError
+    names the folder and what stands against it.
+    """
+    existing = folder
+    while not os.path.exists(existing) and existing != existing.parent:  # False where not allowed
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ValueError(f"expected a folder at {folder}, but {existing} is a file")
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".pytc-", dir=existing))
+    except OSError as error:
+        reason = f"{existing}: {error.strerror}"
+        raise ValueError(f"expected to be able to write in {folder}, but {reason}") from None
 
 
 def newest_run(having: str, root: Path = RUNS) -> Path:
@@ -72,5 +91,9 @@ def replacing(path: Path):
         if path.is_dir():
             path.rename(aside / "replaced")
         os.replace(aside / path.name, path)
+    except OSError as error:
+        if error.filename is None:  # such as a full disk
+            error.filename = str(path)
+        raise
     finally:
         shutil.rmtree(aside)

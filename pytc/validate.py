@@ -15,10 +15,11 @@ from pathlib import Path
 
 import tyro
 
-from pytc.commands import ValidateConfig, readable_errors
+from pytc.commands import ValidateConfig
 from pytc.config import require
 from pytc.python_files import load_plugins
 from pytc.runs import load_config, newest_run, replacing
+from pytc.script import script
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
 
@@ -126,5 +127,5 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
 
 
 if __name__ == "__main__":
-    with readable_errors():
+    with script():
         validate(tyro.cli(ValidateConfig, prog="python -m pytc.validate"))

@@ -11,15 +11,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
-from torch.utils.data import default_collate
 
 from pytc.checks import Section, require
-from pytc.commands import readable_errors
 from pytc.config import Config
-from pytc.data.batch import Preparation
-from pytc.data.patches import train_dataset
 from pytc.runs import load_config
+from pytc.script import script
 
 
 @dataclass(frozen=True)
@@ -74,6 +70,13 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
     crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32, target
     and valid (channels, Z, Y, X) bool at full resolution.
     """
+    # torch takes seconds to load, and --help needs none
+    import torch
+    from torch.utils.data import default_collate
+
+    from pytc.data.batch import Preparation
+    from pytc.data.patches import train_dataset
+
     preparation = Preparation(config, torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))
@@ -85,5 +88,5 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
 if __name__ == "__main__":
     import tyro
 
-    with readable_errors():
+    with script():
         replay(tyro.cli(ReplayConfig, prog="python -m pytc.data.replay"))

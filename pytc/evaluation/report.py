@@ -22,7 +22,7 @@ from pytc.metrics.overlap import contingency_table
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, headlines, metric
 from pytc.progress import announce_compilation
-from pytc.runs import replacing, write_json
+from pytc.runs import replacing, require_writable, write_json
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
 BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow")
@@ -43,6 +43,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     announce_compilation()
     inputs = gather(config)
     config = inputs.config
+    require_writable(Path(config.output))
     for part, path in inputs.paths.items():
         print(f"{part + ':':14}{path}", flush=True)
     labels, swept, segmentation = inputs.read_labels(), None, inputs.prediction

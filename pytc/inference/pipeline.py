@@ -50,15 +50,7 @@ def infer(config: InferConfig) -> list[Path]:
     print(f"checkpoint: {checkpoint}, step {step}", flush=True)
     volumes = trained.data.val
     if config.input is not None:
-        volumes = (
-            VolumeConfig(
-                image=config.input,
-                labels=config.labels,
-                skeleton=config.skeleton,
-                axes=config.axes,
-                voxel_size=config.voxel_size,
-            ),
-        )
+        volumes = (config.input_volume(),)
     require(
         len(volumes) == 1 or not config.output,
         "--input with --output",

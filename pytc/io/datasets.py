@@ -110,5 +110,8 @@ def _find(folder: Path, part: str) -> str:
 if __name__ == "__main__":
     import tyro
 
-    for volume in tyro.cli(fetch).values():
-        print(volume)
+    from pytc.script import script
+
+    with script():
+        for volume in tyro.cli(fetch).values():
+            print(volume)

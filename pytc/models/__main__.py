@@ -5,9 +5,9 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from pytc.commands import readable_errors
 from pytc.models import list_architectures
 from pytc.python_files import load_plugins
+from pytc.script import script
 
 
 def export(
@@ -37,7 +37,7 @@ def list_(plugins: tuple[Path, ...] = ()) -> None:
 
 
 if __name__ == "__main__":
-    with readable_errors():
+    with script():
         tyro.extras.subcommand_cli_from_dict(
             {"export": export, "list": list_}, prog="python -m pytc.models"
         )

@@ -19,7 +19,13 @@ from pytc.runs import replacing
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` so that a kill at any moment leaves the old file or the new one."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # What torch raises while it tidies up after a failed write hides the reason.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         os.fsync(file.fileno())
 

@@ -5,23 +5,29 @@ import importlib
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import parent_process
+from multiprocessing import forkserver, parent_process, resource_tracker
 from multiprocessing.connection import wait
 
 import torch
 import torch.distributed as dist
 
 from pytc.config import require
+from pytc.script import EXIT_INTERRUPTED, RankError, user_message
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # end a run after the step it is in, with a checkpoint
-EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: stopped before the end, to be continued by --resume
+# Each ends a run after the step it is in, with a checkpoint. SIGTERM and SIGUSR1 come from a
+# scheduler, SIGINT is Ctrl-C.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# EX_TEMPFAIL of sysexits.h: stopped by a scheduler before the end, to be continued by --resume
+EXIT_REQUEUE = 75
 # ranks wait for one another while one predicts and scores a whole volume, or decodes it
 PATIENCE = timedelta(hours=6)
+FAILURE = "pytc/failure"  # key in the ranks' store: the rank that failed first, and its message
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Ranks:
             try:
                 made = make()
             except (ValueError, OSError) as problem:
-                error = str(problem)
+                error = user_message(problem)
         results = self.gather((made, error))
         if errors := [error for _, error in results if error]:
             raise ValueError(errors[0])
@@ -130,7 +136,8 @@ def joined(ranks: Ranks, device: torch.device):
 
     If a rank raises, the process group is deliberately not destroyed: the other ranks may be
     blocked in a collective. The process exits, its connections close, and they fail instead of
-    hanging.
+    hanging. RankError on each rank but the one that failed first with a fault of the program, which
+    keeps its traceback.
     """
     if ranks.world == 1:
         yield
@@ -141,17 +148,41 @@ def joined(ranks: Ranks, device: torch.device):
     # DistributedDataParallel imports it; here there is no group yet.
     importlib.import_module("torch.distributed.nn.functional")
     inherited = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's own store, which its agent serves
+    place = "env://" if inherited else meeting_point()
+    store, *_ = next(dist.rendezvous(place, ranks.rank, ranks.world, timeout=PATIENCE))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         rank=ranks.rank,
         world_size=ranks.world,
-        init_method="env://" if inherited else meeting_point(),
+        store=store,
         timeout=PATIENCE,
     )
-    yield
+    try:
+        yield
+    except Exception as error:
+        line = user_message(error)
+        first, reason = first_failure(store, ranks.rank, line or repr(error))
+        if first == ranks.rank and line is None:
+            raise
+        if first == ranks.rank:
+            raise RankError(line, told=False) from error
+        # The same error, or a connection that was lost because the other rank ended.
+        told = line is None or line == reason
+        raise RankError(line or f"rank {first} failed: {reason}", told=told) from error
     dist.barrier()  # nothing is on its way any more
     gc.collect()  # what a reference cycle keeps alive may hold the group
     dist.destroy_process_group()
+
+
+def first_failure(store: dist.Store, rank: int, message: str) -> tuple[int, str]:
+    """(rank, message) of the failure that a run of several ranks noted first; this one if none."""
+    mine = f"{rank} {message}"
+    try:
+        noted = store.compare_set(FAILURE, "", mine).decode()
+    except RuntimeError:  # the rank that served the store has ended
+        noted = mine
+    first, _, reason = noted.partition(" ")
+    return int(first), reason
 
 
 def lay_out_gradients(model: torch.nn.Module) -> None:
@@ -177,28 +208,55 @@ def lay_out_gradients(model: torch.nn.Module) -> None:
 
 
 @contextmanager
-def noticed_signals():
-    """Within this block the first of SIGNALS that comes goes into the list that it yields.
+def noticed_signals(*, say: bool = True):
+    """Yield a list to which the first of SIGNALS is appended.
 
-    A second acts uncaught.
+    The default handlers are then restored, so that a second signal ends the process at once. With
+    `say` the first one is answered by a line on stderr.
     """
     received = []
     with ExitStack() as handlers:
 
         def note(number, frame):
+            name = signal.Signals(number).name
             received.append(signal.Signals(number))
             handlers.close()
+            if say:  # print may be interrupted by this very handler
+                line = (
+                    f"\n{name}: ending after this step, with a checkpoint; a second one ends now\n"
+                )
+                os.write(sys.stderr.fileno(), line.encode())
 
         for number in SIGNALS:
             handlers.callback(signal.signal, number, signal.signal(number, note))
         yield received
 
 
-def live_with_parent(worker: int) -> None:
-    """For loader processes: outlive the signals of a scheduler.
+def exit_code(stopped: signal.Signals) -> int:
+    """What a run that a signal stopped leaves with: 130 after Ctrl-C, else 75 ("run me again")."""
+    return EXIT_INTERRUPTED if stopped == signal.SIGINT else EXIT_REQUEUE
 
-    The run needs them to its last step, but not beyond it. torch watches the process that forked
-    them, the forkserver, which itself lives as long as they do.
+
+def start_forkserver() -> None:
+    """Start the process that forks DataLoader workers, with SIGNALS blocked in it and in them.
+
+    A terminal sends Ctrl-C, and a scheduler its signal, to every process of a run. Workers must
+    outlive it, from their first moment on, as the trainer still needs batches to finish its step.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the tracker's start unblocks some
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def live_with_parent(worker: int) -> None:
+    """DataLoader `worker_init_fn`: ignore SIGNALS, and exit when the trainer exits.
+
+    torch watches the process that forked the workers, the forkserver, which itself lives as long as
+    they do.
     """
 
     def end_with_parent():

@@ -3,6 +3,8 @@
 import math
 import os
 import platform
+import shutil
+import signal
 import sys
 from collections.abc import Collection, Sequence
 from contextlib import closing, nullcontext
@@ -25,6 +27,7 @@ from pytc.models.base import finest
 from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
+from pytc.script import RunError
 from pytc.training import distributed
 from pytc.training.checkpoint import Keeper, good_checkpoints
 from pytc.training.distributed import Ranks
@@ -62,8 +65,10 @@ def train(
 
     Raises:
         ValueError: the data or the run to continue do not fit the config.
-        RuntimeError: the loss stops being finite.
-        SystemExit: with distributed.EXIT_REQUEUE if a signal asked to stop, after a checkpoint.
+        RunError: the loss stops being finite.
+        SystemExit: with distributed.exit_code if a signal asked to stop, after a checkpoint.
+
+    A new run that fails before its first step leaves no folder.
     """
     if resume is None:
         check_asked(config)
@@ -74,10 +79,13 @@ def train(
     device = hardware.choose_device(config.system, ranks.local_rank)
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
-    with distributed.joined(ranks, device), distributed.noticed_signals() as signals:
+    with (
+        distributed.joined(ranks, device),
+        distributed.noticed_signals(say=ranks.is_main) as signals,
+    ):
         folder, stopped = run_to_its_end(config, resume, flags, changes, ranks, device, signals)
-    if stopped:
-        sys.exit(distributed.EXIT_REQUEUE)
+    if stopped is not None:
+        sys.exit(distributed.exit_code(stopped))
     return folder
 
 
@@ -89,8 +97,8 @@ def run_to_its_end(
     ranks: Ranks,
     device: torch.device,
     signals: list,
-) -> tuple[Path, bool]:
-    """Resolve the config and run it; returns the folder, and whether a signal stopped the run.
+) -> tuple[Path, signal.Signals | None]:
+    """Resolve the config and run it; returns the folder, and the signal that stopped the run.
 
     A function of its own, so that the network, which holds the process group, is gone when it
     returns.
@@ -114,10 +122,15 @@ def run_to_its_end(
     )
     trainer = Trainer(resolved.config, ranks, device)
     trainer.begin(resume, dataset, validation)
-    if ranks.is_main:
-        trainer.introduce(config, [*changes, *resolved.changes], resolved.choices)
-    with closing(trainer.monitor):
-        return trainer.folder, trainer.run(signals)
+    try:
+        with closing(trainer.monitor):
+            if ranks.is_main:
+                trainer.introduce(config, [*changes, *resolved.changes], resolved.choices)
+            return trainer.folder, trainer.run(signals)
+    except BaseException:
+        if ranks.is_main and resume is None and not trainer.begun:
+            shutil.rmtree(trainer.folder)
+        raise
 
 
 def read_first_patches(*mixes: Dataset | None) -> None:
@@ -179,6 +192,7 @@ class Trainer:
 
         # Output: none before `begin`.
         self.monitor = Silent()
+        self.begun = False  # whether a step was taken, or skipped
 
     def begin(self, resume: Path | None, dataset: Dataset, validation: Dataset | None) -> None:
         """Take up the state of the run `resume`, or make a new run; load batches from now on.
@@ -201,14 +215,6 @@ class Trainer:
                 self.loop.max_steps,
             )
 
-        folder = None
-        if ranks.is_main:
-            folder = resume or create_run(self.config.name)
-        self.folder = ranks.gather(folder)[0]
-        self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
-        if ranks.is_main:
-            self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps)
-
         numbers = step_numbers(
             self.first_step, self.loop.batch_size, self.optim.accumulate, ranks.rank, ranks.world
         )
@@ -216,6 +222,15 @@ class Trainer:
         mine = range(ranks.rank, self.config.data.val_samples, ranks.world)
         self.val_batches = self.load(Subset(validation, mine)) if validation is not None else None
         self.clock = Clock(ranks.world * self.loop.batch_size, device)
+
+        # Last, as everything above may refuse to start.
+        folder = None
+        if ranks.is_main:
+            folder = resume or create_run(self.config.name)
+        self.folder = ranks.gather(folder)[0]
+        self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
+        if ranks.is_main:
+            self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps)
 
     def restore(self, resume: Path) -> dict[int, float]:
         """Take up the state of the newest good checkpoint; returns the kept ones' scores."""
@@ -242,6 +257,8 @@ class Trainer:
             if workers
             else {}
         )
+        if workers:
+            distributed.start_forkserver()
         return DataLoader(
             dataset,
             self.loop.batch_size,
@@ -251,12 +268,13 @@ class Trainer:
             **processes,
         )
 
-    def run(self, signals: list) -> bool:
-        """Train to the last step, or until a signal comes; returns whether one came."""
+    def run(self, signals: list[signal.Signals]) -> signal.Signals | None:
+        """Train to the last step, or until a signal comes; returns the signal."""
         for step in range(self.first_step, self.loop.max_steps):
             done = step + 1
             logged = self.is_due(done, self.loop.log_every)
             stop, figures, example = self.train_step(step, bool(signals), detailed=logged)
+            self.begun = True
             if logged:
                 self.monitor.record(done, figures | self.clock.figures())
             if self.is_due(done, self.loop.images_every):
@@ -282,14 +300,15 @@ class Trainer:
             if scores or stop or self.is_due(done, self.loop.checkpoint_every):
                 self.save(done, scores)
             if stop and done < self.loop.max_steps:
-                by = signals[0].name if signals else "another rank"
-                self.monitor.say(
-                    f"stopped by {by} after step {done}; --resume {self.folder} continues"
-                )
                 # a scheduler may end all with the first that leaves: not before the checkpoint
-                self.ranks.gather(None)
-                return True
-        return False
+                received = self.ranks.gather(signals[0] if signals else None)
+                stopped = next(one for one in received if one is not None)
+                self.monitor.say(
+                    f"stopped by {stopped.name} after step {done}; "
+                    f"python train.py --resume {self.folder} continues"
+                )
+                return stopped
+        return None
 
     def is_due(self, done: int, every: int) -> bool:
         """Whether something that is done every so many steps, and at the end, is to be done now.
@@ -393,8 +412,9 @@ class Trainer:
     ) -> None:
         """Count and log a step that is not taken.
 
-        RuntimeError if there have been too many in a row.
+        RunError if there have been too many in a row.
         """
+        self.begun = True
         self.skipped += 1
         self.skipped_in_a_row += 1
         mine = [
@@ -408,7 +428,7 @@ class Trainer:
         ]
         self.monitor.skipped(step, loss, norm, [self.preparation.name(number) for number in broken])
         if self.skipped_in_a_row >= self.loop.max_skipped:
-            raise RuntimeError(
+            raise RunError(
                 f"{self.skipped_in_a_row} steps in a row were skipped, the last of them step "
                 f"{step}, with loss {loss} and gradient norm {norm}; {self.folder}/log.jsonl names "
                 "the samples"

@@ -1,0 +1,119 @@
+"""The edge of every script: one line for an error, an end by Ctrl-C, silence for a closed pipe.
+
+Standard library only, so that what is wrong with a flag or a path is said before torch is loaded.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from contextlib import contextmanager
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that Ctrl-C ended
+
+
+class RunError(RuntimeError):
+    """A run cannot go on, and its message says all that a user needs."""
+
+
+class RankError(ValueError):
+    """An error inside a run of several ranks; `told`: another rank prints it."""
+
+    def __init__(self, message: str, *, told: bool):
+        super().__init__(message)
+        self.told = told
+
+
+@contextmanager
+def script(interrupted: str = "interrupted"):
+    """Run a script within this block; `interrupted` is printed when Ctrl-C ends it.
+
+    An error that the user can mend (see `user_message`) ends it with one line on stderr and exit
+    code 1. Under torchrun or srun each node prints it once, and torchrun's summary names it as the
+    root cause. Any other error keeps its traceback. A closed pipe (`| head`) ends it silently, as
+    it does with other programs.
+    """
+    # Read when torch is loaded: threads that spin while they wait for one another stall where cores
+    # are shared.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, not at exit, a closed pipe can still be caught
+    except KeyboardInterrupt:
+        if is_first_of_node():
+            print(f"\n{interrupted}", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
+    except SystemExit as error:
+        if error.code == 2:  # as argparse and tyro leave, with a message of their own
+            _note_root_cause("error: the command line was refused")
+        raise
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _drop_closed_streams():
+            sys.exit(1)
+        line = user_message(error)
+        if line is None:
+            _note_root_cause(traceback.format_exc())
+            raise
+        if isinstance(error, RankError):
+            silent = error.told
+        else:
+            silent = not is_first_of_node()
+        if silent:
+            sys.exit(1)
+        _note_root_cause(f"error: {line}")
+        sys.exit(f"error: {line}")
+
+
+def user_message(error: BaseException) -> str | None:
+    """What is wrong, in one line, or None where an error is a fault of the program.
+
+    A ValueError, an OSError (permissions, a full disk, a file in a folder's place), a missing extra
+    and a RunError are the user's to mend.
+    """
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    elif isinstance(error, (ValueError, OSError, RunError)):
+        text = str(error)
+    elif isinstance(error, ImportError) and error.name is None:  # raised by us: names the extra
+        text = str(error)
+    else:
+        return None
+    return " ".join(text.splitlines())
+
+
+def is_first_of_node(environment=os.environ) -> bool:
+    """Whether this is the first rank of its node, or the only process of a run.
+
+    Files may be missing on one node only, so each node tells its own errors.
+    """
+    return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", 0))) == 0
+
+
+def _note_root_cause(message: str) -> None:
+    """Tell torchrun why this rank ends, in the file that its summary reads.
+
+    The format is that of torch.distributed.elastic's `record`, which is not used itself: it would
+    load torch to say that a flag is wrong, and its summary would hold a traceback.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        details = {"py_callstack": message, "timestamp": str(int(time.time()))}
+        with open(path, "w") as file:
+            json.dump({"message": {"message": message, "extraInfo": details}}, file)
+
+
+def _drop_closed_streams() -> bool:
+    """Whether stdout or stderr is a closed pipe; one that is becomes /dev/null."""
+    dropped = False
+    for stream in (sys.stdout, sys.stderr):
+        pipe = select.poll()
+        pipe.register(stream.fileno(), 0)
+        if any(state & select.POLLERR for _, state in pipe.poll(0)):  # nobody reads it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            dropped = True
+    return dropped

@@ -1,0 +1,212 @@
+"""The edge of every script: errors, Ctrl-C, closed pipes, the environment that torch reads."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from pytc.config import Config
+from pytc.runs import require_writable, write_json
+from pytc.script import (
+    EXIT_INTERRUPTED,
+    RankError,
+    RunError,
+    is_first_of_node,
+    script,
+    user_message,
+)
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("train.py", "infer.py", "evaluate.py")
+MODULES = (
+    "pytc.validate",
+    "pytc.hardware",
+    "pytc.models",
+    "pytc.data.replay",
+    "pytc.io.datasets",
+)
+ENTRIES = {name: [str(ROOT / name)] for name in SCRIPTS} | {name: ["-m", name] for name in MODULES}
+
+
+def run(*arguments, folder, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=180,
+        **options,
+    )
+
+
+# Runs a module as its users do, and tells whether torch was loaded by then.
+WITHOUT_TORCH = """
+import atexit, os, runpy, sys
+atexit.register(lambda: print(
+    "torch" in sys.modules, os.environ.get("OMP_WAIT_POLICY"), file=sys.stderr))
+sys.argv = sys.argv[1:]
+if sys.argv[0] == "-m":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_help_needs_no_torch_and_every_entry_sets_the_same_environment(entry, tmp_path):
+    done = run("-c", WITHOUT_TORCH, *ENTRIES[entry], "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "False passive\n")
+    assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_closed_pipe_is_silence(entry, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *ENTRIES[entry], "--help"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(writing)
+    assert done.stderr == ""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a run that has a config and no checkpoint, and with a file."""
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    write_json(tmp_path / "runs" / "x" / "config.json", asdict(Config()))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "bad.py").write_text("from pytc.config import Config\nconfig = Config(nmae='x')\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("train.py", "--config", "nothing.py"), "found no nothing.py"),
+        (("train.py", "--config", "bad.py"), "bad.py"),
+        (("train.py", "--resume", "nowhere"), "nowhere"),
+        (("train.py", "--data.train.0.image", "nope.tif"), "nope.tif"),
+        (("infer.py", "--run", "nowhere"), "nowhere"),
+        (("infer.py", "--run", "runs/x", "--output", "file/below"), "file is a file"),
+        (("infer.py", "--run", "runs/x", "--output", "/proc/below"), "/proc"),
+        (("infer.py", "--run", "runs/x", "--input", "nope.tif"), "nope.tif"),
+        (("evaluate.py", "--run", "nowhere"), "nowhere"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_one_line_before_torch_is_loaded(arguments, words, folder):
+    entry, *rest = arguments
+    done = run("-c", WITHOUT_TORCH, *ENTRIES[entry], *rest, folder=folder)
+    error, environment = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert error.startswith("error: ") and words in error
+    assert environment == "False passive"
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_work(tmp_path):
+    require_writable(tmp_path / "new" / "deep")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=f"{tmp_path}/file is a file"):
+            require_writable(path)
+    with pytest.raises(ValueError, match="to write in /proc/x, but /proc: "):
+        require_writable(Path("/proc/x"))
+
+
+UNPRIVILEGED = """
+import os, sys
+from pathlib import Path
+from pytc.runs import require_writable
+from pytc.script import script
+os.setgid(65534)
+os.setuid(65534)
+with script():
+    require_writable(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becoming another user needs root")
+def test_a_folder_of_somebody_else_is_refused():
+    done = run("-c", UNPRIVILEGED, "/root/x", folder="/")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: expected to be able to write in /root/x, but /root: Permission denied\n",
+    )
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
+    """A limit on the size of files stands for it; a checkpoint is written by torch."""
+    program = (
+        "from pathlib import Path\n"
+        "from pytc.script import script\n"
+        "with script():\n"
+        "    import torch\n"
+        "    from pytc.training.checkpoint import save_checkpoint\n"
+        "    save_checkpoint(Path('last.pt'), {'x': torch.zeros(1_000_000)})\n"
+    )
+    done = run(
+        "-c",
+        program,
+        folder=tmp_path,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )
+    assert (done.returncode, done.stderr) == (1, "error: last.pt: File too large\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (ValueError("expected\nthis"), "expected this"),
+        (RunError("3 steps were skipped"), "3 steps were skipped"),
+        (PermissionError(13, "Permission denied", "a/b"), "a/b: Permission denied"),
+        (OSError(28, "No space left on device"), "[Errno 28] No space left on device"),
+        (ImportError("needs the extra `data`"), "needs the extra `data`"),
+        (ModuleNotFoundError("No module named 'x'", name="x"), None),
+        (RuntimeError("a fault"), None),
+        (AssertionError(), None),
+    ],
+)
+def test_which_errors_are_the_users(error, line):
+    assert user_message(error) == line
+
+
+def test_ctrl_c_is_one_line_and_130(tmp_path):
+    program = (
+        "import os, signal\n"
+        "from pytc.script import script\n"
+        "with script('the next call continues'):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = run("-c", program, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (EXIT_INTERRUPTED, "\nthe next call continues\n")
+    assert EXIT_INTERRUPTED == 130 == 128 + signal.SIGINT
+
+
+def test_a_node_tells_an_error_once(monkeypatch, capsys):
+    assert is_first_of_node({}) and is_first_of_node({"LOCAL_RANK": "0", "RANK": "8"})
+    assert is_first_of_node({"SLURM_LOCALID": "0"}) and not is_first_of_node({"LOCAL_RANK": "1"})
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for error, code in (
+        (ValueError("found no file"), 1),  # its node's first rank finds the same
+        (RankError("failed elsewhere", told=True), 1),
+        (RankError("failed here", told=False), "error: failed here"),
+    ):
+        with pytest.raises(SystemExit) as left, script():
+            raise error
+        assert left.value.code == code
