@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytc.checks import Section, require
-from pytc.config import InferenceConfig, Lengths, SegmentationConfig, SystemConfig, Triple
+from pytc.config import (
+    InferenceConfig,
+    Intensity,
+    Lengths,
+    SegmentationConfig,
+    SystemConfig,
+    Triple,
+    require_intensity,
+)
 
 
 @dataclass(frozen=True)
@@ -29,10 +37,17 @@ class InferConfig(Section):
     axes: str | None = None
     # Voxel size in nm, in stored axis order, where the file does not say.
     voxel_size: Lengths | None = None
-
+    # Read the input's axes in the order of the training volumes'; results are stored in this order.
+    transpose: bool = False
+    # Grey values of the input that become 0 and 1; by default as the run's data.intensity says.
+    intensity: Intensity | None = None
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_intensity("--intensity", self.intensity)
 
 
 @dataclass(frozen=True)

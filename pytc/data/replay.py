@@ -19,6 +19,7 @@ from pytc.commands import readable_errors
 from pytc.config import Config
 from pytc.data.batch import Preparation
 from pytc.data.patches import train_dataset
+from pytc.data.sources import prepare_volume
 from pytc.runs import load_config
 
 
@@ -74,6 +75,8 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
     crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32, target
     and valid (channels, Z, Y, X) bool at full resolution.
     """
+    for volume in config.data.train:
+        prepare_volume(volume, config.data.synthetic)
     preparation = Preparation(config, torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))
