@@ -2,11 +2,8 @@
 
 It computes in bf16 where the CPU can. The sample is training_sample2 of the FlyEM team's
 neuroproof_examples (CC BY 3.0), cut along z into fib25_train.h5 and fib25_val.h5 with the data sets
-raw and labels; it is looked for in $PYTC_FIB25, data/fib25 and ../shared/data/fib25.
+raw and labels; it is looked for in $PYTC_DATA/fib25, then in data/fib25.
 """
-
-import os
-from pathlib import Path
 
 from pytc.config import (
     AugmentConfig,
@@ -20,13 +17,8 @@ from pytc.config import (
     SegmentationConfig,
     VolumeConfig,
 )
+from pytc.io.datasets import locate
 
-places = [
-    Path(place)
-    for place in (os.environ.get("PYTC_FIB25"), "data/fib25", "../shared/data/fib25")
-    if place
-]
-folder = next((place for place in places if place.is_dir()), places[0])
 source = "FIB-25, FlyEM team, Janelia (neuroproof_examples, training_sample2), CC BY 3.0"
 
 config = Config(
@@ -34,16 +26,16 @@ config = Config(
     data=DataConfig(
         train=(
             VolumeConfig(
-                image=f"{folder}/fib25_train.h5:raw",
-                labels=f"{folder}/fib25_train.h5:labels",
+                image=locate("fib25/fib25_train.h5:raw"),
+                labels=locate("fib25/fib25_train.h5:labels"),
                 attribution=source,
             ),
         ),
         val=(
             VolumeConfig(
-                image=f"{folder}/fib25_val.h5:raw",
-                labels=f"{folder}/fib25_val.h5:labels",
-                skeleton=f"{folder}/fib25_val_skeleton.pkl",
+                image=locate("fib25/fib25_val.h5:raw"),
+                labels=locate("fib25/fib25_val.h5:labels"),
+                skeleton=locate("fib25/fib25_val_skeleton.pkl"),
                 attribution=source,
             ),
         ),

@@ -1,11 +1,7 @@
 """Mitochondria of Lucchi++: a foreground mask by Dice and cross-entropy.
 
-The volumes have 165 x 1024 x 768 voxels of 5 nm. Fetch them by `python -m pytc.io.datasets
-lucchi++`, then:
-
-    torchrun train.py --config configs/mednext_lucchi.py \\
-        --data.train.0.image train_im.h5 --data.train.0.labels train_mito.h5 \\
-        --data.val.0.image test_im.h5 --data.val.0.labels test_mito.h5
+The volumes have 165 x 1024 x 768 voxels of 5 nm; `python -m pytc.io.datasets lucchi++` downloads
+them to where this preset looks for them, $PYTC_DATA, then data/.
 """
 
 from pytc.config import (
@@ -19,10 +15,13 @@ from pytc.config import (
     OptimConfig,
     TargetConfig,
 )
+from pytc.io.datasets import volumes
+
+lucchi = volumes("lucchi++")
 
 config = Config(
     name="mednext_lucchi",
-    data=DataConfig(patch_size=(112, 112, 112)),
+    data=DataConfig(train=(lucchi["train"],), val=(lucchi["test"],), patch_size=(112, 112, 112)),
     augment=AugmentConfig(
         permute_prob=0.5, rot90_prob=1.0, flip_prob=0.5, intensity_prob=0.5, noise_prob=0.3
     ),

@@ -66,7 +66,7 @@ def train(arguments: list[str] | None = None) -> None:
             default = replace(default, plugins=())
         config = parse_config(rest, default, given.config, resume)
         require_writable(resume if resume else RUNS)
-        check_volumes((*config.data.train, *config.data.val), config)
+        check_volumes((*config.data.train, *config.data.validation), config)
         load_plugins(config.plugins)
         if of_a_run and not config.plugins:
             config = replace(config, plugins=file.config.plugins)
@@ -197,4 +197,4 @@ def check_volumes(volumes: Sequence[VolumeConfig], config: Config) -> None:
 
     for volume in volumes:
         if not volume.image.startswith("synthetic:"):
-            open_source(volume, config.data.synthetic, config.model.in_channels)
+            open_source(volume, config.data, config.model.in_channels)

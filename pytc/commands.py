@@ -7,11 +7,13 @@ from typing import Literal
 from pytc.checks import Section, require
 from pytc.config import (
     InferenceConfig,
+    Intensity,
     Lengths,
     SegmentationConfig,
     SystemConfig,
     Triple,
     VolumeConfig,
+    require_intensity,
 )
 
 
@@ -34,19 +36,27 @@ class InferConfig(Section):
     axes: str | None = None
     # Voxel size in nm, in stored axis order, where the file does not say.
     voxel_size: Lengths | None = None
-
+    # Read the input's axes in the order of the training volumes'; results are stored in this order.
+    transpose: bool = False
+    # Grey values of the input that become 0 and 1; by default as the run's data.intensity says.
+    intensity: Intensity | None = None
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
 
+    def __post_init__(self):
+        super().__post_init__()
+        require_intensity("--intensity", self.intensity)
+
     def input_volume(self) -> VolumeConfig:
-        """The volume that `input` and the fields beside it name."""
+        """The volume that `input` and the fields beside it name, in stored order."""
         return VolumeConfig(
             image=self.input,
             labels=self.labels,
             skeleton=self.skeleton,
             axes=self.axes,
             voxel_size=self.voxel_size,
+            intensity=self.intensity,
         )
 
 

@@ -14,7 +14,16 @@ from pytc.thresholds import parse_thresholds
 
 Triple = tuple[int, int, int]
 Lengths = tuple[float, float, float]
+Intensity = Literal["auto"] | tuple[float, float]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
+
+
+def require_intensity(title: str, intensity: Intensity | None) -> None:
+    """ValueError unless the smaller of two grey values comes first."""
+    if intensity not in (None, "auto"):
+        low, high = intensity
+        finite = low < high and high - low < float("inf")
+        require(finite, f"{title} auto, or the lower and the higher of two numbers", intensity)
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class VolumeConfig(Section):
     axes: str | None = None
     # Voxel size in nm, in stored axis order, where the file does not say.
     voxel_size: Lengths | None = None
+    # Order in which the spatial axes are read, e.g. zyx, where it is to differ from the stored one.
+    transpose: str | None = None
+    # Grey values that become 0 and 1; by default as data.intensity says.
+    intensity: Intensity | None = None
     # Name of the folder for results; by default derived from the image's path.
     name: str | None = None
     attribution: str | None = None  # Where the data comes from and its licence; printed in reports.
@@ -44,10 +57,15 @@ class VolumeConfig(Section):
         super().__post_init__()
         self.require_not_negative("weight")
         self.require_positive("voxel_size")
-        if self.image.startswith("synthetic"):
+        require_intensity(self.title("intensity"), self.intensity)
+        if self.image == "synthetic" or self.is_synthetic:
             seed = self.image.removeprefix("synthetic:")
             expected = "synthetic:SEED with a whole number, e.g. synthetic:0"
             require(seed.isdigit(), expected, self.image)
+
+    @property
+    def is_synthetic(self) -> bool:
+        return self.image.startswith("synthetic:")
 
 
 @dataclass(frozen=True)
@@ -75,8 +93,12 @@ class DataConfig(Section):
     """Where patches come from."""
 
     train: tuple[VolumeConfig, ...] = (VolumeConfig(),)  # Volumes to train on.
-    # To validate on; infer.py's default.
-    val: tuple[VolumeConfig, ...] = (VolumeConfig(image="synthetic:1"),)
+    # To validate on, and infer.py's default. None named: no validation, or synthetic:1 where all
+    # training volumes are synthetic.
+    val: tuple[VolumeConfig, ...] = ()
+    # Grey values that become 0 and 1. auto: of uint8 0 and 255, of other types the 0.5 and 99.5
+    # percentiles of each volume, without padding.
+    intensity: Intensity = "auto"
     # Shape and look of the volumes named synthetic:SEED.
     synthetic: SyntheticConfig = SyntheticConfig()
     # Voxels of a training patch, in stored axis order.
@@ -94,9 +116,17 @@ class DataConfig(Section):
         super().__post_init__()
         self.require_positive("patch_size", "max_tries", "val_samples")
         self.require_fraction("min_labelled")
+        require_intensity(self.title("intensity"), self.intensity)
         require(len(self.train) > 0, "a training volume or more in data.train", self.train)
         weights = [volume.weight for volume in self.train]
         require(sum(weights) > 0, "a training volume with a weight above 0", weights)
+
+    @property
+    def validation(self) -> tuple[VolumeConfig, ...]:
+        """The volumes of `val`, or those that stand in where none is named."""
+        if not self.val and all(volume.is_synthetic for volume in self.train):
+            return (VolumeConfig(image="synthetic:1"),)
+        return self.val
 
 
 @dataclass(frozen=True)

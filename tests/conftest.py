@@ -1,6 +1,14 @@
-"""What holds for all tests."""
+"""What holds for all tests.
 
+They write their data below their own folders: $PYTC_DATA is read by `public_data` alone.
+"""
+
+import os
+
+import public_data  # noqa: F401  (which notes where $PYTC_DATA is)
 import pytest
+
+os.environ.pop("PYTC_DATA", None)
 
 
 @pytest.fixture(autouse=True, scope="session")

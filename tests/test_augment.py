@@ -11,6 +11,7 @@ import torch
 from pytc.config import AugmentConfig
 from pytc.data.augment import augment, deformation, imaging, section_axis
 from pytc.data.counter_random import SampleRandom, sample_key
+from pytc.io.intensity import UINT8, to_float32
 
 SHAPE = (8, 9, 9)
 ISOTROPIC = (1.0, 1.0, 1.0)
@@ -617,7 +618,7 @@ def test_recipe_takes_uint8_and_leaves_it_alone():
     grey = (image * 255).byte()
     before = grey.clone()
     result, _ = augment(grey, labels, keys(3), STRONG, (30.0, 4.0, 4.0))
-    as_float, _ = augment(grey.float() / 255, labels, keys(3), STRONG, (30.0, 4.0, 4.0))
+    as_float, _ = augment(to_float32(grey, UINT8), labels, keys(3), STRONG, (30.0, 4.0, 4.0))
     assert result.dtype == torch.float32 and torch.equal(grey, before)
     assert torch.equal(result, as_float)
 

@@ -1,4 +1,5 @@
 import io
+import re
 import runpy
 import sys
 import types
@@ -11,6 +12,8 @@ import pytest
 import tifffile
 
 from pytc.config import VolumeConfig
+from pytc.config_files import load_config_file
+from pytc.data.sources import open_source
 from pytc.io import datasets
 from pytc.io.volume import open_volume
 
@@ -85,7 +88,9 @@ def test_each_volume_of_a_data_set_opens(tmp_path, downloads, name):
 
 
 def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
-    with pytest.raises(ValueError, match="expected a data set from snemi3d, .*, got 'snemi'"):
+    with pytest.raises(
+        ValueError, match="expected a data set, got 'snemi'; did you mean 'snemi3d'"
+    ):
         datasets.fetch("snemi", tmp_path)
     (tmp_path / "cremi_a" / "old").mkdir(parents=True)
     (tmp_path / "cremi_a" / "old" / "sample_A_20160501.hdf").write_text("")
@@ -106,3 +111,47 @@ def test_volumes_are_printed_as_configs_that_can_be_pasted(
     ]
     assert [Path(volume.image).name for volume in printed] == ["train_im.h5", "test_im.h5"]
     assert open_volume(printed[0].image).shape == VOXELS.shape
+
+
+def test_data_are_looked_for_in_pytc_data_then_in_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert datasets.places() == [Path("data")] and datasets.find("set/file.h5") is None
+    assert datasets.locate("set/file.h5:raw") == "data/set/file.h5:raw"
+    (tmp_path / "data/set").mkdir(parents=True)
+    (tmp_path / "data/set/file.h5").touch()
+    monkeypatch.setenv("PYTC_DATA", str(tmp_path / "store"))
+    assert datasets.locate("set/file.h5:raw") == "data/set/file.h5:raw"
+    (tmp_path / "store/set").mkdir(parents=True)
+    (tmp_path / "store/set/file.h5").touch()
+    assert datasets.locate("set/file.h5:raw") == f"{tmp_path}/store/set/file.h5:raw"
+    assert datasets.own_folder() == tmp_path / "store"
+    monkeypatch.setattr(datasets.os, "access", lambda path, mode: path.name != "store")
+    assert datasets.own_folder() == Path("data")
+
+
+@pytest.mark.parametrize("preset", ["fib25.py", "mednext_lucchi.py"])
+def test_a_preset_without_its_data_says_how_to_get_them(tmp_path, monkeypatch, preset):
+    monkeypatch.chdir(tmp_path)
+    config = load_config_file(Path(__file__).parent.parent / "configs" / preset)
+    name = config.data.train[0].image.split("/")[1]
+    message = rf"data set {re.escape(name)} in \$PYTC_DATA \(not set\) or data/, .* get it: .*"
+    with pytest.raises(ValueError, match=message + "or name your own volumes by --data.train.0"):
+        open_source(config.data.train[0], config.data)
+
+
+def test_the_command_ends_in_one_line(tmp_path, downloads, monkeypatch):
+    def run(name):
+        with pytest.raises(SystemExit) as ended:
+            datasets.main([name, "--folder", str(tmp_path)])
+        return ended.value.code
+
+    assert run("snemi") == "error: expected a data set, got 'snemi'; did you mean 'snemi3d'?"
+    assert "neuroproof_examples" in run("fib25")
+    monkeypatch.setattr(sys.modules["pooch"], "retrieve", refuse_connection)
+    assert run("lucchi++") == "error: lucchi++: no route to host"
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    assert run("lucchi++").startswith("error: lucchi++: downloading data sets needs the extra")
+
+
+def refuse_connection(*arguments, **more):
+    raise OSError("no route to host")

@@ -34,6 +34,8 @@ def slow_table(truth, segmentation):
 def test_table_of_any_dtype(dtype):
     rng = np.random.default_rng(0)
     top = np.iinfo(dtype).max
+    if dtype in (np.uint32, np.uint64):
+        top -= 1  # the maximum itself is unlabelled
     ids = np.array([0, 1, 2, 77, top - 1, top], dtype)
     for shape in [(9, 10, 11), (1, 1, 1), (0, 3, 3), (5, 0, 2), (30,), (4, 50)]:
         truth, other = ids[rng.integers(0, 6, shape)], rng.integers(0, 9, shape).astype(np.uint16)
@@ -44,6 +46,16 @@ def test_table_of_any_dtype(dtype):
             assert as_counter(contingency_table(other, truth, threads=threads)) == slow_table(
                 other, truth
             )
+
+
+@pytest.mark.parametrize("marker", [np.int32(-1), np.uint32(2**32 - 1), np.uint64(2**64 - 1)])
+def test_unlabelled_voxels_do_not_count(marker):
+    truth = np.array([1, 1, 2, 2, 2, marker, marker], marker.dtype)
+    segmentation = np.array([7, 7, 8, 8, 8, 7, 9], np.uint32)
+    mask = np.array([1, 1, 1, 1, 0, 1, 1], bool)
+    assert as_counter(contingency_table(truth, segmentation)) == {(1, 7): 2, (2, 8): 3}
+    assert as_counter(contingency_table(truth, segmentation, mask)) == {(1, 7): 2, (2, 8): 2}
+    assert overlap_metrics(truth, segmentation)["voi_sum"] == 0
 
 
 def test_rows_are_sorted_and_distinct_after_growth():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from pytc.config import Config, DataConfig, LoopConfig, ModelConfig, SyntheticConfig, VolumeConfig
 from pytc.data import shared_memory
 from pytc.data.patches import PatchDataset, compact_labels, step_numbers, train_dataset, val_dataset
-from pytc.data.sources import as_unit_range, open_source
+from pytc.data.sources import open_source, prepare_volume
 from pytc.io.volume import create_volume, open_volume
 from pytc.training.distributed import Ranks
 
@@ -34,7 +34,7 @@ def source(tmp_path):
     config = VolumeConfig(
         image=write(tmp_path / "image.zarr", image), labels=write(tmp_path / "labels.zarr", labels)
     )
-    return open_source(config, SyntheticConfig()), image, labels
+    return open_source(config, DataConfig()), image, labels
 
 
 def test_a_crop_is_a_piece_of_the_volume(source):
@@ -94,7 +94,7 @@ def test_a_volume_without_labelled_voxels_is_an_error(tmp_path):
         image=write(tmp_path / "i.zarr", nothing), labels=write(tmp_path / "l.zarr", nothing)
     )
     with pytest.raises(ValueError, match="expected labelled voxels"):
-        PatchDataset(open_source(config, SyntheticConfig()), (8, 8, 8), seed=0)[0]
+        PatchDataset(open_source(config, DataConfig()), (8, 8, 8), seed=0)[0]
 
 
 def test_the_mask_makes_voxels_unlabelled_not_background(tmp_path, source):
@@ -103,7 +103,7 @@ def test_the_mask_makes_voxels_unlabelled_not_background(tmp_path, source):
     config = VolumeConfig(
         image=opened.image.path, labels=opened.labels.path, mask=write(tmp_path / "m.zarr", mask)
     )
-    sample = PatchDataset(open_source(config, SyntheticConfig()), image.shape, seed=0)[0]
+    sample = PatchDataset(open_source(config, DataConfig()), image.shape, seed=0)[0]
     np.testing.assert_array_equal(
         sample["labels"], np.where(mask == 0, -1, labels.astype(np.int32))
     )
@@ -121,6 +121,8 @@ def test_a_small_volume_is_padded_with_unlabelled_voxels(source):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.int64, np.uint32, np.uint64])
 def test_compact_labels_keep_the_partition(dtype):
     top = min(np.iinfo(dtype).max, 2**63 - 1)
+    if dtype == np.uint32:
+        top -= 1  # the maximum itself is unlabelled
     labels = np.array([[[0, 1, 5, top, top, top - 1]]], dtype)
     compact = compact_labels(labels)
     assert compact.dtype == np.int32
@@ -130,10 +132,11 @@ def test_compact_labels_keep_the_partition(dtype):
         assert compact_labels(np.array([[[-1, 0, top]]], dtype)).ravel()[0] == -1
 
 
-def test_images_become_unit_range():
-    assert as_unit_range(np.array([255], np.uint8)).dtype == np.uint8
-    np.testing.assert_allclose(as_unit_range(np.array([0, 65535], np.uint16)), [0, 1])
-    np.testing.assert_allclose(as_unit_range(np.array([0.25], np.float64)), [0.25])
+@pytest.mark.parametrize("others", [[0, 1, 5], [0, 2**31, 2**31 + 1]])
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64])
+def test_the_maximum_of_an_unsigned_type_is_unlabelled(dtype, others):
+    labels = np.array([[[np.iinfo(dtype).max, *others]]], dtype)
+    assert compact_labels(labels).ravel().tolist() in ([-1, 0, 1, 5], [-1, 0, 1, 2])
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,8 @@ def test_datasets_of_a_config(tmp_path):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
+        for volume in volumes:
+            prepare_volume(volume, small)
         mixed, fixed = train_dataset(config), val_dataset(config)
         assert mixed[0]["image"].shape == (1, 16, 16, 16)
         np.testing.assert_array_equal(fixed[3]["labels"], val_dataset(config)[3]["labels"])
@@ -167,11 +172,11 @@ def test_parts_that_do_not_fit_are_refused(tmp_path):
     labels = write(tmp_path / "labels.zarr", np.zeros((8, 9, 11), np.uint8))
     floats = write(tmp_path / "floats.zarr", np.zeros((8, 9, 10), np.float32))
     with pytest.raises(ValueError, match=r"\(8, 9, 10\), got \(8, 9, 11\)"):
-        open_source(VolumeConfig(image=image, labels=labels), SyntheticConfig())
+        open_source(VolumeConfig(image=image, labels=labels), DataConfig())
     with pytest.raises(ValueError, match="integer dtype, got 'float32'"):
-        open_source(VolumeConfig(image=image, labels=floats), SyntheticConfig())
+        open_source(VolumeConfig(image=image, labels=floats), DataConfig())
     with pytest.raises(ValueError, match="expected labels for the volume"):
-        PatchDataset(open_source(VolumeConfig(image=image), SyntheticConfig()), (4, 4, 4), seed=0)
+        PatchDataset(open_source(VolumeConfig(image=image), DataConfig()), (4, 4, 4), seed=0)
 
 
 def spoil(path):

@@ -7,6 +7,7 @@ from reference_inference import blended_logits, chessboard_distance, gaussian_be
 
 from pytc.config import InferenceConfig
 from pytc.inference.predict import blending_weights, predict_volume
+from pytc.io.intensity import UINT8
 from pytc.io.volume import create_volume, open_volume
 
 CPU = torch.device("cpu")
@@ -34,6 +35,7 @@ def predict(image, output, net=network, key="a", **settings):
         net,
         image,
         output,
+        grey_range=UINT8,
         channels=2,
         window=(8, 10, 12),
         config=InferenceConfig(**settings),

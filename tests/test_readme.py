@@ -17,13 +17,14 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from public_data import needs, public_data
 
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-DATA = Path(os.environ.get("PYTC_DATA", ROOT / "data")).resolve()
+FIB25 = public_data("fib25")
 SMALL = """--system.no-cpu-variant
     --model.architecture mednext_custom --model.base-channels 4 --model.grn
     --model.expansion 1 1 1 1 1 1 1 1 1 --model.block-counts 1 1 1 1 1 1 1 1 1
@@ -55,6 +56,9 @@ def workplace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clone")
     for name in ("train.py", "infer.py", "evaluate.py", "configs"):
         (folder / name).symlink_to(ROOT / name)
+    if FIB25 is not None:
+        (folder / "data").mkdir()
+        (folder / "data" / "fib25").symlink_to(FIB25)
     cube, other = (make_neurites((48, 48, 48), seed) for seed in (5, 6))
     with h5py.File(folder / "cube.h5", "w") as file:
         for name, array in (("raw", cube.image), ("labels", cube.labels)):
@@ -76,7 +80,7 @@ def workplace(tmp_path_factory):
 
 
 def run(command, folder):
-    environment = {**os.environ, "PYTC_DATA": str(DATA), "PYTC_FIB25": str(DATA / "fib25")}
+    environment = dict(os.environ)
     program, *arguments = shlex.split(command)
     if program == "torchrun":
         if not torch.cuda.is_available():
@@ -135,7 +139,7 @@ def test_every_command_runs(workplace):
     assert {"metrics.json", "sweep.csv", "sweep.png", "report.html"} <= written
 
 
-@pytest.mark.skipif(not (DATA / "fib25").is_dir(), reason="the FIB-25 sample is not there")
+@needs("fib25")
 def test_the_command_about_fib25_runs(workplace):
     (command,) = commands_to_run(about_fib25=True)
     assert "trained: runs/fib25" in run(command, workplace)

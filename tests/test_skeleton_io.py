@@ -5,14 +5,11 @@ from pathlib import Path
 import networkx
 import numpy as np
 import pytest
+from public_data import needs, public_data
 
 from pytc.io.skeleton import Skeleton, as_skeleton, load_skeleton, save_skeleton
 
-FIB25 = Path(
-    os.environ.get(
-        "PYTC_FIB25", Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "fib25"
-    )
-)
+FIB25 = public_data("fib25")
 
 
 def graph(as_array=tuple, nm=True):
@@ -288,7 +285,7 @@ def test_a_skeleton_that_exists_is_consistent(change, message):
         Skeleton(**(parts | change))
 
 
-@pytest.mark.skipif(not FIB25.is_dir(), reason="the FIB-25 sample is not there")
+@needs("fib25")
 def test_fib25():
     import h5py
 

@@ -134,10 +134,10 @@ def test_defects_damage_a_share_of_the_slices_and_leave_the_labels():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"shape": (64, 64)}, "three axes"),
+        ({"shape": (64, 64)}, r"shape of type tuple\[int, int, int\]"),
         ({"shape": (64, 64, 15)}, "at least 16 voxels"),
-        ({"voxel_size": (10, 10, 0)}, "positive voxel_size"),
-        ({"voxel_size": (10, 10)}, "three axes"),
+        ({"voxel_size": (10, 10, 0)}, "voxel_size above 0"),
+        ({"voxel_size": (10, 10)}, r"voxel_size of type tuple\[float, float, float\]"),
         ({"voxel_size": (100, 4, 4)}, "12 times as long"),
         ({"defects": 1.5}, r"defects in \[0, 1\]"),
         ({"noise": -0.1}, "noise of 0 or more"),

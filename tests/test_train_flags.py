@@ -35,14 +35,14 @@ def test_more_volumes_are_named_by_flags():
     config = parsed(
         *("--data.train.1.image", "b.tif", "--data.train.1.labels", "c.tif"),
         *("--data.train.2.image=d.tif", "--data.train.2.voxel-size", "40", "4", "4"),
-        *("--data.val.1.image", "e.tif"),
+        *("--data.val.0.image", "e.tif"),
         default=load_config_file(Path("demo")),
     )
     first, second, third = config.data.train
     assert first == VolumeConfig()
     assert second == VolumeConfig(image="b.tif", labels="c.tif")
     assert third == VolumeConfig(image="d.tif", voxel_size=(40.0, 4.0, 4.0))
-    assert [volume.image for volume in config.data.val] == ["synthetic:1", "e.tif"]
+    assert [volume.image for volume in config.data.val] == ["e.tif"]
 
 
 def test_a_further_volume_needs_an_image():

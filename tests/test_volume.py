@@ -14,12 +14,13 @@ import pytest
 import tensorstore
 import tifffile
 from PIL import Image
+from public_data import needs, public_data
 
 from pytc.io import stores
 from pytc.io.volume import create_volume, open_volume
 
 ROOT = Path(__file__).resolve().parent.parent
-FIB25 = Path(os.environ.get("PYTC_FIB25", ROOT.parent / "shared" / "data" / "fib25"))
+FIB25 = public_data("fib25")
 WRITTEN = ["v.zarr", "v3.zarr", "store.zarr/group/v", "v.h5", "nested.h5:group/v", "v.tif", "v.npy"]
 AFFINITY_ATTRIBUTES = {"offsets": ((1, 0, 0), (0, 1, 0), (0, 0, 1)), "activation": "sigmoid(0.2 x)"}
 
@@ -629,7 +630,7 @@ def test_a_forked_child_leaves_its_parents_unfinished_file_alone(tmp_path):
     assert open_volume(tmp_path / "v.h5")[:].all()
 
 
-@pytest.mark.skipif(not FIB25.is_dir(), reason="the FIB-25 sample is not there")
+@needs("fib25")
 def test_fib25():
     raw, labels = (
         open_volume(f"{FIB25}/fib25_val.h5:raw"),

@@ -7,6 +7,7 @@ from pytc.data.augment import augment, section_axis
 from pytc.data.counter_random import sample_key
 from pytc.data.sources import training_voxel_size
 from pytc.data.targets import make_targets
+from pytc.io.intensity import UINT8, to_float32
 
 
 class Preparation:
@@ -25,9 +26,9 @@ class Preparation:
         self.voxel_size = training_voxel_size(config.data)
 
     def plain(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch as it is: image (B, C, Z, Y, X) float32 in [0, 1], labels (B, Z, Y, X) int32."""
+        """A batch as it is: image (B, C, Z, Y, X) float32, labels (B, Z, Y, X) int32."""
         image, labels = self._moved(batch)
-        return image.float() / 255 if image.dtype == torch.uint8 else image, labels
+        return to_float32(image, UINT8) if image.dtype == torch.uint8 else image, labels
 
     def augmented(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, augmented as the config says."""

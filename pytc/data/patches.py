@@ -15,8 +15,9 @@ from torch.utils.data import Dataset
 from pytc.config import Config, Triple, VolumeConfig, require
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
 from pytc.data.shared_memory import shared_sources
-from pytc.data.sources import Source, as_unit_range, open_source
+from pytc.data.sources import Source, open_source
 from pytc.geometry import Box
+from pytc.io.labels import is_unlabelled
 
 UNLABELLED = -1
 VALIDATION_STREAM = 1
@@ -26,11 +27,12 @@ VALIDATION_STREAM = 1
 class PatchDataset(Dataset):
     """Crops of one volume at random positions.
 
-    Sample n is {"image": (C, Z, Y, X) uint8, or float32 in [0, 1], "labels": (Z, Y, X) int32 with 0
-    background and -1 unlabelled, "number": n}. A crop needs a share of at least `min_labelled`
-    foreground voxels; where `max_tries` positions do not give one, the best of them is taken, and
-    ValueError raised if that has none at all. With `classes`, a label of that number or above is a
-    ValueError.
+    Sample n is {"image": (C, Z, Y, X) float32 with the volume's grey range as 0 to 1, or uint8 with
+    0 to 255 as this range, "labels": (Z, Y, X) int32 with 0 background and -1 unlabelled,
+    "number": n}. keep_uint8: whether such uint8 is left for the device to map. A crop needs a share
+    of at least `min_labelled` foreground voxels; where `max_tries` positions do not give one, the
+    best of them is taken, and ValueError raised if that has none at all. With `classes`, a label of
+    that number or above is a ValueError.
     """
 
     source: Source
@@ -40,6 +42,7 @@ class PatchDataset(Dataset):
     min_labelled: float = 0.0
     max_tries: int = 20
     classes: int | None = None
+    keep_uint8: bool = True
     # any sample number is valid, however many the length says make an epoch
     endless: ClassVar[bool] = True
 
@@ -75,7 +78,10 @@ class PatchDataset(Dataset):
             f"none in {self.max_tries} patches of {self.patch_size}",
         )
         crop, labels = best
-        image = as_unit_range(self.source.image.read(crop.start, crop.stop))
+        read = self.source.read
+        if self.keep_uint8 and self.source.stays_uint8:
+            read = self.source.image.read
+        image = read(crop.start, crop.stop)
         missing = [(0, p - s) for p, s in zip(self.patch_size, size)]
         return {
             "image": np.pad(image, [(0, 0), *missing], mode="reflect"),
@@ -101,16 +107,19 @@ class PatchDataset(Dataset):
 def compact_labels(labels: np.ndarray) -> np.ndarray:
     """Labels as int32, same partition: ids that do not fit are renumbered within the patch.
 
-    0 and -1 stay.
+    0 stays, and what `is_unlabelled` becomes -1.
     """
-    if labels.dtype.itemsize < 4 or labels.dtype == np.int32:
-        return labels.astype(np.int32)
-    if labels.size == 0 or labels.max() <= np.iinfo(np.int32).max:
-        return np.maximum(labels.astype(np.int64), UNLABELLED).astype(np.int32)
-    ids, inverse = np.unique(labels, return_inverse=True)
-    compact = np.cumsum(ids > 0)
-    compact[ids < 0] = UNLABELLED
-    return compact[inverse].reshape(labels.shape).astype(np.int32)
+    largest = np.iinfo(np.int32).max
+    if labels.dtype.kind == "b" or np.iinfo(labels.dtype).max <= largest:
+        return np.maximum(labels.astype(np.int32), UNLABELLED)
+    unlabelled = is_unlabelled(labels)
+    compact = np.where(unlabelled, 0, labels)
+    if compact.size and compact.max() > largest:
+        ids, inverse = np.unique(compact, return_inverse=True)
+        compact = np.cumsum(ids > 0)[inverse].reshape(labels.shape)
+    compact = compact.astype(np.int32)
+    compact[unlabelled] = UNLABELLED
+    return compact
 
 
 def step_numbers(
@@ -147,7 +156,7 @@ def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Data
 
     None if none has.
     """
-    parts = _datasets(config, config.data.val, VALIDATION_STREAM, chunk_memory, once_a_node)
+    parts = _datasets(config, config.data.validation, VALIDATION_STREAM, chunk_memory, once_a_node)
     return StratifiedConcatDataset(parts) if parts else None
 
 
@@ -161,7 +170,7 @@ def _datasets(
     data, target = config.data, config.target
     # with two classes any label will do
     checked = target.kind == "classes" and target.classes > 2
-    sources = [open_source(volume, data.synthetic, config.model.in_channels) for volume in volumes]
+    sources = [open_source(volume, data, config.model.in_channels) for volume in volumes]
     if stream == VALIDATION_STREAM:
         sources = [source for source in sources if source.labels is not None]
     if data.cache == "memory":
@@ -179,6 +188,8 @@ def _datasets(
             min_labelled=data.min_labelled,
             max_tries=data.max_tries,
             classes=target.classes if checked else None,
+            # a batch is of one dtype
+            keep_uint8=all(source.stays_uint8 for source in sources),
         )
         for source in sources
     ]

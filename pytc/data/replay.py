@@ -76,7 +76,10 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
 
     from pytc.data.batch import Preparation
     from pytc.data.patches import train_dataset
+    from pytc.data.sources import prepare_volume
 
+    for volume in config.data.train:
+        prepare_volume(volume, config.data.synthetic)
     preparation = Preparation(config, torch.device("cpu"), samples_per_step)
     crop = train_dataset(config)[number]
     image, labels = preparation.augmented(default_collate([crop]))

@@ -1,4 +1,7 @@
-"""From a VolumeConfig to opened, checked arrays; synthetic volumes are generated on first use."""
+"""From a VolumeConfig to opened, checked arrays.
+
+Opening writes nothing: the volumes named synthetic:SEED are made by `prepare_volume`, once.
+"""
 
 import hashlib
 import json
@@ -9,22 +12,28 @@ from pathlib import Path
 
 import numpy as np
 
-from pytc.config import DataConfig, SyntheticConfig, VolumeConfig, require
+from pytc.checks import require
+from pytc.config import DataConfig, SyntheticConfig, VolumeConfig
+from pytc.io import datasets, intensity
 from pytc.io.skeleton import save_skeleton
-from pytc.io.synthetic import make_neurites
+from pytc.io.synthetic import STEPS, make_neurites
 from pytc.io.volume import Volume, create_volume, open_volume
+from pytc.progress import Progress
 
-CACHE = Path("data")
 # raise when make_neurites changes what it draws, so that cached volumes are drawn anew
 GENERATOR = 1
 
 
 @dataclass(frozen=True)
 class Source:
-    """One volume, opened: image (C, Z, Y, X), and labels and mask (Z, Y, X) if there are any."""
+    """One volume, opened: the image (C, Z, Y, X), and labels and mask (Z, Y, X) where there are
+    any.
+    """
 
     name: str
     image: Volume
+    # stored grey values that a network sees as 0 and 1
+    grey_range: intensity.Range
     labels: Volume | None = None
     mask: Volume | None = None
 
@@ -44,53 +53,80 @@ class Source:
     @property
     def voxel_size(self) -> tuple[float, float, float]:
         """nm along each spatial axis; isotropic 1 nm where nothing says."""
-        return self.image.voxel_size or (1.0, 1.0, 1.0)
+        return known_voxel_size(self.image)
+
+    @property
+    def stays_uint8(self) -> bool:
+        """Whether patches may be moved as uint8, and be mapped on the device."""
+        return intensity.stays_uint8(self.image, self.grey_range)
+
+    def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
+        """Grey values from start up to stop as float32 (C, Z, Y, X), `grey_range` as 0 to 1."""
+        return intensity.read_grey(self.image, start, stop, self.grey_range)
 
 
-def open_source(
-    config: VolumeConfig, synthetic: SyntheticConfig, channels: int | None = None
-) -> Source:
-    """Open a volume and check that its parts, and the network's input channels, fit.
+def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = None) -> Source:
+    """Open a volume, and measure its grey range unless that is given or follows from its dtype.
 
-    ValueError names what does not.
+    Args:
+        config: the volume; one that is synthetic must have been made by `prepare_volume`.
+        data: says what the volume does not: its grey range, the look of synthetic volumes.
+        channels: the network's input channels, None for any number.
+
+    Raises:
+        ValueError: names what is not there or does not fit.
     """
-    config = prepare_volume(config, synthetic)
-    image = open_volume(config.image, axes=config.axes, voxel_size=config.voxel_size)
+    image = open_image(config, data)
     require(
         channels in (None, image.n_channels),
         f"{channels} channels (model.in_channels) in {image.path}",
         image.n_channels,
     )
+    config = locate_volume(config, data.synthetic)
     spatial = config.axes.replace("c", "") if config.axes else None
     parts = {
-        part: open_volume(path, axes=spatial)
+        part: open_volume(path, axes=spatial, transpose=config.transpose)
         for part in ("labels", "mask")
         if (path := getattr(config, part))
     }
     for part, volume in parts.items():
-        shape = image.spatial_shape
-        require(volume.shape == shape, f"{part} {volume.path} of shape {shape}", volume.shape)
-        require(
-            volume.dtype.kind in "iub",
-            f"{part} {volume.path} of an integer dtype",
-            str(volume.dtype),
-        )
-    return Source(volume_name(config), image, **parts)
+        _check_part(part, volume, image)
+    chosen = config.intensity or data.intensity
+    return Source(volume_name(config), image, intensity.grey_range(image, chosen), **parts)
+
+
+def open_image(config: VolumeConfig, data: DataConfig) -> Volume:
+    """The image of a volume alone."""
+    config = locate_volume(config, data.synthetic)
+    datasets.require_there(config.image)
+    return open_volume(
+        config.image, axes=config.axes, voxel_size=config.voxel_size, transpose=config.transpose
+    )
+
+
+def _check_part(part: str, volume: Volume, image: Volume) -> None:
+    """ValueError unless labels or mask are integers on the voxels of the image."""
+    shape, axes = image.spatial_shape, image.spatial_axes
+    require(volume.shape == shape, f"{part} {volume.path} of shape {shape}", volume.shape)
+    told = volume.axes_from and image.axes_from
+    require(
+        not told or volume.axes == axes,
+        f"{part} {volume.path} with the axes {axes} of the image {image.path}",
+        volume.axes,
+    )
+    integers = f"{part} {volume.path} of an integer dtype"
+    require(volume.dtype.kind in "iub", integers, str(volume.dtype))
+
+
+def known_voxel_size(image: Volume) -> tuple[float, float, float]:
+    """nm along each spatial axis; isotropic 1 nm where nothing says."""
+    return image.voxel_size or (1.0, 1.0, 1.0)
 
 
 def training_voxel_size(data: DataConfig) -> tuple[float, float, float]:
     """Of the training volumes' voxel sizes (nm), the one that lets the fewest axes be exchanged."""
-    sizes = [open_source(volume, data.synthetic).voxel_size for volume in data.train]
+    sizes = [known_voxel_size(open_image(volume, data)) for volume in data.train]
     return min(sizes, key=lambda size: sum(a == b for a in size for b in size))
-
-
-def as_unit_range(image: np.ndarray) -> np.ndarray:
-    """uint8 as it is, any other dtype as float32.
-
-    Integers are divided by their dtype's maximum, floats are unchanged.
-    """
-    largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
-    return image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(largest)
 
 
 def volume_name(config: VolumeConfig) -> str:
@@ -98,32 +134,45 @@ def volume_name(config: VolumeConfig) -> str:
     return config.name or Path(config.image.split(":")[0]).stem or "volume"
 
 
-def prepare_volume(
-    config: VolumeConfig, synthetic: SyntheticConfig, cache: Path = CACHE
-) -> VolumeConfig:
-    """The same config with synthetic:SEED replaced by files.
-
-    They are generated below `cache` if they are not there yet.
-    """
-    if not config.image.startswith("synthetic:"):
+def locate_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeConfig:
+    """The same config with synthetic:SEED replaced by the files that `prepare_volume` makes."""
+    if not config.is_synthetic:
         return config
-    seed = int(config.image.removeprefix("synthetic:"))
-    key = json.dumps([GENERATOR, seed, asdict(synthetic)])
-    folder = cache / f"synthetic-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    if not folder.exists():
-        _generate(folder, seed, synthetic)
+    folder = _synthetic_folder(config, synthetic)
     return replace(
         config,
         image=f"{folder}/image.zarr",
         labels=f"{folder}/labels.zarr",
         skeleton=f"{folder}/skeleton.npz",
-        name=config.name or f"synthetic-{seed}",
+        name=config.name or f"synthetic-{_seed(config)}",
     )
 
 
+def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeConfig:
+    """As `locate_volume`, after a synthetic volume has been made if it is not there yet.
+
+    It is kept in the data folder ($PYTC_DATA if that is set and can be written to, else data/).
+    """
+    if config.is_synthetic and not _synthetic_folder(config, synthetic).exists():
+        _generate(_synthetic_folder(config, synthetic), _seed(config), synthetic)
+    return locate_volume(config, synthetic)
+
+
+def _seed(config: VolumeConfig) -> int:
+    return int(config.image.removeprefix("synthetic:"))
+
+
+def _synthetic_folder(config: VolumeConfig, synthetic: SyntheticConfig) -> Path:
+    key = json.dumps([GENERATOR, _seed(config), asdict(synthetic)])
+    name = f"synthetic-{_seed(config)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return datasets.find(name) or datasets.own_folder() / name
+
+
 def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
-    print(f"generating a synthetic volume {synthetic.shape}, seed {seed}: {folder}", flush=True)
-    made = make_neurites(seed=seed, **asdict(synthetic))
+    shape = " x ".join(map(str, synthetic.shape))
+    print(f"making a synthetic volume of {shape} voxels, seed {seed}, in {folder}", flush=True)
+    with Progress("making a synthetic volume", "steps", STEPS) as progress:
+        made = make_neurites(seed=seed, **asdict(synthetic), said=progress.show)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     for name, array in (("image.zarr", made.image), ("labels.zarr", made.labels)):

@@ -3,6 +3,7 @@
 import networkx
 import numpy as np
 
+from pytc.io.labels import is_unlabelled
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
 
@@ -51,7 +52,9 @@ def cross_check(
     if labels is not None:
         reference |= {
             f"dense_{key}": value
-            for key, value in _overlap(np.maximum(labels, 0), segmentation).items()
+            for key, value in _overlap(
+                np.where(is_unlabelled(labels), 0, labels), segmentation
+            ).items()
         }
     off = {key: abs(figures[key] - value) / max(abs(value), 1) for key, value in reference.items()}
     worst = max(off, key=off.get)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pytc.commands import EvaluateConfig
-from pytc.config import require
+from pytc.config import Lengths, require
 from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.sweep import (
     Sweep,
@@ -20,6 +20,7 @@ from pytc.evaluation.sweep import (
     semantic_sweep,
     threshold_sweep,
 )
+from pytc.io.labels import is_unlabelled
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.overlap import Contingency, metrics_of_table
@@ -69,7 +70,7 @@ class Inputs:
         if self.config.task == "instance":
             return np.where(inside, labels, 0).astype(labels.dtype, copy=False)
         true_mask = boundaries if self.truth == "boundaries" else foreground
-        return true_mask(labels, inside & (labels >= 0))
+        return true_mask(labels, inside & ~is_unlabelled(labels))
 
     def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
         """The figures at each of the config's thresholds; values:
@@ -136,9 +137,11 @@ def gather(config: EvaluateConfig) -> Inputs:
         if part != "skeleton":
             # the source's, if it names this file
             axes = source.get("axes") if path == source.get(part) else None
-            volumes[part] = open_volume(
-                path, axes=axes.replace("c", "") if axes and part != "image" else axes
-            )
+            if axes and part != "image":
+                axes = axes.replace("c", "")
+            # a prediction is stored in the order in which its image was read
+            transpose = source.get("transpose") if path == source.get(part) else None
+            volumes[part] = open_volume(path, axes=axes, transpose=transpose)
     _check_volumes(volumes)
     prediction, decoded = next(iter(volumes.values())), "affinities" in volumes
     changed, semantic = config.grow or config.min_size, task == "semantic"
@@ -168,7 +171,7 @@ def gather(config: EvaluateConfig) -> Inputs:
     )
     skeleton = None
     if "skeleton" in paths:
-        skeleton = load_skeleton(paths["skeleton"], config.voxel_size, axes=prediction.spatial_axes)
+        skeleton = _load_skeleton(paths["skeleton"], config.voxel_size, prediction, source)
         skeleton.require_inside(prediction.spatial_shape)
     title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
     return Inputs(
@@ -186,6 +189,22 @@ def metrics_by_truth(task: str) -> dict[str, tuple[str, ...]]:
     """The metrics of a task by the truth that they need; a task may have none for skeletons."""
     parts = {part: metric_names(task, part) for part in ("skeleton", "labels")}
     return {part: names for part, names in parts.items() if names}
+
+
+def _load_skeleton(
+    path: str, voxel_size: Lengths | None, prediction: Volume, source: dict[str, Any]
+) -> Skeleton:
+    """Skeletons in the order of the prediction's axes, where they may be in that of the image.
+
+    They are if the source names them and its image was transposed.
+    """
+    axes = prediction.spatial_axes
+    stored = source.get("stored_axes")
+    if stored is None or path != source.get("skeleton"):
+        return load_skeleton(path, voxel_size, axes=axes)
+    if voxel_size is not None:
+        voxel_size = tuple(voxel_size[axes.index(axis)] for axis in stored)
+    return load_skeleton(path, voxel_size, axes=stored).transposed(stored, axes)
 
 
 def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:

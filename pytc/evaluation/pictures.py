@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pytc.evaluation.sweep import Sweep
+from pytc.io.labels import is_unlabelled
 from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency
 from pytc.metrics.table import panels
@@ -110,7 +111,8 @@ def draw(
             grey = _grey(image, axes, axis, index)
             drawn["image"] = _tint(grey)
         if labels is not None:
-            truth = _cut(labels, axes, axis, index).astype(np.int64)
+            truth = _cut(labels, axes, axis, index)
+            truth = np.where(is_unlabelled(truth), -1, truth.astype(np.int64))
             drawn["labels"] = _overlay(grey, np.maximum(truth, 0))
         drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
         if matching:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,15 @@ import torch
 from pytc import hardware
 from pytc.commands import InferConfig
 from pytc.config import Config, VolumeConfig, require
-from pytc.data.sources import open_source, prepare_volume
+from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
+from pytc.data.sources import Source, open_image, open_source, prepare_volume
 from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.stores import split_path
 from pytc.io.volume import Volume, create_volume
 from pytc.models.base import ConnectomicsModel, finest
-from pytc.models.checkpoint import load_model
+from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
 from pytc.runs import write_json
@@ -46,20 +47,19 @@ def infer(config: InferConfig) -> list[Path]:
             flush=True,
         )
         checkpoint = checkpoint.with_name("last.pt")
-    model, trained, step = load_model(checkpoint, device)
-    print(f"checkpoint: {checkpoint}, step {step}", flush=True)
-    volumes = trained.data.val
-    if config.input is not None:
-        volumes = (config.input_volume(),)
+    state = load_checkpoint(checkpoint, device)
+    model, trained = restore_model(state)
+    model = model.to(device)
+    print(f"checkpoint: {checkpoint}, step {state['step']}", flush=True)
+    training = from_plain(state.get("volumes", ()))
+    volumes = volumes_to_predict(config, trained, training)
     require(
         len(volumes) == 1 or not config.output,
         "--input with --output",
         f"{len(volumes)} volumes for one folder",
     )
     model.require_size(config.inference.window or trained.data.patch_size)
-    sources = [
-        open_source(volume, trained.data.synthetic, trained.model.in_channels) for volume in volumes
-    ]
+    sources = [open_input(volume, trained, training) for volume in volumes]
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -76,6 +76,41 @@ def infer(config: InferConfig) -> list[Path]:
             )
         print(f"results: {folder}", flush=True)
     return folders
+
+
+def volumes_to_predict(
+    config: InferConfig, trained: Config, training: Sequence[Facts]
+) -> tuple[VolumeConfig, ...]:
+    """The input named, or else the validation volumes of the run, with the axes to read them in."""
+    if config.input is None:
+        require(
+            trained.data.validation,
+            "a volume to predict, by --input IMAGE, as this run has no validation volume",
+            None,
+        )
+        return trained.data.validation
+    order = None
+    if config.transpose:
+        require(
+            training, "a checkpoint that knows its training volumes' axes for --transpose", None
+        )
+        order = training[0].axes
+    return (replace(config.input_volume(), transpose=order),)
+
+
+def open_input(volume: VolumeConfig, trained: Config, training: Sequence[Facts]) -> Source:
+    """Open a volume to predict; print what was read, and what looks wrong with it.
+
+    ValueError if it does not fit the network or the volumes that it was trained on.
+    """
+    prepare_volume(volume, trained.data.synthetic)
+    source = open_source(volume, trained.data, trained.model.in_channels)
+    facts, doubts = inspect(source)
+    require_alike(facts, training, prefix="--", role="input", transpose="--transpose")
+    print(f"input {facts}", flush=True)
+    for doubt in (*doubts, *grey_doubts(facts, training)):
+        print(f"warning: {doubt}", flush=True)
+    return source
 
 
 def predict(
@@ -100,12 +135,18 @@ def predict(
         trained.target.kind,
         settings.inference,
     )
-    image = open_source(volume, trained.data.synthetic, trained.model.in_channels).image
+    opened = open_source(volume, trained.data, trained.model.in_channels)
+    image = opened.image
     folder.mkdir(parents=True, exist_ok=True)
     source = {
         key: getattr(volume, key)
-        for key in ("image", "labels", "mask", "skeleton", "axes", "attribution")
+        for key in ("image", "labels", "mask", "skeleton", "axes", "transpose", "attribution")
     }
+    if volume.transpose is not None:
+        source["stored_axes"] = open_image(
+            replace(volume, transpose=None), trained.data
+        ).spatial_axes
+    source["intensity"] = opened.grey_range
     decoding = {key: getattr(settings.segmentation, key) for key in ("min_size", "grow")}
     write_json(
         folder / "source.json", {**source, **decoding, "voxel_size": image.voxel_size, "task": kind}
@@ -119,16 +160,29 @@ def predict(
         with hardware.autocast(device, precision):
             return finest(model(patches))[:, channels]
 
-    attributes = {"activation": f"sigmoid({inference.activation_scale:g} x)", "channels": kind}
+    attributes = {
+        "activation": f"sigmoid({inference.activation_scale:g} x)",
+        "channels": kind,
+        "intensity": opened.grey_range,
+    }
     attributes |= {"offsets": offsets} if per_offset else {}
     window = inference.window or trained.data.patch_size
     made_of = json.dumps(
-        [weights, asdict(inference), window, precision, channels, _identity(image)]
+        [
+            weights,
+            asdict(inference),
+            window,
+            precision,
+            channels,
+            opened.grey_range,
+            _identity(image),
+        ]
     )
     return predict_volume(
         flip_averaged(network, offsets) if inference.flips else network,
         image,
         folder / "affinities.zarr",
+        grey_range=opened.grey_range,
         channels=len(channels),
         window=window,
         config=inference,
@@ -162,4 +216,4 @@ def _identity(image: Volume) -> list:
     path, _ = split_path(image.path)
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
-    return [str(path.resolve()), image.path, image.shape, str(image.dtype), *state]
+    return [str(path.resolve()), image.path, image.axes, image.shape, str(image.dtype), *state]

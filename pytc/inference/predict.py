@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from pytc.config import InferenceConfig, Triple
-from pytc.data.sources import as_unit_range
 from pytc.geometry import Box, blocks, tile
 from pytc.inference.flips import Network
+from pytc.io.intensity import Range, read_grey
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.progress import track
 from pytc.runs import replacing, write_json
@@ -31,6 +31,7 @@ def predict_volume(
     image: Volume,
     output: Path,
     *,
+    grey_range: Range,
     channels: int,
     window: Triple,
     config: InferenceConfig,
@@ -40,10 +41,11 @@ def predict_volume(
 ) -> Volume:
     """Predict `image` (C, Z, Y, X) window by window into the Zarr array `output`.
 
-    What is written is sigmoid(scale x logits). `network` maps (B, C, *window) float32 in [0, 1] on
-    `device` to logits (B, `channels`, *window). The result is float16 (`channels`, Z, Y, X) with
-    `attributes`; volumes smaller than a window are padded by reflection. A killed prediction of the
-    same `key` (a hash of all that produced it) is continued; one of another key is replaced.
+    What is written is sigmoid(scale x logits). `network` maps (B, C, *window) float32, with the
+    stored values of `grey_range` as 0 to 1, on `device` to logits (B, `channels`, *window). The
+    result is float16 (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are
+    padded by reflection. A killed prediction of the same `key` (a hash of all that produced it) is
+    continued; one of another key is replaced.
     """
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / "blocks.json"
@@ -64,7 +66,9 @@ def predict_volume(
     for number, box in enumerate(boxes):
         if number not in finished:
             label = f"predicting block {number + 1}/{len(boxes)}"
-            logits = predict_block(network, image, box, channels, window, config, device, label)
+            logits = predict_block(
+                network, image, grey_range, box, channels, window, config, device, label
+            )
             activated = torch.from_numpy(logits).mul_(config.activation_scale).sigmoid_()
             affinities[(slice(None), *box.slices)] = activated.to(torch.float16).numpy()
             finished.append(number)
@@ -75,6 +79,7 @@ def predict_volume(
 def predict_block(
     network: Network,
     image: Volume,
+    grey_range: Range,
     box: Box,
     channels: int,
     window: Triple,
@@ -88,7 +93,7 @@ def predict_block(
     windows = [w for w in tile(shape, window, stride) if w.intersection(box)]
     starts, stops = zip(*((w.start, w.stop) for w in windows))
     region = Box(tuple(map(min, zip(*starts))), tuple(map(max, zip(*stops))))
-    pixels = _read_padded(image, region)
+    pixels = _read_padded(image, grey_range, region)
     weights = blending_weights(window, config.blending)
     total = np.zeros((channels, *box.shape), np.float32)
     norm = np.zeros(box.shape, np.float32)
@@ -128,14 +133,13 @@ def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
     return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
 
 
-def _read_padded(image: Volume, region: Box) -> np.ndarray:
-    """A region of the image, float32 in [0, 1].
+def _read_padded(image: Volume, grey_range: Range, region: Box) -> np.ndarray:
+    """A region of the image, float32 with `grey_range` as 0 to 1.
 
     It is reflected where it leaves the volume at the far end.
     """
     stop = tuple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
-    pixels = as_unit_range(image.read(region.start, stop))
-    pixels = pixels.astype(np.float32) / 255 if pixels.dtype == np.uint8 else pixels
+    pixels = read_grey(image, region.start, stop, grey_range)
     return np.pad(
         pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect"
     )

@@ -6,10 +6,14 @@ A cube of the NISB benchmark opens as it is published: data.zarr/img (axes xyzc)
 skeleton.pkl.
 """
 
+import argparse
+import os
 from pathlib import Path
 from typing import NamedTuple
 
-from pytc.config import VolumeConfig, require
+from pytc.checks import require, suggest
+from pytc.config import VolumeConfig
+from pytc.script import script
 
 
 class Dataset(NamedTuple):
@@ -68,24 +72,112 @@ DATASETS = {
 }
 
 
-def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
-    """A data set's volumes by split, downloaded into folder/name the first time.
+# those that are not downloaded by `fetch`, and how they are got
+BY_HAND = {
+    "fib25": (
+        "training_sample2 of https://github.com/janelia-flyem/neuroproof_examples, cut along z "
+        "into fib25_train.h5 and fib25_val.h5, each with raw and labels"
+    ),
+    "vnc": (
+        "https://github.com/unidesigner/groundtruth-drosophila-vnc, cut along z into vnc_train.h5 "
+        "and vnc_val.h5, each with raw and classes"
+    ),
+}
 
-    The download is checked against its hash. ValueError for an unknown name or a download without
-    the files it should hold; ImportError without pooch.
+
+def places() -> list[Path]:
+    """The folders in which data are looked for, in this order: $PYTC_DATA if it is set, data/."""
+    named = os.environ.get("PYTC_DATA")
+    return [Path(named), Path("data")] if named else [Path("data")]
+
+
+def find(name: str) -> Path | None:
+    """A file or folder below the first place that has it, or None."""
+    return next((place / name for place in places() if (place / name).exists()), None)
+
+
+def locate(part: str) -> str:
+    """The path of FILE or FILE:DATASET of a data set, e.g. fib25/fib25_train.h5:raw, for a preset.
+
+    Where no place has it, the path is one in data/, and an error when it is opened says how to get
+    the data set (`require_there`).
+    """
+    file, colon, inside = part.partition(":")
+    return f"{find(file) or Path('data') / file}{colon}{inside}"
+
+
+def own_folder() -> Path:
+    """Where new data are put: $PYTC_DATA if that is set and can be written to, else data/."""
+    return next(filter(_can_be_written, places()), Path("data"))
+
+
+def _can_be_written(folder: Path) -> bool:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return os.access(there, os.W_OK)
+
+
+def require_there(path: str) -> None:
+    """ValueError, with how to get it, if a path leads into a public data set that is not there."""
+    from pytc.io.stores import split_path  # loads what reads files, which a preset need not
+
+    file, _ = split_path(path)
+    if file.exists():
+        return
+    for place in places():
+        if file.is_relative_to(place):
+            name = file.relative_to(place).parts[0]
+            if name in DATASETS or name in BY_HAND:
+                looked = os.environ.get("PYTC_DATA", "not set")
+                raise ValueError(
+                    f"expected the data set {name} in $PYTC_DATA ({looked}) or data/, got neither; "
+                    f"get it: {how_to_get(name)}; or name your own volumes by "
+                    "--data.train.0.image and --data.train.0.labels"
+                )
+
+
+def how_to_get(name: str) -> str:
+    """Where a data set comes from, as a command or an address."""
+    return BY_HAND.get(name, f"python -m pytc.io.datasets {name}")
+
+
+def volumes(name: str) -> dict[str, VolumeConfig]:
+    """A downloadable data set's volumes by split, wherever they are; nothing is downloaded.
+
+    Where the data set is not there, the paths are those it would have in data/.
     """
     require(name in DATASETS, f"a data set from {', '.join(DATASETS)}", name)
+    folder = find(name) or Path("data") / name
+    return _volumes(name, folder)
+
+
+def fetch(name: str, folder: str | Path | None = None) -> dict[str, VolumeConfig]:
+    """A data set's volumes by split, downloaded into folder/name the first time.
+
+    The download is checked against its hash. folder: by default `own_folder`. ValueError for an
+    unknown name or a download without the files it should hold; ImportError without pooch; OSError
+    without a connection.
+    """
+    if name in BY_HAND:
+        raise ValueError(f"expected a data set to download, got {name!r}: {how_to_get(name)}")
+    if name not in DATASETS:
+        raise ValueError(f"expected a data set, got {name!r}{suggest(name, DATASETS)}")
     try:
         import pooch
     except ImportError:
         raise ImportError(
             "downloading data sets needs the extra `data`: pip install -e '.[data]' in a clone"
         ) from None
-    dataset, folder = DATASETS[name], Path(folder) / name
+    dataset = DATASETS[name]
+    folder = Path(own_folder() if folder is None else folder) / name
     unzip = pooch.Unzip(extract_dir="unpacked") if dataset.url.endswith(".zip") else None
     pooch.retrieve(
         dataset.url, dataset.known_hash, fname=Path(dataset.url).name, path=folder, processor=unzip
     )
+    return _volumes(name, folder)
+
+
+def _volumes(name: str, folder: Path) -> dict[str, VolumeConfig]:
+    dataset = DATASETS[name]
     return {
         split: VolumeConfig(
             image=_find(folder, image),
@@ -102,16 +194,30 @@ def fetch(name: str, /, folder: str | Path = "data") -> dict[str, VolumeConfig]:
 def _find(folder: Path, part: str) -> str:
     """The path of FILE or FILE:DATASET, wherever below the folder an archive has put it."""
     file, colon, inside = part.partition(":")
+    if not folder.exists():
+        return f"{folder / part}"
     found = sorted(folder.rglob(file))
     require(len(found) == 1, f"one {file} below {folder}", ", ".join(map(str, found)))
     return f"{found[0]}{colon}{inside}"
 
 
-if __name__ == "__main__":
-    import tyro
-
-    from pytc.script import script
-
+def main(arguments: list[str] | None = None) -> None:
+    """Download a public data set, and print its volumes as a config names them."""
+    names = ", ".join(DATASETS)
+    parser = argparse.ArgumentParser(prog="python -m pytc.io.datasets", description=main.__doc__)
+    parser.add_argument("name", help=f"one of {names}")
+    parser.add_argument(
+        "--folder", help="where to put it; by default $PYTC_DATA if it is set, else data/"
+    )
+    given = parser.parse_args(arguments)
     with script():
-        for volume in tyro.cli(fetch).values():
+        try:
+            found = fetch(given.name, given.folder)
+        except (ImportError, OSError) as error:
+            raise ValueError(f"{given.name}: {error}") from error
+        for volume in found.values():
             print(volume)
+
+
+if __name__ == "__main__":
+    main()

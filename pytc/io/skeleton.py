@@ -4,7 +4,7 @@ Positions in voxels find labels, positions in nm measure edges.
 """
 
 import pickle
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +83,12 @@ class Skeleton:
             f"skeleton nodes inside {shape}",
             f"{len(outside)} outside, e.g. {outside[:1]}",
         )
+
+    def transposed(self, axes: str, order: str) -> "Skeleton":
+        """The same skeletons of a volume whose spatial axes, here `axes`, are read as `order`."""
+        moved = [axes.index(axis) for axis in order]
+        positions = np.ascontiguousarray(self.positions[:, moved])
+        return replace(self, positions=positions, nm=np.ascontiguousarray(self.nm[:, moved]))
 
     @property
     def edge_lengths(self) -> np.ndarray:

@@ -4,6 +4,7 @@ Lengths here are in units of the cube root of a voxel's volume, so a neurite has
 any voxel size; with isotropic voxels a unit is a voxel. Everything follows from the seed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -18,6 +19,7 @@ STEP = 2.0  # between the nodes of a walk
 CELL = 3.0  # of the grid that knows how much room is left
 LONGEST = 120  # nodes of a walk without a branch
 LONG = 48.0  # shorter neurites are left out; their neighbours take the room
+STEPS = 4  # walks, labels, image, noise
 CYTOPLASM, MEMBRANE, ORGANELLE = 0.68, 0.50, 0.30  # brightness, and how much darker than it
 
 
@@ -57,12 +59,13 @@ def make_neurites(
     voxel_size: Lengths = (10.0, 10.0, 10.0),
     noise: float = 0.08,
     defects: float = 0.0,
+    said: Callable[[int], None] = lambda done: None,
 ) -> SyntheticVolume:
     """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
 
     voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of
-    z-slices whose image is dropped, shifted or blurred. Every node of a skeleton lies on its own
-    label. ValueError for an impossible shape.
+    z-slices whose image is dropped, shifted or blurred. said: told how many of the STEPS are done.
+    Every node of a skeleton lies on its own label. ValueError for an impossible shape.
     """
     SyntheticConfig(tuple(shape), tuple(voxel_size), noise, defects)  # refuses what is out of range
     require(
@@ -78,11 +81,15 @@ def make_neurites(
         voxel_size,
     )
     trees = grow_trees(np.asarray(shape) * size, rng)
+    said(1)
     labels = fill(tuple(shape), size, trees, rng)
+    said(2)
     image = render(labels, size, grow_organelles(trees, rng), rng)
+    said(3)
     image += noise * rng.standard_normal(shape, np.float32)
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
+    said(STEPS)
     return SyntheticVolume(
         image, labels, trees_to_skeleton(trees, size, voxel_size), tuple(map(float, voxel_size))
     )

@@ -7,6 +7,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from pytc.io.labels import has_unlabelled, is_unlabelled
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
 
 OVERLAP_METRICS = (
@@ -38,8 +39,8 @@ def contingency_table(truth, segmentation, mask=None, *, threads: int | None = N
 
     truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in
     one pass, by slabs along the first axis. Voxels where mask (bool, same shape) is False or truth
-    is negative (unlabelled) do not count. ValueError for other dtypes, shapes that differ, and
-    negative segments.
+    is unlabelled (negative, or the maximum of uint32 or uint64) do not count. ValueError for other
+    dtypes, shapes that differ, and negative segments.
     """
     return _sorted_table(*count_pairs(truth, segmentation, mask, threads=threads))
 
@@ -116,8 +117,9 @@ def _labelled(
     """Without the voxels that do not count."""
     if segmentation.dtype.kind == "i" and segmentation.min() < 0:
         raise ValueError(f"expected segments of 0 or more, got {segmentation.min()}")
-    if truth.dtype.kind == "i" and truth.min() < 0:
-        mask = truth >= 0 if mask is None else (truth >= 0) & (mask != 0)
+    if has_unlabelled(truth):
+        known = ~is_unlabelled(truth)
+        mask = known if mask is None else known & (mask != 0)
     return (truth, segmentation) if mask is None else (truth[mask != 0], segmentation[mask != 0])
 
 

@@ -47,6 +47,7 @@ def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
                     "format": FORMAT,
                     "config": json.loads(metadata["config"]),
                     "step": int(metadata["step"]),
+                    "volumes": json.loads(metadata.get("volumes", "[]")),
                     "average": None,
                 }
             return state
@@ -116,8 +117,14 @@ def export(source: Path, target: Path) -> Path:
         raise ValueError(f"expected a file name that ends in .safetensors, got {target}")
     if source.is_dir():
         source = source / "checkpoints" / f"{load_config(source).inference.checkpoint}.pt"
-    model, config, step = load_model(source)
-    metadata = {"format": f"pytc {FORMAT}", "config": json.dumps(asdict(config)), "step": str(step)}
+    state = load_checkpoint(source)
+    model, config = restore_model(state)
+    metadata = {
+        "format": f"pytc {FORMAT}",
+        "config": json.dumps(asdict(config)),
+        "step": str(state["step"]),
+        "volumes": json.dumps(state.get("volumes", [])),
+    }
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with replacing(target) as temporary:
         temporary.write_bytes(save(weights, metadata))

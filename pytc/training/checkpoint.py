@@ -36,18 +36,21 @@ class Keeper:
 
     It does where it knows its monitored figure. With loop.picks_best the keep_checkpoints best are
     kept, ranked by loop.monitor, and best.pt is the first of them. Without, the figure is found by
-    `pytc.validate`, which writes best.pt; for it the newest checkpoints are kept.
+    `pytc.validate`, which writes best.pt; for it the newest checkpoints are kept. A run that has
+    nothing to validate on keeps the newest ones, too, and best.pt is the last.
     """
 
     folder: Path
     loop: LoopConfig
     # step -> figure or NaN, of those kept, best first
     scores: dict[int, float] = field(default_factory=dict)
+    validates: bool = True
 
     def save(self, state: dict[str, Any], figures: dict[str, float]) -> None:
         """Write a checkpoint; `figures`: what is known of it, with or without the monitored one."""
         self.folder.mkdir(exist_ok=True)
-        step, monitor, picks = state["step"], self.loop.monitor, self.loop.picks_best
+        step, monitor = state["step"], self.loop.monitor
+        picks = self.loop.picks_best and self.validates
         scores = {**self.scores, step: figures.get(monitor, math.nan)}
         known = [step for step, score in scores.items() if not (picks and math.isnan(score))]
         ranked = sorted(known, key=lambda step: loss_of(monitor, scores[step]) if picks else -step)
@@ -55,7 +58,8 @@ class Keeper:
         state = {**state, "scores": dict(self.scores)}
         if step in self.scores:
             save_checkpoint(self.folder / f"step-{step:08d}.pt", state)
-            if picks and next(iter(self.scores)) == step:
+            is_best = picks and next(iter(self.scores)) == step
+            if is_best or not self.validates:
                 save_checkpoint(self.folder / "best.pt", state)
         save_checkpoint(self.folder / "last.pt", state)
         for path in self.folder.glob("step-*.pt"):

@@ -19,6 +19,7 @@ from pytc import __version__, hardware
 from pytc.checks import require
 from pytc.config import Config
 from pytc.data.batch import Preparation
+from pytc.data.inspection import inspect_run, to_plain
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
 from pytc.data.sources import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
@@ -103,8 +104,11 @@ def run_to_its_end(
     A function of its own, so that the network, which holds the process group, is gone when it
     returns.
     """
-    volumes = (*config.data.train, *config.data.val)
+    volumes = (*config.data.train, *config.data.validation)
     ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
+    facts, lines = ranks.once_a_node(lambda: inspect_run(config))
+    if ranks.is_main:
+        print(*lines, sep="\n", flush=True)
     if config.loop.volumes_every or config.loop.monitor != "val/loss":
         scored_volumes(config)  # refuses what cannot be scored, before any work
     memory = hardware.chunk_memory(config.system, device, ranks.local_world)
@@ -121,6 +125,7 @@ def run_to_its_end(
         resume=resume,
     )
     trainer = Trainer(resolved.config, ranks, device)
+    trainer.volumes = to_plain(facts)
     trainer.begin(resume, dataset, validation)
     try:
         with closing(trainer.monitor):
@@ -189,6 +194,7 @@ class Trainer:
             "scaler": self.scaler,
         }
         self.first_step, self.skipped, self.skipped_in_a_row = 0, 0, 0
+        self.volumes: list[dict] = []  # facts of the training volumes, saved with each checkpoint
 
         # Output: none before `begin`.
         self.monitor = Silent()
@@ -228,7 +234,8 @@ class Trainer:
         if ranks.is_main:
             folder = resume or create_run(self.config.name)
         self.folder = ranks.gather(folder)[0]
-        self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores)
+        validates = validation is not None or self.loop.monitor != "val/loss"
+        self.keeper = Keeper(self.folder / "checkpoints", self.loop, scores, validates)
         if ranks.is_main:
             self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps)
 
@@ -330,7 +337,14 @@ class Trainer:
                 "skipped_in_a_row": self.skipped_in_a_row,
             }
             self.keeper.save(
-                {"format": FORMAT, "config": asdict(self.config), **counts, **parts}, scores
+                {
+                    "format": FORMAT,
+                    "config": asdict(self.config),
+                    "volumes": self.volumes,
+                    **counts,
+                    **parts,
+                },
+                scores,
             )
 
     def train_step(self, step: int, stop: bool, *, detailed: bool):

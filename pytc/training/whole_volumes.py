@@ -88,7 +88,8 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     volumes, truth = {}, {}
     task = target_kind(config.target.kind).task
     needed = metrics_by_truth(task)
-    for volume in (prepare_volume(volume, config.data.synthetic) for volume in config.data.val):
+    for volume in config.data.validation:
+        volume = prepare_volume(volume, config.data.synthetic)
         if known := {part: True for part in needed if getattr(volume, part)}:
             name = volume_name(volume)
             volumes[name if name not in volumes else f"{name}-{len(volumes) + 1}"] = volume

@@ -13,6 +13,7 @@ from pytc.config import AugmentConfig, require
 from pytc.data.augment import deformation, imaging
 from pytc.data.augment.imaging import drop_slices, shift_slices
 from pytc.data.counter_random import SampleRandom
+from pytc.io.intensity import UINT8, to_float32
 
 __all__ = ["DropSliced", "ShiftSliced", "augment", "drop_slices", "section_axis", "shift_slices"]
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -54,7 +55,7 @@ def augment(
     )
     flips = deformation.draw_flips(rng("flip"), shape, prob=c.flip_prob)
     image, labels = deformation.reorient(image, labels, flips @ turns @ permutations)
-    image = image.float().div_(255) if image.dtype == torch.uint8 else image.float()
+    image = to_float32(image, UINT8) if image.dtype == torch.uint8 else image.float()
 
     matrices = deformation.draw_affine(
         rng("affine"),

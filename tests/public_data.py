@@ -1,0 +1,20 @@
+"""Public data that some tests read: below $PYTC_DATA, or data/ beside the tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PLACES = [Path(place) for place in (os.environ.get("PYTC_DATA"), ROOT / "data") if place]
+
+
+def public_data(name: str) -> Path | None:
+    """The folder of a data set, or None where it is not on this machine."""
+    return next(((place / name).resolve() for place in PLACES if (place / name).is_dir()), None)
+
+
+def needs(name: str):
+    """A mark: the test is skipped where the data set is not on this machine."""
+    reason = f"the data set {name} is neither in $PYTC_DATA nor in data/"
+    return pytest.mark.skipif(public_data(name) is None, reason=reason)
