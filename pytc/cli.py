@@ -17,8 +17,8 @@ from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
 from pytc.models import check_options
 from pytc.python_files import load_plugins
-from pytc.renames import DOCUMENTED_FLAGS
-from pytc.runs import load_config, newest_run
+from pytc.renames import DOCUMENTED_FLAGS, config_from_plain
+from pytc.runs import export_config, find_run, load_config, newest_run
 from pytc.training.resolve import NO_GPU, check_resumed, cpu_variant, differences
 
 # Read when torch is loaded: threads that spin while they wait for one another stall where cores are
@@ -51,7 +51,7 @@ def train(arguments: list[str] | None = None) -> None:
         )
         resume = None
         if given.resume is not None:
-            resume = Path(given.resume) if given.resume else newest_run("checkpoints/last.pt")
+            resume = _run_to_resume(given.resume)
 
         file = ConfigFile(Config(), has_cpu_variant=True)
         if given.config is not None:
@@ -135,6 +135,15 @@ def with_named_fields(config: Config, flags: set[str]) -> Config:
     return replace(config, data=data, loop=loop)
 
 
+def _run_to_resume(name: str) -> Path:
+    """The folder of the run of that path or name, or of the newest where it is empty."""
+    if not name:
+        return newest_run("checkpoints/last.pt")
+    expected = "a run to --resume; from a file of weights --model.pretrained starts a new one"
+    require(not Path(name).is_file(), expected, name)
+    return find_run(name)
+
+
 def infer(arguments: list[str] | None = None) -> None:
     """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.field value]"""
     with readable_errors():
@@ -142,12 +151,14 @@ def infer(arguments: list[str] | None = None) -> None:
         first.add_argument("--run")
         given, rest = first.parse_known_args(arguments)
         default = InferConfig(run=given.run)
-        if not {"-h", "--help"} & set(rest):
-            run = Path(given.run) if given.run else newest_run("checkpoints/last.pt")
-            print(f"run: {run}", flush=True)
-            trained = load_config(run)
+        asks_for_help = bool({"-h", "--help"} & set(rest))
+        if given.run or not asks_for_help:
+            run = given.run or str(newest_run("checkpoints/last.pt"))
+            trained = _config_of(run)
+            if not asks_for_help:
+                print(f"run: {run}", flush=True)
             default = InferConfig(
-                str(run),
+                run,
                 inference=trained.inference,
                 segmentation=trained.segmentation,
                 system=trained.system,
@@ -157,6 +168,18 @@ def infer(arguments: list[str] | None = None) -> None:
         from pytc.inference.pipeline import infer
 
         infer(config)
+
+
+def _config_of(name: str) -> Config:
+    """The config of a run, or of a file of weights; of most without loading torch."""
+    if Path(name).suffix == ".safetensors":
+        return export_config(Path(name))
+    run = find_run(name)
+    if Path(name).is_file() and run != Path(name).parent.parent:
+        from pytc.models.checkpoint import load_checkpoint
+
+        return config_from_plain(load_checkpoint(Path(name))["config"])
+    return load_config(run)
 
 
 def evaluate(arguments: list[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pytc.config import DataConfig, SyntheticConfig, VolumeConfig, require
+from pytc.io.results import volume_name
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import Volume, create_volume, open_volume
@@ -91,11 +92,6 @@ def as_unit_range(image: np.ndarray) -> np.ndarray:
     """
     largest = np.iinfo(image.dtype).max if image.dtype.kind in "iu" else 1
     return image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(largest)
-
-
-def volume_name(config: VolumeConfig) -> str:
-    """The name of a volume's folder of results."""
-    return config.name or Path(config.image.split(":")[0]).stem or "volume"
 
 
 def prepare_volume(
