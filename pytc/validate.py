@@ -37,7 +37,7 @@ def validate(config: ValidateConfig) -> None:
     require(not (file and config.watch), "a run with --watch", f"the file {file}")
     run = _run_of(config)
     try:
-        while not run.is_dir():  # it is for the run to make
+        while file is None and not run.is_dir():  # it is for the run to make
             print(f"waiting for {run}", flush=True)
             time.sleep(config.interval)
         (run / "validation").mkdir(parents=True, exist_ok=True)
