@@ -17,8 +17,15 @@ from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
 from pytc.models import check_options
 from pytc.python_files import load_plugins
-from pytc.renames import DOCUMENTED_FLAGS
-from pytc.runs import RUNS, load_config, newest_run, require_writable
+from pytc.renames import DOCUMENTED_FLAGS, config_from_plain
+from pytc.runs import (
+    RUNS,
+    export_config,
+    find_run,
+    load_config,
+    newest_run,
+    require_writable,
+)
 from pytc.script import is_first_of_node, script
 from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
 
@@ -51,7 +58,7 @@ def train(arguments: list[str] | None = None) -> None:
         )
         resume = None
         if given.resume is not None:
-            resume = Path(given.resume) if given.resume else newest_run("checkpoints/last.pt")
+            resume = _run_to_resume(given.resume)
 
         file = ConfigFile(Config(), has_cpu_variant=True)
         if given.config is not None:
@@ -146,6 +153,15 @@ def with_named_fields(config: Config, flags: set[str]) -> Config:
     return replace(config, data=data, loop=loop)
 
 
+def _run_to_resume(name: str) -> Path:
+    """The folder of the run of that path or name, or of the newest where it is empty."""
+    if not name:
+        return newest_run("checkpoints/last.pt")
+    expected = "a run to --resume; from a file of weights --model.pretrained starts a new one"
+    require(not Path(name).is_file(), expected, name)
+    return find_run(name)
+
+
 def infer(arguments: list[str] | None = None) -> None:
     """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.field value]"""
     with script("interrupted; the same call continues after the last block that was predicted"):
@@ -153,29 +169,39 @@ def infer(arguments: list[str] | None = None) -> None:
         first.add_argument("--run")
         given, rest = first.parse_known_args(arguments)
         default = InferConfig(run=given.run)
-        if not {"-h", "--help"} & set(rest):
-            run = Path(given.run) if given.run else newest_run("checkpoints/last.pt")
-            print(f"run: {run}", flush=True)
-            trained = load_config(run)
+        asks_for_help = bool({"-h", "--help"} & set(rest))
+        if given.run or not asks_for_help:
+            run = given.run or str(newest_run("checkpoints/last.pt"))
+            trained = _config_of(run)
+            if not asks_for_help:
+                print(f"run: {run}", flush=True)
             default = InferConfig(
-                str(run),
+                run,
                 inference=trained.inference,
                 segmentation=trained.segmentation,
                 system=trained.system,
             )
         config = tyro.cli(InferConfig, args=rest, default=default, prog="infer.py")
 
-        require_writable(Path(config.output or f"{config.run}/predictions"))
+        require_writable(Path(config.output or find_run(config.run) / "predictions"))
         if config.input is not None:
             check_volumes((config.input_volume(),), trained)
 
         from pytc.inference.pipeline import infer
 
         infer(config)
-        results = f"--run {config.run}"
-        if config.output:
-            results = f"--affinities {config.output}/affinities.zarr"
-        print(f"next: python evaluate.py --sweep {results}")
+
+
+def _config_of(name: str) -> Config:
+    """The config of a run, or of a file of weights; of most without loading torch."""
+    if Path(name).suffix == ".safetensors":
+        return export_config(Path(name))
+    run = find_run(name)
+    if Path(name).is_file() and run != Path(name).parent.parent:
+        from pytc.models.checkpoint import load_checkpoint
+
+        return config_from_plain(load_checkpoint(Path(name))["config"])
+    return load_config(run)
 
 
 def evaluate(arguments: list[str] | None = None) -> None:

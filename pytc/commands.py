@@ -1,8 +1,11 @@
 """What infer.py and evaluate.py are told; a field's comment is its help on the command line."""
 
-import math
-from dataclasses import dataclass
-from typing import Literal
+import shlex
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from pytc.checks import Section, require
 from pytc.config import (
@@ -15,6 +18,29 @@ from pytc.config import (
     VolumeConfig,
     require_intensity,
 )
+from pytc.metrics.table import ROWS
+from pytc.target_kinds import TARGET_KINDS, target_kind
+from pytc.thresholds import parse_thresholds
+
+
+def _shown_thresholds(thresholds: tuple[float, ...] | None) -> list[str]:
+    return ["None"] if thresholds is None else [f"{threshold:g}" for threshold in thresholds]
+
+
+# On the command line numbers, ranges MIN:MAX:STEP, or both.
+THRESHOLDS = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="FLOAT|MIN:MAX:STEP ...",
+    instance_from_str=parse_thresholds,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=_shown_thresholds,
+)
+METRIC_HELP = (
+    "Picks the threshold; by default nerl with skeletons, else dense_voi_sum, or jaccard. With "
+    f"skeletons: {', '.join(row.name for row in ROWS if row.needs == 'skeleton')}. With labels: "
+    f"{', '.join(row.name for row in ROWS if (row.task, row.needs) == ('instance', 'labels'))}. Of "
+    f"a mask: {', '.join(row.name for row in ROWS if row.task == 'semantic')}."
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +50,13 @@ class InferConfig(Section):
     What no option says is as the run's config has it; the defaults below are pytc's own.
     """
 
-    run: str | None = None  # Folder of the run; by default the newest one with a checkpoint.
+    # Folder or name of a run, or a file of weights; by default the newest run with a checkpoint.
+    run: str | None = None
     # Python files to load first, which register the network of the run if it is none of pytc's.
     plugins: tuple[str, ...] = ()
     input: str | None = None  # Image to predict; by default every validation volume of the run.
-    # Folder for affinities.zarr and segmentation.zarr; by default below the run.
+    # Folder for affinities.zarr (or probabilities.zarr) and segmentation.zarr; by default below the
+    # run.
     output: str | None = None
     labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
     skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
@@ -67,11 +95,15 @@ class EvaluateConfig(Section):
     With nothing named, the newest results below runs/ are scored.
     """
 
-    # Folder of the run whose newest predictions are scored; by default the newest run.
+    # Folder or name of the run whose predictions are scored; by default the one with the newest.
     run: str | None = None
-    # To segment: one channel an offset, or a semantic task's probability map.
+    # Volume of the run to score, by the name of its folder of results; by default every one.
+    volume: str | None = None
+    # Affinities to segment, one channel an offset, in place of a run.
     affinities: str | None = None
-    segmentation: str | None = None  # Segmentation to score as it is.
+    # Probability map of a mask or of boundaries, in place of a run.
+    probabilities: str | None = None
+    segmentation: str | None = None  # Segmentation or mask to score as it is, in place of a run.
     # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
     labels: str | None = None
     # Where the labels are valid (non-zero); default: the mask of the run's volume.
@@ -84,21 +116,24 @@ class EvaluateConfig(Section):
     offsets: tuple[Triple, ...] | None = None
     # Folder for the figures; default: the run's evaluation folder, or evaluation/.
     output: str | None = None
-    # Default: what the run predicts, else instances.
-    task: Literal["instance", "semantic"] | None = None
-    sweep: bool = False  # Segment the affinities at each threshold, and keep the best.
-    # Find the best threshold of all, and draw the whole curve; for NERL, ERL and VOI over
-    # skeletons, without --grow.
+    # What was predicted, and how it is scored; default: as the run's results say, else affinity
+    # (for --probabilities binary).
+    target: Literal[tuple(TARGET_KINDS)] | None = None
+    # Segment at each of many thresholds, and keep the best; several --thresholds mean the same.
+    sweep: bool = False
+    # In a sweep also the curve over every threshold there is, of ERL, NERL and VOI over skeletons;
+    # it is of components, before --grow fills what is left.
     exact: bool = False
-    # Thresholds of the sweep; default sigmoid(0.2 k) for k = -1..11. One alone needs no --sweep.
-    thresholds: tuple[float, ...] = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
-    # Picks the threshold; default: nerl with skeletons, else dense_voi_sum, or jaccard.
-    metric: str | None = None
+    # Numbers, or a range such as 0.1:0.9:0.05. Default of a sweep: sigmoid(0.2 k) for k = -1..11,
+    # from 0.45 to 0.90.
+    thresholds: Annotated[tuple[float, ...] | None, THRESHOLDS] = None
+    metric: Annotated[str | None, tyro.conf.arg(help=METRIC_HELP)] = None
     # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
     min_size: int | None = None
     # Let voxels that are left join the object they are most tied to; default: as in infer.py.
     grow: bool | None = None
-    # Fail unless the metric's best value is at least this (at most, if less is better).
+    # Fail unless the metric's best value is at least this (at most, if less is better), on every
+    # volume.
     require: float | None = None
     # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and
     # compare.
@@ -108,31 +143,51 @@ class EvaluateConfig(Section):
 
     def __post_init__(self):
         super().__post_init__()
-        inputs = (self.affinities, self.segmentation)
-        require(None in inputs, "--affinities or --segmentation, not both", inputs)
+        names = ("run", "affinities", "probabilities", "segmentation")
+        named = [f"--{name}" for name in names if getattr(self, name) is not None]
+        require(len(named) <= 1, "one of --run or the name of a prediction", " and ".join(named))
         require(
-            self.run is None or inputs == (None, None),
-            "--run, or the name of a prediction, not both",
-            inputs,
+            self.volume is None or not self.prediction,
+            "--volume with a run, not with the name of a prediction",
+            self.prediction,
         )
-        require(
-            not (self.sweep and self.segmentation),
-            "affinities to sweep, not a segmentation",
-            self.segmentation,
-        )
-        require(self.sweep or not self.exact, "--sweep with --exact", self.sweep)
-        require(len(self.thresholds) > 0, "at least one threshold", self.thresholds)
-        require(all(0 <= t <= 1 for t in self.thresholds), "thresholds in [0, 1]", self.thresholds)
+        thresholds = self.thresholds
+        require(thresholds is None or len(thresholds) > 0, "at least one threshold", thresholds)
+        in_range = all(0 <= threshold <= 1 for threshold in thresholds or ())
+        require(in_range, "thresholds in [0, 1]", thresholds)
         require((self.min_size or 0) >= 0, "a min_size of 0 or more voxels", self.min_size)
-        if self.affinities and not self.sweep:
-            require(len(self.thresholds) == 1, "--sweep, or one --thresholds", self.thresholds)
+        if self.segmentation:
+            require(not self.decodes, "affinities to sweep, not a segmentation", self.segmentation)
+        if self.affinities or self.probabilities:
+            require(self.decodes, "--sweep or --thresholds with a prediction", self.prediction)
+        require(self.sweeps or not self.exact, "--sweep with --exact", thresholds)
+        if self.target is not None:
+            stored = target_kind(self.target).prediction
+            other = {"affinities": self.probabilities, "probabilities": self.affinities}[stored]
+            require(other is None, f"--{stored} for --target {self.target}", other)
+
+    @property
+    def prediction(self) -> str | None:
+        """What the user names to be scored in place of a run."""
+        return self.affinities or self.probabilities or self.segmentation
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether many thresholds are tried."""
+        return self.sweep or len(self.thresholds or ()) > 1
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a prediction is segmented, in place of a segmentation that is scored as it is."""
+        return self.sweep or self.thresholds is not None
 
 
 @dataclass(frozen=True)
 class ValidateConfig(Section):
     """Score the checkpoints of a run by whole volumes, once or as they come."""
 
-    # Folder of the run; by default the newest one. With --watch it need not be there yet.
+    # Folder or name of the run, which with --watch need not be there yet, or a file of weights; by
+    # default the newest run.
     run: str | None = None
     # Python files to load first, which register the network of the run if it is none of pytc's.
     plugins: tuple[str, ...] = ()
@@ -145,3 +200,30 @@ class ValidateConfig(Section):
     def __post_init__(self):
         super().__post_init__()
         self.require_positive("interval")
+
+
+def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:
+    """The words on a command line that make `config` from `default`, dataclasses of one type.
+
+    Example: ["--input", "a.zarr/raw", "--inference.flips"].
+    """
+    words: list[str] = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        unchanged = getattr(default, field.name)
+        name = field.name.replace("_", "-")
+        if is_dataclass(value):
+            words += flags(value, unchanged, f"{prefix}{name}.")
+        elif value == unchanged:
+            continue
+        elif isinstance(value, bool):
+            words.append(f"{prefix}{name}" if value else f"{prefix}no-{name}")
+        else:
+            items = value if isinstance(value, tuple) else (value,)
+            words += [f"{prefix}{name}", *map(str, items)]
+    return words
+
+
+def command_line(script: str, words: list[str]) -> str:
+    """The line to type, quoted where the shell needs it."""
+    return shlex.join(["python", script, *words])

@@ -48,10 +48,16 @@ def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:
     return [Box(s, tuple(min(a + b, n) for a, b, n in zip(s, block, shape))) for s in starts]
 
 
-def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...]) -> list[Box]:
+def tile(
+    shape: tuple[int, ...],
+    window: tuple[int, ...],
+    stride: tuple[int, ...],
+    touching: Box | None = None,
+) -> list[Box]:
     """Windows of one size every `stride` voxels, in raster order.
 
-    The last one along each axis is snapped to the edge.
+    The last one along each axis is snapped to the edge. touching: a region; only windows of the
+    same grid that share voxels with it are returned.
     """
     require(
         all(w <= n for w, n in zip(window, shape)),
@@ -63,8 +69,13 @@ def tile(shape: tuple[int, ...], window: tuple[int, ...], stride: tuple[int, ...
         f"strides between 1 and the window {window}",
         stride,
     )
+    region = touching or Box((0,) * len(shape), shape)
     starts = (
-        sorted({min(start, n - w) for start in range(0, n - w + s, s)})
-        for n, w, s in zip(shape, window, stride)
+        sorted(
+            start
+            for start in {min(start, n - w) for start in range(0, n - w + s, s)}
+            if start < high and start + w > low
+        )
+        for n, w, s, low, high in zip(shape, window, stride, region.start, region.stop)
     )
     return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
-from rich.console import Console
-from rich.table import Table
 
+from pytc import console
 from pytc.checks import require
 from pytc.config import Config, ModelConfig, SystemConfig
 
@@ -434,10 +433,7 @@ def survey(
 
 
 def print_table(choices: list[Choice]) -> None:
-    table = Table("", "this machine", "because", title="hardware", title_justify="left")
-    for choice in choices:
-        table.add_row(*choice)
-    Console(width=None if Console().is_terminal else 110).print(table, highlight=False)
+    console.print_table(["", "this machine", "because"], choices, title="hardware", prose=(2,))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytc.checks import require
+from pytc.checks import require, suggest
 from pytc.config import Config
 from pytc.renames import config_from_plain
 
@@ -61,6 +61,46 @@ def newest_run(having: str, root: Path = RUNS) -> Path:
     return max(found)[2]
 
 
+def find_run(name: str | Path, root: Path = RUNS) -> Path:
+    """The folder of a run, from its path, its name below `root`, or a file of its checkpoints.
+
+    A file that lies in no run, such as an export, has its results in root/STEM, as a run of that
+    name would. ValueError if there is nothing of that name.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        run = path.resolve().parent.parent
+        within = path.resolve().parent.name == "checkpoints" and (run / "config.json").is_file()
+        return path.parent.parent if within else root / path.stem
+    if (root / path).is_dir():
+        return root / path
+    names = sorted(folder.name for folder in root.glob("*/"))
+    raise ValueError(
+        f"expected the folder or the name of a run, or a file of weights, got {str(name)!r}"
+        f"{suggest(path.name, names)}"
+    )
+
+
+def find_weights(name: str | Path, checkpoint: str = "best") -> Path:
+    """The file of weights that a run's folder or name, or a file itself, stands for.
+
+    Of a run it is best.pt or last.pt, as `checkpoint` says. Where there is no best.pt, as the run
+    was never validated, last.pt is taken, and a line says so. ValueError if there is nothing of
+    that name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    folder = find_run(name) / "checkpoints"
+    path = folder / f"{checkpoint}.pt"
+    if checkpoint == "best" and not path.is_file() and (folder / "last.pt").is_file():
+        path = folder / "last.pt"
+        print(f"no best.pt in {folder}, as the run was never validated: taking last.pt", flush=True)
+    require(path.is_file(), f"a checkpoint {path}", "none")
+    return path
+
+
 def load_config(run: Path) -> Config:
     """The config that a run trains by, resolved; ValueError if `run` is no run."""
     resolved = run / "resolved.json"
@@ -69,6 +109,21 @@ def load_config(run: Path) -> Config:
     path = run / "config.json"
     require(path.is_file(), "a run with a config.json", str(run))
     return config_from_plain(json.loads(path.read_text()))
+
+
+def export_config(path: Path) -> Config:
+    """The config in the metadata of a .safetensors file that pytc wrote, read without torch.
+
+    ValueError for any other file. Source: the format begins with the length of its JSON header in
+    eight bytes, the lowest first.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        content = json.loads(header["__metadata__"]["config"])
+    except (KeyError, ValueError, OverflowError, MemoryError) as error:
+        raise ValueError(f"expected an export of pytc with its config, got {path}") from error
+    return config_from_plain(content)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,7 +18,7 @@ import tyro
 from pytc.commands import ValidateConfig
 from pytc.config import require
 from pytc.python_files import load_plugins
-from pytc.runs import load_config, newest_run, replacing
+from pytc.runs import find_run, load_config, newest_run, replacing
 from pytc.script import script
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
@@ -34,13 +34,14 @@ def validate(config: ValidateConfig) -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     load_plugins(config.plugins)
-    run = Path(config.run) if config.run else newest_run("config.json")
-    require(config.watch or run.is_dir(), "the folder of a run", str(run))
+    file = Path(config.run) if config.run and Path(config.run).is_file() else None
+    require(not (file and config.watch), "a run with --watch", f"the file {file}")
+    run = _run_of(config)
     try:
-        while not run.is_dir():  # it is for the run to make
+        while file is None and not run.is_dir():  # it is for the run to make
             print(f"waiting for {run}", flush=True)
             time.sleep(config.interval)
-        (run / "validation").mkdir(exist_ok=True)
+        (run / "validation").mkdir(parents=True, exist_ok=True)
         with open(run / "validation" / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -54,6 +55,9 @@ def validate(config: ValidateConfig) -> None:
                 if log.exists()
                 else {}
             )
+            if file is not None:
+                score_file(run, file, rows, config.device)
+                return
             while True:
                 if state := newest(run / "checkpoints", rows, seen, skip_older=config.watch):
                     score(run, state, rows, config.device)
@@ -65,6 +69,26 @@ def validate(config: ValidateConfig) -> None:
                     time.sleep(config.interval)
     except KeyboardInterrupt:
         print("stopped; the next call goes on from validation.jsonl", flush=True)
+
+
+def _run_of(config: ValidateConfig) -> Path:
+    """The folder of the run; that of one that is waited for need not be there yet."""
+    if config.run is None:
+        return newest_run("config.json")
+    try:
+        return find_run(config.run)
+    except ValueError:
+        if config.watch:
+            return Path(config.run)
+        raise
+
+
+def score_file(run: Path, file: Path, rows: dict[int, dict], device: str) -> None:
+    """Score the weights in one file, a checkpoint of the run or an export."""
+    from pytc.models.checkpoint import load_checkpoint
+
+    is_export = file.suffix == ".safetensors"
+    score(run, load_checkpoint(file), rows, device, may_be_best=not is_export)
 
 
 def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool) -> dict | None:
@@ -83,10 +107,12 @@ def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool
     return None
 
 
-def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
+def score(
+    run: Path, state: dict, rows: dict[int, dict], device: str, *, may_be_best: bool = True
+) -> None:
     """Predict and score by the weights of a checkpoint.
 
-    Adds a row to `rows` and to files, and writes best.pt if it is the best.
+    Adds a row to `rows` and to files, and writes best.pt if it is the best and `may_be_best`.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -104,7 +130,7 @@ def score(run: Path, state: dict, rows: dict[int, dict], device: str) -> None:
         validate_volumes(model.to(device), trained, device, run / "validation"),
         trained.loop.monitor,
     )
-    if name in figures and not trained.loop.picks_best:
+    if may_be_best and name in figures and not trained.loop.picks_best:
         if all(
             loss_of(name, figures[name]) < loss_of(name, row[name])
             for row in rows.values()

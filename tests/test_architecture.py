@@ -21,6 +21,7 @@ FLOORS = {
     "pytc.thresholds": 0,
     "pytc.runs": 0,
     "pytc.python_files": 0,
+    "pytc.console": 0,
     "pytc.progress": 1,
     "pytc.hardware": 1,
     "pytc.io": 1,

@@ -345,7 +345,9 @@ def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
     for free_planes, expected in ((1000, 1000), (70, 70), (69, 64), (20, 20), (0.5, 1)):
         free = types.SimpleNamespace(available=2 * 6 * (3 * 2 + 4) * free_planes)
         monkeypatch.setattr(blockwise.psutil, "virtual_memory", lambda free=free: free)
-        assert blockwise._fitting_planes(volume, growing=False) == expected
+        assert (
+            blockwise.fitting_planes(volume.spatial_shape, volume.dtype, growing=False) == expected
+        )
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
         np.testing.assert_array_equal(
             open_volume(tmp_path / "s.zarr")[...], slow_components(affinities, 0.7)

@@ -10,7 +10,7 @@ import torch
 
 from pytc.config import LoopConfig, TargetConfig
 from pytc.data import targets
-from pytc.evaluation.sweep import best_of
+from pytc.evaluation.sweep import sweep_result
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
@@ -62,8 +62,9 @@ def test_the_better_of_two_is_the_perfect_one_by_every_metric():
         "nerl_50",
         "nerl_100",
     }
+    rows = [wrong | {"threshold": 0.4}, perfect | {"threshold": 0.6}]
     for name in differing:
-        assert best_of([wrong, perfect], name).best is perfect, name
+        assert sweep_result(rows, name)["best_metrics"] is rows[1], name
         assert loss_of(f"val/{name}", perfect[name]) < loss_of(f"val/a_raw/{name}", wrong[name])
 
 
@@ -72,7 +73,7 @@ def test_a_metric_that_is_not_in_the_table_cannot_choose_anything(tmp_path):
         with pytest.raises(ValueError, match=f"expected a metric, got '{name}'"):
             metric(name)
         with pytest.raises(ValueError, match=f"expected a metric, got '{name}'"):
-            best_of([{name: 1.0}, {name: 2.0}], name)
+            sweep_result([{name: 1.0, "threshold": 0.5}], name)
     keeper = Keeper(tmp_path, LoopConfig(monitor="val/my_error", volumes_every=1))
     with pytest.raises(ValueError, match="expected a metric, got 'my_error'"):
         keeper.save({"step": 1}, {"val/my_error": 1.0})

@@ -166,7 +166,7 @@ def test_files_without_fitting_weights_are_refused(trained, tmp_path, monkeypatc
         "empty.pt": "found none",
         "broken.pt": "readable",
         "trap.pt": "readable",
-        "none.pt": "found no file",
+        "none.pt": "a file of weights, got",
         "double.pt": "got two for",
     }.items():
         config = replace(SMALL, pretrained=name)
@@ -241,7 +241,7 @@ def test_an_exported_network_loads_back_equal(from_run, checkpoint, trained, tmp
 def test_what_is_no_export_is_refused(checkpoint, trained, tmp_path):
     with pytest.raises(ValueError, match="ends in .safetensors"):
         export(checkpoint, tmp_path / "out.pt")
-    with pytest.raises(ValueError, match="expected a checkpoint"):
+    with pytest.raises(ValueError, match="a file of weights, got"):
         export(tmp_path / "none.pt", tmp_path / "out.safetensors")
     save_file(trained, tmp_path / "foreign.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"x" * 20)
@@ -264,7 +264,7 @@ def test_the_command_line(checkpoint, tmp_path, monkeypatch, capsys):
     assert f"exported: {checkpoint} -> {target}" in run("export", str(checkpoint), target)
     assert load_model(Path(target))[2] == 7
     assert "rsunet\nunet" in run("list")
-    with pytest.raises(SystemExit, match="error: expected a checkpoint, found no file"):
+    with pytest.raises(SystemExit, match="error: expected the folder or the name of a run"):
         run("export", str(tmp_path / "none"), target)
 
 

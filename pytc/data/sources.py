@@ -15,6 +15,7 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import DataConfig, SyntheticConfig, VolumeConfig
 from pytc.io import datasets, intensity
+from pytc.io.results import volume_name
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import STEPS, make_neurites
 from pytc.io.volume import Volume, create_volume, open_volume
@@ -127,11 +128,6 @@ def training_voxel_size(data: DataConfig) -> tuple[float, float, float]:
     """Of the training volumes' voxel sizes (nm), the one that lets the fewest axes be exchanged."""
     sizes = [known_voxel_size(open_image(volume, data)) for volume in data.train]
     return min(sizes, key=lambda size: sum(a == b for a in size for b in size))
-
-
-def volume_name(config: VolumeConfig) -> str:
-    """The name of a volume's folder of results."""
-    return config.name or Path(config.image.split(":")[0]).stem or "volume"
 
 
 def locate_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeConfig:

@@ -4,7 +4,6 @@ The files are those that evaluate.py is told of, or those of the newest results;
 Figures are of affinities at each threshold, or of a segmentation as it is.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 
 from pytc.commands import EvaluateConfig
 from pytc.config import Lengths, require
-from pytc.evaluation.exact import exact_sweep
+from pytc.evaluation.exact import EXACT_METRICS, exact_sweep
 from pytc.evaluation.sweep import (
     Sweep,
     check_metric,
@@ -21,20 +20,19 @@ from pytc.evaluation.sweep import (
     threshold_sweep,
 )
 from pytc.io.labels import is_unlabelled
+from pytc.io.results import SOURCE, SOURCES, read_source
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.overlap import Contingency, metrics_of_table
 from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import DEFAULTS, full_name, metric_names
-from pytc.runs import newest_run
+from pytc.runs import find_run, newest_run
 from pytc.segmentation.connected_components import connected_components_3d, unit_channels
 from pytc.segmentation.edges import check_dtype, is_above
 from pytc.segmentation.growing import grow
-from pytc.target_kinds import target_kind
-
-# written beside a prediction: what was predicted, from what, and the truth
-SOURCES = "predictions/*/source.json"
+from pytc.target_kinds import TargetKind, target_kind
+from pytc.thresholds import DEFAULT_THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,9 @@ class Inputs:
     volumes: dict[str, Volume]
     skeleton: Skeleton | None
     paths: dict[str, str]  # what was opened
-    truth: str  # what the labels are taken for: objects, foreground or boundaries
+    kind: TargetKind  # what was predicted
+    infer: tuple[str, ...]  # the flags with which infer.py made the prediction, if it did
+    defaults: dict[str, Any]  # min_size and grow of infer.py without flags for them
 
     @property
     def prediction(self) -> Volume:
@@ -61,15 +61,13 @@ class Inputs:
         For a semantic task they are the true mask as int8, -1 where it is not known.
         """
         labels, mask = self.volumes.get("labels"), self.volumes.get("mask")
-        if labels is None or (
-            mask is None and self.config.task == "instance" and not self.channels
-        ):
+        if labels is None or (mask is None and self.kind.task == "instance" and not self.channels):
             return labels  # read piece by piece
         labels = labels[...]
         inside = np.ones(labels.shape, bool) if mask is None else mask[...] != 0
-        if self.config.task == "instance":
+        if self.kind.task == "instance":
             return np.where(inside, labels, 0).astype(labels.dtype, copy=False)
-        true_mask = boundaries if self.truth == "boundaries" else foreground
+        true_mask = boundaries if self.kind.truth == "boundaries" else foreground
         return true_mask(labels, inside & ~is_unlabelled(labels))
 
     def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
@@ -78,7 +76,7 @@ class Inputs:
         (channels, Z, Y, X), those to segment by.
         """
         config, thresholds, curve = self.config, self.config.thresholds, ()
-        if config.task == "semantic":
+        if self.kind.task == "semantic":
             return semantic_sweep(values[0], labels, thresholds=thresholds, metric=config.metric)
         if config.exact:
             exact = exact_sweep(
@@ -99,7 +97,7 @@ class Inputs:
 
     def segment(self, values: np.ndarray, threshold: float) -> np.ndarray:
         """The segmentation (Z, Y, X) that a row of the sweep has scored."""
-        if self.config.task == "semantic":
+        if self.kind.task == "semantic":
             return is_above(values[0], threshold).astype(np.uint8)
         segmentation = connected_components_3d(values, threshold, min_size=self.config.min_size)
         return grow(segmentation, values) if self.config.grow else segmentation
@@ -111,7 +109,7 @@ class Inputs:
 
         table: the contingency table of labels and segmentation.
         """
-        if self.config.task == "semantic":
+        if self.kind.task == "semantic":
             return semantic_metrics(labels, self.prediction[...])
         figures = (
             {} if self.skeleton is None else SkeletonMetrics(self.skeleton).compute(self.prediction)
@@ -120,18 +118,66 @@ class Inputs:
         return figures | {f"dense_{key}": value for key, value in dense.items()}
 
 
-def gather(config: EvaluateConfig) -> Inputs:
-    """Open what a config names or implies.
+def find_predictions(config: EvaluateConfig) -> list[Path | None]:
+    """The folders of results of infer.py that a config means, in the order of their names.
+
+    They are the one around the prediction that is named, or None where infer.py did not make it;
+    else those of the run, or of the run with the newest. With several volumes, those that have no
+    truth to score against are left out, and named. ValueError if there is none.
+    """
+    if config.prediction:
+        beside = Path(config.prediction).parent
+        return [beside if (beside / SOURCE).is_file() else None]
+    run = find_run(config.run) if config.run else newest_run(SOURCES)
+    folders = {path.parent.name: path.parent for path in sorted(run.glob(SOURCES))}
+    require(folders, f"results of infer.py in {run} ({SOURCES}); run infer.py first", "none")
+    if config.volume is not None:
+        require(
+            config.volume in folders,
+            f"a volume with results in {run}, {' or '.join(folders)}",
+            config.volume,
+        )
+        return [folders[config.volume]]
+    if len(folders) == 1:
+        return list(folders.values())
+    given = [name for name in ("labels", "mask", "skeleton", "image") if getattr(config, name)]
+    require(
+        not given,
+        f"--volume with --{' --'.join(given)}, as {run} has several",
+        ", ".join(folders),
+    )
+    return _with_truth(folders)
+
+
+def _with_truth(folders: dict[str, Path]) -> list[Path | None]:
+    """Those whose source.json names labels or skeletons that their target is scored against."""
+    scored: list[Path | None] = []
+    for name, folder in folders.items():
+        source = read_source(folder)
+        needed = metrics_by_truth(target_kind(source["target"]).task)
+        if any(source.get(part) for part in needed):
+            scored.append(folder)
+        else:
+            print(f"{name}: not scored, as no {' or '.join(needed)} were named", flush=True)
+    require(
+        scored,
+        "a volume with labels or skeletons; --volume NAME --labels FILE names them",
+        ", ".join(folders),
+    )
+    return scored
+
+
+def gather(config: EvaluateConfig, folder: Path | None = None) -> Inputs:
+    """Open what a config names, or a folder of results of infer.py holds.
 
     ValueError, before any work, where something lacks or does not fit.
     """
-    folder = _results_folder(config)
     run = folder.parents[1] if folder and folder.parent.name == "predictions" else None
-    source = json.loads((folder / "source.json").read_text()) if folder else {}
-    kind = target_kind(source.get("task", "binary" if config.task == "semantic" else "affinity"))
-    task = config.task or kind.task
-    paths = _paths(config, folder, source, task)
-    metric = choose_metric(config.metric, task, paths)
+    source = read_source(folder) if folder else {}
+    unnamed = "binary" if config.probabilities else "affinity"
+    kind = target_kind(config.target or source.get("target", unnamed))
+    paths = _paths(config, folder, source, kind)
+    metric = choose_metric(config.metric, kind.task, paths)
     volumes = {}
     for part, path in paths.items():
         if part != "skeleton":
@@ -143,18 +189,21 @@ def gather(config: EvaluateConfig) -> Inputs:
             transpose = source.get("transpose") if path == source.get(part) else None
             volumes[part] = open_volume(path, axes=axes, transpose=transpose)
     _check_volumes(volumes)
-    prediction, decoded = next(iter(volumes.values())), "affinities" in volumes
-    changed, semantic = config.grow or config.min_size, task == "semantic"
+    prediction = next(iter(volumes.values()))
+    decodes = "segmentation" not in volumes
+    semantic = kind.task == "semantic"
     require(
-        not changed or (decoded and not semantic),
+        not (config.grow or config.min_size) or (decodes and not semantic),
         "affinities of instances with --grow or --min-size",
         paths,
     )
-    require(not semantic or config.backend == "pytc", "instances with --backend funlib", task)
+    require(not semantic or config.backend == "pytc", "instances with --backend funlib", kind.task)
+    thresholds = config.thresholds
     config = replace(
         config,
-        task=task,
+        target=kind.name,
         metric=metric,
+        thresholds=DEFAULT_THRESHOLDS if decodes and thresholds is None else thresholds,
         voxel_size=next(
             (volume.voxel_size for volume in volumes.values() if volume.voxel_size),
             config.voxel_size or source.get("voxel_size"),
@@ -164,24 +213,35 @@ def gather(config: EvaluateConfig) -> Inputs:
         attribution=config.attribution or source.get("attribution"),
         output=config.output or str(run / "evaluation" / folder.name if run else "evaluation"),
     )
-    require(
-        not (config.exact and (config.grow or semantic)),
-        "instances, and --grow False, with --exact",
-        config.grow,
-    )
+    if config.exact:
+        _check_exact(config, kind, paths)
     skeleton = None
     if "skeleton" in paths:
         skeleton = _load_skeleton(paths["skeleton"], config.voxel_size, prediction, source)
         skeleton.require_inside(prediction.spatial_shape)
-    title = f"{run.name} · {folder.name}" if run else Path(prediction.path).name
     return Inputs(
         config,
-        title,
-        _channels(prediction, config) if decoded else [],
+        f"{run.name} · {folder.name}" if run else Path(prediction.path).name,
+        _channels(prediction, config, kind) if decodes else [],
         volumes,
         skeleton,
         paths,
-        kind.truth,
+        kind,
+        tuple(source.get("infer") or ()),
+        source.get("defaults") or {},
+    )
+
+
+def _check_exact(config: EvaluateConfig, kind: TargetKind, paths: dict[str, str]) -> None:
+    """ValueError, with the way out, unless a curve over every threshold can be counted."""
+    way_out = "without them leave --exact out, and name many --thresholds, such as 0.4:0.95:0.01"
+    instances = kind.task == "instance"
+    require(instances, "instances with --exact; for a mask leave --exact out", kind.name)
+    require("skeleton" in paths, f"skeletons (--skeleton) with --exact; {way_out}", "none")
+    require(
+        config.metric in EXACT_METRICS,
+        f"--metric {', '.join(EXACT_METRICS)} with --exact; for another leave --exact out",
+        config.metric,
     )
 
 
@@ -223,35 +283,15 @@ def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
     return full_name(name)
 
 
-def _results_folder(config: EvaluateConfig) -> Path | None:
-    """The folder of results of infer.py that is meant, if any.
-
-    It is the one around the prediction named, of the run, or the newest.
-    """
-    named = config.affinities or config.segmentation
-    if named:
-        beside = Path(named).parent
-        return beside if (beside / "source.json").is_file() else None
-    run = Path(config.run) if config.run else newest_run(SOURCES)
-    newest = max(run.glob(SOURCES), key=lambda path: path.stat().st_mtime_ns, default=None)
-    require(newest, f"results of infer.py in {run}, {SOURCES}", "none")
-    return newest.parent
-
-
 def _paths(
-    config: EvaluateConfig, folder: Path | None, source: dict[str, Any], task: str
+    config: EvaluateConfig, folder: Path | None, source: dict[str, Any], kind: TargetKind
 ) -> dict[str, str]:
     """The prediction first, then what is known to be true, then the image."""
-    decode = config.affinities or (
-        not config.segmentation and (config.sweep or len(config.thresholds) == 1)
-    )
-    what = "affinities" if decode else "segmentation"
-    paths = {what: getattr(config, what) or str(folder / f"{what}.zarr")}
-    rest = (
-        ("labels", "mask", "image")
-        if task == "semantic"
-        else ("labels", "mask", "skeleton", "image")
-    )
+    what = kind.prediction if config.decodes else "segmentation"
+    paths = {what: config.prediction or str(folder / f"{what}.zarr")}
+    rest = ["labels", "mask", "skeleton", "image"]
+    if kind.task == "semantic":
+        rest.remove("skeleton")
     paths |= {part: getattr(config, part) or source.get(part) for part in rest}
     return {part: path for part, path in paths.items() if path}
 
@@ -271,19 +311,19 @@ def _check_volumes(volumes: dict[str, Volume]) -> None:
             f"{part} with the prediction's axes {axes}",
             volume,
         )
-        labelled = part in ("affinities", "image") or (
+        labelled = part in ("affinities", "probabilities", "image") or (
             volume.dtype.kind in "iub" and "c" not in volume.axes
         )
         require(labelled, f"{part} of three axes and an integer dtype", volume)
 
 
-def _channels(prediction: Volume, config: EvaluateConfig) -> list[int]:
+def _channels(prediction: Volume, config: EvaluateConfig, kind: TargetKind) -> list[int]:
     """The channels to segment by.
 
     Those of the three unit offsets, or the only one of a probability map.
     """
     check_dtype(prediction.dtype)
-    if config.task == "semantic":
+    if kind.task == "semantic":
         require(prediction.n_channels == 1, "a probability map of one channel", prediction)
         return [0]
     offsets = prediction.offsets or config.offsets

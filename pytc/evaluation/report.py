@@ -1,55 +1,81 @@
-"""evaluate.py: from a prediction and the truth to figures and a report.
+"""evaluate.py: predictions and the truth in; metrics.json, sweep.csv, sweep.png, report.html out.
 
-Writes metrics.json, sweep.csv, sweep.png and report.html. No torch.
+No torch.
 """
 
 import base64
-import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import rich.table
 
-from pytc.commands import EvaluateConfig
-from pytc.evaluation.inputs import Inputs, gather
+from pytc.commands import EvaluateConfig, command_line
+from pytc.console import print_table
+from pytc.evaluation.inputs import Inputs, find_predictions, gather
 from pytc.evaluation.pictures import Matching, Picture, draw, draw_sweep
 from pytc.evaluation.sweep import Sweep
+from pytc.io.results import prediction_key
 from pytc.io.skeleton import Skeleton
-from pytc.io.volume import create_volume
+from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, headlines, metric
 from pytc.progress import announce_compilation
 from pytc.runs import replacing, require_writable, write_json
+from pytc.segmentation.edges import ranges_above
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
 BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow")
 WORST = 10  # skeletons in the table of those that lose most
-FILES = ("metrics.json", "report.html", "sweep.csv", "exact_sweep.csv", "sweep.png")
+OF_A_SWEEP = ("sweep.csv", "exact_sweep.csv", "sweep.png")
+BEST = "best_segmentation.zarr"  # of a sweep
+ONE = "segmentation_at_threshold.zarr"  # of a single threshold
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """Score a prediction, write figures and report, and return what metrics.json holds.
+def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
+    """Score every volume that a config means; returns what the metrics.json of each holds, by name.
 
-    Affinities are segmented at each threshold, and the segmentation that is best by the metric is
-    drawn and stored; a segmentation is scored as it is. ValueError, before any work, where inputs
-    lack or do not fit, and after it where the metric is worse than config.require.
+    Of several volumes there is a summary, too, beside their folders. ValueError, before any work,
+    where inputs lack or do not fit, and after it where the metric of a volume is worse than
+    config.require.
     """
     if config.backend == "funlib":
         # optional: fails here, before any work, where it is missing
-        from pytc.evaluation.crosscheck import cross_check
+        import pytc.evaluation.crosscheck  # noqa: F401
     announce_compilation()
-    inputs = gather(config)
+    folders = find_predictions(config)
+    several = len(folders) > 1
+    inputs = {}
+    for folder in folders:
+        name = folder.name if folder else Path(config.prediction).name
+        output = str(Path(config.output) / name) if several and config.output else config.output
+        inputs[name] = gather(replace(config, output=output), folder)
+    for opened in inputs.values():
+        require_writable(Path(opened.config.output))
+    scored = {name: evaluate_volume(opened) for name, opened in inputs.items()}
+    if several:
+        _summarise(inputs, scored)
+    for name, figures in scored.items():
+        _require_good(config.require, figures, f" of {name}" if several else "")
+    return scored
+
+
+def evaluate_volume(inputs: Inputs) -> dict[str, Any]:
+    """Score one prediction, write figures and report into its output folder.
+
+    Returns what metrics.json holds. A prediction is segmented at each threshold, and the
+    segmentation that is best by the metric is drawn and stored; a segmentation is scored as it is.
+    """
     config = inputs.config
-    require_writable(Path(config.output))
     for part, path in inputs.paths.items():
         print(f"{part + ':':14}{path}", flush=True)
     labels, swept, segmentation = inputs.read_labels(), None, inputs.prediction
     if inputs.channels:
         count = len(config.thresholds)
-        print(f"segmenting {segmentation.spatial_shape} voxels at {count} thresholds", flush=True)
+        words = f"{count} thresholds" if count > 1 else f"threshold {config.thresholds[0]:g}"
+        print(f"segmenting {segmentation.spatial_shape} voxels at {words}", flush=True)
         values = segmentation.read_channels(inputs.channels)
         swept = inputs.sweep(values, labels)
         segmentation = inputs.segment(values, swept["best_threshold"])
@@ -57,9 +83,10 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     figures = dict(swept["best_metrics"]) if swept else inputs.score(labels, overlaps)
     figures.pop("threshold", None)  # a setting
     if config.backend == "funlib":
-        figures |= cross_check(
-            figures, inputs.skeleton, labels if labels is None else labels[...], segmentation[...]
-        )
+        from pytc.evaluation.crosscheck import cross_check
+
+        whole = labels if labels is None else labels[...]
+        figures |= cross_check(figures, inputs.skeleton, whole, segmentation[...])
     settings = _settings(inputs, swept)
     pictures = draw(
         segmentation,
@@ -67,29 +94,35 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         config.voxel_size or (1.0, 1.0, 1.0),
         labels=labels,
         image=inputs.volumes.get("image"),
-        matching=overlaps and Matching(overlaps, config.task),
+        matching=overlaps and Matching(overlaps, inputs.kind.task),
     )
     _write(inputs, figures, settings, swept, segmentation, pictures)
-    _print(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
-    print(f"report: {Path(config.output) / 'report.html'}", flush=True)
-    sign, side = (-1, "most") if metric(config.metric).lower_is_better else (1, "least")
-    if config.require is not None and sign * figures[config.metric] < sign * config.require:
-        raise ValueError(
-            f"expected {config.metric} of at {side} {config.require:g}, "
-            f"got {figures[config.metric]:.4f}"
-        )
+    _print_figures(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
+    _print_results(inputs, swept)
     return figures | settings
+
+
+def _require_good(bound: float | None, figures: dict[str, Any], of_which: str) -> None:
+    """ValueError where the metric that was asked for is worse than the bound."""
+    if bound is None:
+        return
+    name = figures["metric"]
+    lower = metric(name).lower_is_better
+    side = "most" if lower else "least"
+    good = figures[name] <= bound if lower else figures[name] >= bound
+    if not good:
+        expected = f"expected {name}{of_which} of at {side} {bound:g}"
+        raise ValueError(f"{expected}, got {figures[name]:.4f}")
 
 
 def _settings(inputs: Inputs, swept: Sweep | None) -> dict[str, Any]:
     """What the figures depend on, flat."""
-    config, stored = inputs.config, inputs.prediction.attributes
+    config, stored, kind = inputs.config, inputs.prediction.attributes, inputs.kind
     if swept:
         stored = {"threshold": swept["best_threshold"]}
-        stored |= (
-            {"min_size": config.min_size, "grow": config.grow} if config.task == "instance" else {}
-        )
-    settings = {"task": config.task, "metric": config.metric} | {
+        if kind.task == "instance":
+            stored |= {"min_size": config.min_size, "grow": config.grow}
+    settings = {"task": kind.task, "target": kind.name, "metric": config.metric} | {
         key: stored[key] for key in DECODING if key in stored
     }
     if inputs.skeleton is not None:
@@ -152,11 +185,11 @@ def _write(
         files |= {"sweep.png": curves, "sweep.csv": _csv(swept["all_results"])}
         files |= {"exact_sweep.csv": _csv(swept["curve"])} if swept["curve"] else {}
     output.mkdir(parents=True, exist_ok=True)
-    best = output / "best_segmentation.zarr"
     if swept:
         attributes = {key: settings[key] for key in DECODING if key in settings}
+        attributes |= {"prediction_key": prediction_key(inputs.prediction.path)}
         with (
-            replacing(best) as path,
+            replacing(output / (BEST if config.sweeps else ONE)) as path,
             create_volume(
                 path,
                 segmentation.shape,
@@ -167,10 +200,9 @@ def _write(
             ) as volume,
         ):
             volume[...] = segmentation
-    elif Path(inputs.prediction.path).resolve() != best.resolve():
-        shutil.rmtree(best, ignore_errors=True)
-    for name in FILES:
-        (output / name).unlink(missing_ok=True)
+    if config.sweeps:  # anything else leaves what a sweep has found
+        for name in OF_A_SWEEP:
+            (output / name).unlink(missing_ok=True)
     for name, content in files.items():
         with replacing(output / name) as temporary:
             temporary.write_bytes(content)
@@ -202,11 +234,93 @@ def _csv(rows: Sequence[dict[str, float]]) -> bytes:
     ).encode()
 
 
-def _print(title: str, figures: dict[str, float], chosen: str, swept: Sweep | None) -> None:
+def _print_figures(title: str, figures: dict[str, float], chosen: str, swept: Sweep | None) -> None:
     """The headlines of each threshold, the best one's in green, or of the segmentation."""
-    columns = [*(["threshold"] if swept else []), *headlines(figures, chosen)]
-    shown = rich.table.Table(*columns, title=title, title_justify="left")
-    for row in swept["all_results"] if swept else [figures]:
-        best = swept is not None and row is swept["best_metrics"]
-        shown.add_row(*(_shown(row[key]) for key in columns), style="bold green" if best else "")
-    rich.print(shown)
+    names = headlines(figures, chosen)
+    rows = [_cells(figures, names)]
+    best = None
+    if swept:
+        rows = [[_shown(row["threshold"]), *_cells(row, names)] for row in swept["all_results"]]
+        best = next(n for n, row in enumerate(swept["all_results"]) if row is swept["best_metrics"])
+    heads = [metric(name).short for name in names]
+    print_table(["threshold", *heads] if swept else heads, rows, title=title, best=best)
+    width = max(map(len, heads))
+    for name, head in zip(names, heads):
+        print(f"  {head:{width}}  {metric(name).meaning}", flush=True)
+
+
+def _cells(figures: dict[str, float], names: Sequence[str]) -> list[str]:
+    """Each figure with its decimals, a dash where there is none."""
+    return [
+        f"{figures[name]:,.{metric(name).decimals}f}" if name in figures else "-" for name in names
+    ]
+
+
+def _print_results(inputs: Inputs, swept: Sweep | None) -> None:
+    """Where the results lie, and how infer.py makes the best segmentation."""
+    config, output = inputs.config, Path(inputs.config.output)
+    if config.sweeps and swept:
+        thresholds = [row["threshold"] for row in swept["all_results"]]
+        best = swept["best_threshold"]
+        if best in (min(thresholds), max(thresholds)) and not swept["curve"]:
+            print("the best threshold lies at an end of the sweep: others may be better")
+        print(f"best segmentation: {output / BEST}")
+        if inputs.infer:
+            print(f"infer.py makes it by: {_infer_line(inputs, best)}")
+    elif swept:
+        print(f"segmentation: {output / ONE}")
+    elif (output / BEST).is_dir():
+        _print_earlier_sweep(inputs, output)
+    print(f"report: {output / 'report.html'}", flush=True)
+
+
+def _print_earlier_sweep(inputs: Inputs, output: Path) -> None:
+    """What an earlier sweep has left, and whether it is of the same prediction."""
+    attributes = open_volume(output / BEST).attributes
+    print(f"of an earlier sweep: {output / BEST}, threshold {attributes['threshold']:.4f}")
+    prediction = Path(inputs.prediction.path).with_name(f"{inputs.kind.prediction}.zarr")
+    if attributes.get("prediction_key") != prediction_key(str(prediction)):
+        print("  it is of an earlier prediction; --sweep makes it anew")
+
+
+def _infer_line(inputs: Inputs, threshold: float) -> str:
+    """The command that stores the best segmentation as segmentation.zarr beside the prediction."""
+    dtype = inputs.prediction.dtype
+    words = [*inputs.infer, "--segmentation.threshold", repr(shortest(threshold, dtype))]
+    if inputs.kind.task == "instance":
+        asked = {"min_size": inputs.config.min_size, "grow": inputs.config.grow}
+        if asked["min_size"] != inputs.defaults["min_size"]:
+            words += ["--segmentation.min-size", str(asked["min_size"])]
+        if asked["grow"] != inputs.defaults["grow"]:
+            words.append(f"--segmentation.{'grow' if asked['grow'] else 'no-grow'}")
+    return command_line("infer.py", words)
+
+
+def shortest(threshold: float, dtype: Any) -> float:
+    """The number of the fewest digits that no stored value of `dtype` tells from the threshold."""
+    exact = ranges_above(threshold, dtype)
+    for digits in range(2, 17):
+        rounded = float(f"{threshold:.{digits}g}")
+        if 0 <= rounded <= 1 and ranges_above(rounded, dtype) == exact:
+            return rounded
+    return threshold
+
+
+def _summarise(inputs: dict[str, Inputs], scored: dict[str, dict[str, Any]]) -> None:
+    """The volumes beside one another, and the mean of the figures that all of them have."""
+    everywhere = [name for name in METRICS if all(name in figures for figures in scored.values())]
+    mean = {
+        name: sum(figures[name] for figures in scored.values()) / len(scored) for name in everywhere
+    }
+    anywhere = {name: 0.0 for name in METRICS if any(name in f for f in scored.values())}
+    names = headlines(anywhere, next(iter(scored.values()))["metric"])
+    rows = [
+        [volume, _shown(figures.get("threshold", "-")), *_cells(figures, names)]
+        for volume, figures in scored.items()
+    ]
+    rows.append(["mean", "", *_cells(mean, names)])
+    heads = [metric(name).short for name in names]
+    print_table(["volume", "threshold", *heads], rows, title="all volumes")
+    parent = Path(next(iter(inputs.values())).config.output).parent
+    write_json(parent / "summary.json", {"mean": mean, "volumes": scored})
+    print(f"summary: {parent / 'summary.json'}", flush=True)

@@ -10,21 +10,29 @@ import numpy as np
 import torch
 
 from pytc import hardware
-from pytc.commands import InferConfig
-from pytc.config import Config, VolumeConfig, require
+from pytc.commands import InferConfig, command_line, flags
+from pytc.config import Config, SegmentationConfig, VolumeConfig, require
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source, prepare_volume
 from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
+from pytc.io.results import (
+    read_source,
+    require_same_image,
+    results_folder,
+    volume_names,
+    write_source,
+)
 from pytc.io.stores import split_path
 from pytc.io.volume import Volume, create_volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
-from pytc.runs import write_json
-from pytc.segmentation.blockwise import segment_volume
+from pytc.runs import find_run, find_weights, require_writable
+from pytc.segmentation.blockwise import fitting_planes, require_growable, segment_volume
+from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import is_above
 from pytc.target_kinds import target_kind
 
@@ -40,13 +48,7 @@ def infer(config: InferConfig) -> list[Path]:
     load_plugins(config.plugins)
     device = hardware.choose_device(config.system)
     torch.set_num_threads(hardware.choose_threads(config.system, 1))
-    checkpoint = Path(config.run) / "checkpoints" / f"{config.inference.checkpoint}.pt"
-    if checkpoint.name == "best.pt" and not checkpoint.is_file():
-        print(
-            "this run has no best checkpoint, as it was never validated: taking the last one",
-            flush=True,
-        )
-        checkpoint = checkpoint.with_name("last.pt")
+    checkpoint = find_weights(config.run, config.inference.checkpoint)
     state = load_checkpoint(checkpoint, device)
     model, trained = restore_model(state)
     model = model.to(device)
@@ -63,18 +65,16 @@ def infer(config: InferConfig) -> list[Path]:
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
 
-    folders = [
-        Path(config.output or f"{config.run}/predictions/{source.name}") for source in sources
-    ]
+    folders = _result_folders(config, volumes, trained)
+    for source, folder in zip(sources, folders):
+        require_writable(folder)
+        _check_decode(trained, source.image, config)
     for volume, folder in zip(volumes, folders):
-        affinities = predict(model, trained, volume, folder, config, device, weights)
-        if target_kind(trained.target.kind).decode == "components":
-            segment_volume(affinities, folder / "segmentation.zarr", config.segmentation)
-        else:
-            threshold_volume(
-                affinities, folder / "segmentation.zarr", config.segmentation.threshold
-            )
+        made_by = _made_by(config, trained)
+        prediction = predict(model, trained, volume, folder, config, device, weights, made_by)
+        segment(prediction, folder / "segmentation.zarr", trained, config.segmentation)
         print(f"results: {folder}", flush=True)
+    _print_next(config, folders)
     return folders
 
 
@@ -113,6 +113,69 @@ def open_input(volume: VolumeConfig, trained: Config, training: Sequence[Facts])
     return source
 
 
+def segment(
+    prediction: Volume, output: Path, trained: Config, settings: SegmentationConfig
+) -> None:
+    """Write the segmentation, or the mask, that a stored prediction stands for."""
+    shape = " x ".join(map(str, prediction.spatial_shape))
+    words = f"threshold {settings.threshold:g}"
+    instances = target_kind(trained.target.kind).decode == "components"
+    if instances:
+        words += f", min_size {settings.min_size}, grow {settings.grow}"
+    print(f"segmenting {shape} voxels, {words}", flush=True)
+    if instances:
+        segment_volume(prediction, output, settings)
+    else:
+        threshold_volume(prediction, output, settings.threshold)
+
+
+def _result_folders(
+    config: InferConfig, volumes: Sequence[VolumeConfig], trained: Config
+) -> list[Path]:
+    """A folder for the results of each volume, in which none of another image are replaced."""
+    located = [prepare_volume(volume, trained.data.synthetic) for volume in volumes]
+    if config.output:
+        (volume,) = located
+        require_same_image(Path(config.output), volume.image)
+        return [Path(config.output)]
+    parent = find_run(config.run) / "predictions"
+    folders: list[Path] = []
+    for volume, name in zip(located, volume_names(located)):
+        folders.append(results_folder(parent, name, volume.image, taken=folders))
+    return folders
+
+
+def _check_decode(trained: Config, image: Volume, config: InferConfig) -> None:
+    """ValueError, before the prediction, unless it can be segmented."""
+    if target_kind(trained.target.kind).decode == "components":
+        channels = trained.model.out_channels
+        unit_channels(channels, trained.target.offsets)
+        if config.segmentation.grow:
+            shape = image.spatial_shape
+            require_growable(shape, fitting_planes(shape, np.dtype(np.float16), growing=True))
+
+
+def _made_by(config: InferConfig, trained: Config) -> dict:
+    """How infer.py makes a prediction again: its flags, but for those of the segmentation."""
+    default = InferConfig(
+        inference=trained.inference, segmentation=config.segmentation, system=trained.system
+    )
+    decoding = {key: getattr(trained.segmentation, key) for key in ("min_size", "grow")}
+    return {"infer": flags(config, default), "defaults": decoding}
+
+
+def _print_next(config: InferConfig, folders: Sequence[Path]) -> None:
+    """The line to type next, if there is any truth to score against."""
+    sources = [read_source(folder) for folder in folders]
+    if not any(source["labels"] or source["skeleton"] for source in sources):
+        return
+    words = ["--run", str(config.run), "--sweep"]
+    if config.output:
+        kind = target_kind(sources[0]["target"])
+        words = [f"--{kind.prediction}", f"{folders[0]}/{kind.prediction}.zarr", "--sweep"]
+    print(f"next: {command_line('evaluate.py', words)}", flush=True)
+
+
 def predict(
     model: ConnectomicsModel,
     trained: Config,
@@ -121,14 +184,16 @@ def predict(
     settings: InferConfig | Config,
     device: torch.device,
     weights: str,
+    made_by: dict | None = None,
     channels: Sequence[int] | None = None,
 ) -> Volume:
     """Predict one volume by a network in evaluation mode.
 
-    Writes and returns the Zarr array folder/affinities.zarr. Beside it goes source.json, from which
-    evaluate.py knows the volume's image and truth. trained: the config of the network; settings:
-    how to predict; weights: names the network's state, so that an earlier prediction by the same is
-    continued; channels: which of the network's channels are wanted, by default all.
+    Writes and returns the Zarr array folder/affinities.zarr, or probabilities.zarr. Beside it goes
+    source.json, from which evaluate.py knows the volume's image and truth. trained: the config of
+    the network; settings: how to predict; weights: names the network's state, so that an earlier
+    prediction by the same is continued; made_by: how to make it again, for source.json; channels:
+    which of the network's channels are wanted, by default all.
     """
     volume, kind, inference = (
         prepare_volume(volume, trained.data.synthetic),
@@ -148,9 +213,8 @@ def predict(
         ).spatial_axes
     source["intensity"] = opened.grey_range
     decoding = {key: getattr(settings.segmentation, key) for key in ("min_size", "grow")}
-    write_json(
-        folder / "source.json", {**source, **decoding, "voxel_size": image.voxel_size, "task": kind}
-    )
+    source |= {**decoding, "voxel_size": image.voxel_size, "target": kind, **(made_by or {})}
+    write_source(folder, source)
     channels = list(range(trained.model.out_channels) if channels is None else channels)
     per_offset = target_kind(kind).per_offset
     offsets = [trained.target.offsets[channel] if per_offset else (0, 0, 0) for channel in channels]
@@ -181,7 +245,7 @@ def predict(
     return predict_volume(
         flip_averaged(network, offsets) if inference.flips else network,
         image,
-        folder / "affinities.zarr",
+        folder / f"{target_kind(kind).prediction}.zarr",
         grey_range=opened.grey_range,
         channels=len(channels),
         window=window,

@@ -11,7 +11,7 @@ volume, so the affinities do not depend on the blocks, and memory depends on the
 """
 
 import json
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from pytc.config import InferenceConfig, Triple
 from pytc.geometry import Box, blocks, tile
 from pytc.inference.flips import Network
 from pytc.io.intensity import Range, read_grey
+from pytc.io.results import MANIFEST
 from pytc.io.volume import Volume, create_volume, open_volume
-from pytc.progress import track
+from pytc.progress import Progress
 from pytc.runs import replacing, write_json
 
 
@@ -48,7 +49,7 @@ def predict_volume(
     continued; one of another key is replaced.
     """
     boxes = blocks(image.spatial_shape, config.block)
-    manifest = output / "blocks.json"
+    manifest = output / MANIFEST
     finished = _finished(output, manifest, key)
     if finished is None:
         finished = []
@@ -63,17 +64,38 @@ def predict_volume(
             ).close()
             write_json(new / manifest.name, {"key": key, "finished": finished})
     affinities = open_volume(output, writable=True)
-    for number, box in enumerate(boxes):
-        if number not in finished:
-            label = f"predicting block {number + 1}/{len(boxes)}"
+    if len(finished) == len(boxes):
+        print(f"{output}: already predicted by these weights and settings", flush=True)
+        return affinities
+    if finished:
+        print(f"{output}: {len(finished)} of {len(boxes)} blocks are done, going on", flush=True)
+    counts = [len(block_windows(image, box, window, config)) for box in boxes]
+    done = sum(counts[number] for number in finished)
+    with Progress("predicting", "windows", sum(counts), done) as progress:
+        for number, box in enumerate(boxes):
+            if number in finished:
+                continue
+
+            def show(count: int, before: int = done) -> None:
+                progress.show(before + count)
+
+            windows = block_windows(image, box, window, config)
             logits = predict_block(
-                network, image, grey_range, box, channels, window, config, device, label
+                network, image, grey_range, box, windows, channels, config, device, show
             )
             activated = torch.from_numpy(logits).mul_(config.activation_scale).sigmoid_()
             affinities[(slice(None), *box.slices)] = activated.to(torch.float16).numpy()
             finished.append(number)
+            done += counts[number]
             write_json(manifest, {"key": key, "finished": finished})
     return affinities
+
+
+def block_windows(image: Volume, box: Box, window: Triple, config: InferenceConfig) -> list[Box]:
+    """The windows of the whole volume's grid that touch a block."""
+    shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
+    stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
+    return tile(shape, window, stride, touching=box)
 
 
 def predict_block(
@@ -81,16 +103,17 @@ def predict_block(
     image: Volume,
     grey_range: Range,
     box: Box,
+    windows: Sequence[Box],
     channels: int,
-    window: Triple,
     config: InferenceConfig,
     device: torch.device,
-    label: str,
+    show: Callable[[int], None],
 ) -> np.ndarray:
-    """Blended logits (channels, *box.shape) float32 of one block of `image`."""
-    shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
-    stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
-    windows = [w for w in tile(shape, window, stride) if w.intersection(box)]
+    """Blended logits (channels, *box.shape) float32 of one block of `image`.
+
+    windows: those that touch the block, of one size; show: is told how many of them are done.
+    """
+    window = windows[0].shape
     starts, stops = zip(*((w.start, w.stop) for w in windows))
     region = Box(tuple(map(min, zip(*starts))), tuple(map(max, zip(*stops))))
     pixels = _read_padded(image, grey_range, region)
@@ -98,8 +121,8 @@ def predict_block(
     total = np.zeros((channels, *box.shape), np.float32)
     norm = np.zeros(box.shape, np.float32)
 
-    progress = iter(track(windows, label, "windows"))
-    while batch := list(islice(progress, config.batch_size)):
+    for first in range(0, len(windows), config.batch_size):
+        batch = windows[first : first + config.batch_size]
         patches = np.stack(
             [pixels[(slice(None), *w.moved([-s for s in region.start]).slices)] for w in batch]
         )
@@ -113,6 +136,7 @@ def predict_block(
             )
             total[(slice(None), *there)] += values[(slice(None), *inside)] * weights[inside]
             norm[there] += weights[inside]
+        show(first + len(batch))
     total /= norm
     return total
 

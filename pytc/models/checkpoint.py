@@ -13,7 +13,7 @@ from pytc.config import Config
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
 from pytc.renames import config_from_plain
-from pytc.runs import load_config, replacing
+from pytc.runs import find_run, find_weights, load_config, replacing
 
 FORMAT = 1
 # Checkpoints of nnU-Net hold NumPy numbers, for which these, and only these, are let through.
@@ -108,15 +108,18 @@ def load_model(
 def export(source: Path, target: Path) -> Path:
     """Write the network of a run or checkpoint to a .safetensors file.
 
-    Its config goes into the metadata as JSON. Of a run the checkpoint that infer.py would take.
+    Its config goes into the metadata as JSON. Of a run, by its folder or its name, the checkpoint
+    that infer.py would take.
     Returns the checkpoint. ValueError if `source` has none, or `target` has another suffix.
     """
     from safetensors.torch import save
 
     if target.suffix != ".safetensors":
         raise ValueError(f"expected a file name that ends in .safetensors, got {target}")
-    if source.is_dir():
-        source = source / "checkpoints" / f"{load_config(source).inference.checkpoint}.pt"
+    checkpoint = "best"
+    if not Path(source).is_file():
+        checkpoint = load_config(find_run(source)).inference.checkpoint
+    source = find_weights(source, checkpoint)
     state = load_checkpoint(source)
     model, config = restore_model(state)
     metadata = {

@@ -13,6 +13,7 @@ from pytc.config import ModelConfig
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
 from pytc.models.checkpoint import read_file
+from pytc.runs import find_weights
 
 # Where frameworks keep the weights in a checkpoint, and what they put before the names.
 ENTRIES = ("average", "model", "state_dict", "network_weights")
@@ -66,9 +67,10 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
     source = config.pretrained or config.upkern
     if source is None:
         return None
+    source = find_weights(source)
     own, fitting = model.state_dict(), {}
-    found = read_weights(Path(source), own)
-    report = Report(Path(source), missing=[name for name in own if name not in found])
+    found = read_weights(source, own)
+    report = Report(source, missing=[name for name in own if name not in found])
     heads = head_names(config) if config.reset_head else ()
     for name, tensor in found.items():
         if name not in own:

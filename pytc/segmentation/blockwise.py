@@ -3,6 +3,8 @@
 It is equal to that of the whole, bit for bit.
 """
 
+import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import psutil
 from pytc.config import SegmentationConfig, require
 from pytc.io.stores import is_zarr
 from pytc.io.volume import Volume, create_volume
-from pytc.progress import track
+from pytc.progress import Progress, track
 from pytc.runs import replacing
 from pytc.segmentation.connected_components import (
     component_sizes,
@@ -48,13 +50,10 @@ def segment_volume(
     check_dtype(affinities.dtype)
     channels = unit_channels(affinities.n_channels, affinities.offsets)
     length = affinities.spatial_shape[0]
-    planes = _fitting_planes(affinities, config.grow) if planes is None else planes
-    fits = planes >= length or not config.grow
-    require(
-        fits,
-        "a volume that fits into memory, or grow off",
-        f"{planes} of {length} planes for growing",
-    )
+    if planes is None:
+        planes = fitting_planes(affinities.spatial_shape, affinities.dtype, growing=config.grow)
+    if config.grow:
+        require_growable(affinities.spatial_shape, planes)
 
     output = Path(output)
     # single files appear when they are whole; a Zarr array takes its place then
@@ -79,28 +78,50 @@ def segment_volume(
         ) as labels,
     ):
         if planes >= length:
-            values = affinities.read_channels(channels)
-            segmentation = connected_components_3d(
-                values, config.threshold, min_size=config.min_size
-            )
-            labels[...] = grow(segmentation, values) if config.grow else segmentation
+            _segment_whole(affinities, channels, config, labels)
         else:
             _segment_slabs(affinities, channels, config, planes, labels)
 
 
-def _fitting_planes(affinities: Volume, growing: bool) -> int:
-    voxel = 3 * affinities.dtype.itemsize + np.dtype(label_dtype(affinities.spatial_shape)).itemsize
+def fitting_planes(shape: Sequence[int], dtype: np.dtype, *, growing: bool) -> int:
+    """Planes of affinities (Z, Y, X) of a dtype that half of the free memory holds, at least 1.
+
+    They are segmented there, and with `growing` the seeded watershed runs in it, too.
+    """
+    voxel = 3 * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
     if growing:
-        voxel += (
-            52  # a copy of the labels, parents, flags, and three edges of 14 bytes a voxel at worst
-        )
-    plane = voxel * int(np.prod(affinities.spatial_shape[1:]))
+        # a copy of the labels, parents, flags, and three edges of 14 bytes a voxel at worst
+        voxel += 52
+    plane = voxel * math.prod(shape[1:])
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
-    return (
-        planes
-        if planes >= affinities.spatial_shape[0] or planes < ALIGNMENT
-        else planes - planes % ALIGNMENT
+    if planes >= shape[0] or planes < ALIGNMENT:
+        return planes
+    return planes - planes % ALIGNMENT
+
+
+def require_growable(shape: Sequence[int], planes: int) -> None:
+    """ValueError unless all planes are in memory at once: growing has no exact form by slabs."""
+    require(
+        planes >= shape[0],
+        "a volume that fits into memory, or --segmentation.no-grow",
+        f"{planes} of {shape[0]} planes for growing",
     )
+
+
+def _segment_whole(
+    affinities: Volume, channels: list[int], config: SegmentationConfig, labels: Volume
+) -> None:
+    """Label a volume that fits into memory, and fill what is left if the config says so."""
+    with Progress("segmenting", "steps", 3 + config.grow) as progress:
+        values = affinities.read_channels(channels)
+        progress.show(1, "read")
+        segmentation = connected_components_3d(values, config.threshold, min_size=config.min_size)
+        progress.show(2, "components")
+        if config.grow:
+            segmentation = grow(segmentation, values)
+            progress.show(3, "watershed")
+        labels[...] = segmentation
+        progress.show(3 + config.grow, "written")
 
 
 def _segment_slabs(

@@ -5,19 +5,21 @@ These scores decide between two checkpoints.
 
 import shutil
 from collections import ChainMap, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from pytc.commands import EvaluateConfig
 from pytc.config import Config, VolumeConfig, require
-from pytc.data.sources import prepare_volume, volume_name
+from pytc.data.sources import open_image, open_source, prepare_volume
 from pytc.evaluation.inputs import choose_metric, gather, metrics_by_truth
 from pytc.inference.pipeline import predict
+from pytc.io.results import volume_names
+from pytc.io.skeleton import load_skeleton
 from pytc.models.base import ConnectomicsModel
 from pytc.segmentation.connected_components import unit_channels
 from pytc.target_kinds import target_kind
-from pytc.thresholds import DEFAULT_THRESHOLDS
 from pytc.training.distributed import Ranks
 
 
@@ -37,7 +39,7 @@ def validate_volumes(
     shared out among the ranks; all get all figures. Affinities are kept below `folder` until they
     are scored.
     """
-    volumes, training, mine = scored_volumes(config), model.training, {}
+    volumes, training, mine = _volumes_with_truth(config), model.training, {}
     task = target_kind(config.target.kind).task
     metric = config.loop.monitor.removeprefix("val/")
     channels = (
@@ -55,17 +57,17 @@ def validate_volumes(
         )
         shutil.rmtree(place, ignore_errors=True)
         try:
-            affinities = predict(
-                model, config, volume, place, config, device, "validation", channels
+            stored = predict(
+                model, config, volume, place, config, device, "validation", channels=channels
             )
-            inputs = gather(
-                EvaluateConfig(
-                    affinities=affinities.path,
-                    sweep=True,
-                    thresholds=config.validation.thresholds or DEFAULT_THRESHOLDS,
-                    metric=metric if known else None,
-                )
+            named = {target_kind(config.target.kind).prediction: stored.path}
+            asked = EvaluateConfig(
+                **named,
+                sweep=True,
+                thresholds=config.validation.thresholds,
+                metric=metric if known else None,
             )
+            inputs = gather(asked, place)
             mine[name] = inputs.sweep(
                 inputs.prediction.read_channels(inputs.channels), inputs.read_labels()
             )["best_metrics"]
@@ -83,19 +85,39 @@ def validate_volumes(
 def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     """The validation volumes that have labels or skeletons, by names that differ.
 
-    ValueError if there are none, or loop.monitor is neither val/loss nor a score of one of them.
+    All that scoring them needs is opened, so that nothing is missing later. ValueError if there are
+    none, their truth does not fit, the target cannot be decoded, or loop.monitor is neither
+    val/loss nor a score of one of them.
     """
-    volumes, truth = {}, {}
+    volumes = _volumes_with_truth(config)
+    kind = target_kind(config.target.kind)
+    truth = {
+        part: True
+        for part in metrics_by_truth(kind.task)
+        if any(getattr(volume, part) for volume in volumes.values())
+    }
+    metric = config.loop.monitor.removeprefix("val/")
+    full_name = choose_metric(None if metric == "loss" else metric, kind.task, truth)
+    require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
+    if kind.decode == "components":
+        unit_channels(config.model.out_channels, config.target.offsets)
+    for volume in volumes.values():
+        open_source(volume, config.data)
+        if volume.skeleton and "skeleton" in truth:
+            stored = open_image(replace(volume, transpose=None), config.data)
+            skeleton = load_skeleton(volume.skeleton, stored.voxel_size, axes=stored.spatial_axes)
+            skeleton.require_inside(stored.spatial_shape)
+    return volumes
+
+
+def _volumes_with_truth(config: Config) -> dict[str, VolumeConfig]:
+    """The validation volumes that can be scored, by the names of their folders of results."""
+    volumes = {}
     task = target_kind(config.target.kind).task
     needed = metrics_by_truth(task)
-    for volume in config.data.validation:
-        volume = prepare_volume(volume, config.data.synthetic)
-        if known := {part: True for part in needed if getattr(volume, part)}:
-            name = volume_name(volume)
-            volumes[name if name not in volumes else f"{name}-{len(volumes) + 1}"] = volume
-            truth |= known
+    located = [prepare_volume(volume, config.data.synthetic) for volume in config.data.validation]
+    for name, volume in zip(volume_names(located), located):
+        if any(getattr(volume, part) for part in needed):
+            volumes[name] = volume
     require(volumes, f"validation volumes with {' or '.join(needed)} to score", "none")
-    metric = config.loop.monitor.removeprefix("val/")
-    full_name = choose_metric(None if metric == "loss" else metric, task, truth)
-    require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
     return volumes

@@ -1,0 +1,39 @@
+"""Tables on the terminal and in a pipe, of which no name and no number is ever cut."""
+
+from collections.abc import Collection, Sequence
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+PIPED = 110  # columns where nothing says how wide a line may be
+PROSE = 24  # columns that a cell of prose has at least
+
+
+def print_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    best: int | None = None,
+    prose: Collection[int] = (),
+) -> None:
+    """Print rows of text below their headers; a table that is too wide for the terminal goes on.
+
+    best: the row that is shown in green. prose: the columns whose words may wrap; all others are
+    as wide as what is in them.
+    """
+    columns = [
+        Column(header, min_width=PROSE if number in prose else None, no_wrap=number not in prose)
+        for number, header in enumerate(headers)
+    ]
+    table = Table(*columns)
+    for number, row in enumerate(rows):
+        table.add_row(*row, style="bold green" if number == best else "")
+    terminal = Console()
+    width = terminal.width if terminal.is_terminal else PIPED
+    unlimited = terminal.options.update(width=10_000)
+    needed = Measurement.get(terminal, unlimited, table).minimum
+    if title:
+        print(title)
+    Console(width=max(width, needed)).print(table, highlight=False, soft_wrap=False)
