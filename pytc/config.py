@@ -609,8 +609,9 @@ class InferenceConfig(Section):
     batch_size: int = 2
     # Voxels of a block: predicted, written and marked as done in one piece.
     block: Triple = (512, 512, 512)
-    # Affinity = sigmoid(scale x logit); below 1 keeps float16 from saturating.
-    activation_scale: float = 0.2
+    # Affinity = sigmoid(scale x logit), of classes softmax; by default 0.2, which keeps float16
+    # from saturating, and 1 for classes.
+    activation_scale: float | None = None
     checkpoint: Literal["best", "last"] = "best"  # Which weights of the run.
 
     def __post_init__(self):

@@ -14,27 +14,34 @@ class TargetKind:
     """A row of the table."""
 
     name: str  # target.kind, and --target of evaluate.py
-    activation: Literal["sigmoid"]  # from logits to what is stored
-    decode: Literal["components", "threshold"]  # from what is stored to segmentation.zarr
+    activation: Literal["sigmoid", "softmax"]  # from logits to what is stored
+    scale: float  # logits are multiplied by it before, unless inference.activation_scale says other
+    decode: Literal["components", "threshold", "argmax"]  # from what is stored to segmentation.zarr
     task: Literal["instance", "semantic"]  # whose metrics score it
     prediction: Literal["affinities", "probabilities"]  # stored as affinities.zarr, ...
     per_offset: bool  # a channel for each offset of target.offsets
-    truth: Literal["objects", "foreground", "boundaries"]  # of the labels, to score against
+    truth: Literal[
+        "objects", "foreground", "boundaries", "classes"
+    ]  # of the labels, to score against
     meaning: str
 
 
 ROWS = (
     TargetKind(
-        "affinity", "sigmoid", "components", "instance", "affinities", True, "objects",
+        "affinity", "sigmoid", 0.2, "components", "instance", "affinities", True, "objects",
         "whether a voxel and the one at an offset are the same object",
     ),
     TargetKind(
-        "binary", "sigmoid", "threshold", "semantic", "probabilities", False, "foreground",
+        "binary", "sigmoid", 0.2, "threshold", "semantic", "probabilities", False, "foreground",
         "whether a voxel belongs to any object",
     ),
     TargetKind(
-        "boundary", "sigmoid", "threshold", "semantic", "probabilities", False, "boundaries",
+        "boundary", "sigmoid", 0.2, "threshold", "semantic", "probabilities", False, "boundaries",
         "whether a voxel touches one of another label",
+    ),
+    TargetKind(
+        "classes", "softmax", 1.0, "argmax", "semantic", "probabilities", False, "classes",
+        "which of several classes a voxel belongs to",
     ),
 )  # fmt: skip
 TARGET_KINDS = {row.name: row for row in ROWS}

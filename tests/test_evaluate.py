@@ -30,6 +30,7 @@ from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
 from pytc.metrics.semantic import boundaries
 from pytc.segmentation.connected_components import connected_components_3d
+from pytc.target_kinds import target_kind
 
 SHAPE = (12, 20, 24)
 VOXEL = (20.0, 10.0, 10.0)
@@ -388,7 +389,7 @@ def test_what_the_network_predicts_is_the_task(runs):
     store(Path("runs/new/predictions/bars/segmentation.zarr"), truth)
     assert score(EvaluateConfig())["jaccard"] == 1
     source.write_text(json.dumps(json.loads(source.read_text()) | {"target": "skeletons"}))
-    with pytest.raises(ValueError, match="affinity, binary, boundary, got 'skeletons'"):
+    with pytest.raises(ValueError, match="affinity, binary, boundary, classes, got 'skeletons'"):
         score(EvaluateConfig())
 
 
@@ -480,13 +481,16 @@ def test_grow_needs_affinities(files, tmp_path):
         )
 
 
+AFFINITY = target_kind("affinity")
+
+
 def test_default_metric_and_thresholds():
-    assert choose_metric(None, "instance", {"labels": 1, "skeleton": 1}) == "nerl"
-    assert choose_metric(None, "instance", {"labels": 1}) == "dense_voi_sum"
-    assert choose_metric(None, "semantic", {"labels": 1}) == "jaccard"
-    assert choose_metric("adapted_rand", "instance", {"labels": 1}) == "dense_adapted_rand_error"
+    assert choose_metric(None, AFFINITY, {"labels": 1, "skeleton": 1}) == "nerl"
+    assert choose_metric(None, AFFINITY, {"labels": 1}) == "dense_voi_sum"
+    assert choose_metric(None, target_kind("binary"), {"labels": 1}) == "jaccard"
+    assert choose_metric("adapted_rand", AFFINITY, {"labels": 1}) == "dense_adapted_rand_error"
     with pytest.raises(ValueError, match="expected a metric, got 'nerf'; did you mean 'nerl'"):
-        choose_metric("nerf", "instance", {"skeleton": 1})
+        choose_metric("nerf", AFFINITY, {"skeleton": 1})
 
 
 def test_no_torch(files, tmp_path):

@@ -39,6 +39,7 @@ def predict(image, output, net=network, key="a", **settings):
         channels=2,
         window=(8, 10, 12),
         config=InferenceConfig(**settings),
+        activation="sigmoid",
         device=CPU,
         attributes={"activation": "sigmoid(1 x)"},
         key=key,

@@ -68,7 +68,7 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
     """Sample `number` of a run, at each stage of its preparation.
 
     crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32, target
-    and valid (channels, Z, Y, X) bool at full resolution.
+    and valid (channels, Z, Y, X) at full resolution, bool, but the target of classes an integer.
     """
     # torch takes seconds to load, and --help needs none
     import torch

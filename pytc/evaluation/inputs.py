@@ -24,9 +24,17 @@ from pytc.io.results import SOURCE, SOURCES, read_source
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.overlap import Contingency, metrics_of_table
-from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
+from pytc.metrics.semantic import (
+    MOST_CLASSES,
+    boundaries,
+    class_ids,
+    class_metrics,
+    confusion_matrix,
+    foreground,
+    semantic_metrics,
+)
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.metrics.table import DEFAULTS, full_name, metric_names
+from pytc.metrics.table import BY_CLASS, DEFAULTS, full_name, metric_names
 from pytc.runs import find_run, newest_run
 from pytc.segmentation.connected_components import connected_components_3d, unit_channels
 from pytc.segmentation.edges import check_dtype, is_above
@@ -55,10 +63,16 @@ class Inputs:
     def prediction(self) -> Volume:
         return next(iter(self.volumes.values()))
 
+    @property
+    def classes(self) -> int | None:
+        """How many classes a segmentation of classes can have, if its file says."""
+        return self.prediction.attributes.get("classes")
+
     def read_labels(self) -> np.ndarray | Volume | None:
         """Labels, 0 outside of the mask.
 
-        For a semantic task they are the true mask as int8, -1 where it is not known.
+        For a semantic task they are the true mask as int8, or the true classes as int16, -1 where
+        they are not known.
         """
         labels, mask = self.volumes.get("labels"), self.volumes.get("mask")
         if labels is None or (mask is None and self.kind.task == "instance" and not self.channels):
@@ -67,8 +81,11 @@ class Inputs:
         inside = np.ones(labels.shape, bool) if mask is None else mask[...] != 0
         if self.kind.task == "instance":
             return np.where(inside, labels, 0).astype(labels.dtype, copy=False)
+        labelled = inside & ~is_unlabelled(labels)
+        if self.kind.truth == "classes":
+            return class_ids(labels, labelled, self.classes)
         true_mask = boundaries if self.kind.truth == "boundaries" else foreground
-        return true_mask(labels, inside & ~is_unlabelled(labels))
+        return true_mask(labels, labelled)
 
     def sweep(self, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
         """The figures at each of the config's thresholds; values:
@@ -109,6 +126,11 @@ class Inputs:
 
         table: the contingency table of labels and segmentation.
         """
+        if self.kind.truth == "classes":
+            confusion = confusion_matrix(
+                labels, self.prediction, MOST_CLASSES if self.classes is None else self.classes
+            )
+            return class_metrics(confusion)
         if self.kind.task == "semantic":
             return semantic_metrics(labels, self.prediction[...])
         figures = (
@@ -176,8 +198,14 @@ def gather(config: EvaluateConfig, folder: Path | None = None) -> Inputs:
     source = read_source(folder) if folder else {}
     unnamed = "binary" if config.probabilities else "affinity"
     kind = target_kind(config.target or source.get("target", unnamed))
+    require(
+        kind.decode != "argmax" or not config.decodes,
+        "a segmentation of classes to score as it is, without --sweep or --thresholds: each voxel "
+        "has its most probable class",
+        config.prediction or str(folder),
+    )
     paths = _paths(config, folder, source, kind)
-    metric = choose_metric(config.metric, kind.task, paths)
+    metric = choose_metric(config.metric, kind, paths)
     volumes = {}
     for part, path in paths.items():
         if part != "skeleton":
@@ -267,12 +295,16 @@ def _load_skeleton(
     return load_skeleton(path, voxel_size, axes=stored).transposed(stored, axes)
 
 
-def choose_metric(name: str | None, task: str, truth: dict[str, Any]) -> str:
+def choose_metric(name: str | None, kind: TargetKind, truth: dict[str, Any]) -> str:
     """The metric of that name, or the default for what is in `truth` (skeleton, labels).
 
     ValueError if it has none.
     """
-    parts = metrics_by_truth(task)
+    parts = metrics_by_truth(kind.task)
+    if name is not None and BY_CLASS.fullmatch(name):
+        require(kind.truth == "classes", f"--target classes with --metric {name}", kind.name)
+        require(truth.get("labels"), f"--labels for the metric {name!r}", "none")
+        return name
     if name is None:
         known = [metric for part, metrics in parts.items() if part in truth for metric in metrics]
         name = next((metric for metric in DEFAULTS if metric in known), "")

@@ -72,6 +72,22 @@ class Matching:
         return np.select([unlabelled, (segments == 0) & (labels > 0), merged, split], [0, 3, 1, 2])
 
 
+class ClassMatching:
+    """Classes in place of objects: each has a colour of its own, and another one is an error."""
+
+    def colours(self, segments: np.ndarray) -> np.ndarray:
+        """Ids for `palette`: the classes themselves."""
+        return segments
+
+    def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
+        """The kind of error at each voxel, uint8.
+
+        0: right, or not labelled; 1: in another class; 3: in class 0, where there is another.
+        """
+        wrong = (labels >= 0) & (labels != segments)
+        return np.select([~wrong, segments == 0], [0, 3], 1).astype(np.uint8)
+
+
 def palette(ids: np.ndarray) -> np.ndarray:
     """A bright colour for each id, black for 0:
 
@@ -95,7 +111,7 @@ def draw(
     *,
     image: Volume | None = None,
     labels: np.ndarray | Volume | None = None,
-    matching: Matching | None = None,
+    matching: Matching | ClassMatching | None = None,
 ) -> list[list[Picture]]:
     """Three slices across z, one across y and x: image, labels, segmentation and errors.
 

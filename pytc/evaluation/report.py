@@ -12,22 +12,23 @@ from typing import Any
 import jinja2
 
 from pytc.commands import EvaluateConfig, command_line
+from pytc.config import require
 from pytc.console import print_table
 from pytc.evaluation.inputs import Inputs, find_predictions, gather
-from pytc.evaluation.pictures import Matching, Picture, draw, draw_sweep
+from pytc.evaluation.pictures import ClassMatching, Matching, Picture, draw, draw_sweep
 from pytc.evaluation.sweep import Sweep
 from pytc.io.results import prediction_key
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.metrics.table import METRICS, headlines, metric
+from pytc.metrics.table import BY_CLASS, METRICS, headlines, is_metric, metric
 from pytc.progress import announce_compilation
 from pytc.runs import replacing, require_writable, write_json
 from pytc.segmentation.edges import ranges_above
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
-BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow")
+BESIDE_FIGURES = ("threshold", "merge_tolerance_nodes", "min_size", "grow", "mean_over")
 WORST = 10  # skeletons in the table of those that lose most
 OF_A_SWEEP = ("sweep.csv", "exact_sweep.csv", "sweep.png")
 BEST = "best_segmentation.zarr"  # of a sweep
@@ -79,8 +80,14 @@ def evaluate_volume(inputs: Inputs) -> dict[str, Any]:
         values = segmentation.read_channels(inputs.channels)
         swept = inputs.sweep(values, labels)
         segmentation = inputs.segment(values, swept["best_threshold"])
-    overlaps = None if labels is None else contingency_table(labels, segmentation)
+    of_classes = inputs.kind.truth == "classes"
+    overlaps = matching = None
+    if labels is not None:
+        overlaps = None if of_classes else contingency_table(labels, segmentation)
+        matching = ClassMatching() if of_classes else Matching(overlaps, inputs.kind.task)
     figures = dict(swept["best_metrics"]) if swept else inputs.score(labels, overlaps)
+    expected = f"--metric of a class that is in the labels or in {inputs.prediction.path}"
+    require(config.metric in figures, expected, config.metric)
     figures.pop("threshold", None)  # a setting
     if config.backend == "funlib":
         from pytc.evaluation.crosscheck import cross_check
@@ -94,7 +101,7 @@ def evaluate_volume(inputs: Inputs) -> dict[str, Any]:
         config.voxel_size or (1.0, 1.0, 1.0),
         labels=labels,
         image=inputs.volumes.get("image"),
-        matching=overlaps and Matching(overlaps, inputs.kind.task),
+        matching=matching,
     )
     _write(inputs, figures, settings, swept, segmentation, pictures)
     _print_figures(f"{inputs.title}: {summary(settings)}", figures, config.metric, swept)
@@ -125,6 +132,8 @@ def _settings(inputs: Inputs, swept: Sweep | None) -> dict[str, Any]:
     settings = {"task": kind.task, "target": kind.name, "metric": config.metric} | {
         key: stored[key] for key in DECODING if key in stored
     }
+    if kind.truth == "classes":
+        settings["mean_over"] = "the classes present but class 0"
     if inputs.skeleton is not None:
         settings["merge_tolerance_nodes"] = 0  # strict: one node on a foreign segment is a merger
     return settings | {"backend": config.backend, **inputs.paths, "output": config.output}
@@ -172,7 +181,8 @@ def _write(
         metric=config.metric,
         sweep=swept,
         headlines=headlines(figures, config.metric),
-        known=METRICS,
+        known={name: metric(name) for name in figures if is_metric(name)},
+        classes=by_class(figures),
         curves=curves,
         pictures=pictures,
         worst=worst,
@@ -244,9 +254,23 @@ def _print_figures(title: str, figures: dict[str, float], chosen: str, swept: Sw
         best = next(n for n, row in enumerate(swept["all_results"]) if row is swept["best_metrics"])
     heads = [metric(name).short for name in names]
     print_table(["threshold", *heads] if swept else heads, rows, title=title, best=best)
+    classes = by_class(figures)
+    if classes:
+        rows = [[str(number), *_cells(row, list(row))] for number, row in classes.items()]
+        names_of_class = list(next(iter(classes.values())))
+        print_table(["class", *(metric(name).short for name in names_of_class)], rows)
     width = max(map(len, heads))
     for name, head in zip(names, heads):
         print(f"  {head:{width}}  {metric(name).meaning}", flush=True)
+
+
+def by_class(figures: dict[str, float]) -> dict[int, dict[str, float]]:
+    """Figures of each class by its number, e.g. {3: {"jaccard": 0.8, "dice": 0.9}}; of classes."""
+    found: dict[int, dict[str, float]] = {}
+    for name, value in figures.items():
+        if parts := BY_CLASS.fullmatch(name):
+            found.setdefault(int(parts[2]), {})[parts[1]] = value
+    return found
 
 
 def _cells(figures: dict[str, float], names: Sequence[str]) -> list[str]:

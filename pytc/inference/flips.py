@@ -7,6 +7,7 @@ by a voxel.
 
 from collections.abc import Callable
 from itertools import product
+from typing import Literal
 
 import torch
 
@@ -16,7 +17,11 @@ from pytc.data.targets import pairs
 Network = Callable[[torch.Tensor], torch.Tensor]
 
 
-def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
+def flip_averaged(
+    network: Network,
+    offsets: tuple[Triple, ...],
+    activation: Literal["sigmoid", "softmax"] = "sigmoid",
+) -> Network:
     """A network whose probabilities are the mean over all mirrorings of its input.
 
     Input (B, C, Z, Y, X), output logits (B, N, Z, Y, X); offsets: one for each channel, (0, 0, 0)
@@ -24,11 +29,14 @@ def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
     same channel in the window.
     """
 
+    over_classes = activation == "softmax"
+
     def averaged(x: torch.Tensor) -> torch.Tensor:
         total = count = None
         for flips in product((False, True), repeat=3):
             dims = [2 + axis for axis, flipped in enumerate(flips) if flipped]
-            probability = torch.sigmoid(network(x.flip(dims)).float()).flip(dims)
+            logits = network(x.flip(dims)).float().flip(dims)
+            probability = torch.softmax(logits, 1) if over_classes else torch.sigmoid(logits)
             if total is None:
                 total = torch.zeros_like(probability)
                 count = probability.new_zeros(1, *probability.shape[1:])
@@ -40,6 +48,8 @@ def flip_averaged(network: Network, offsets: tuple[Triple, ...]) -> Network:
                     )
                     total[:, channel][here] += probability[:, channel][there]
                     count[:, channel][here] += 1
-        return torch.logit(total / count, eps=1e-7)
+        mean = total / count
+        # whose softmax is the mean again
+        return mean.clamp(min=1e-7).log() if over_classes else torch.logit(mean, eps=1e-7)
 
     return averaged

@@ -30,7 +30,7 @@ from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
-from pytc.runs import find_run, find_weights, require_writable
+from pytc.runs import find_run, find_weights, replacing, require_writable
 from pytc.segmentation.blockwise import fitting_planes, require_growable, segment_volume
 from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import is_above
@@ -118,13 +118,17 @@ def segment(
 ) -> None:
     """Write the segmentation, or the mask, that a stored prediction stands for."""
     shape = " x ".join(map(str, prediction.spatial_shape))
+    decode = target_kind(trained.target.kind).decode
     words = f"threshold {settings.threshold:g}"
-    instances = target_kind(trained.target.kind).decode == "components"
-    if instances:
+    if decode == "components":
         words += f", min_size {settings.min_size}, grow {settings.grow}"
+    if decode == "argmax":
+        words = f"the most probable of {prediction.n_channels} classes"
     print(f"segmenting {shape} voxels, {words}", flush=True)
-    if instances:
+    if decode == "components":
         segment_volume(prediction, output, settings)
+    elif decode == "argmax":
+        argmax_volume(prediction, output)
     else:
         threshold_volume(prediction, output, settings.threshold)
 
@@ -169,10 +173,11 @@ def _print_next(config: InferConfig, folders: Sequence[Path]) -> None:
     sources = [read_source(folder) for folder in folders]
     if not any(source["labels"] or source["skeleton"] for source in sources):
         return
-    words = ["--run", str(config.run), "--sweep"]
-    if config.output:
-        kind = target_kind(sources[0]["target"])
-        words = [f"--{kind.prediction}", f"{folders[0]}/{kind.prediction}.zarr", "--sweep"]
+    kind = target_kind(sources[0]["target"])
+    what = "segmentation" if kind.decode == "argmax" else kind.prediction
+    words = [f"--{what}", f"{folders[0]}/{what}.zarr"] if config.output else ["--run", config.run]
+    if kind.decode != "argmax":
+        words.append("--sweep")
     print(f"next: {command_line('evaluate.py', words)}", flush=True)
 
 
@@ -195,11 +200,10 @@ def predict(
     prediction by the same is continued; made_by: how to make it again, for source.json; channels:
     which of the network's channels are wanted, by default all.
     """
-    volume, kind, inference = (
-        prepare_volume(volume, trained.data.synthetic),
-        trained.target.kind,
-        settings.inference,
-    )
+    volume = prepare_volume(volume, trained.data.synthetic)
+    kind, inference = target_kind(trained.target.kind), settings.inference
+    if inference.activation_scale is None:
+        inference = replace(inference, activation_scale=kind.scale)
     opened = open_source(volume, trained.data, trained.model.in_channels)
     image = opened.image
     folder.mkdir(parents=True, exist_ok=True)
@@ -213,11 +217,12 @@ def predict(
         ).spatial_axes
     source["intensity"] = opened.grey_range
     decoding = {key: getattr(settings.segmentation, key) for key in ("min_size", "grow")}
-    source |= {**decoding, "voxel_size": image.voxel_size, "target": kind, **(made_by or {})}
+    source |= {**decoding, "voxel_size": image.voxel_size, "target": kind.name, **(made_by or {})}
     write_source(folder, source)
     channels = list(range(trained.model.out_channels) if channels is None else channels)
-    per_offset = target_kind(kind).per_offset
-    offsets = [trained.target.offsets[channel] if per_offset else (0, 0, 0) for channel in channels]
+    offsets = [
+        trained.target.offsets[channel] if kind.per_offset else (0, 0, 0) for channel in channels
+    ]
     precision = hardware.choose_precision(settings.system, device, trained.model)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
@@ -225,11 +230,11 @@ def predict(
             return finest(model(patches))[:, channels]
 
     attributes = {
-        "activation": f"sigmoid({inference.activation_scale:g} x)",
-        "channels": kind,
+        "activation": f"{kind.activation}({inference.activation_scale:g} x)",
+        "channels": kind.name,
         "intensity": opened.grey_range,
     }
-    attributes |= {"offsets": offsets} if per_offset else {}
+    attributes |= {"offsets": offsets} if kind.per_offset else {}
     window = inference.window or trained.data.patch_size
     made_of = json.dumps(
         [
@@ -243,13 +248,14 @@ def predict(
         ]
     )
     return predict_volume(
-        flip_averaged(network, offsets) if inference.flips else network,
+        flip_averaged(network, offsets, kind.activation) if inference.flips else network,
         image,
-        folder / f"{target_kind(kind).prediction}.zarr",
+        folder / f"{kind.prediction}.zarr",
         grey_range=opened.grey_range,
         channels=len(channels),
         window=window,
         config=inference,
+        activation=kind.activation,
         device=device,
         attributes=attributes,
         key=hashlib.sha256(made_of.encode()).hexdigest(),
@@ -270,6 +276,28 @@ def threshold_volume(probability: Volume, output: Path, threshold: float) -> Non
     ) as mask:
         for box in blocks(shape, (512, 512, 512)):
             mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
+
+
+def argmax_volume(probabilities: Volume, output: Path) -> None:
+    """Write the most probable class of each voxel, uint8 (Z, Y, X), the first of equal ones.
+
+    The array's attribute `classes` is the number of channels of `probabilities`.
+    """
+    shape, axes = probabilities.spatial_shape, probabilities.spatial_axes
+    with (
+        replacing(output) as path,
+        create_volume(
+            path,
+            shape,
+            np.uint8,
+            axes=axes,
+            voxel_size=probabilities.voxel_size,
+            attributes={"classes": probabilities.n_channels},
+        ) as segmentation,
+    ):
+        for box in blocks(shape, (256, 256, 256)):
+            classes = probabilities.read(box.start, box.stop).argmax(0)
+            segmentation[box.slices] = classes.astype(np.uint8)
 
 
 def _identity(image: Volume) -> list:

@@ -13,6 +13,7 @@ volume, so the affinities do not depend on the blocks, and memory depends on the
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -36,17 +37,19 @@ def predict_volume(
     channels: int,
     window: Triple,
     config: InferenceConfig,
+    activation: Literal["sigmoid", "softmax"],
     device: torch.device,
     attributes: dict,
     key: str,
 ) -> Volume:
     """Predict `image` (C, Z, Y, X) window by window into the Zarr array `output`.
 
-    What is written is sigmoid(scale x logits). `network` maps (B, C, *window) float32, with the
-    stored values of `grey_range` as 0 to 1, on `device` to logits (B, `channels`, *window). The
-    result is float16 (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are
-    padded by reflection. A killed prediction of the same `key` (a hash of all that produced it) is
-    continued; one of another key is replaced.
+    What is written is the activation, sigmoid or softmax over the channels, of
+    config.activation_scale x logits. `network` maps (B, C, *window) float32, with the stored values
+    of `grey_range` as 0 to 1, on `device` to logits (B, `channels`, *window). The result is float16
+    (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are padded by reflection.
+    A killed prediction of the same `key` (a hash of all that produced it) is continued; one of
+    another key is replaced.
     """
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / MANIFEST
@@ -83,7 +86,8 @@ def predict_volume(
             logits = predict_block(
                 network, image, grey_range, box, windows, channels, config, device, show
             )
-            activated = torch.from_numpy(logits).mul_(config.activation_scale).sigmoid_()
+            scaled = torch.from_numpy(logits).mul_(config.activation_scale)
+            activated = scaled.softmax(0) if activation == "softmax" else scaled.sigmoid_()
             affinities[(slice(None), *box.slices)] = activated.to(torch.float16).numpy()
             finished.append(number)
             done += counts[number]

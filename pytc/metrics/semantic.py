@@ -1,20 +1,92 @@
-"""Overlap of a predicted mask with the true one."""
+"""Overlap of a predicted mask, or of predicted classes, with the true one."""
 
 import numpy as np
 
 from pytc.config import require
+from pytc.io.volume import Volume
 from pytc.metrics.table import metric_names
 
 SEMANTIC_METRICS = metric_names("semantic", "labels")
+UNLABELLED = -1
+MOST_CLASSES = 256
+PLANES = 64  # along the first axis, compared at once
 
 
 def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
     """Jaccard, Dice, precision and recall of a foreground mask.
 
-    truth, prediction: bool or integer arrays of one shape, foreground where above 0; voxels where
-    truth is negative (unlabelled) do not count. With both masks empty all figures are 1. ValueError
-    if shapes or dtypes do not fit.
+    With _all at the end they are the mean of foreground and background. truth, prediction: bool or
+    integer arrays of one shape, foreground where above 0; voxels where truth is negative
+    (unlabelled) do not count. With both masks empty all figures are 1. ValueError if shapes or
+    dtypes do not fit.
     """
+    _check(truth, prediction)
+    true_mask = np.where(truth < 0, -1, truth > 0).astype(np.int8)
+    counts = confusion_matrix(true_mask, prediction > 0, 2)
+    figures = class_metrics(counts)
+    return {name: figures[name] for name in SEMANTIC_METRICS}
+
+
+def confusion_matrix(
+    truth: np.ndarray | Volume, prediction: np.ndarray | Volume, classes: int
+) -> np.ndarray:
+    """How many voxels of each true class (row) are predicted as each class (column), int64.
+
+    truth, prediction: bool or integers of one shape, class ids; voxels where truth is negative do
+    not count. They are read a few planes at a time. ValueError where shapes or dtypes do not fit,
+    or an id is not below `classes`.
+    """
+    _check(truth, prediction)
+    counts = np.zeros(classes * classes, np.int64)
+    for start in range(0, truth.shape[0], PLANES):
+        planes = slice(start, start + PLANES)
+        true, predicted = np.asarray(truth[planes]), np.asarray(prediction[planes])
+        known = true >= 0
+        true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)
+        for name, ids in (("labels", true), ("predictions", predicted)):
+            largest = ids.max(initial=0)
+            require(largest < classes, f"{name} of {classes} classes, ids below that", int(largest))
+        counts += np.bincount(true * classes + predicted, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def class_metrics(confusion: np.ndarray) -> dict[str, float]:
+    """Jaccard, Dice, precision and recall from a confusion matrix, in the mean and by class.
+
+    A class is present if it is in the truth or in the prediction. "jaccard" is the mean over the
+    classes present but class 0, the background; "jaccard_all" the mean over all that are present;
+    "jaccard_class_2" that of class 2 against the rest, which is left out if it is not present. Dice
+    likewise. Precision and recall are means without class 0. A mean over no class is 1.
+    """
+    hits = np.diag(confusion).astype(float)
+    n_true, n_predicted = confusion.sum(1), confusion.sum(0)
+    either = n_true + n_predicted - hits
+    present = np.flatnonzero(either)
+    by_class = {
+        "jaccard": _share(hits, either),
+        "dice": _share(2 * hits, n_true + n_predicted),
+        "precision": _share(hits, n_predicted),
+        "recall": _share(hits, n_true),
+    }
+    figures = {name: _mean(values[present[present > 0]]) for name, values in by_class.items()}
+    for name in ("jaccard", "dice"):
+        figures[f"{name}_all"] = _mean(by_class[name][present])
+    for number in present.tolist():
+        for name in ("jaccard", "dice"):
+            figures[f"{name}_class_{number}"] = float(by_class[name][number])
+    return figures
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, and 1 where there is nothing."""
+    return np.divide(part, whole, out=np.ones(len(part)), where=whole > 0)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else 1.0
+
+
+def _check(truth: np.ndarray | Volume, prediction: np.ndarray | Volume) -> None:
     for name, mask in (("truth", truth), ("prediction", prediction)):
         require(mask.dtype.kind in "iub", f"a bool or integer {name}", str(mask.dtype))
     require(
@@ -22,19 +94,20 @@ def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, flo
         f"a prediction of the truth's shape {truth.shape}",
         prediction.shape,
     )
-    true, predicted = truth > 0, (prediction > 0) & (truth >= 0)
-    both = np.count_nonzero(true & predicted)
-    n_true, n_predicted = np.count_nonzero(true), np.count_nonzero(predicted)
 
-    def share(part: int, whole: int) -> float:
-        return part / whole if whole else 1.0
 
-    return {
-        "jaccard": share(both, n_true + n_predicted - both),
-        "dice": share(2 * both, n_true + n_predicted),
-        "precision": share(both, n_predicted),
-        "recall": share(both, n_true),
-    }
+def class_ids(labels: np.ndarray, labelled: np.ndarray, classes: int | None) -> np.ndarray:
+    """The true class of each voxel, (Z, Y, X) int16, -1 where not labelled.
+
+    With two classes every label above 0 is class 1. ValueError for a label that is no class; with
+    None, those below MOST_CLASSES are. Arguments as in `foreground`.
+    """
+    if classes == 2:
+        return foreground(labels, labelled).astype(np.int16)
+    most = MOST_CLASSES if classes is None else classes
+    largest = int(labels.max(initial=0, where=labelled))
+    require(largest < most, f"labels that are class ids below {most}", largest)
+    return np.where(labelled, labels, UNLABELLED).astype(np.int16)
 
 
 def foreground(labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:

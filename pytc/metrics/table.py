@@ -5,7 +5,8 @@ here. To add a metric, add a row, and count it where its family is counted: `Ske
 `overlap_metrics` (whose names get dense_ in front) or `semantic_metrics`.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pytc.checks import suggest
@@ -133,31 +134,59 @@ ROWS = (
     ),
     Metric(
         "jaccard", "semantic", "labels", "higher", "", 3, "Jaccard",
-        "intersection over union of the predicted and the true mask; 1 is perfect",
+        "intersection over union of the predicted and the true mask; of several classes the mean "
+        "over those present, without class 0; 1 is perfect",
         headline=True, panel=OVERLAP,
     ),
     Metric(
         "dice", "semantic", "labels", "higher", "", 3, "Dice",
-        "F-score of the mask; 1 is perfect", headline=True, panel=OVERLAP,
+        "F-score of the mask; of several classes the mean as for Jaccard; 1 is perfect",
+        headline=True, panel=OVERLAP,
     ),
     Metric(
         "precision", "semantic", "labels", "higher", "", 3, "precision",
-        "share of the predicted mask that is right", headline=True, panel=OVERLAP,
+        "share of the predicted mask that is right; of several classes the mean as for Jaccard",
+        headline=True, panel=OVERLAP,
     ),
     Metric(
         "recall", "semantic", "labels", "higher", "", 3, "recall",
-        "share of the true mask that is found", headline=True, panel=OVERLAP,
+        "share of the true mask that is found; of several classes the mean as for Jaccard",
+        headline=True, panel=OVERLAP,
+    ),
+    Metric(
+        "jaccard_all", "semantic", "labels", "higher", "", 3, "Jaccard with 0",
+        "mean Jaccard over all classes present, class 0 (the background) included",
+    ),
+    Metric(
+        "dice_all", "semantic", "labels", "higher", "", 3, "Dice with 0",
+        "mean Dice over all classes present, class 0 (the background) included",
     ),
 )  # fmt: skip
 METRICS = {row.name: row for row in ROWS}
 DEFAULTS = ("jaccard", "nerl", "dense_voi_sum")  # the first of them that can be counted
 
 
+BY_CLASS = re.compile(r"(jaccard|dice)_class_(\d+)")
+
+
 def metric(name: str) -> Metric:
-    """The row of that name; ValueError, with the nearest name, if there is none."""
+    """The row of that name; ValueError, with the nearest name, if there is none.
+
+    A class has a row of its own, e.g. jaccard_class_2, made from that of the mean.
+    """
+    if found := BY_CLASS.fullmatch(name):
+        mean, number = METRICS[found[1]], found[2]
+        meaning = f"{mean.short} of class {number} against the rest; 1 is perfect"
+        short = f"{mean.short} {number}"
+        return replace(mean, name=name, short=short, meaning=meaning, headline=False, panel="")
     if name not in METRICS:
         raise ValueError(f"expected a metric, got {name!r}{suggest(name, METRICS)}")
     return METRICS[name]
+
+
+def is_metric(name: str) -> bool:
+    """Whether `metric` has a row of that name."""
+    return name in METRICS or BY_CLASS.fullmatch(name) is not None
 
 
 def metric_names(task: Task, needs: Truth) -> tuple[str, ...]:

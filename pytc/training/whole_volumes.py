@@ -14,9 +14,10 @@ from pytc.commands import EvaluateConfig
 from pytc.config import Config, VolumeConfig, require
 from pytc.data.sources import open_image, open_source, prepare_volume
 from pytc.evaluation.inputs import choose_metric, gather, metrics_by_truth
-from pytc.inference.pipeline import predict
+from pytc.inference.pipeline import predict, segment
 from pytc.io.results import volume_names
 from pytc.io.skeleton import load_skeleton
+from pytc.metrics.table import BY_CLASS
 from pytc.models.base import ConnectomicsModel
 from pytc.segmentation.connected_components import unit_channels
 from pytc.target_kinds import target_kind
@@ -40,11 +41,11 @@ def validate_volumes(
     are scored.
     """
     volumes, training, mine = _volumes_with_truth(config), model.training, {}
-    task = target_kind(config.target.kind).task
+    kind = target_kind(config.target.kind)
     metric = config.loop.monitor.removeprefix("val/")
     channels = (
         unit_channels(config.model.out_channels, config.target.offsets)
-        if task == "instance"
+        if kind.task == "instance"
         else None
     )
     model.eval()
@@ -52,7 +53,7 @@ def validate_volumes(
         volume, place = volumes[name], folder / name
         known = any(
             metric in metrics
-            for part, metrics in metrics_by_truth(task).items()
+            for part, metrics in metrics_by_truth(kind.task).items()
             if getattr(volume, part)
         )
         shutil.rmtree(place, ignore_errors=True)
@@ -60,17 +61,19 @@ def validate_volumes(
             stored = predict(
                 model, config, volume, place, config, device, "validation", channels=channels
             )
-            named = {target_kind(config.target.kind).prediction: stored.path}
-            asked = EvaluateConfig(
-                **named,
-                sweep=True,
-                thresholds=config.validation.thresholds,
-                metric=metric if known else None,
-            )
-            inputs = gather(asked, place)
-            mine[name] = inputs.sweep(
-                inputs.prediction.read_channels(inputs.channels), inputs.read_labels()
-            )["best_metrics"]
+            asked = metric if known else None
+            if kind.decode == "argmax":
+                segment(stored, place / "segmentation.zarr", config, config.segmentation)
+                named = {"segmentation": f"{place}/segmentation.zarr"}
+                inputs = gather(EvaluateConfig(**named, metric=asked), place)
+                mine[name] = inputs.score(inputs.read_labels(), None)
+            else:
+                named = {kind.prediction: stored.path}
+                thresholds = config.validation.thresholds
+                sweep = EvaluateConfig(**named, sweep=True, thresholds=thresholds, metric=asked)
+                inputs = gather(sweep, place)
+                values = inputs.prediction.read_channels(inputs.channels)
+                mine[name] = inputs.sweep(values, inputs.read_labels())["best_metrics"]
         finally:
             shutil.rmtree(place, ignore_errors=True)
     model.train(training)
@@ -97,8 +100,11 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
         if any(getattr(volume, part) for volume in volumes.values())
     }
     metric = config.loop.monitor.removeprefix("val/")
-    full_name = choose_metric(None if metric == "loss" else metric, kind.task, truth)
+    full_name = choose_metric(None if metric == "loss" else metric, kind, truth)
     require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
+    if by_class := BY_CLASS.fullmatch(metric):
+        expected = f"loop.monitor of a class below {config.target.classes}"
+        require(int(by_class[2]) < config.target.classes, expected, config.loop.monitor)
     if kind.decode == "components":
         unit_channels(config.model.out_channels, config.target.offsets)
     for volume in volumes.values():
