@@ -91,8 +91,9 @@ def test_numbers_beyond_the_length_are_those_of_the_next_epochs():
         for epoch in (2, 0, 1):
             mix.set_epoch(epoch)
             assert list(mix) == on[epoch * size : (epoch + 1) * size]
+        assert mix[-1] == list(mix)[-1]
         with pytest.raises(IndexError):
-            mix[-1]
+            mix[-size - 1]
         with pytest.raises(ValueError, match="epoch of 0 or more"):
             mix.set_epoch(-1)
 

@@ -68,6 +68,11 @@ def test_a_path_a_graph_or_a_skeleton_is_meant(tmp_path):
     del bare.nodes["c"]["id"]
     with pytest.raises(ValueError, match="id on each node of the graph, so on 'c'"):
         as_skeleton(bare)
+    for name, value in (("id", "axon"), ("id", None), ("index_position", (1, 2))):
+        wrong = graph()
+        wrong.nodes["c"][name] = value
+        with pytest.raises(ValueError, match=f"expected {name} in the graph to be u?int64, got"):
+            as_skeleton(wrong)
     with pytest.raises(ValueError, match="a networkx graph or a Skeleton, got 'list'"):
         as_skeleton([(0, 0, 0)])
 

@@ -53,8 +53,10 @@ class _Mix(Dataset):
         return (self[n] for n in range(self.length))
 
     def __getitem__(self, n: int):
-        if n < 0:
-            raise IndexError(f"expected an index of 0 or more, got {n}")
+        if n < -self.length:
+            raise IndexError(f"expected an index of {-self.length} or more, got {n}")
+        if n < 0:  # counted from the end, as everywhere in Python
+            n += self.length
         dataset, item = self.pick(self.epoch.item() * self.length + n)
         return dataset[item]
 

@@ -191,11 +191,13 @@ def _from_graph(graph: "networkx.Graph", place: str, voxel_size: Lengths | None)
             require(
                 name in values, f"{name} on each node of {place}, so on {node!r}", sorted(values)
             )
-        exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
-        array = exact.astype(dtype)
+        what = f"{name} in {place} to be {np.dtype(dtype)}"
+        with expecting(what, ValueError, TypeError, OverflowError):
+            exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
+            array = exact.astype(dtype)
         require(
             (array == exact).all(),
-            f"{name} in {place} to be {np.dtype(dtype)}",
+            what,
             exact[array != exact][:1].tolist(),
         )
         return array
