@@ -34,6 +34,7 @@ from pytc.models import (
 from pytc.models.anisotropy import fit_to_data, plan_levels
 from pytc.models.base import ConnectomicsModel
 from pytc.models.layers import ChannelNorm, InstanceNorm
+from pytc.models.weights import head_names
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
 SMALL = ModelConfig(
@@ -689,6 +690,15 @@ def test_a_size_of_one_coarsest_voxel_is_refused_with_the_reason():
     with pytest.raises(ValueError) as error:
         model.require_size((32, 48, 32))
     assert "twice" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_knows_its_heads(name):
+    config = NETWORKS[name][0]
+    heads = head_names(config)
+    model = build_model(config, "meta", quiet=True)
+    shapes = [model.get_parameter(head).shape for head in heads]
+    assert (config.out_channels,) in shapes  # its bias
 
 
 def test_get_model_info_describes_the_network():

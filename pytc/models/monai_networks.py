@@ -3,6 +3,7 @@
 They have one output.
 """
 
+import torch
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple
@@ -134,13 +135,15 @@ def build_swin_unetr(config: ModelConfig) -> ConnectomicsModel:
     from monai.networks.nets import SwinUNETR
 
     options = config.swin
-    network = SwinUNETR(
-        config.in_channels,
-        config.out_channels,
-        feature_size=config.feature_size,
-        drop_rate=config.dropout,
-        attn_drop_rate=options.attn_drop_rate,
-        dropout_path_rate=options.dropout_path_rate,
-        use_checkpoint=options.use_checkpoint,
-    )
+    # MONAI reads numbers from tensors here, which have none on the meta device
+    with torch.device("cpu"):
+        network = SwinUNETR(
+            config.in_channels,
+            config.out_channels,
+            feature_size=config.feature_size,
+            drop_rate=config.dropout,
+            attn_drop_rate=options.attn_drop_rate,
+            dropout_path_rate=options.dropout_path_rate,
+            use_checkpoint=options.use_checkpoint,
+        )
     return MonaiModel(config, network, (32, 32, 32))
