@@ -2,7 +2,7 @@
 
     python benchmarks/decode.py                                            500^3 voxels by seed
     python benchmarks/decode.py --threshold 0.7 \\
-        --affinities runs/fib25/predictions/fib25_val/affinities.zarr
+        --affinities runs/fib25/predictions/fib25_val_raw/affinities.zarr
 
 Prints a table in Markdown. Every route starts from float16 affinities, thresholding included, but
 for "graph given" and "mask given". Routes that solve the same problem must give the same partition,

@@ -2,7 +2,7 @@
 
     python benchmarks/growing.py                                           150^3 voxels by seed
     python benchmarks/growing.py --labels data/fib25/fib25_val.h5:labels \\
-        --affinities runs/fib25/predictions/fib25_val/affinities.zarr
+        --affinities runs/fib25/predictions/fib25_val_raw/affinities.zarr
 
 Prints a table in Markdown: dense VOI (bits) of the components at each threshold, and after growing;
 then of other routes from the same affinities to a segmentation. Each time is the fastest of several

@@ -554,11 +554,11 @@ def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
     run = train(config)
     (folder,) = infer(InferConfig(run=str(run), system=config.system))
     assert {path.name for path in folder.iterdir()} == {
-        "affinities.zarr",
+        "probabilities.zarr",
         "segmentation.zarr",
         "source.json",
     }
-    scores = evaluate(EvaluateConfig(run=str(run), sweep=True))
+    (scores,) = evaluate(EvaluateConfig(run=str(run), sweep=True)).values()
     assert scores["task"] == "semantic" and 0 <= scores["jaccard"] <= 1
 
 
