@@ -32,6 +32,12 @@ def test_a_benchmark_prints_a_table(name):
     assert len(rows) > 3
 
 
+def test_the_table_of_grey_ranges_is_printed():
+    small = ("--steps", "2", "--edge", "32", "--limit", "100")
+    rows = [line for line in run("intensity", *small).splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 7
+
+
 def test_no_benchmark_is_left_out():
-    named = {"layout", "models", "patches", "decode", "growing", "scores", "sweep"}
+    named = {"layout", "models", "patches", "decode", "growing", "scores", "sweep", "intensity"}
     assert {path.stem for path in FOLDER.glob("*.py")} == named | {"common"}

@@ -74,10 +74,7 @@ DATASETS = {
 
 # those that are not downloaded by `fetch`, and how they are got
 BY_HAND = {
-    "fib25": (
-        "training_sample2 of https://github.com/janelia-flyem/neuroproof_examples, cut along z "
-        "into fib25_train.h5 and fib25_val.h5, each with raw and labels"
-    ),
+    "fib25": "docs/fib25.md makes its files",
     "vnc": (
         "https://github.com/unidesigner/groundtruth-drosophila-vnc, cut along z into vnc_train.h5 "
         "and vnc_val.h5, each with raw and classes"
