@@ -27,6 +27,7 @@ from pytc.config import (
 )
 from pytc.config_files import load_config_file, read_config_file
 from pytc.data.patches import train_dataset
+from pytc.data.sources import prepare_volume
 from pytc.models import build_model
 from pytc.models.anisotropy import fit_to_data
 from pytc.runs import load_config
@@ -69,8 +70,14 @@ def make_trainer(config):
     return Trainer(config, Ranks(), CPU)
 
 
+def training_patches(config):
+    for volume in config.data.train:
+        prepare_volume(volume, config.data.synthetic)
+    return train_dataset(config)
+
+
 def resolved(config, device=CPU, ranks=Ranks(), **options):  # noqa: B008
-    dataset = train_dataset(config)
+    dataset = training_patches(config)
     return resolve(config, dataset, ranks, device, make_trainer, **options)
 
 
@@ -297,7 +304,7 @@ def test_a_trial_takes_the_steps_of_the_run_and_leaves_random_states_alone(monke
     torch.manual_seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     config = fitted(TINY)
-    sample = train_dataset(config)[0]
+    sample = training_patches(config)[0]
     trial = partial(memory_trial.trial_steps, make_trainer, config, sample, several_ranks=True)
     assert memory_trial.largest_batch(trial, 4) == 4
     assert seen == [(4, 2, 4)] * 2 and states[0] > 0
