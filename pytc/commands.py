@@ -68,6 +68,7 @@ class InferConfig(Section):
     transpose: bool = False
     # Grey values of the input that become 0 and 1; by default as the run's data.intensity says.
     intensity: Intensity | None = None
+
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pytc.config import LOSSES, Config
+from pytc.config import LOSSES, Config, VolumeConfig
 from pytc.renames import DOCUMENTED_FLAGS
 
 ROOT = Path(__file__).parent.parent
@@ -94,7 +94,8 @@ def find_field(name):
     value = Config()
     for part in name.split("."):
         if part.isdigit():
-            value = value[int(part)]
+            volumes = value if value else (VolumeConfig(),)  # none is named by default
+            value = volumes[int(part)]
         else:
             assert is_dataclass(value), name
             value = getattr(value, part)

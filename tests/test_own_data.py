@@ -159,6 +159,7 @@ def test_a_transposed_input_is_predicted_and_scored_as_if_it_were_stored_so(run,
     ]
     numbers = [
         {name: value for name, value in of_one.items() if isinstance(value, int | float)}
-        for of_one in figures
+        for of_volumes in figures
+        for of_one in of_volumes.values()
     ]
     assert numbers[0] == numbers[1] and {"nerl", "dense_voi_sum"} <= set(numbers[0])

@@ -101,11 +101,12 @@ def terminal(workplace):
     return Terminal(workplace)
 
 
-SMALL = (
-    *("--loop.max-steps", "2", "--data.patch-size", "32", "32", "32", "--system.threads", "1"),
-    *("--data.synthetic.shape", "48", "48", "48", "--model.base-channels", "4"),
+SMALL_PATCHES = (
+    *("--data.patch-size", "32", "32", "32", "--system.threads", "1"),
+    *("--data.synthetic.shape", "48", "48", "48"),
     *("--system.device", "cpu", "--loop.log-every", "1", "--data.val-samples", "1"),
 )
+SMALL = (*SMALL_PATCHES, "--loop.max-steps", "2", "--model.base-channels", "4")
 
 
 def test_flags_override_the_variant_for_a_cpu_and_what_it_changed_is_said(terminal, workplace):
@@ -133,7 +134,7 @@ def test_a_file_of_the_users_own_is_not_rewritten(terminal, workplace):
         "from mednext import config as mednext\n"
         "config = replace(demo, name='own', loop=replace(mednext.loop, max_steps=3, val_every=3))\n"
     )
-    done = terminal("--config", "own.py", *SMALL[2:])
+    done = terminal("--config", "own.py", *SMALL_PATCHES)
     assert done.returncode == 0, done.stderr
     config = load_config(workplace / "runs" / "own")
     assert (config.loop.max_steps, config.loop.val_every, config.loop.batch_size) == (3, 3, 8)
@@ -180,10 +181,12 @@ def test_epochs_become_steps_and_max_steps_by_flag_win_over_the_epochs_of_a_file
         "from demo import config as demo\n"
         "config = replace(demo, name='epochs', loop=replace(demo.loop, epochs=100.0))\n"
     )
-    done = terminal("--config", "epochs", *SMALL)
+    done = terminal("--config", "epochs", *SMALL_PATCHES, "--loop.max-steps", "2")
     assert done.returncode == 0, done.stderr
     assert load_config(workplace / "runs" / "epochs").loop.max_steps == 2
-    both = terminal("--config", "epochs", *SMALL, "--loop.epochs", "3")
+    both = terminal(
+        "--config", "epochs", *SMALL_PATCHES, "--loop.max-steps", "2", "--loop.epochs", "3"
+    )
     assert both.returncode == 1 and "--loop.max-steps or --loop.epochs, not both" in both.stderr
 
 

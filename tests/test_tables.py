@@ -103,7 +103,7 @@ def test_thresholds_are_numbers_and_ranges():
 
 
 def test_a_target_kind_has_a_row_for_every_choice_of_the_config():
-    channels = {"affinity": 6}
+    channels = {"affinity": 6, "classes": 2}
     for name in TARGET_KINDS:
         assert TargetConfig(kind=name).channels == channels.get(name, 1)
     with pytest.raises(ValueError, match="a target from affinity, binary, boundary"):
