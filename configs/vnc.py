@@ -57,11 +57,17 @@ config = Config(
         noise_max=0.05,
     ),
     target=TargetConfig(kind="classes", classes=5),
-    model=ModelConfig(architecture="nnunet", base_channels=8, out_channels=5),
+    model=ModelConfig(
+        architecture="nnunet",
+        base_channels=8,
+        out_channels=5,
+        image_size=(4, 128, 128),
+        voxel_size=(50.0, 4.6, 4.6),
+    ),
     loss=LossConfig(terms=("dice", "cross_entropy"), weights=(1.0, 1.0)),
     optim=OptimConfig(learning_rate=3e-3, weight_decay=1e-2, warmup_steps=50, ema_decay=0.99),
     loop=LoopConfig(
-        max_steps=3000,
+        max_steps=2000,
         batch_size=1,
         val_every=500,
         checkpoint_every=500,
@@ -69,5 +75,8 @@ config = Config(
         images_every=500,
     ),
     system=SystemConfig(cpu_variant=False),
-    inference=InferenceConfig(flips=True, checkpoint="last"),
+    # windows as deep as the validation volume, of four training patches and more in plane
+    inference=InferenceConfig(
+        window=(6, 256, 256), overlap=0.25, batch_size=1, flips=True, checkpoint="last"
+    ),
 )

@@ -198,6 +198,13 @@ def test_labels_that_are_no_class_are_refused(tmp_path):
     dataset = train_dataset(replace(config, data=replace(config.data, train=(wrong,))))
     with pytest.raises(ValueError, match=r"class ids below 4 \(target.classes\).*wrong.h5.*got 4"):
         dataset[0]
+    # what a mask leaves out may hold anything
+    with h5py.File(tmp_path / "wrong.h5") as file:
+        np.save(tmp_path / "mask.npy", (file["classes"][...] < CLASSES).astype(np.uint8))
+    masked = replace(wrong, mask=f"{tmp_path}/mask.npy")
+    dataset = train_dataset(replace(config, data=replace(config.data, train=(masked,))))
+    crop = dataset[0]["labels"]
+    assert crop.max() < CLASSES and (crop == -1).any()
     labels = np.array([[[0, 3], [4, -1]]])
     with pytest.raises(ValueError, match="labels that are class ids below 4, got 4"):
         class_ids(labels, labels >= 0, CLASSES)

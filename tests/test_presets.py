@@ -32,6 +32,10 @@ def small(config):
         model = replace(model, architecture="mednext_custom")
     if model.architecture == "mednext_custom":
         model = replace(model, expansion=(1,) * 9, block_counts=(1,) * 9)
+    target = config.target
+    if target.kind == "classes":  # two of them: a synthetic volume's objects and what is around
+        target = replace(target, classes=2)
+        model = replace(model, out_channels=2)
     data = replace(
         config.data,
         synthetic=SyntheticConfig(shape=(48, 48, 48)),
@@ -46,7 +50,7 @@ def small(config):
             for volume in config.data.val
         ),
     )
-    loop = replace(config.loop, max_steps=2, batch_size=1, val_every=2, log_every=1)
+    loop = replace(config.loop, epochs=None, max_steps=2, batch_size=1, val_every=2, log_every=1)
     system = replace(
         config.system,
         device="cpu",
@@ -56,7 +60,7 @@ def small(config):
         auto=False,
         compile=False,
     )
-    return replace(config, model=model, data=data, loop=loop, system=system)
+    return replace(config, model=model, target=target, data=data, loop=loop, system=system)
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)

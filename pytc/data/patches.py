@@ -90,17 +90,18 @@ class PatchDataset(Dataset):
         }
 
     def _labels(self, crop: Box) -> np.ndarray:
-        labels = self.source.labels[crop.slices]
-        if self.classes is not None and labels.size:
-            require(
-                labels.max() < self.classes,
-                f"class ids below {self.classes} (target.classes), -1 or a mask where there are "
-                f"none, in {self.source.labels.path}",
-                int(labels.max()),
-            )
-        labels = compact_labels(labels)
+        stored = self.source.labels[crop.slices]
+        labels = compact_labels(stored)
         if self.source.mask is not None:
             labels[self.source.mask[crop.slices] == 0] = UNLABELLED
+        if self.classes is not None:
+            largest = int(stored.max(initial=0, where=labels != UNLABELLED))
+            require(
+                largest < self.classes,
+                f"class ids below {self.classes} (target.classes), -1 or a mask where there are "
+                f"none, in {self.source.labels.path}",
+                largest,
+            )
         return labels
 
 
