@@ -1,4 +1,4 @@
-"""The processes of a run: their ranks, sums over all of them, and being asked to stop."""
+"""Distributed training: ranks, sums and gathers over them, the process group, stop signals."""
 
 import gc
 import importlib
