@@ -4,11 +4,14 @@ They write their data below their own folders: $PYTC_DATA is read by `public_dat
 """
 
 import os
+import signal
 
 import public_data  # noqa: F401  (which notes where $PYTC_DATA is)
 import pytest
 
 os.environ.pop("PYTC_DATA", None)
+# A shell that starts the tests in the background has Ctrl-C ignored; programs would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

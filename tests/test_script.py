@@ -190,8 +190,6 @@ def test_ctrl_c_is_one_line_and_130(tmp_path):
     program = (
         "import os, signal\n"
         "from pytc.script import script\n"
-        # a shell that runs the tests in the background has it ignored
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with script('the next call continues'):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
     )

@@ -206,8 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--folder", help="where to put it; by default $PYTC_DATA if it is set, else data/"
     )
-    given = parser.parse_args(arguments)
     with script():
+        given = parser.parse_args(arguments)
         try:
             found = fetch(given.name, given.folder)
         except (ImportError, OSError) as error:
