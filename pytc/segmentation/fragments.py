@@ -1,0 +1,212 @@
+"""Fragments (supervoxels): small pieces of which a neuron is put together by agglomeration.
+
+              block                        Fragments are made block by block on a fixed grid, in
+      +---------+---------+                memory too. A block is read with a halo, so that seeds at
+      |  a  :   |   :  d  |                its faces are found as in the whole; what is kept ends at
+      |.....:...|...:.....|  halo          the face. An object that a face cuts is joined again by
+      |  b  :   |   :  e  |                the merges. So no number of threads, no machine and no
+      +---------+---------+                order of blocks changes a bit.
+
+In each block: seeds, which are connected components above a high threshold or peaks of the distance
+to a membrane, then a seeded watershed that gives every other voxel to one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import numba
+import numpy as np
+from scipy import ndimage
+
+from pytc.config import require
+from pytc.geometry import Box, blocks
+from pytc.segmentation.connected_components import label_planes
+from pytc.segmentation.edges import check_affinities, comparable, label_dtype, ranges_above
+from pytc.segmentation.watershed import flood, strengths
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class FragmentSettings:
+    """How fragments are made; all of it changes the result, and is stored with it."""
+
+    seeds: Literal["components", "distance_peaks"] = "components"
+    threshold: float = 0.8  # components: affinities above it join; peaks: above it is inside
+    min_size: int = 20  # voxels of a seed; smaller components are flooded from others
+    smoothing: float = 2.0  # distance_peaks: standard deviation of the Gaussian, in voxels
+    block: Shape = (128, 128, 128)  # the fixed grid, in voxels
+    halo: Shape = (16, 16, 16)  # voxels read around a block
+    sections: int | None = None  # distance_peaks: the axis of thick sections, each on its own
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Fragments numbered 1 .. N, block by block, in each block in raster order of first voxels."""
+
+    labels: np.ndarray  # (Z, Y, X) uint32, or uint64 from 2^32 voxels on; 0 = background
+    sizes: np.ndarray  # (N + 1,) int64: voxels of each
+    first_voxels: np.ndarray  # (N + 1,) int64: raster index of each one's first voxel
+
+
+def make_fragments(
+    affinities: np.ndarray, settings: FragmentSettings, *, threads: int | None = None
+) -> Fragments:
+    """Cuts a volume into fragments.
+
+    Args:
+        affinities: (3 or more, Z, Y, X) float16, float32, float64, or uint8 for value / 255;
+            channels 0, 1, 2 are the edges to the next voxel along z, y, x.
+        settings: how; the result does not depend on `threads`, all of Numba's by default.
+
+    Raises:
+        ValueError: if the affinities do not fit, or the settings are impossible.
+    """
+    check_affinities(affinities)
+    require(min(settings.block) > 0, "a fragment block of 1 voxel or more", settings.block)
+    require(min(settings.halo) >= 0, "a fragment halo of 0 voxels or more", settings.halo)
+    shape = affinities.shape[1:]
+    labels = np.empty(shape, label_dtype(shape))
+    grid = blocks(shape, settings.block)
+
+    def fill(box: Box) -> tuple[np.ndarray, np.ndarray]:
+        region = grown(box, settings.halo, shape)
+        inside = box.moved([-s for s in region.start])
+        part = fragments_of_block(affinities[(slice(0, 3), *region.slices)], inside, settings)
+        sizes, first_voxels = measure(part, box, shape)
+        labels[box.slices] = part
+        return sizes, first_voxels
+
+    with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
+        measured = list(pool.map(fill, grid))
+        before = np.cumsum([0, *(len(sizes) - 1 for sizes, _ in measured)])
+        list(pool.map(lambda box, n: _raise(labels[box.slices], n), grid, before))
+    background = sum(int(sizes[0]) for sizes, _ in measured)
+    return Fragments(
+        labels,
+        np.concatenate([[background], *(sizes[1:] for sizes, _ in measured)]).astype(np.int64),
+        np.concatenate([[0], *(first[1:] for _, first in measured)]).astype(np.int64),
+    )
+
+
+def fragments_of_block(
+    affinities: np.ndarray, inside: Box, settings: FragmentSettings
+) -> np.ndarray:
+    """Fragments of one block, numbered from 1 in raster order of their first voxels.
+
+    Args:
+        affinities: (3, Z, Y, X) of the block and its halo.
+        inside: the block within them.
+
+    Returns:
+        Labels (*inside.shape) uint32.
+    """
+    if settings.seeds == "components":
+        seeds = _components(affinities, settings.threshold, settings.min_size)
+    else:
+        seeds = _distance_peaks(affinities, settings)
+    labels = np.ascontiguousarray(flood(seeds, affinities)[inside.slices])
+    _number(labels.reshape(-1), np.zeros(int(seeds.max(initial=0)) + 1, labels.dtype))
+    return labels
+
+
+def grown(box: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
+    """The box with a halo around it, as far as the volume goes."""
+    return Box(
+        tuple(max(0, a - h) for a, h in zip(box.start, halo)),
+        tuple(min(n, b + h) for b, h, n in zip(box.stop, halo, shape)),
+    )
+
+
+def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Sizes and first voxels (raster index in the whole volume) of a block's fragments 0 .. N."""
+    count = int(labels.max(initial=0))
+    sizes = np.zeros(count + 1, np.int64)
+    first = np.zeros(count + 1, np.int64)
+    _measure(labels.reshape(-1), sizes, first)
+    local = np.unravel_index(first, labels.shape)
+    places = [axis + start for axis, start in zip(local, box.start)]
+    return sizes, np.ravel_multi_index(places, shape)
+
+
+def _components(affinities: np.ndarray, threshold: float, min_size: int) -> np.ndarray:
+    """Connected components above a threshold, by one thread."""
+    shape = affinities.shape[1:]
+    seeds = np.empty(shape, np.uint32)
+    label_planes(
+        comparable(affinities),
+        ranges_above(threshold, affinities.dtype),
+        0,
+        shape[0],
+        seeds,
+        min_size=min_size,
+        threads=1,
+    )
+    return seeds
+
+
+def _distance_peaks(affinities: np.ndarray, settings: FragmentSettings) -> np.ndarray:
+    """Seeds where the smoothed distance to the nearest membrane is largest.
+
+    A voxel is inside where its weakest edge, in the axes that count, is above the threshold. Thick
+    sections are treated each on its own.
+    """
+    axes = [axis for axis in range(3) if axis != settings.sections]
+    strength = strengths(affinities)
+    weakest = np.full(affinities.shape[1:], np.iinfo(np.uint16).max, np.uint16)
+    for axis in axes:
+        values = np.moveaxis(strength[axis], axis, 0)[:-1]
+        to = np.moveaxis(weakest, axis, 0)
+        np.minimum(to[:-1], values, out=to[:-1])
+        np.minimum(to[1:], values, out=to[1:])
+    is_inside = weakest > np.float16(settings.threshold).view(np.uint16)
+    if settings.sections is None:
+        parts = [is_inside]
+    else:
+        parts = list(np.moveaxis(is_inside, settings.sections, 0))
+
+    seeds = np.zeros(is_inside.shape, np.uint32)
+    to = [seeds] if settings.sections is None else np.moveaxis(seeds, settings.sections, 0)
+    count = 0
+    for part, out in zip(parts, to):
+        distance = ndimage.distance_transform_edt(np.pad(part, 1, mode="edge"))
+        distance = distance[tuple(slice(1, -1) for _ in range(part.ndim))]
+        smooth = ndimage.gaussian_filter(distance, settings.smoothing)
+        window = 2 * round(settings.smoothing) + 1
+        is_peak = (smooth == ndimage.maximum_filter(smooth, window)) & (distance > 0)
+        peaks, n_peaks = ndimage.label(is_peak, np.ones((3,) * part.ndim))
+        out[...] = np.where(peaks > 0, peaks + count, 0)
+        count += n_peaks
+    return seeds
+
+
+def _raise(labels: np.ndarray, by: int) -> None:
+    """Adds a number to all labels but 0, in place."""
+    np.add(labels, labels.dtype.type(by), out=labels, where=labels > 0)
+
+
+@numba.njit(cache=True, nogil=True)
+def _number(labels, numbers):
+    """Renumbers labels as 1, 2, ... in the order in which they come, in place; numbers: all 0."""
+    count = 0
+    for i in range(len(labels)):
+        label = labels[i]
+        if label == 0:
+            continue
+        if numbers[label] == 0:
+            count += 1
+            numbers[label] = count
+        labels[i] = numbers[label]
+
+
+@numba.njit(cache=True, nogil=True)
+def _measure(labels, sizes, first):
+    for i in range(len(labels)):
+        label = labels[i]
+        if sizes[label] == 0:
+            first[label] = i
+        sizes[label] += 1
