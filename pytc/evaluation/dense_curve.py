@@ -16,7 +16,7 @@ fragment and object. Exact: counts are integers; sums of n^2 are held in two 64-
 import numba
 import numpy as np
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.metrics.overlap import OVERLAP_METRICS, Contingency
 from pytc.segmentation.edge_table import (
     append_item,

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.segmentation.connected_components import short_range
 from pytc.segmentation.edges import check_affinities
 

@@ -22,7 +22,7 @@ import numba
 import numpy as np
 from scipy import ndimage
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.geometry import Box, blocks
 from pytc.segmentation.connected_components import label_planes
 from pytc.segmentation.edges import check_affinities, comparable, label_dtype, ranges_above

@@ -6,8 +6,8 @@
         for each neighbour c of both:  edge(ab, c) = edge(a, c) + edge(b, c)
 
 Agglomerative clustering (Lance and Williams, 1967) by a binary heap with lazy deletion: an edge
-whose mean changes enters the heap again, and an entry that no longer tells its edge's mean is passed
-over. Each fragment keeps a linked list of its edges; the shorter list of two is moved into the
+whose mean changes enters the heap again, and an entry that no longer tells its edge's mean is
+passed over. Each fragment keeps a list of its edges; the shorter list of two is moved into the
 longer, and a hash table finds the edge between two fragments. Cost: O(E log E log V) time, about
 100 bytes an edge. Plain form: `plain.average_linkage`.
 """

@@ -1,9 +1,9 @@
-"""Fragments and their merges in order: everything from which a segmentation at any threshold is cut.
+"""Fragments and their merges in order, from which a segmentation at any threshold is cut.
 
     score  1.0 |  f1  f2  f3  f4  f5       Each merge joins two clusters of fragments, the highest
                |   \\__/   |   |   |        score first. A threshold is a place in the list: the
-    threshold--|----|-----|---\\___/---     merges before it are carried out, those behind it are not.
-               |    \\____/      |
+    threshold--|----|-----|---\\___/---     merges before it are carried out, those behind it are
+               |    \\____/      |         not.
            0.0 |      \\_________/
 
 The decode at any threshold, the sweep, the exact curve and the viewer's slider all read these two
@@ -19,7 +19,7 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.segmentation.connected_components import find, relabel
 from pytc.segmentation.edges import slabs_of
 
@@ -124,7 +124,7 @@ def relabelled(
 
 @numba.njit(cache=True, nogil=True)
 def _unite_all(roots, first, second):
-    """Joins the pairs of fragments (union-find), and points each fragment at its cluster's lowest."""
+    """Joins the pairs (union-find), and points each fragment at its cluster's lowest."""
     parents = roots[1:]
     for i in range(len(first)):
         a = find(parents, first[i])

@@ -2,8 +2,8 @@
 
             offset (1 voxel)                 For each edge between two fragments, short or long, the
       +--------+--------+                    affinity is added to the pair (a, b). Long edges (10
-      |   a    |   b    |                    voxels) see past a membrane's weak spot; they weigh less
-      |     o--|--o     |  in the pair       because neighbouring ones tell nearly the same.
+      |   a    |   b    |                    voxels) see past a membrane's weak spot; they weigh
+      |     o--|--o     |  in the pair       less because neighbouring ones tell nearly the same.
       |  o-----|-----o  |  (a, b)
       +--------+--------+
          long offset (10 voxels)
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.segmentation.edges import check_affinities, comparable, slabs_of
 
 UNIT = 2.0**24  # a sum of 1.0 is the whole number 2^24

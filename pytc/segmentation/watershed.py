@@ -58,7 +58,7 @@ def flood(seeds: np.ndarray, affinities: np.ndarray) -> np.ndarray:
 
 
 def strengths(affinities: np.ndarray) -> np.ndarray:
-    """Affinities as float16 bit patterns, uint16, 0 where no edge is: they ascend with the value."""
+    """Affinities as float16 bit patterns, uint16: they ascend with the value, 0 is no edge."""
     if affinities.dtype == np.uint8:
         table = (np.arange(256) / 255).astype(np.float16).view(np.uint16)
         return table[affinities]
