@@ -25,7 +25,7 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
-from pytc.config_files import load_config_file, read_config_file, read_config_file
+from pytc.config_files import load_config_file, read_config_file
 from pytc.data.patches import train_dataset
 from pytc.data.sources import prepare_volume
 from pytc.models import build_model
