@@ -59,13 +59,10 @@ def script(interrupted: str = "interrupted"):
         if line is None:
             _note_root_cause(traceback.format_exc())
             raise
-        if isinstance(error, RankError):
-            silent = error.told
-        else:
-            silent = not is_first_of_node()
+        silent = error.told if isinstance(error, RankError) else not _tells()
+        _note_root_cause(f"error: {line}")
         if silent:
             sys.exit(1)
-        _note_root_cause(f"error: {line}")
         sys.exit(f"error: {line}")
 
 
@@ -92,6 +89,23 @@ def is_first_of_node(environment=os.environ) -> bool:
     Files may be missing on one node only, so each node tells its own errors.
     """
     return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", 0))) == 0
+
+
+def _tells() -> bool:
+    """Whether this rank prints an error that every rank of its node meets.
+
+    Under torchrun the first to fail does, as the others are ended then: it makes a file in the
+    folder that the ranks of a node share.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not path:
+        return is_first_of_node()
+    told = os.path.join(os.path.dirname(os.path.dirname(path)), "told")
+    try:
+        os.close(os.open(told, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
 
 
 def _note_root_cause(message: str) -> None:
