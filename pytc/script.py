@@ -60,9 +60,9 @@ def script(interrupted: str = "interrupted"):
             _note_root_cause(traceback.format_exc())
             raise
         silent = error.told if isinstance(error, RankError) else not _tells()
-        _note_root_cause(f"error: {line}")
         if silent:
             sys.exit(1)
+        _note_root_cause(f"error: {line}")
         sys.exit(f"error: {line}")
 
 
