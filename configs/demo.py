@@ -17,7 +17,7 @@ from pytc.config import (
 config = Config(
     name="demo",
     data=DataConfig(
-        synthetic=SyntheticConfig(shape=(128, 128, 128)), patch_size=(48, 48, 48), val_samples=4
+        synthetic=SyntheticConfig(shape=(128, 128, 128)), patch_size=(32, 32, 32), val_samples=8
     ),
     augment=AugmentConfig(
         permute_prob=1.0, rot90_prob=0.0, flip_prob=0.5, intensity_prob=0.5, noise_prob=0.3
@@ -28,11 +28,12 @@ config = Config(
     optim=OptimConfig(learning_rate=3e-3, warmup_steps=20, ema_decay=0.98),
     loop=LoopConfig(
         max_steps=1200,
-        batch_size=1,
-        val_every=300,
-        checkpoint_every=300,
+        # torch computes 3-D convolutions of a single small sample several times more slowly
+        batch_size=2,
+        val_every=400,
+        checkpoint_every=400,
         log_every=50,
-        images_every=300,
+        images_every=400,
     ),
     inference=InferenceConfig(overlap=0.25),
     segmentation=SegmentationConfig(threshold=0.65, min_size=50, grow=True),

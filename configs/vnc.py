@@ -68,7 +68,8 @@ config = Config(
     optim=OptimConfig(learning_rate=3e-3, weight_decay=1e-2, warmup_steps=50, ema_decay=0.99),
     loop=LoopConfig(
         max_steps=2000,
-        batch_size=1,
+        # torch computes 3-D convolutions of a single small sample several times more slowly
+        batch_size=2,
         val_every=500,
         checkpoint_every=500,
         log_every=50,
