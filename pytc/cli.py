@@ -26,7 +26,7 @@ from pytc.runs import (
     newest_run,
     require_writable,
 )
-from pytc.script import is_first_of_node, script
+from pytc.script import script, told_by_one_rank
 from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
 
 
@@ -106,13 +106,8 @@ def parse_config(
 ) -> Config:
     """The config that the flags make of the default."""
     command = TrainCommand(file, str(resume) if resume else None, default)
-    return tyro.cli(
-        TrainCommand,
-        args=arguments,
-        default=command,
-        prog="train.py",
-        console_outputs=is_first_of_node(),
-    ).settings
+    with told_by_one_rank():
+        return tyro.cli(TrainCommand, args=arguments, default=command, prog="train.py").settings
 
 
 def named_flags(arguments: list[str]) -> set[str]:

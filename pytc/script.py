@@ -3,6 +3,7 @@
 Standard library only, so that what is wrong with a flag or a path is said before torch is loaded.
 """
 
+import io
 import json
 import os
 import select
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that Ctrl-C ended
 
@@ -106,6 +107,27 @@ def _tells() -> bool:
     except FileExistsError:
         return False
     return True
+
+
+@contextmanager
+def told_by_one_rank():
+    """Print what the block says, help or why it ends the process, on one rank of a node.
+
+    Help comes from the first rank. A refusal comes from the first to fail, see `_tells`. The only
+    process of a run prints as it would without this.
+    """
+    if not {"LOCAL_RANK", "SLURM_LOCALID"} & os.environ.keys():
+        yield
+        return
+    output, errors = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(output), redirect_stderr(errors):
+            yield
+    except SystemExit as error:
+        if _tells() if error.code else is_first_of_node():
+            sys.stdout.write(output.getvalue())
+            sys.stderr.write(errors.getvalue())
+        raise
 
 
 def _note_root_cause(message: str) -> None:

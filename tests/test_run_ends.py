@@ -227,6 +227,27 @@ def test_torchrun_names_the_error_of_a_call_and_tells_it_once(tmp_path):
     assert f'File "{ROOT / "train.py"}' not in done.stderr
 
 
+@pytest.mark.parametrize("rank_without_turn", (0, 1))
+def test_torchrun_tells_a_refused_flag_once_whichever_rank_is_late(rank_without_turn, tmp_path):
+    late = f"""
+import os, sys, time
+if os.environ["RANK"] == "{rank_without_turn}":
+    time.sleep(3)
+from pytc.cli import train
+train(sys.argv[1:])
+"""
+    (tmp_path / "late.py").write_text(late)
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / "late.py"), "--loop.max-stpes", "3"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode != 0
+    assert done.stderr.count("Unrecognized options: --loop.max-stpes") == 1, done.stderr
+
+
 PARTLY_FAILING = """
 import sys
 import torch
