@@ -14,16 +14,17 @@ from pytc.thresholds import parse_thresholds
 
 Triple = tuple[int, int, int]
 Lengths = tuple[float, float, float]
-Intensity = Literal["auto"] | tuple[float, float]
+Intensity = Literal["auto", "dtype"] | tuple[float, float]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
 
 
 def require_intensity(title: str, intensity: Intensity | None) -> None:
     """ValueError unless the smaller of two grey values comes first."""
-    if intensity not in (None, "auto"):
+    if intensity not in (None, "auto", "dtype"):
         low, high = intensity
         finite = low < high and high - low < float("inf")
-        require(finite, f"{title} auto, or the lower and the higher of two numbers", intensity)
+        expected = f"{title} auto, dtype, or the lower and the higher of two numbers"
+        require(finite, expected, intensity)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,8 @@ class DataConfig(Section):
     # training volumes are synthetic.
     val: tuple[VolumeConfig, ...] = ()
     # Grey values that become 0 and 1. auto: of uint8 0 and 255, of other types the 0.5 and 99.5
-    # percentiles of each volume, without padding.
+    # percentiles of each volume, without padding. dtype: 0 and the largest integer of the type, or
+    # floats as they are, as release 0.1 had it.
     intensity: Intensity = "auto"
     # Shape and look of the volumes named synthetic:SEED.
     synthetic: SyntheticConfig = SyntheticConfig()

@@ -18,6 +18,11 @@ RENAMED_VALUES: dict[tuple[str, Any], Any] = {
     ("optim.schedule", "constant"): "none",
 }
 
+# field that an earlier release lacks: the value that says what it did
+ADDED_FIELDS: dict[str, Any] = {
+    "data.intensity": "dtype",
+}
+
 # flag of the documents: ours, or what takes its place
 DOCUMENTED_FLAGS = {
     "auto_config": "--system.auto",
@@ -103,6 +108,10 @@ def renamed(plain: Any) -> Any:
         section, name = _section(plain, field)
         if name in section and section[name] == old:
             section[name] = new
+    for field, value in ADDED_FIELDS.items():
+        parent, name = _section(plain, field)
+        if parent:
+            parent.setdefault(name, value)
     return plain
 
 

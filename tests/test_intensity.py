@@ -65,6 +65,21 @@ def test_the_range_follows_from_setting_and_dtype(tmp_path):
     assert grey_range(wide, "auto") == tuple(np.percentile(wide[...], (0.5, 99.5)))
 
 
+@pytest.mark.parametrize(
+    "dtype, limits",
+    [
+        (np.uint8, (0.0, 255.0)),
+        (np.uint16, (0.0, 65535.0)),
+        (np.int16, (0.0, 32767.0)),
+        (np.float32, (0.0, 1.0)),
+    ],
+)
+def test_a_range_by_dtype_is_what_release_0_1_had(tmp_path, dtype, limits):
+    grey = write(tmp_path / "a.zarr", (100 * tissue()).astype(dtype))
+    assert grey_range(grey, "dtype") == limits
+    assert DataConfig(intensity="dtype").intensity == "dtype"
+
+
 @pytest.mark.parametrize("padding", [0, 65535, 7000])
 def test_padding_is_left_out(tmp_path, padding):
     values = (4000 + 9000 * tissue()).astype(np.uint16)

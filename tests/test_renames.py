@@ -28,6 +28,7 @@ def test_a_config_of_an_earlier_release_loads():
     assert config.optim.schedule == "none"
     assert [volume.weight for volume in config.data.train] == [0.25, 0.75]
     assert config.model.features == (2, 4) and config.loop.max_steps == 2
+    assert config.data.intensity == "dtype"
 
 
 def test_a_checkpoint_of_an_earlier_release_loads_and_predicts():
@@ -55,7 +56,7 @@ def test_fields_move_by_the_table(monkeypatch):
     )
     plain = {"loop": {"steps": 7}, "threshold": 0.75, "old": {"gone": 1}, "segmentation": {}}
     expected = {"loop": {"max_steps": 7}, "old": {}, "segmentation": {"threshold": 0.75}}
-    assert renamed(plain) == expected
+    assert renamed(plain) == expected  # nothing is added to a section that is missing
     assert plain["loop"] == {"steps": 7}  # what was read is left as it was
 
 

@@ -74,7 +74,15 @@ def _require_finite(values: np.ndarray, image: Volume, start: tuple[int, int, in
 
 
 def grey_range(image: Volume, setting: Intensity) -> Range:
-    """The range of an image: as set, or by `auto` that of its dtype, or else measured."""
+    """The range of an image: as set, or by its dtype, or by `auto` measured.
+
+    auto: 0 to 255 for uint8, measured for any other dtype. dtype, as release 0.1 had it: 0 to the
+    largest value of an integer dtype, 0 to 1 for floats.
+    """
+    if setting == "dtype":
+        if image.dtype.kind in "iu":
+            return (0.0, float(np.iinfo(image.dtype).max))
+        return (0.0, 1.0)
     if setting != "auto":
         return setting
     if image.dtype == np.uint8:
