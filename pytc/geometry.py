@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-from pytc.config import require
+from pytc.checks import require
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import tyro
 
+from pytc.checks import require
 from pytc.commands import ValidateConfig
-from pytc.config import require
 from pytc.python_files import load_plugins
 from pytc.runs import find_run, load_config, newest_run, replacing
 from pytc.script import script

@@ -261,7 +261,7 @@ def test_mirrored_classes_are_averaged_as_probabilities():
 
 
 def test_the_confusion_matrix_counts_what_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr("pytc.metrics.semantic.PLANES", 2)
+    monkeypatch.setattr("pytc.metrics.semantic.CHUNK", 2)
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(-1, 3, (5, 6, 7)), rng.integers(0, 3, (5, 6, 7))
     expected = np.zeros((3, 3), int)

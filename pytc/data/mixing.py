@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.data.counter_random import SampleRandom, sample_key, shuffled
 
 SHARE_BITS = 40  # shares are whole numbers of 2^-40, so that counts are exact at any sample number

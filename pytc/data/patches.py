@@ -12,14 +12,14 @@ from typing import ClassVar
 import numpy as np
 from torch.utils.data import Dataset
 
-from pytc.config import Config, Triple, VolumeConfig, require
+from pytc.checks import require
+from pytc.config import Config, Triple, VolumeConfig
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
 from pytc.data.shared_memory import shared_sources
 from pytc.data.sources import Source, open_source
 from pytc.geometry import Box
-from pytc.io.labels import is_unlabelled
+from pytc.io.labels import UNLABELLED, is_unlabelled
 
-UNLABELLED = -1
 VALIDATION_STREAM = 1
 
 

@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from pytc import hardware
-from pytc.config import require
+from pytc.checks import require
 from pytc.data.sources import Source
 from pytc.io.stores import open_npy
-from pytc.io.volume import Volume
-
-SLAB = 64  # slices decoded at once
+from pytc.io.volume import CHUNK, Volume
 
 
 def shared_sources(
@@ -69,8 +67,8 @@ def _decode(volume: Volume) -> int:
     file = os.memfd_create(volume.path[-200:])
     shape = (volume.n_channels,) * ("c" in volume.axes) + volume.spatial_shape
     array = np.lib.format.open_memmap(f"/proc/self/fd/{file}", "w+", volume.dtype, shape)
-    volume.keep_decoded(2 * SLAB * array.nbytes // depth)
-    for start in range(0, depth, SLAB):
-        stop = min(start + SLAB, depth)
+    volume.keep_decoded(2 * CHUNK * array.nbytes // depth)
+    for start in range(0, depth, CHUNK):
+        stop = min(start + CHUNK, depth)
         array[..., start:stop, :, :] = volume.read((start, 0, 0), (stop, *plane))
     return file

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from pytc.checks import require
 from pytc.commands import EvaluateConfig
-from pytc.config import Lengths, require
+from pytc.config import Lengths
 from pytc.evaluation.exact import EXACT_METRICS, exact_sweep
 from pytc.evaluation.sweep import (
     Sweep,

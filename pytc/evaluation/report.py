@@ -11,8 +11,8 @@ from typing import Any
 
 import jinja2
 
+from pytc.checks import require
 from pytc.commands import EvaluateConfig, command_line
-from pytc.config import require
 from pytc.console import print_table
 from pytc.evaluation.inputs import Inputs, find_predictions, gather
 from pytc.evaluation.pictures import ClassMatching, Matching, Picture, draw, draw_sweep

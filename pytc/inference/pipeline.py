@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from pytc import hardware
+from pytc.checks import require
 from pytc.commands import InferConfig, command_line, flags
-from pytc.config import Config, SegmentationConfig, VolumeConfig, require
+from pytc.config import Config, SegmentationConfig, VolumeConfig
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source, prepare_volume
 from pytc.geometry import blocks

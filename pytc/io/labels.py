@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+UNLABELLED = -1  # in every array of labels inside pytc; 0 is background
+
 
 def is_unlabelled(labels: np.ndarray) -> np.ndarray:
     """Where labels (any integer dtype) are unknown: -1 or less, or the maximum of uint32 or uint64.

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytc.config import Lengths, require
+from pytc.checks import require
+from pytc.config import Lengths
 from pytc.io.stores import expecting, reading
 from pytc.runs import replacing
 

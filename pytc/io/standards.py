@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from pytc.config import Lengths, require
+from pytc.checks import require
+from pytc.config import Lengths
 
 NANOMETRES = {
     "å": 0.1,

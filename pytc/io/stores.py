@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.io import standards
 from pytc.io.standards import Standard, read_json
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from pytc.config import Lengths, SyntheticConfig, Triple, require
+from pytc.checks import require
+from pytc.config import Lengths, SyntheticConfig, Triple
 from pytc.io.skeleton import Skeleton
 
 MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0

@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 import tifffile
 
-from pytc.config import Lengths, require
+from pytc.checks import require
+from pytc.config import Lengths
 from pytc.io import stores
 from pytc.io.standards import NANOMETRES, Standard
 

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from pytc.io.labels import has_unlabelled, is_unlabelled
+from pytc.io.volume import CHUNK
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
 
 OVERLAP_METRICS = (
@@ -18,7 +19,6 @@ OVERLAP_METRICS = (
     "rand_merge",
     "adapted_rand_error",
 )
-SLAB = 64  # planes counted by one thread at a time: whole chunks of a stored volume
 PIECE = 1 << 17  # voxels compared with their neighbours at a time: they stay in a core's cache
 
 
@@ -59,7 +59,8 @@ def count_pairs(
                 f"got {tuple(other.shape)}"
             )
 
-    slabs = [slice(start, start + SLAB) for start in range(0, max(1, truth.shape[0]), SLAB)]
+    # each thread counts whole chunks of a stored volume at a time
+    slabs = [slice(start, start + CHUNK) for start in range(0, max(1, truth.shape[0]), CHUNK)]
     with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
         parts = pool.map(
             lambda slab: _count(

@@ -2,14 +2,13 @@
 
 import numpy as np
 
-from pytc.config import require
-from pytc.io.volume import Volume
+from pytc.checks import require
+from pytc.io.labels import UNLABELLED
+from pytc.io.volume import CHUNK, Volume
 from pytc.metrics.table import metric_names
 
 SEMANTIC_METRICS = metric_names("semantic", "labels")
-UNLABELLED = -1
 MOST_CLASSES = 256
-PLANES = 64  # along the first axis, compared at once
 
 
 def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:
@@ -38,8 +37,8 @@ def confusion_matrix(
     """
     _check(truth, prediction)
     counts = np.zeros(classes * classes, np.int64)
-    for start in range(0, truth.shape[0], PLANES):
-        planes = slice(start, start + PLANES)
+    for start in range(0, truth.shape[0], CHUNK):
+        planes = slice(start, start + CHUNK)
         true, predicted = np.asarray(truth[planes]), np.asarray(prediction[planes])
         known = true >= 0
         true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)

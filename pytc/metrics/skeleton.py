@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.io.skeleton import Skeleton, as_skeleton
 from pytc.metrics.overlap import Contingency, metrics_of_table, voi_report
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids

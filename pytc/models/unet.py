@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pytc.config import ModelConfig, Triple, require
+from pytc.checks import require
+from pytc.config import ModelConfig, Triple
 from pytc.models import register_architecture
 from pytc.models.anisotropy import cumulative, level_strides, plan_levels
 from pytc.models.base import ConnectomicsModel, require_image_size

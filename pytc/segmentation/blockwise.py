@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pytc.config import SegmentationConfig, require
+from pytc.checks import require
+from pytc.config import SegmentationConfig
 from pytc.io.stores import is_zarr
-from pytc.io.volume import Volume, create_volume
+from pytc.io.volume import CHUNK, Volume, create_volume
 from pytc.progress import Progress, track
 from pytc.runs import replacing
 from pytc.segmentation.connected_components import (
@@ -27,9 +28,6 @@ from pytc.segmentation.connected_components import (
 )
 from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
 from pytc.segmentation.growing import grow
-
-# planes: slabs of whole chunks, as create_volume makes them, are read and written fastest
-ALIGNMENT = 64
 
 
 def segment_volume(
@@ -94,9 +92,10 @@ def fitting_planes(shape: Sequence[int], dtype: np.dtype, *, growing: bool) -> i
         voxel += 52
     plane = voxel * math.prod(shape[1:])
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
-    if planes >= shape[0] or planes < ALIGNMENT:
+    # slabs of whole chunks, as create_volume makes them, are read and written fastest
+    if planes >= shape[0] or planes < CHUNK:
         return planes
-    return planes - planes % ALIGNMENT
+    return planes - planes % CHUNK
 
 
 def require_growable(shape: Sequence[int], planes: int) -> None:

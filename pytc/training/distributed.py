@@ -17,7 +17,7 @@ from multiprocessing.connection import wait
 import torch
 import torch.distributed as dist
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.script import EXIT_INTERRUPTED, RankError, user_message
 
 # Each ends a run after the step it is in, with a checkpoint. SIGTERM and SIGUSR1 come from a

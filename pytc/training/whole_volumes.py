@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from pytc.checks import require
 from pytc.commands import EvaluateConfig
-from pytc.config import Config, VolumeConfig, require
+from pytc.config import Config, VolumeConfig
 from pytc.data.sources import open_image, open_source, prepare_volume
 from pytc.evaluation.inputs import choose_metric, gather, metrics_by_truth
 from pytc.inference.pipeline import predict, segment

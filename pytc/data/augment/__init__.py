@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from pytc.config import AugmentConfig, require
+from pytc.checks import require
+from pytc.config import AugmentConfig
 from pytc.data.augment import deformation, imaging
 from pytc.data.augment.imaging import drop_slices, shift_slices
 from pytc.data.counter_random import SampleRandom

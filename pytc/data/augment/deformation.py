@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from pytc.config import Lengths
 from pytc.data.counter_random import SampleRandom
+from pytc.io.labels import UNLABELLED
 
-UNLABELLED = -1
 ISOTROPIC = (1.0, 1.0, 1.0)
 PLANES = ((1, 2), (0, 2), (0, 1))
 SLAB = 2**17  # voxels resampled at once on a CPU, so that the coordinates stay in its cache

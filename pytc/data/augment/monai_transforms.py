@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import convert_to_dst_type, convert_to_tensor
 
-from pytc.config import require
+from pytc.checks import require
 from pytc.data.augment.imaging import drop_slices, shift_slices
 from pytc.data.counter_random import SampleRandom
 
