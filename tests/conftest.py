@@ -14,6 +14,16 @@ os.environ.pop("PYTC_DATA", None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_runtest_setup(item):
+    """Skip what carries the marker gpu where there is none."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU that torch can use")
+
+
 @pytest.fixture(autouse=True, scope="session")
 def networks_are_built_on_the_cpu():
     """Where a test names no device: its images are on the CPU, on machines with a GPU too."""

@@ -24,6 +24,7 @@ def test_a_benchmark_says_how_it_is_called(name):
     assert f"python benchmarks/{name}.py" in run(name, "--help")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decode", "growing", "scores", "sweep"])
 def test_a_benchmark_prints_a_table(name):
     """It also fails where two routes that must find the same figure differ."""

@@ -149,6 +149,7 @@ def test_an_exported_network_has_pytorch_s_own_convolutions():
     torch.testing.assert_close(program.module()(x), model(x), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_table():
     models = ("mednext-S", "monai_unet")
     command = [

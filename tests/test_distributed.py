@@ -118,6 +118,7 @@ def ranks_of(program, world=2):
     return [(process.returncode, *texts) for process, texts in zip(processes, told)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="no /proc to count threads in")
 def test_no_thread_of_the_group_outlives_it():
     """One that frees its tensors while the interpreter exits would abort the process."""

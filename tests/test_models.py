@@ -11,6 +11,7 @@ import pytest
 import torch
 from einops.layers.torch import Rearrange
 from reference_models import fill_parameters, hash_parameters, make_image, rsunet, summarise
+from small_networks import NETWORKS, SMALL, SUPERVISED
 from torch import nn
 
 from pytc import models
@@ -37,49 +38,6 @@ from pytc.models.layers import ChannelNorm, InstanceNorm
 from pytc.models.weights import head_names
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
-SMALL = ModelConfig(
-    "mednext_custom", out_channels=3, base_channels=4, expansion=(2,) * 9, block_counts=(1,) * 9
-)
-# One small network of each kind, and an image size that it takes.
-NETWORKS = {
-    "mednext_custom": (SMALL, (16, 32, 16)),
-    "mednext": (ModelConfig(out_channels=3), (32, 16, 16)),
-    "unet": (
-        ModelConfig("unet", out_channels=3, features=(4, 6, 8), strides=((1, 2, 2), (2, 3, 2))),
-        (6, 12, 8),
-    ),
-    "rsunet": (
-        ModelConfig("rsunet", out_channels=3, features=(4, 6, 8), voxel_size=(30, 6, 6)),
-        (3, 12, 20),
-    ),
-    "nnunet": (
-        ModelConfig(
-            "nnunet",
-            out_channels=3,
-            base_channels=4,
-            voxel_size=(30, 10, 10),
-            image_size=(10, 24, 20),
-        ),
-        (10, 24, 20),
-    ),
-    "monai_basic_unet3d": (
-        ModelConfig("monai_basic_unet3d", out_channels=3, features=(4, 4, 6, 8, 8)),
-        (16, 32, 16),
-    ),
-    "monai_unet": (
-        ModelConfig("monai_unet", out_channels=3, features=(4, 6), strides=((1, 2, 2),)),
-        (3, 12, 8),
-    ),
-    "monai_unetr": (
-        ModelConfig("monai_unetr", out_channels=3, feature_size=4, image_size=(16, 16, 32)),
-        (16, 16, 32),
-    ),
-    "monai_swin_unetr": (
-        ModelConfig("monai_swin_unetr", out_channels=3, feature_size=12),
-        (64, 32, 32),
-    ),
-}
-SUPERVISED = ("mednext_custom", "mednext", "unet", "rsunet", "nnunet")
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +126,14 @@ def test_two_dimensional_layer_norm_treats_each_pixel_alone():
     assert model(torch.rand(2, 1, 32, 16)).shape == (2, 3, 32, 16)
 
 
-@pytest.mark.parametrize("channels, dtype", [(1, None), (2, torch.bfloat16)], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "channels, dtype",
+    [
+        pytest.param(1, None, id="fp32"),
+        # minutes on a CPU that has no bf16 of its own
+        pytest.param(2, torch.bfloat16, id="bf16", marks=pytest.mark.slow),
+    ],
+)
 def test_every_network_runs_forward_and_backward(network, channels, dtype):
     config, size = network
     model = build_model(replace(config, in_channels=channels))

@@ -63,6 +63,7 @@ def small(config):
     return replace(config, model=model, target=target, data=data, loop=loop, system=system)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 def test_a_preset_builds_its_network_and_takes_two_steps(path, folder, monkeypatch):
     monkeypatch.chdir(folder)

@@ -117,6 +117,7 @@ def test_what_make_is_asked_for_exists():
     assert named == ["demo", "test"] and set(named) <= set(targets)
 
 
+@pytest.mark.slow
 def test_every_command_runs(workplace):
     said = [run(command, workplace) for command in commands_to_run()]
     assert "trained: runs/mednext" in said[0] and "run: runs/mednext" in said[1]

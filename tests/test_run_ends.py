@@ -58,6 +58,7 @@ train(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_failing_rank_ends_the_run_with_its_error(tmp_path):
     """Under torchrun, and as two tasks of Slurm, which nobody but the other rank watches."""
     (tmp_path / "failing.py").write_text(FAILING)

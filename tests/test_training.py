@@ -95,11 +95,13 @@ def test_the_best_checkpoint_is_the_best(finished):
     )
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_weights_with_any_number_of_workers(finished):
     again = train(replace(tiny(), name="again", system=replace(tiny().system, workers=2)))
     assert_same_weights(weights(again), weights(finished))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_if_it_had_not_stopped(finished):
     half = train(replace(tiny(), name="half", loop=replace(tiny().loop, max_steps=8, epochs=None)))
     last = half / "checkpoints" / "last.pt"
@@ -150,6 +152,7 @@ def test_a_network_shaped_by_its_data_is_rebuilt_from_its_checkpoint(
         assert network(torch.rand(1, 1, 16, 32, 32)).shape == (1, 3, 16, 32, 32)
 
 
+@pytest.mark.slow
 def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, tmp_path):
     """By kill -9 and SIGTERM in turn, at random moments, resumed with other numbers of workers."""
     config = replace(tiny(max_steps=120, val_every=40, checkpoint_every=3), name="killed")
@@ -232,6 +235,7 @@ pathlib.Path(__file__).with_name("gloo_threads_" + os.environ["RANK"]).write_tex
 """
 
 
+@pytest.mark.slow
 def test_two_ranks_take_the_steps_of_one(finished, tmp_path):
     """2 ranks x batch 1 against 1 rank x batch 2 over 20 steps, by torchrun over gloo.
 
@@ -519,6 +523,7 @@ def test_the_log_tells_of_scales_terms_channels_waits_and_memory(finished):
     assert line["train/loss_total"] == pytest.approx(sum(scales), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_compilation_changes_no_figures(finished, monkeypatch):
     """By dynamo alone: inductor's code for a whole network takes minutes to build."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))

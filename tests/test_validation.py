@@ -233,6 +233,7 @@ def test_what_cannot_be_scored_is_refused(folder):
     assert set((folder / "runs").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, capsys):
     # the newest; none is best yet
     assert checkpoints(run) == {"last.pt", "step-00000003.pt", "step-00000004.pt"}
@@ -317,6 +318,7 @@ def test_only_one_process_validates_a_run(run, tmp_path):
         once(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 def test_a_watcher_that_starts_before_the_run_ends_with_it(folder):
     command = [
         sys.executable,
