@@ -244,5 +244,8 @@ def test_refuses_skeletons_without_length_and_segments_that_do_not_fit():
         SkeletonMetrics(make_skeleton([1, 1], np.zeros((2, 3)), np.zeros((2, 3)), []))
     with pytest.raises(ValueError, match="edges"):
         SkeletonMetrics(make_skeleton([1, 1], np.zeros((2, 3)), np.zeros((2, 3)), [(0, 1)]))
+    for ids in ([1, 2], [0, 0]):  # an edge between neurons, and one of the background
+        with pytest.raises(ValueError, match="edges between nodes of one id"):
+            SkeletonMetrics(make_skeleton(ids, np.zeros((2, 3)), [[0, 0, 0], [0, 0, 9]], [(0, 1)]))
     with pytest.raises(ValueError, match="10 nodes"):
         SkeletonMetrics(two_lines()).compute_nodes(np.zeros(9, np.uint64))

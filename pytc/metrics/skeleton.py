@@ -80,6 +80,11 @@ class SkeletonMetrics:
         within = self._owners == skeletons[self._ends]
         correct = self._per_skeleton(self._owners[within], self._lengths[within])
         self.max_erl = float(np.sum(correct[self._ids != 0] ** 2) / self.total_length)
+        require(
+            self.max_erl > 0,
+            "edges between nodes of one id, other than 0",
+            f"{len(skeleton.edges)} edges, none of them such",
+        )
 
     def compute(self, pred_seg, return_details: bool = False) -> dict[str, Any]:
         """All of SKELETON_METRICS, by name; pred_seg as in `segments_at_nodes`.
