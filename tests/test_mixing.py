@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from pytc.data.counter_random import shuffled
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
@@ -107,6 +107,16 @@ def test_workers_that_live_on_see_the_epoch():
         mix.set_epoch(epoch)
         alone.set_epoch(epoch)
         assert [tuple(item) for item in loader] == list(alone)
+
+
+def test_ranks_share_an_epoch_by_torch_s_sampler():
+    parts = [Named("a", 10), Named("b", 10)]
+    mix = WeightedConcatDataset(parts, [0.5, 0.5])
+    orders = [DistributedSampler(mix, num_replicas=2, rank=rank, shuffle=False) for rank in (0, 1)]
+    for epoch in (0, 1):
+        mix.set_epoch(epoch)
+        seen = [tuple(item) for order in orders for item in DataLoader(mix, None, sampler=order)]
+        assert sorted(seen) == sorted(mix) and len(seen) == len(mix)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 1000])
