@@ -78,6 +78,6 @@ config = Config(
     system=SystemConfig(cpu_variant=False),
     # windows as deep as the validation volume, of four training patches and more in plane
     inference=InferenceConfig(
-        window=(6, 256, 256), overlap=0.25, batch_size=1, flips=True, checkpoint="last"
+        window=(6, 256, 256), overlap=0.25, batch_size=2, flips=True, checkpoint="last"
     ),
 )
