@@ -204,7 +204,7 @@ def evaluate(arguments: list[str] | None = None) -> None:
     with script("interrupted; the next call starts anew"):
         config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
 
-        from pytc.evaluation.report import evaluate
+        from pytc.evaluate import evaluate
 
         evaluate(config)
 

@@ -39,6 +39,7 @@ FLOORS = {
     "pytc.inference.pipeline": 4,
     "pytc.evaluation": 4,
     "pytc.training": 5,
+    "pytc.evaluate": 5,
     "pytc.validate": 6,
     "pytc.cli": 6,
 }
@@ -98,7 +99,7 @@ def test_every_floor_entry_exists():
         "pytc.io.volume, pytc.io.skeleton, pytc.io.synthetic, pytc.io.datasets",
         "pytc.segmentation.connected_components, pytc.segmentation.growing",
         "pytc.segmentation.blockwise, pytc.metrics.overlap, pytc.metrics.skeleton",
-        "pytc.evaluation.sweep, pytc.evaluation.report",
+        "pytc.evaluation.sweep, pytc.evaluation.report, pytc.evaluate",
     ],
 )
 def test_light_rooms_load_no_torch(modules):

@@ -29,8 +29,8 @@ from pytc.config import (
     VolumeConfig,
 )
 from pytc.data.patches import train_dataset
+from pytc.evaluate import evaluate
 from pytc.evaluation.pictures import ClassMatching
-from pytc.evaluation.report import evaluate
 from pytc.inference.flips import flip_averaged
 from pytc.inference.pipeline import infer
 from pytc.io.volume import create_volume, open_volume

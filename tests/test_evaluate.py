@@ -22,9 +22,9 @@ from PIL import Image
 
 from pytc.commands import EvaluateConfig
 from pytc.config import SHORT_AND_LONG
+from pytc.evaluate import evaluate
 from pytc.evaluation.inputs import choose_metric
 from pytc.evaluation.pictures import Matching, draw, palette
-from pytc.evaluation.report import evaluate
 from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import contingency_table, overlap_metrics
@@ -159,7 +159,7 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
 
 def test_first_compilation_is_announced(files, tmp_path):
     code = (
-        "from pytc.commands import EvaluateConfig; from pytc.evaluation.report import evaluate; "
+        "from pytc.commands import EvaluateConfig; from pytc.evaluate import evaluate; "
         f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, "
         f"thresholds=(0.65,), output={str(tmp_path / 'out')!r}))"
     )
@@ -496,7 +496,7 @@ def test_default_metric_and_thresholds():
 def test_no_torch(files, tmp_path):
     code = (
         "import sys; from pytc.commands import EvaluateConfig; "
-        "from pytc.evaluation.report import evaluate; "
+        "from pytc.evaluate import evaluate; "
         f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, "
         f"thresholds=(0.65,), output={str(tmp_path)!r})); sys.exit('torch' in sys.modules)"
     )

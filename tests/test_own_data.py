@@ -18,7 +18,7 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
-from pytc.evaluation.report import evaluate
+from pytc.evaluate import evaluate
 from pytc.inference.pipeline import infer
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import make_neurites

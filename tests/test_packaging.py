@@ -53,7 +53,7 @@ def test_the_wheel_scores_and_reports_outside_the_clone(installed, tmp_path):
     code = """
 import numpy as np, pytc
 from pytc.commands import EvaluateConfig
-from pytc.evaluation.report import evaluate
+from pytc.evaluate import evaluate
 labels = np.arange(1, 9, dtype=np.uint16).repeat(64).reshape(8, 8, 8)
 np.save("labels.npy", labels)
 evaluate(EvaluateConfig(segmentation="labels.npy", labels="labels.npy", output="scores"))

@@ -28,7 +28,8 @@ from pytc.config import (
     VolumeConfig,
 )
 from pytc.console import print_table
-from pytc.evaluation.report import evaluate, shortest
+from pytc.evaluate import evaluate
+from pytc.evaluation.printing import shortest
 from pytc.inference.pipeline import infer
 from pytc.io.results import image_name, read_source, volume_names
 from pytc.io.synthetic import make_neurites

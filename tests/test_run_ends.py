@@ -178,7 +178,7 @@ def test_ctrl_c_in_the_other_scripts_is_one_line(function, words, tmp_path, monk
     train(replace(tiny(max_steps=1), name="tiny"))
     capsys.readouterr()
     monkeypatch.setattr("pytc.inference.pipeline.infer", interrupted)
-    monkeypatch.setattr("pytc.evaluation.report.evaluate", interrupted)
+    monkeypatch.setattr("pytc.evaluate.evaluate", interrupted)
     with pytest.raises(SystemExit) as left:
         getattr(cli, function)([])
     assert left.value.code == EXIT_INTERRUPTED

@@ -543,7 +543,7 @@ def test_a_two_dimensional_semantic_run_from_training_to_scores(finished):
     Inferred and scored as semantic.
     """
     from pytc.commands import EvaluateConfig, InferConfig
-    from pytc.evaluation.report import evaluate
+    from pytc.evaluate import evaluate
     from pytc.inference.pipeline import infer
 
     config = tiny(max_steps=2)

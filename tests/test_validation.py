@@ -25,7 +25,7 @@ from pytc.config import (
     SystemConfig,
     VolumeConfig,
 )
-from pytc.evaluation.report import evaluate
+from pytc.evaluate import evaluate
 from pytc.inference.pipeline import infer
 from pytc.models import build_model
 from pytc.models.checkpoint import load_checkpoint

@@ -4,17 +4,24 @@ These scores decide between two checkpoints.
 """
 
 import shutil
-from collections import ChainMap, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from pytc.checks import require
-from pytc.commands import EvaluateConfig
 from pytc.config import Config, VolumeConfig
 from pytc.data.sources import open_image, open_source, prepare_volume
-from pytc.evaluation.inputs import choose_metric, gather, metrics_by_truth
+from pytc.evaluation.folders import read_notes
+from pytc.evaluation.inputs import (
+    Decoding,
+    Mode,
+    Prediction,
+    choose_metric,
+    metrics_by_truth,
+    open_inputs,
+)
+from pytc.evaluation.scoring import best_scores
 from pytc.inference.pipeline import predict, segment
 from pytc.io.results import volume_names
 from pytc.io.skeleton import load_skeleton
@@ -22,6 +29,7 @@ from pytc.metrics.table import BY_CLASS
 from pytc.models.base import ConnectomicsModel
 from pytc.segmentation.connected_components import unit_channels
 from pytc.target_kinds import target_kind
+from pytc.thresholds import DEFAULT_THRESHOLDS
 from pytc.training.distributed import Ranks
 
 
@@ -34,56 +42,86 @@ def validate_volumes(
 ) -> dict[str, float]:
     """Scores of the validation volumes that have labels or skeletons.
 
-    They are val/nerl, val/voi_sum, val/threshold, ... Each volume is predicted and segmented as
-    config.inference and config.segmentation say, at the threshold that is best by loop.monitor, or
-    where that is no score of the volume, by the default metric of evaluate.py. A figure is the mean
-    over the volumes that have it; with several volumes there is also val/NAME/nerl. Volumes are
-    shared out among the ranks; all get all figures. Affinities are kept below `folder` until they
-    are scored.
+    Each volume is predicted and decoded as config.inference and config.segmentation say, at the
+    threshold that is best by loop.monitor. Where that is no score of the volume, the default metric
+    of evaluate.py decides. The ranks share the volumes, and all of them get all scores.
+
+    Args:
+        model: may be in training mode, and is left as it was.
+        folder: affinities are kept below it until they are scored.
+
+    Returns:
+        val/nerl, val/voi_sum, val/threshold, ...: means over the volumes that have the score. With
+        several volumes also val/NAME/nerl and so on.
     """
-    volumes, training, mine = _volumes_with_truth(config), model.training, {}
-    kind = target_kind(config.target.kind)
-    metric = config.loop.monitor.removeprefix("val/")
-    channels = (
-        unit_channels(config.model.out_channels, config.target.offsets)
-        if kind.task == "instance"
-        else None
-    )
+    volumes = _volumes_with_truth(config)
+    was_training = model.training
     model.eval()
+    scores = {}
     for name in list(volumes)[ranks.rank :: ranks.world]:
-        volume, place = volumes[name], folder / name
-        known = any(
-            metric in metrics
-            for part, metrics in metrics_by_truth(kind.task).items()
-            if getattr(volume, part)
-        )
+        place = folder / name
         shutil.rmtree(place, ignore_errors=True)
         try:
-            stored = predict(
-                model, config, volume, place, config, device, "validation", channels=channels
-            )
-            asked = metric if known else None
-            if kind.decode == "argmax":
-                segment(stored, place / "segmentation.zarr", config, config.segmentation)
-                named = {"segmentation": f"{place}/segmentation.zarr"}
-                inputs = gather(EvaluateConfig(**named, metric=asked), place)
-                mine[name] = inputs.score(inputs.read_labels(), None)
-            else:
-                named = {kind.prediction: stored.path}
-                thresholds = config.validation.thresholds
-                sweep = EvaluateConfig(**named, sweep=True, thresholds=thresholds, metric=asked)
-                inputs = gather(sweep, place)
-                values = inputs.prediction.read_channels(inputs.channels)
-                mine[name] = inputs.sweep(values, inputs.read_labels())["best_metrics"]
+            scores[name] = _score_volume(model, config, volumes[name], device, place)
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    model.train(training)
-    scores, values = ChainMap(*ranks.gather(mine)), defaultdict(list)
-    for name in volumes:  # in their order, so that sums are the same whatever the ranks
-        for key, value in scores[name].items():
-            for prefix in ("val", f"val/{name}") if len(volumes) > 1 else ("val",):
-                values[f"{prefix}/{key}"].append(float(value))
-    return {key: sum(of_key) / len(of_key) for key, of_key in values.items()}
+    model.train(was_training)
+    for of_rank in ranks.gather(scores):
+        scores |= of_rank
+    # in the order of the volumes, so that sums are the same whatever the number of ranks
+    return _averaged({name: scores[name] for name in volumes})
+
+
+def _score_volume(
+    model: ConnectomicsModel,
+    config: Config,
+    volume: VolumeConfig,
+    device: torch.device,
+    folder: Path,
+) -> dict[str, float]:
+    """All scores of one volume, which is predicted into a folder that does not exist yet."""
+    kind = target_kind(config.target.kind)
+    channels = None
+    if kind.task == "instance":
+        channels = unit_channels(config.model.out_channels, config.target.offsets)
+    stored = predict(model, config, volume, folder, config, device, "validation", channels=channels)
+    monitored = config.loop.monitor.removeprefix("val/")
+    metrics = metrics_by_truth(kind.task)
+    is_score = any(monitored in metrics[needed] for needed in _truth_of(volume) & metrics.keys())
+    metric = monitored if is_score else None
+    notes = read_notes(folder)
+    if kind.decode == "argmax":
+        path = folder / "segmentation.zarr"
+        segment(stored, path, config, config.segmentation)
+        prediction = Prediction(str(path), "segmentation", kind)
+        decoding = Decoding(Mode.AS_IS, metric=metric)
+    else:
+        prediction = Prediction(stored.path, kind.prediction, kind)
+        decoding = Decoding(
+            Mode.SWEEP,
+            thresholds=config.validation.thresholds or DEFAULT_THRESHOLDS,
+            segmentation=config.segmentation,
+            metric=metric,
+        )
+    prediction = replace(prediction, voxel_size=notes.voxel_size)
+    return best_scores(open_inputs(prediction, notes.truth, decoding))
+
+
+def _truth_of(volume: VolumeConfig) -> set[str]:
+    """Which of "labels" and "skeleton" a volume has."""
+    files = {"labels": volume.labels, "skeleton": volume.skeleton}
+    return {needed for needed, path in files.items() if path}
+
+
+def _averaged(scores: dict[str, dict[str, float]]) -> dict[str, float]:
+    """{volume: {metric: score}} as {val/metric: mean}, with val/volume/metric for several."""
+    values: dict[str, list[float]] = {}
+    for volume, of_volume in scores.items():
+        for metric, score in of_volume.items():
+            values.setdefault(f"val/{metric}", []).append(float(score))
+            if len(scores) > 1:
+                values[f"val/{volume}/{metric}"] = [float(score)]
+    return {name: sum(each) / len(each) for name, each in values.items()}
 
 
 def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
@@ -95,15 +133,12 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     """
     volumes = _volumes_with_truth(config)
     kind = target_kind(config.target.kind)
-    truth = {
-        part: True
-        for part in metrics_by_truth(kind.task)
-        if any(getattr(volume, part) for volume in volumes.values())
-    }
+    truth = set.union(*map(_truth_of, volumes.values())) & metrics_by_truth(kind.task).keys()
     metric = config.loop.monitor.removeprefix("val/")
     full_name = choose_metric(None if metric == "loss" else metric, kind, truth)
     require(metric in ("loss", full_name), f"loop.monitor val/{full_name}", config.loop.monitor)
-    if by_class := BY_CLASS.fullmatch(metric):
+    by_class = BY_CLASS.fullmatch(metric)
+    if by_class is not None:
         expected = f"loop.monitor of a class below {config.target.classes}"
         require(int(by_class[2]) < config.target.classes, expected, config.loop.monitor)
     if kind.decode == "components":
@@ -120,11 +155,10 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
 def _volumes_with_truth(config: Config) -> dict[str, VolumeConfig]:
     """The validation volumes that can be scored, by the names of their folders of results."""
     volumes = {}
-    task = target_kind(config.target.kind).task
-    needed = metrics_by_truth(task)
+    needed = metrics_by_truth(target_kind(config.target.kind).task)
     located = [prepare_volume(volume, config.data.synthetic) for volume in config.data.validation]
     for name, volume in zip(volume_names(located), located):
-        if any(getattr(volume, part) for part in needed):
+        if _truth_of(volume) & needed.keys():
             volumes[name] = volume
-    require(volumes, f"validation volumes with {' or '.join(needed)} to score", "none")
+    require(bool(volumes), f"validation volumes with {' or '.join(needed)} to score", "none")
     return volumes

@@ -1,0 +1,122 @@
+"""The folders of results that infer.py leaves, and what their source.json says of a prediction."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pytc.checks import require
+from pytc.config import Lengths, SegmentationConfig
+from pytc.evaluation.inputs import InferCall, StoredArray, Truth, metrics_by_truth
+from pytc.io.results import SOURCE, SOURCES, read_source
+from pytc.runs import find_run, newest_run
+from pytc.target_kinds import TargetKind, target_kind
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What infer.py notes of a prediction; all empty for one that it did not make."""
+
+    kind: TargetKind | None = None
+    truth: Truth = Truth()
+    image: StoredArray | None = None
+    voxel_size: Lengths | None = None  # nm, in stored axis order
+    attribution: str | None = None
+    # by which the prediction was segmented, but for the threshold
+    segmentation: SegmentationConfig = SegmentationConfig()
+    made_by: InferCall | None = None
+
+
+def read_notes(folder: Path) -> Notes:
+    """The notes in a folder of results.
+
+    Raises:
+        ValueError: if an earlier release wrote them, and they lack what this one needs.
+    """
+    source = read_source(folder)
+    axes, transpose = source.get("axes"), source.get("transpose")
+    spatial_axes = axes.replace("c", "") if axes else None
+
+    def array(path: str | None, axes: str | None) -> StoredArray | None:
+        return StoredArray(path, axes, transpose) if path else None
+
+    skeleton = None
+    if source.get("skeleton"):
+        skeleton = StoredArray(source["skeleton"], source.get("stored_axes"))
+    voxel_size = source.get("voxel_size")
+    made_by = None
+    if source.get("infer") is not None:
+        made_by = InferCall(tuple(source["infer"]), _segmentation(source["defaults"]))
+    return Notes(
+        kind=target_kind(source["target"]),
+        truth=Truth(
+            labels=array(source.get("labels"), spatial_axes),
+            mask=array(source.get("mask"), spatial_axes),
+            skeleton=skeleton,
+        ),
+        image=array(source.get("image"), axes),
+        voxel_size=tuple(voxel_size) if voxel_size else None,
+        attribution=source.get("attribution"),
+        segmentation=_segmentation(source),
+        made_by=made_by,
+    )
+
+
+def _segmentation(noted: dict[str, Any]) -> SegmentationConfig:
+    return SegmentationConfig(min_size=noted.get("min_size", 0), grow=noted.get("grow", False))
+
+
+def folder_of(prediction: str) -> Path | None:
+    """The folder of results that a prediction lies in; None if infer.py did not make it."""
+    folder = Path(prediction).parent
+    return folder if (folder / SOURCE).is_file() else None
+
+
+def find_results(
+    run: str | None, volume: str | None, named_files: Collection[str] = ()
+) -> list[Path]:
+    """The folders of results to score, in the order of their names.
+
+    Without a volume, those that have no truth to score against are left out, and printed.
+
+    Args:
+        run: folder or name of a run; None for the run with the newest results.
+        volume: name of a folder of results; None for all of the run.
+        named_files: flags of files that the user names, e.g. "labels"; they belong to one volume.
+
+    Raises:
+        ValueError: if there are no such results, or files are named for several volumes.
+    """
+    folder = newest_run(SOURCES) if run is None else find_run(run)
+    found = {path.parent.name: path.parent for path in sorted(folder.glob(SOURCES))}
+    require(bool(found), f"results of infer.py in {folder} ({SOURCES}); run infer.py first", "none")
+    if volume is not None:
+        expected = f"a volume with results in {folder}, {' or '.join(found)}"
+        require(volume in found, expected, volume)
+        return [found[volume]]
+    if len(found) == 1:
+        return list(found.values())
+    require(
+        not named_files,
+        f"--volume with --{' --'.join(named_files)}, as {folder} has several",
+        ", ".join(found),
+    )
+    return _with_truth(found)
+
+
+def _with_truth(folders: dict[str, Path]) -> list[Path]:
+    """The folders whose notes name the labels or skeletons that their target is scored against."""
+    scored: list[Path] = []
+    for name, folder in folders.items():
+        source = read_source(folder)
+        needed = metrics_by_truth(target_kind(source["target"]).task)
+        if any(source.get(part) for part in needed):
+            scored.append(folder)
+        else:
+            print(f"{name}: not scored, as no {' or '.join(needed)} were named", flush=True)
+    require(
+        bool(scored),
+        "a volume with labels or skeletons; --volume NAME --labels FILE names them",
+        ", ".join(folders),
+    )
+    return scored
