@@ -3,8 +3,11 @@
 benchmarks/models.py.
 """
 
+import copy
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,11 @@ from reference_models import fill_parameters, make_image
 from torch import nn
 
 from pytc.config import ModelConfig
-from pytc.models import build_model
-from pytc.models.convolution import Conv3d, ConvTranspose3d, Depthwise, Perceptron, perceptron
+from pytc.models import build_model, get_architecture_builder
+from pytc.models.convolution import Conv3d, ConvTranspose3d, Depthwise, Perceptron
+from pytc.models.fast_cpu import FastMedNeXtBlock, fast_cpu, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
+from pytc.models.mednext import MedNeXtBlock
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {Conv3d: nn.Conv3d, ConvTranspose3d: nn.ConvTranspose3d}
@@ -138,6 +143,55 @@ def test_autocast_computes_in_bf16_with_gradients_of_full_precision():
             assert g.norm() < 1e-3 * total and p.grad.norm() < 1e-3 * total
         else:
             assert (g - p.grad).norm() < 0.1 * p.grad.norm()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("grn", [False, True])
+def test_a_network_on_a_cpu_equals_the_plain_one(dims, norm, grn):
+    config = replace(TINY, spatial_dims=dims, norm=norm, grn=grn, deep_supervision=True)
+    plain = get_architecture_builder("mednext_custom")(config).double()
+    fill_parameters(plain)
+    fast = copy.deepcopy(plain)
+    fast_cpu(fast)
+    kinds = Counter(type(module) for module in fast.modules())
+    assert kinds[MedNeXtBlock] == 0 and kinds[FastMedNeXtBlock] == 17
+    assert not any(issubclass(kind, FastMedNeXtBlock) for kind in map(type, plain.modules()))
+    assert list(fast.state_dict()) == list(plain.state_dict())
+
+    x = make_image((2, 1, 16 if dims == 3 else 1, 16, 32)).double()
+    for model in (plain, fast):
+        sum(output.square().mean() for output in model(x).values()).backward()
+    for name, output in plain(x).items():
+        torch.testing.assert_close(fast(x)[name], output)
+    for ours, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_only_a_network_on_a_cpu_is_swapped_and_subclasses_never():
+    assert FastMedNeXtBlock in map(type, build_model(TINY, "cpu").modules())
+    assert FastMedNeXtBlock not in map(type, build_model(TINY, "meta").modules())
+
+    class Doubled(nn.Conv3d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    layers = nn.Sequential(Doubled(1, 1, 1), nn.Conv3d(1, 1, 1))
+    fast_cpu(layers)
+    assert [type(layer) for layer in layers] == [Doubled, Conv3d]
+
+
+def test_a_compiled_network_has_pytorch_s_own_convolutions():
+    graphs = []
+
+    def record(graph, inputs):
+        graphs.append({node.target for node in graph.graph.nodes})
+        return graph.forward
+
+    layers = nn.Sequential(Conv3d(4, 4, 3, padding=1, groups=4), Conv3d(4, 8, 1))
+    x = make_image((1, 4, 4, 4, 4))
+    torch.testing.assert_close(torch.compile(layers, backend=record)(x), layers(x))
+    assert [graph & {F.linear, torch.conv3d} for graph in graphs] == [{torch.conv3d}]
 
 
 def test_an_exported_network_has_pytorch_s_own_convolutions():

@@ -228,6 +228,10 @@ def build_model(
         type(model).__name__,
     )
     model.adopt(config)
+    if device.type == "cpu":
+        from pytc.models.fast_cpu import fast_cpu
+
+        fast_cpu(model)
     if not quiet and rank in (None, 0):
         info = model.get_model_info()
         scales = f"{info['output_scales']} scales" if info["deep_supervision"] else "off"

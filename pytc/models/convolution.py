@@ -1,15 +1,19 @@
-"""3-D convolutions, pointwise and depthwise ones computed on a CPU by what is fast there.
+"""Convolutions that a CPU computes faster than PyTorch's layers do, with equal results.
 
-All others are `nn.Conv3d`. PyTorch takes slow paths on a CPU for single samples of 1x1x1, for
-depthwise gradients and for transposed convolutions (benchmarks/README.md). A 1x1x1 convolution is a
-matrix product. A depthwise gradient by the input, as a transposed convolution, is a convolution
-with the kernel turned round, of what was strided spread out with zeros; one by the weights is a sum
-over 2-D ones of the slices, for which oneDNN has kernels; in channels-last layout the slices of a
-volume are a batch without a copy. Two pointwise convolutions about a GELU are computed part by part
-(`perceptron`).
+`fast_cpu.py` puts these forms into a network. PyTorch 2.13 takes slow paths on a CPU for three
+kinds of convolution (measured in benchmarks/README.md):
+
+    kind                            here it is
+    1x1x1                           a matrix product of voxels by channels
+    depthwise, gradient by input    a depthwise convolution by the mirrored kernel (`Depthwise`)
+    depthwise, gradient by weight   a sum of gradients of 2-D convolutions (`weight_gradient`)
+
+A stride is undone first: zeros are put between the voxels of the coarser side (`spread`). Two 1x1x1
+convolutions with a GELU between them are computed in parts that stay in the cache (`Perceptron`).
+All arrays are channels-last, so that (B, C, Z, Y, X) lies in memory as (B, Z, Y, X, C).
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +21,16 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pytc.config import Triple
-from pytc.models.layers import InstanceNorm
+
+# oneDNN's gradient by the weight of a 2-D depthwise convolution is fast up to so many columns.
+FAST_COLUMNS = 3
 
 
 class Conv2d(nn.Conv2d):
     """`nn.Conv2d`: same arguments, parameters and results.
 
     oneDNN, as in torch 2.13, writes beyond its memory in the gradient of a 1x1 convolution with a
-    stride, from 4 to 8 channels; that of the strided input without a stride is the same.
+    stride, from 4 to 8 channels. Taking every n-th voxel first, and no stride, gives the same.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +47,8 @@ class Conv3d(nn.Conv3d):
         if not is_fast(self, x):
             return super().forward(x)
         if self.groups > 1:
-            return Depthwise.apply(*autocast(x, self.weight, self.bias), self.stride, False)
+            tensors = cast_as_autocast(x, self.weight, self.bias)
+            return Depthwise.apply(*tensors, self.stride, False)
         a, b, c = self.stride
         return pointwise(x[:, :, ::a, ::b, ::c], self.weight.flatten(1), self.bias)
 
@@ -53,33 +60,40 @@ class ConvTranspose3d(nn.ConvTranspose3d):
         if not is_fast(self, x) or any(self.output_padding):
             return super().forward(x)
         if self.groups > 1:
-            return Depthwise.apply(*autocast(x, self.weight, self.bias), self.stride, True)
+            tensors = cast_as_autocast(x, self.weight, self.bias)
+            return Depthwise.apply(*tensors, self.stride, True)
         return spread(pointwise(x, self.weight.flatten(1).T, None), self.stride, bias=self.bias)
 
 
-def is_fast(layer: nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> bool:
-    """Whether this layer and input are of the kinds that are computed here.
+def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> bool:
+    """Whether this layer is of a kind that is computed faster here, and may be for this input.
 
-    An exported network keeps PyTorch's.
+    An exported network keeps PyTorch's layers. So does a compiled one, which the compiler makes
+    faster than these forms; but for depthwise convolutions with a stride: oneDNN's gradient by the
+    weight returns wrong numbers for large kernels on small images (benchmarks/README.md).
     """
-    if (
-        x.device.type != "cpu"
-        or torch.compiler.is_exporting()
-        or max(layer.dilation) > 1
-        or layer.bias is None
-    ):
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
+        return False
+    if layer.bias is None or max(layer.dilation) > 1:
+        return False
+    if torch.compiler.is_compiling() and (layer.groups == 1 or max(layer.stride) == 1):
         return False
     if layer.groups == 1:
         return max(layer.kernel_size) == 1 and not any(layer.padding)
-    odd = all(size == 2 * margin + 1 for size, margin in zip(layer.kernel_size, layer.padding))
-    return layer.groups == layer.in_channels == layer.out_channels and odd
+    is_depthwise = layer.groups == layer.in_channels == layer.out_channels
+    is_same = all(size == 2 * pad + 1 for size, pad in zip(layer.kernel_size, layer.padding))
+    return is_depthwise and is_same
 
 
-def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """As autocast would hand them to a convolution, of which it does not know ours."""
+def cast_as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype that autocast would choose for a convolution.
+
+    Autocast casts for the operations that it knows, and it does not know the forms of this file.
+    """
     if not torch.is_autocast_enabled("cpu"):
         return tensors
-    return tuple(tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors)
+    dtype = torch.get_autocast_dtype("cpu")
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -90,119 +104,135 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def spread(
     x: Tensor, stride: Triple, size: Triple | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """Zeros between the voxels, and behind them up to `size`, if given; channels-last.
+    """Puts stride - 1 zeros between the voxels: (B, C, Z, Y, X) -> (B, C, *size), channels-last.
 
-    A bias is added everywhere.
+    By default `size` ends at the last voxel. A bias (C,) is added everywhere.
+
+        stride 2, size 6:   a b c  ->  a 0 b 0 c 0
     """
     if max(stride) == 1 and bias is None:
         return x
-    size = size or tuple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride))
+    if size is None:
+        size = tuple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride))
+    fill = x.new_zeros(x.shape[1]) if bias is None else bias.to(x.dtype)
+    y = fill.expand(len(x), *size, -1).clone()  # (B, *size, C)
     a, b, c = stride
-    y = (
-        (x.new_zeros(x.shape[1]) if bias is None else bias.to(x.dtype))
-        .expand(len(x), *size, -1)
-        .clone()
-    )
     y[:, ::a, ::b, ::c] += x.movedim(1, -1)
     return y.movedim(-1, 1)
 
 
 class Depthwise(torch.autograd.Function):
-    """Depthwise convolution, padded by half its odd kernel, or its adjoint.
+    """Depthwise convolution, padded by half its odd kernel, or the transposed one (`up`).
 
-    x: (B, C, Z, Y, X); weight: (C, 1, ...).
+    x: (B, C, Z, Y, X); weight: (C, 1, kernel). Convolution and transposed convolution are adjoint:
+    the gradient by the input of one is the other. So are `spread` and `take`, which takes every
+    n-th voxel. With K the kernel and K' the mirrored one:
+
+                  forward                 gradient by the input
+        down      take(K x)               K' spread(g)
+        up        K' spread(x)            take(K g)
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, stride: Triple, up: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.up = stride, up
-        return (
-            convolve(spread(x, stride), weight.flip(2, 3, 4), bias)
-            if up
-            else convolve(x, weight, bias, stride)
-        )
+        ctx.stride = stride
+        ctx.up = up
+        if up:
+            return convolve(spread(x, stride), mirrored(weight), bias)
+        return convolve(x, weight, bias, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         g = g.contiguous(memory_format=torch.channels_last_3d)
-        fine, coarse = (
-            (g, spread(x, ctx.stride)) if ctx.up else (x, spread(g, ctx.stride, x.shape[2:]))
-        )
-        gx = (
-            convolve(g, weight, None, ctx.stride)
-            if ctx.up
-            else convolve(coarse, weight.flip(2, 3, 4))
-        )
-        return gx, weight_gradient(fine, coarse, weight), g.sum((0, 2, 3, 4)), None, None
+        if ctx.up:
+            g_x = convolve(g, weight, None, ctx.stride)
+            g_weight = weight_gradient(g, spread(x, ctx.stride), weight)
+        else:
+            fine = spread(g, ctx.stride, x.shape[2:])
+            g_x = convolve(fine, mirrored(weight))
+            g_weight = weight_gradient(x, fine, weight)
+        g_bias = g.sum((0, 2, 3, 4))
+        return g_x, g_weight, g_bias, None, None
+
+
+def mirrored(weight: Tensor) -> Tensor:
+    """The kernel (C, 1, Z, Y, X) reversed along z, y and x."""
+    return weight.flip(2, 3, 4)
 
 
 def convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = (1, 1, 1)
 ) -> Tensor:
-    """Depthwise, padded by half the kernel.
-
-    Its adjoint is that with the kernel turned round, without a stride.
-    """
-    return F.conv3d(
-        x, weight, bias, stride, tuple(size // 2 for size in weight.shape[2:]), groups=len(weight)
-    )
+    """Depthwise convolution, padded by half the kernel: x (B, C, Z, Y, X), weight (C, 1, ...)."""
+    padding = tuple(size // 2 for size in weight.shape[2:])
+    return F.conv3d(x, weight, bias, stride, padding, groups=len(weight))
 
 
 def weight_gradient(x: Tensor, g: Tensor, weight: Tensor) -> Tensor:
-    """Gradient of the weight (C, 1, ...) of `convolve(x)`, whose output has the gradient g.
+    """The gradient by the weight of `convolve(x, weight)`, whose output has the gradient g.
 
-    Both (B, C, Z, Y, X).
+    Args:
+        x, g: (B, C, Z, Y, X).
+        weight: (C, 1, depth, height, width); only its shape and dtype are read.
+
+    A 3-D convolution is a sum of 2-D ones. In slice z of the output, slice t of the kernel meets
+    slice z + t - depth // 2 of x. So the gradient of slice t of the kernel is that of a 2-D
+    convolution, and the pairs of slices are its batch:
+
+        depth 3     t = 0       t = 1       t = 2
+        x           0 1 2       0 1 2 3     1 2 3
+        g           1 2 3       0 1 2 3     0 1 2         slices without a partner meet the padding
     """
-    channels, _, depth, height, width = weight.shape
+    channels, _, depth, height, _ = weight.shape
     out = torch.zeros_like(weight)
-    for column in range(
-        0, width, 3
-    ):  # oneDNN is fast up to three columns: wider kernels are taken in parts
-        columns = min(3, width - column)
-        left = width // 2 - column
-        right = columns - 1 - left
-        if x.shape[4] + min(left, right) <= 0:  # these columns meet the padding alone
-            continue
-        part = weight.new_empty(channels, 1, height, columns)
-        padding, x_part = (height // 2, columns // 2), x
-        if columns < width:
-            padding, x_part = (
-                (height // 2, 0),
-                F.pad(x.movedim(1, -1), (0, 0, left, right)).movedim(-1, 1),
-            )
-        for tap in range(depth):
-            shift = tap - depth // 2
-            first, last = max(0, shift), x.shape[2] + min(0, shift)
+    for part, columns, padding in _parts_by_columns(x, weight):
+        shape = (channels, 1, height, columns.stop - columns.start)
+        for t in range(depth):
+            shift = t - depth // 2
+            first = max(0, shift)  # the slices of x that have a partner in g
+            last = x.shape[2] + min(0, shift)
             if first >= last:
                 continue
-            for volume, gradient in zip(
-                x_part, g
-            ):  # (C, Z, Y, X); of its transpose the slices are a batch
-                out[:, :, tap, :, column : column + columns] += torch.ops.aten.convolution_backward(
-                    gradient.transpose(0, 1)[first - shift : last - shift],
-                    volume.transpose(0, 1)[first:last],
-                    part,
-                    None,
-                    (1, 1),
-                    padding,
-                    (1, 1),
-                    False,
-                    (0, 0),
-                    channels,
-                    (False, True, False),
-                )[1]
+            for sample in range(len(x)):
+                slices = part[sample, :, first:last].transpose(0, 1)  # (C, Z', ..) -> (Z', C, ..)
+                gradients = g[sample, :, first - shift : last - shift].transpose(0, 1)
+                out[:, :, t, :, columns] += torch.nn.grad.conv2d_weight(
+                    slices, shape, gradients, padding=padding, groups=channels
+                )
     return out
 
 
-class Perceptron(torch.autograd.Function):
-    """At each voxel outer @ gelu(inner @ x + inner_bias) + outer_bias, and a residual if given.
+def _parts_by_columns(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, slice, tuple[int, int]]]:
+    """Divides the kernel into parts of at most FAST_COLUMNS columns.
 
-    x (B, V, C), residual (B, V, D) or None, inner (B, H, C) and its bias (B, H) -> (B, V, D). The
-    hidden layer, the largest array of a network, is made in parts that stay in the cache, and again
-    in the backward pass: it never lies in memory as a whole.
+    Yields (image, columns, padding) for each part: the image, padded or cut along x so that the
+    part meets it in the right place; the columns of the kernel; the padding along y and x that
+    remains to be done.
+    """
+    height, width = weight.shape[3:]
+    if width <= FAST_COLUMNS:
+        yield x, slice(0, width), (height // 2, width // 2)
+        return
+    for start in range(0, width, FAST_COLUMNS):
+        stop = min(start + FAST_COLUMNS, width)
+        left = width // 2 - start  # columns of padding before the image; negative: cut away
+        right = stop - 1 - width // 2
+        if x.shape[4] + min(left, right) <= 0:
+            continue  # these columns meet the padding alone
+        moved = F.pad(x.movedim(1, -1), (0, 0, left, right)).movedim(-1, 1)
+        yield moved, slice(start, stop), (height // 2, 0)
+
+
+class Perceptron(torch.autograd.Function):
+    """At each voxel outer @ gelu(inner @ x + inner_bias) + outer_bias, plus a residual if given.
+
+    x (B, V, C), residual (B, V, D) or None, inner (B, H, C) and its bias (B, H), outer (D, H) and
+    its bias (D,) -> (B, V, D), for V voxels and H hidden channels. The hidden layer, the largest
+    array of a network, is made in parts that stay in the cache, and is made again in the backward
+    pass: it never lies in memory as a whole.
     """
 
     # elements of the hidden layer: 4 MB stay in a cache, and are long enough for threads to share
@@ -211,39 +241,46 @@ class Perceptron(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, residual, inner, inner_bias, outer, outer_bias):
         ctx.save_for_backward(x, inner, inner_bias, outer)
-        return Perceptron.fill(
-            x.new_empty(*x.shape[:2], len(outer)), x, residual, inner, inner_bias, outer, outer_bias
-        )
+        y = x.new_empty(*x.shape[:2], len(outer))
+        return Perceptron.fill(y, x, residual, inner, inner_bias, outer, outer_bias)
 
     @staticmethod
     def fill(y, x, residual, inner, inner_bias, outer, outer_bias):
+        """Writes the result to y (B, V, D), which may be the memory of the residual."""
         for sample, rows in parts(x, inner):
-            h = F.gelu(F.linear(x[sample, rows], inner[sample], inner_bias[sample]))
+            h = F.linear(x[sample, rows], inner[sample], inner_bias[sample])  # (rows, H)
+            h = F.gelu(h)
+            out = y[sample, rows]
             if residual is None:
-                torch.addmm(outer_bias, h, outer.T, out=y[sample, rows])
+                torch.addmm(outer_bias, h, outer.T, out=out)
             else:
-                torch.add(residual[sample, rows], outer_bias, out=y[sample, rows]).addmm_(
-                    h, outer.T
-                )
+                torch.add(residual[sample, rows], outer_bias, out=out)
+                out.addmm_(h, outer.T)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
         x, inner, inner_bias, outer = ctx.saved_tensors
-        gx = torch.empty_like(x)
-        g_inner, g_bias, g_outer = (
-            torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
-            for weight in (inner, inner_bias, outer)
-        )
+        g_x = torch.empty_like(x)
+        g_inner = _zeros_for_sums(inner)
+        g_inner_bias = _zeros_for_sums(inner_bias)
+        g_outer = _zeros_for_sums(outer)
         for sample, rows in parts(x, inner):
-            h = F.linear(x[sample, rows], inner[sample], inner_bias[sample])
+            h = F.linear(x[sample, rows], inner[sample], inner_bias[sample])  # (rows, H)
             g_outer += g[sample, rows].T @ F.gelu(h)
-            h = torch.ops.aten.gelu_backward(g[sample, rows] @ outer, h)
-            g_inner[sample] += h.T @ x[sample, rows]
-            g_bias[sample] += h.sum(0)
-            torch.mm(h, inner[sample], out=gx[sample, rows])
-        return gx, g if ctx.needs_input_grad[1] else None, g_inner, g_bias, g_outer, g.sum((0, 1))
+            g_h = torch.ops.aten.gelu_backward(g[sample, rows] @ outer, h)
+            g_inner[sample] += g_h.T @ x[sample, rows]
+            g_inner_bias[sample] += g_h.sum(0)
+            torch.mm(g_h, inner[sample], out=g_x[sample, rows])
+        g_residual = g if ctx.needs_input_grad[1] else None
+        g_outer_bias = g.sum((0, 1))
+        return g_x, g_residual, g_inner, g_inner_bias, g_outer, g_outer_bias
+
+
+def _zeros_for_sums(weight: Tensor) -> Tensor:
+    """Zeros of the shape of a weight, in single precision at least: many parts are summed."""
+    return torch.zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
 
 
 def parts(x: Tensor, inner: Tensor) -> list[tuple[int, slice]]:
@@ -254,39 +291,3 @@ def parts(x: Tensor, inner: Tensor) -> list[tuple[int, slice]]:
         for sample in range(len(x))
         for row in range(0, x.shape[1], rows)
     ]
-
-
-def perceptron(
-    x: Tensor,
-    norm: nn.Module,
-    inner: Conv3d,
-    outer: Conv3d,
-    residual: Tensor | None,
-    response: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """outer(response(gelu(inner(norm(x))))) + residual, of pointwise convolutions.
-
-    (B, C, ...) -> (B, D, ...). Without gradients the result may be written over the residual.
-    """
-    if response or not (is_fast(inner, x) and is_fast(outer, x)) or torch.compiler.is_compiling():
-        h = F.gelu(inner(norm(x)))
-        h = outer(response(h) if response else h)
-        return h if residual is None else h + residual
-    weight, bias = inner.weight.flatten(1), inner.bias
-    if (
-        isinstance(norm, InstanceNorm)
-        and x.dtype.itemsize >= 4
-        and not torch.is_autocast_enabled("cpu")
-    ):
-        # into the weights, if these are precise enough: x is not written anew
-        scale, shift = norm.scale_and_shift(x)
-        weight, bias = weight * scale[:, None], bias + shift @ weight.T
-    else:
-        x, weight, bias = norm(x), weight.expand(len(x), -1, -1), bias.expand(len(x), -1)
-    weights = autocast(weight, bias, outer.weight.flatten(1), outer.bias)
-    flat = [
-        None if t is None else autocast(t)[0].movedim(1, -1).flatten(1, -2) for t in (x, residual)
-    ]
-    reused = flat[1] is not None and not torch.is_grad_enabled()
-    y = Perceptron.fill(flat[1], *flat, *weights) if reused else Perceptron.apply(*flat, *weights)
-    return y.view(len(x), *x.shape[2:], -1).movedim(-1, 1)

@@ -6,7 +6,6 @@ Parameter names are those of PyTorch's layers.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class InstanceNorm(nn.Module):
@@ -32,37 +31,6 @@ class InstanceNorm(nn.Module):
             for s in samples
         ]
         return samples[0] if len(samples) == 1 else torch.cat(samples)
-
-    def scale_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """By which `forward` would multiply each channel of each sample, and what it would add.
-
-        Both are (B, C).
-        """
-        mean, variance = Moments.apply(x)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return scale, self.bias - mean * scale
-
-
-class Moments(torch.autograd.Function):
-    """Mean and variance of each channel of each sample, (B, C) each."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:
-        moments = (torch.batch_norm_update_stats(sample, None, None, 0.0) for sample in x.split(1))
-        mean, variance = map(torch.stack, zip(*moments))
-        ctx.save_for_backward(x, mean)
-        return mean, variance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, g_mean: Tensor, g_variance: Tensor) -> Tensor:
-        x, mean = ctx.saved_tensors
-        slope = 2 * g_variance
-        slope, level = (
-            t.view(*t.shape, *[1] * (x.ndim - 2)) * (t.numel() / x.numel())
-            for t in (slope, g_mean - slope * mean)
-        )
-        return torch.addcmul(level, x, slope)
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -4,6 +4,8 @@ Equal to the official network (MIC-DKFZ/MedNeXt, mednextv1) in outputs and in th
 order of its parameters, so that official weights fit (weights.py). Two details are easily missed.
 The resampling blocks take the expansion ratio of the level they lead to. And `down_0` has no global
 response normalisation, whatever `grn` says.
+
+The layers are PyTorch's own. On a CPU, `fast_cpu.py` swaps them for faster ones of equal results.
 """
 
 from collections import OrderedDict
@@ -18,7 +20,6 @@ from pytc.config import ModelConfig
 from pytc.models import CUSTOM_MEDNEXT, register_architecture
 from pytc.models.anisotropy import cumulative, plan_levels
 from pytc.models.base import ConnectomicsModel, Stride
-from pytc.models.convolution import Conv2d, Conv3d, ConvTranspose3d, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
 
 LEVELS = 4
@@ -32,8 +33,8 @@ SIZES = {
 # The authors recompute activations of these sizes (their create_mednext_v1), which otherwise need
 # more memory at 128 voxels a side than most GPUs have.
 RECOMPUTED = ("M", "L")
-CONVOLUTION = {2: Conv2d, 3: Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: ConvTranspose3d}
+CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 NORM = {"group": InstanceNorm, "layer": ChannelNorm}
 
 
@@ -77,8 +78,7 @@ class MedNeXtBlock(nn.Module):
     """Depthwise convolution, norm, expansion, GELU, compression, and a residual around them.
 
     (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied
-    ("up") by `stride`, which is 1 or 2 along each axis. Without gradients the result may be written
-    over the input.
+    ("up") by `stride`, which is 1 or 2 along each axis. Source: Roy et al. 2023, figure 1.
     """
 
     def __init__(
@@ -93,7 +93,8 @@ class MedNeXtBlock(nn.Module):
         grn: bool = False,
     ):
         super().__init__()
-        dims, hidden = config.spatial_dims, expansion * inputs
+        dims = config.spatial_dims
+        hidden = expansion * inputs
         convolution = CONVOLUTION[dims]
         spatial = TRANSPOSED[dims] if resample == "up" else convolution
         self.conv1 = spatial(
@@ -102,27 +103,42 @@ class MedNeXtBlock(nn.Module):
         self.norm = NORM[config.norm](inputs)
         self.conv2 = convolution(inputs, hidden, 1)
         self.conv3 = convolution(hidden, outputs, 1)
+        self.grn = grn
         if grn:
             self.grn_beta = nn.Parameter(torch.zeros(1, hidden, *[1] * dims))
             self.grn_gamma = nn.Parameter(torch.zeros(1, hidden, *[1] * dims))
+        self.resample = resample
+        self.has_residual = config.do_res if resample == "same" else config.do_res_up_down
         if resample != "same" and config.do_res_up_down:
             self.res_conv = spatial(inputs, outputs, 1, stride)
-        self.resample, self.grn = resample, grn
-        # A transposed convolution of stride 2 yields 2 n - 1 voxels; F.pad counts axes from the
-        # last.
-        self.missing = (
-            sum(((step - 1, 0) for step in reversed(stride)), ()) if resample == "up" else ()
-        )
-        self.residual = config.do_res if resample == "same" else config.do_res_up_down
+        # Zeros that `forward` appends: before and after each axis, from the last axis on.
+        self.padding = []
+        if resample == "up":
+            for step in reversed(stride):
+                self.padding += [step - 1, 0]
 
     def forward(self, x: Tensor) -> Tensor:
-        h, residual = self.conv1(x), None
-        if self.residual:
-            residual = x if self.resample == "same" else self.res_conv(x)
-        h = perceptron(
-            h, self.norm, self.conv2, self.conv3, residual, self.response_norm if self.grn else None
-        )
-        return F.pad(h, self.missing) if self.missing else h
+        h = self.conv1(x)  # (B, inputs, ...), at the new resolution
+        h = self.norm(h)
+        h = self.conv2(h)  # (B, expansion * inputs, ...)
+        h = F.gelu(h)
+        if self.grn:
+            h = self.response_norm(h)
+        h = self.conv3(h)  # (B, outputs, ...)
+        if self.has_residual:
+            h = h + self.shortcut(x)
+        return self.pad(h)
+
+    def shortcut(self, x: Tensor) -> Tensor:
+        """The input, or where the block resamples, the input resampled by a convolution."""
+        return x if self.resample == "same" else self.res_conv(x)
+
+    def pad(self, h: Tensor) -> Tensor:
+        """Where the block doubles the resolution, a first voxel of zeros along each doubled axis.
+
+        A transposed convolution of stride 2 makes 2 n - 1 voxels of n.
+        """
+        return F.pad(h, self.padding) if self.padding else h
 
     def response_norm(self, h: Tensor) -> Tensor:
         """Global response normalisation (Woo et al. 2023, arXiv:2301.00808)."""
@@ -193,9 +209,11 @@ class MedNeXt(ConnectomicsModel):
             self.add_module(f"out_{level}", nn.Sequential(OrderedDict(conv_out=head)))
 
     def predict(self, x: Tensor) -> list[Tensor]:
+        x = self.stem(x)
         # A convolution of so few input channels forgets the layout.
-        x = self.stem(x).contiguous(memory_format=self.memory_format)
-        skips, outputs = [], []
+        x = x.contiguous(memory_format=self.memory_format)
+        skips = []
+        outputs = []
         for level in range(LEVELS):
             x = self.run(f"enc_block_{level}", x)
             skips.append(x)
@@ -204,18 +222,19 @@ class MedNeXt(ConnectomicsModel):
         for level in reversed(range(LEVELS)):
             if self.supervised:
                 outputs.append(self.run(f"out_{level + 1}", x))
-            skip, x = skips.pop(), self.run(f"up_{level}", x)
-            x = self.run(
-                f"dec_block_{level}", skip + x if torch.is_grad_enabled() else skip.add_(x)
-            )
+            x = self.run(f"up_{level}", x)
+            x = skips.pop() + x
+            x = self.run(f"dec_block_{level}", x)
         outputs.append(self.run("out_0", x))
         return outputs[::-1]
 
     def run(self, name: str, x: Tensor) -> Tensor:
         """The named stage, block by block, each recomputed in the backward pass if configured."""
         stage = self.get_submodule(name)
-        for block in stage if isinstance(stage, nn.Sequential) else [stage]:
-            if self.config.checkpoint_style == "outside_block" and torch.is_grad_enabled():
+        blocks = stage if isinstance(stage, nn.Sequential) else [stage]
+        recomputes = self.config.checkpoint_style == "outside_block" and torch.is_grad_enabled()
+        for block in blocks:
+            if recomputes:
                 x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x)
