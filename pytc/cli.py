@@ -5,47 +5,35 @@ Heavy imports wait until the arguments are read.
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from pytc.checks import require
-from pytc.commands import EvaluateConfig, InferConfig
+from pytc.commands import EvaluateConfig, InferConfig, TrainCommand
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
 from pytc.models import check_options
 from pytc.python_files import load_plugins
 from pytc.renames import DOCUMENTED_FLAGS, config_from_plain
 from pytc.runs import (
-    RUNS,
     export_config,
     find_run,
     load_config,
     newest_run,
     require_writable,
+    runs_folder,
 )
-from pytc.script import script, told_by_one_rank
+from pytc.script import command_line, program_of, script, told_by_one_rank
 from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
-
-
-@dataclass(frozen=True)
-class TrainCommand:
-    """Train a network on labelled volumes; a run is written to runs/NAME."""
-
-    # Preset, Python file that defines `config`, or a run's config.json; flags override its fields.
-    config: Path | None = None
-    # Folder of a run to continue from its last checkpoint, without --config; alone, the newest run.
-    resume: str | None = None
-    settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
 def train(arguments: list[str] | None = None) -> None:
     """torchrun train.py --config FILE.py [--section.field value ...] [--resume [RUN]]"""
     with script(
-        "interrupted at once; python train.py --resume continues from the last checkpoint, "
-        "where there is one"
+        f"interrupted at once; {command_line('train', ['--resume'])} continues from the last "
+        "checkpoint, where there is one"
     ):
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         first.add_argument("--config", type=Path)
@@ -72,7 +60,7 @@ def train(arguments: list[str] | None = None) -> None:
         if of_a_run:
             default = replace(default, plugins=())
         config = parse_config(rest, default, given.config, resume)
-        require_writable(resume if resume else RUNS)
+        require_writable(resume if resume else runs_folder())
         check_volumes((*config.data.train, *config.data.validation), config)
         load_plugins(config.plugins)
         if of_a_run and not config.plugins:
@@ -98,7 +86,7 @@ def train(arguments: list[str] | None = None) -> None:
         run = train(config, resume, flags=flags, changes=changes)
         if read_environment().is_main:
             print(f"trained: {run}")
-            print(f"next: python infer.py --run {run}")
+            print(f"next: {command_line('infer', ['--run', str(run)])}")
 
 
 def parse_config(
@@ -107,7 +95,9 @@ def parse_config(
     """The config that the flags make of the default."""
     command = TrainCommand(file, str(resume) if resume else None, default)
     with told_by_one_rank():
-        return tyro.cli(TrainCommand, args=arguments, default=command, prog="train.py").settings
+        return tyro.cli(
+            TrainCommand, args=arguments, default=command, prog=program_of("train")
+        ).settings
 
 
 def named_flags(arguments: list[str]) -> set[str]:
@@ -176,7 +166,7 @@ def infer(arguments: list[str] | None = None) -> None:
                 segmentation=trained.segmentation,
                 system=trained.system,
             )
-        config = tyro.cli(InferConfig, args=rest, default=default, prog="infer.py")
+        config = tyro.cli(InferConfig, args=rest, default=default, prog=program_of("infer"))
 
         require_writable(Path(config.output or find_run(config.run) / "predictions"))
         if config.input is not None:
@@ -202,7 +192,7 @@ def _config_of(name: str) -> Config:
 def evaluate(arguments: list[str] | None = None) -> None:
     """python evaluate.py [--run RUN] [--sweep] [--affinities A] [--labels L] [--output D] ..."""
     with script("interrupted; the next call starts anew"):
-        config = tyro.cli(EvaluateConfig, args=arguments, prog="evaluate.py")
+        config = tyro.cli(EvaluateConfig, args=arguments, prog=program_of("evaluate"))
 
         from pytc.evaluate import evaluate
 

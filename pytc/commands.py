@@ -1,7 +1,7 @@
-"""What infer.py and evaluate.py are told; a field's comment is its help on the command line."""
+"""The arguments of each verb; the comment of a field is its help on the command line."""
 
-import shlex
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -9,6 +9,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from pytc.checks import Section, require
 from pytc.config import (
+    Config,
     InferenceConfig,
     Intensity,
     Lengths,
@@ -41,6 +42,17 @@ METRIC_HELP = (
     f"{', '.join(row.name for row in ROWS if (row.task, row.needs) == ('instance', 'labels'))}. Of "
     f"a mask: {', '.join(row.name for row in ROWS if row.task == 'semantic')}."
 )
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a network on labelled volumes; a run is written to runs/NAME."""
+
+    # Preset, Python file that defines `config`, or a run's config.json; flags override its fields.
+    config: Path | None = None
+    # Folder of a run to continue from its last checkpoint, without --config; alone, the newest run.
+    resume: str | None = None
+    settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
 @dataclass(frozen=True)
@@ -203,6 +215,37 @@ class ValidateConfig(Section):
         self.require_positive("interval")
 
 
+@dataclass(frozen=True)
+class ReplayConfig(Section):
+    """Make one training sample of a run again, describe it, and write it to a file.
+
+    The HDF5 file holds crop, raw, labels, target and valid.
+    """
+
+    run: str  # Folder of the run.
+    step: int  # Step of the sample, counted from 0, as log.jsonl names it.
+    index: int = 0  # Which of the step's samples, over all ranks.
+    output: str | None = None  # HDF5 file to write; by default RUN/replay/STEP-INDEX.h5.
+
+
+@dataclass(frozen=True)
+class ExportModel(Section):
+    """Write the network of a run or a checkpoint, with its config, to one .safetensors file."""
+
+    source: tyro.conf.Positional[Path]  # Folder of a run, or a checkpoint.
+    target: tyro.conf.Positional[Path]  # The file to write, which ends in .safetensors.
+    # Python files to load first, which register the network if it is none of pytc's.
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ListModels(Section):
+    """Print the name of every architecture."""
+
+    # Python files to load first, which register networks of your own.
+    plugins: tuple[Path, ...] = ()
+
+
 def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:
     """The words on a command line that make `config` from `default`, dataclasses of one type.
 
@@ -223,8 +266,3 @@ def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:
             items = value if isinstance(value, tuple) else (value,)
             words += [f"{prefix}{name}", *map(str, items)]
     return words
-
-
-def command_line(script: str, words: list[str]) -> str:
-    """The line to type, quoted where the shell needs it."""
-    return shlex.join(["python", script, *words])

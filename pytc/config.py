@@ -332,7 +332,7 @@ class SwinOptions(NetworkOptions):
 class ModelConfig(Section):
     """The network."""
 
-    # mednext, mednext_custom, unet, ...: python -m pytc.models list prints them all.
+    # mednext, mednext_custom, unet, ...: pytc models list prints them all.
     architecture: str = "mednext"
     in_channels: int = 1  # Channels of the image.
     out_channels: int = 6  # Channels of the prediction: one per affinity offset, or 1.
@@ -552,7 +552,7 @@ class LoopConfig(Section):
 
 @dataclass(frozen=True)
 class ValidationConfig(Section):
-    """How whole volumes are scored (loop.volumes_every, python -m pytc.validate)."""
+    """How whole volumes are scored (loop.volumes_every, pytc validate)."""
 
     # Thresholds to segment at, of which the best counts: numbers that rise, or a range
     # MIN:MAX:STEP, e.g. 0.1:0.9:0.05; by default those of evaluate.py.

@@ -1,6 +1,6 @@
 """What this process may use, as limited by cgroups and affinity, and what is chosen for it.
 
-`python -m pytc.hardware` prints both. torch is imported where it is asked, so that `--help` answers
+`pytc hardware` prints both. torch is imported where it is asked, so that `--help` answers
 at once.
 """
 
@@ -434,14 +434,3 @@ def survey(
 
 def print_table(choices: list[Choice]) -> None:
     console.print_table(["", "this machine", "because"], choices, title="hardware", prose=(2,))
-
-
-if __name__ == "__main__":
-    import tyro
-
-    from pytc.script import script
-
-    with script():
-        about = "Print what this process may use, and what would be chosen for it."
-        asked = tyro.cli(SystemConfig, prog="python -m pytc.hardware", description=about)
-        print_table(survey(asked, choose_device(asked), ModelConfig()))

@@ -12,12 +12,20 @@ from typing import Any
 from pytc.checks import require, suggest
 from pytc.config import Config
 from pytc.renames import config_from_plain
+from pytc.script import program_of
 
-RUNS = Path("runs")
+
+def runs_folder() -> Path:
+    """The folder of all runs: $PYTC_RUNS, or runs/ where it is not set."""
+    return Path(os.environ.get("PYTC_RUNS") or "runs")
 
 
-def create_run(name: str, root: Path = RUNS) -> Path:
-    """A new folder root/name, or root/name-2, root/name-3, ... where the name is taken."""
+def create_run(name: str, root: Path | None = None) -> Path:
+    """A new folder root/name, or root/name-2, root/name-3, ... where the name is taken.
+
+    root: by default `runs_folder()`.
+    """
+    root = root or runs_folder()
     for number in itertools.count(1):
         folder = root / (name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
@@ -43,30 +51,29 @@ def require_writable(folder: Path) -> None:
         raise ValueError(f"expected to be able to write in {folder}, but {reason}") from None
 
 
-def newest_run(having: str, root: Path = RUNS) -> Path:
-    """The run below `root` whose files of pattern `having` changed last.
+def newest_run(having: str, root: Path | None = None) -> Path:
+    """The run below `root` (by default `runs_folder()`) whose files `having` changed last.
 
-    ValueError if no run has any.
+    having: a pattern of paths within a run. ValueError if no run has any.
     """
+    root = root or runs_folder()
     found = [
         (path.stat().st_mtime_ns, path, folder)
         for folder in root.glob("*/")
         for path in folder.glob(having)
     ]
-    require(
-        found,
-        f"a run with {having} below {root.resolve()}, which train.py makes, or its name",
-        None,
-    )
+    where = f"{root.resolve()} ({program_of('train')} makes one)"
+    require(found, f"a run with {having} below {where}, or its name", None)
     return max(found)[2]
 
 
-def find_run(name: str | Path, root: Path = RUNS) -> Path:
+def find_run(name: str | Path, root: Path | None = None) -> Path:
     """The folder of a run, from its path, its name below `root`, or a file of its checkpoints.
 
     A file that lies in no run, such as an export, has its results in root/STEM, as a run of that
-    name would. ValueError if there is nothing of that name.
+    name would. root: by default `runs_folder()`. ValueError if nothing has that name.
     """
+    root = root or runs_folder()
     path = Path(name)
     if path.is_dir():
         return path

@@ -7,13 +7,18 @@ import io
 import json
 import os
 import select
+import shlex
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that Ctrl-C ended
+SCRIPTS = ("train", "infer", "evaluate")  # the verbs that are scripts in a clone, too
+CLONE = Path(__file__).parent.parent  # where they lie; elsewhere where only a wheel is installed
 
 
 class RunError(RuntimeError):
@@ -82,6 +87,31 @@ def user_message(error: BaseException) -> str | None:
     else:
         return None
     return " ".join(text.splitlines())
+
+
+def program_of(verb: str) -> str:
+    """The program of a verb, as this process was started: infer.py, or `pytc infer`."""
+    return " ".join(_call_of(verb)).removeprefix("python ")
+
+
+def command_line(verb: str, words: Sequence[str] = ()) -> str:
+    """The line by which a user calls a verb with these words, quoted where the shell needs it.
+
+    Example: "python infer.py --run runs/mine" in a clone, "pytc infer --run runs/mine" for one who
+    typed `pytc` or has no clone.
+    """
+    return shlex.join([*_call_of(verb), *words])
+
+
+def _call_of(verb: str) -> list[str]:
+    started = Path(sys.argv[0])
+    if verb not in SCRIPTS or started.stem == "pytc":
+        return ["pytc", verb]
+    if started.suffix == ".py" and started.stem in SCRIPTS:
+        return ["python", str(started.with_name(f"{verb}.py"))]
+    if (CLONE / f"{verb}.py").is_file():
+        return ["python", f"{verb}.py"]
+    return ["pytc", verb]
 
 
 def is_first_of_node(environment=os.environ) -> bool:

@@ -1,4 +1,4 @@
-"""python -m pytc.validate: score whole volumes by a run's checkpoints, beside it or after it.
+"""pytc validate: score whole volumes by a run's checkpoints, beside it or after it.
 
 best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig.picks_best`), its
 `Keeper`; where it does not, as it scores no volumes, the run keeps its newest checkpoints, and
@@ -13,13 +13,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
-
 from pytc.checks import require
 from pytc.commands import ValidateConfig
 from pytc.python_files import load_plugins
 from pytc.runs import find_run, load_config, newest_run, replacing
-from pytc.script import script
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
 
@@ -150,8 +147,3 @@ def score(
         + "  ".join(f"{key} {figures[key]:.4f}" for key in SHOWN if key in figures),
         flush=True,
     )
-
-
-if __name__ == "__main__":
-    with script():
-        validate(tyro.cli(ValidateConfig, prog="python -m pytc.validate"))

@@ -1,6 +1,6 @@
 """What holds for all tests.
 
-They write their data below their own folders: $PYTC_DATA is read by `public_data` alone.
+They write data and runs below their own folders: $PYTC_DATA is read by `public_data` alone.
 """
 
 import os
@@ -10,6 +10,7 @@ import public_data  # noqa: F401  (which notes where $PYTC_DATA is)
 import pytest
 
 os.environ.pop("PYTC_DATA", None)
+os.environ.pop("PYTC_RUNS", None)
 # A shell that starts the tests in the background has Ctrl-C ignored; programs would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

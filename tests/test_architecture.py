@@ -42,6 +42,7 @@ FLOORS = {
     "pytc.evaluate": 5,
     "pytc.validate": 6,
     "pytc.cli": 6,
+    "pytc.main": 7,
 }
 
 
@@ -95,7 +96,7 @@ def test_every_floor_entry_exists():
 @pytest.mark.parametrize(
     "modules",
     [
-        "pytc.cli",
+        "pytc.cli, pytc.main",
         "pytc.io.volume, pytc.io.skeleton, pytc.io.synthetic, pytc.io.datasets",
         "pytc.segmentation.connected_components, pytc.segmentation.growing",
         "pytc.segmentation.blockwise, pytc.metrics.overlap, pytc.metrics.skeleton",

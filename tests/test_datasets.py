@@ -1,6 +1,5 @@
 import io
 import re
-import runpy
 import sys
 import types
 import zipfile
@@ -16,6 +15,7 @@ from pytc.config_files import load_config_file
 from pytc.data.sources import open_source
 from pytc.io import datasets
 from pytc.io.volume import open_volume
+from pytc.main import main
 
 VOXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 
@@ -101,11 +101,8 @@ def test_what_fetch_refuses(tmp_path, downloads, monkeypatch):
         datasets.fetch("snemi3d", tmp_path)
 
 
-def test_volumes_are_printed_as_configs_that_can_be_pasted(
-    tmp_path, downloads, capsys, monkeypatch
-):
-    monkeypatch.setattr(sys, "argv", ["datasets", "lucchi++", "--folder", str(tmp_path)])
-    runpy.run_path(datasets.__file__, run_name="__main__")
+def test_volumes_are_printed_as_configs_that_can_be_pasted(tmp_path, downloads, capsys):
+    main(["data", "lucchi++", "--folder", str(tmp_path)])
     printed = [
         eval(line, {"VolumeConfig": VolumeConfig}) for line in capsys.readouterr().out.splitlines()
     ]
@@ -115,7 +112,7 @@ def test_volumes_are_printed_as_configs_that_can_be_pasted(
 
 def test_data_are_looked_for_in_pytc_data_then_in_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert datasets.places() == [Path("data")] and datasets.find("set/file.h5") is None
+    assert datasets.data_folders() == [Path("data")] and datasets.find("set/file.h5") is None
     assert datasets.locate("set/file.h5:raw") == "data/set/file.h5:raw"
     (tmp_path / "data/set").mkdir(parents=True)
     (tmp_path / "data/set/file.h5").touch()
@@ -124,9 +121,9 @@ def test_data_are_looked_for_in_pytc_data_then_in_data(tmp_path, monkeypatch):
     (tmp_path / "store/set").mkdir(parents=True)
     (tmp_path / "store/set/file.h5").touch()
     assert datasets.locate("set/file.h5:raw") == f"{tmp_path}/store/set/file.h5:raw"
-    assert datasets.own_folder() == tmp_path / "store"
+    assert datasets.writable_data_folder() == tmp_path / "store"
     monkeypatch.setattr(datasets.os, "access", lambda path, mode: path.name != "store")
-    assert datasets.own_folder() == Path("data")
+    assert datasets.writable_data_folder() == Path("data")
 
 
 @pytest.mark.parametrize("preset", ["fib25.py", "mednext_lucchi.py"])
@@ -142,7 +139,7 @@ def test_a_preset_without_its_data_says_how_to_get_them(tmp_path, monkeypatch, p
 def test_the_command_ends_in_one_line(tmp_path, downloads, monkeypatch):
     def run(name):
         with pytest.raises(SystemExit) as ended:
-            datasets.main([name, "--folder", str(tmp_path)])
+            main(["data", name, "--folder", str(tmp_path)])
         return ended.value.code
 
     assert run("snemi") == "error: expected a data set, got 'snemi'; did you mean 'snemi3d'?"

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from pytc_command import PYTC
 
 from pytc import hardware
 from pytc.config import Config, LoopConfig, ModelConfig, SystemConfig
@@ -208,7 +209,7 @@ def test_faults_steer_or_stop_the_choice_of_precision(monkeypatch):
 
 def test_the_table_stands_alone_and_names_what_was_set():
     done = subprocess.run(
-        [sys.executable, "-m", "pytc.hardware", "--device", "cpu"],
+        [sys.executable, str(PYTC), "hardware", "--device", "cpu"],
         cwd=ROOT,
         text=True,
         capture_output=True,

@@ -71,10 +71,73 @@ print(pytc.__file__)
     assert "<html" in (tmp_path / "scores" / "report.html").read_text()
 
 
+CONFIG = """
+from pytc.config import Config, DataConfig, LoopConfig, ModelConfig
+from pytc.config import SyntheticConfig, SystemConfig
+config = Config(
+    name="small",
+    data=DataConfig(patch_size=(16, 16, 32), synthetic=SyntheticConfig(shape=(32, 32, 32))),
+    model=ModelConfig(
+        architecture="mednext_custom",
+        base_channels=4,
+        expansion=(1,) * 9,
+        block_counts=(1,) * 9,
+        deep_supervision=False,
+    ),
+    loop=LoopConfig(max_steps=1, batch_size=1, checkpoint_every=1),
+    system=SystemConfig(device="cpu", workers=0, threads=1),
+)
+"""
+
+
+def test_the_command_of_the_wheel_runs_the_three_verbs_outside_the_clone(installed, tmp_path):
+    """By the entry point that the wheel names, in a folder that knows nothing of the clone."""
+    (described,) = installed.glob("*.dist-info/entry_points.txt")
+    points = ConfigParser()
+    points.read(described)
+    module, function = points["console_scripts"]["pytc"].split(":")
+    command = tmp_path / "bin" / "pytc"
+    command.parent.mkdir()
+    command.write_text(f"from {module} import {function}\n{function}()\n")
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "small.py").write_text(CONFIG)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTC_")}
+    environment = {
+        **clean,
+        "PYTHONPATH": str(installed),
+        "PYTC_RUNS": str(tmp_path / "all runs"),
+        "PYTC_DATA": str(tmp_path / "all data"),
+    }
+
+    def run(*words):
+        done = subprocess.run(
+            [sys.executable, str(command), *words],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    name = str(tmp_path / "all runs" / "small")
+    said = run("train", "--config", "small.py")
+    assert f"trained: {name}\n" in said and f"next: pytc infer --run '{name}'" in said
+    said = run("infer")
+    assert f"run: {name}\n" in said and f"next: pytc evaluate --run '{name}' --sweep" in said
+    said = run("evaluate", "--sweep")
+    assert "makes it by: pytc infer" in said
+    assert len(list(Path(name).glob("evaluation/*/report.html"))) == 1
+    assert "mednext" in run("models", "list").split()
+    assert {path.name for path in folder.iterdir()} == {"small.py"}
+    assert all(path.name.startswith("synthetic-") for path in (tmp_path / "all data").iterdir())
+
+
 def test_console_scripts_are_functions_of_the_package():
     lines = settings()["options.entry_points"]["console_scripts"].split("\n")
     scripts = dict(line.split(" = ") for line in lines if line)
-    assert set(scripts) == {"pytc-train", "pytc-infer", "pytc-evaluate"}
+    assert set(scripts) == {"pytc"}
     for target in scripts.values():
         module, function = target.split(":")
         assert callable(getattr(import_module(module), function))

@@ -7,14 +7,15 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from pytc_command import PYTC
 
 from pytc import cli, models
 from pytc.commands import InferConfig, ValidateConfig
 from pytc.config import ModelConfig
 from pytc.inference.pipeline import infer
-from pytc.models import __main__ as commands
+from pytc.main import main
 from pytc.models import build_model
-from pytc.models.checkpoint import load_model
+from pytc.models.checkpoint import export, load_model
 from pytc.python_files import load_plugins
 from pytc.runs import load_config
 from pytc.validate import validate
@@ -94,12 +95,15 @@ def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(place
         lambda: load_model(checkpoint),
         lambda: infer(InferConfig(str(run))),
         lambda: validate(ValidateConfig(str(run))),
-        lambda: commands.export(checkpoint, place / "mine.safetensors"),
+        lambda: export(checkpoint, place / "mine.safetensors"),
     ):
         with pytest.raises(ValueError, match=ASKS):
             call()
+    target = str(place / "mine.safetensors")
     with pytest.raises(SystemExit, match=ASKS):
         cli.train(["--resume", "runs/mine", "--loop.max-steps", "2"])
+    with pytest.raises(SystemExit, match=ASKS):
+        main(["models", "export", str(checkpoint), target])
 
     # resuming with the file in another place
     (place / "my_net.py").rename(place / "moved.py")
@@ -109,7 +113,7 @@ def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(place
     for call in (
         lambda: cli.infer(["--run", "runs/mine", "--plugins", "moved.py"]),
         lambda: validate(ValidateConfig(str(run), plugins=("moved.py",))),
-        lambda: commands.export(checkpoint, place / "mine.safetensors", plugins=("moved.py",)),
+        lambda: main(["models", "export", str(checkpoint), target, "--plugins", "moved.py"]),
     ):
         forget(monkeypatch)
         call()
@@ -176,7 +180,7 @@ def test_a_plugin_is_a_python_file(place):
 
 
 def test_the_list_of_networks_has_those_of_plugins(place):
-    command = [sys.executable, "-m", "pytc.models", "list", "--plugins", "my_net.py"]
+    command = [sys.executable, str(PYTC), "models", "list", "--plugins", "my_net.py"]
     done = subprocess.run(command, text=True, capture_output=True, check=True)
     assert {"my_net", "mednext", "unet"} <= set(done.stdout.split())
 

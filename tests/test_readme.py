@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from public_data import needs, public_data
+from pytc_command import PYTC
 
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
@@ -90,6 +91,8 @@ def run(command, folder):
     elif program == "tensorboard":
         # the same reading of the same folder, without the server
         arguments = ["-m", "tensorboard.main", "--inspect", *arguments]
+    elif program == "pytc":
+        arguments = [str(PYTC), *arguments]
     else:
         assert program == "python", command
     if "--config" in arguments:

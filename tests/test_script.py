@@ -9,28 +9,27 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from pytc_command import PYTC
 
 from pytc.config import Config
+from pytc.main import VERBS, main
 from pytc.runs import require_writable, write_json
 from pytc.script import (
     EXIT_INTERRUPTED,
     RankError,
     RunError,
+    command_line,
     is_first_of_node,
+    program_of,
     script,
     user_message,
 )
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("train.py", "infer.py", "evaluate.py")
-MODULES = (
-    "pytc.validate",
-    "pytc.hardware",
-    "pytc.models",
-    "pytc.data.replay",
-    "pytc.io.datasets",
-)
-ENTRIES = {name: [str(ROOT / name)] for name in SCRIPTS} | {name: ["-m", name] for name in MODULES}
+ENTRIES = {name: [str(ROOT / name)] for name in SCRIPTS}
+ENTRIES |= {f"pytc {verb}": [str(PYTC), verb] for verb in VERBS}
+ENTRIES["pytc"] = [str(PYTC)]
 
 
 def run(*arguments, folder, **options):
@@ -46,17 +45,13 @@ def run(*arguments, folder, **options):
     )
 
 
-# Runs a module as its users do, and tells whether torch was loaded by then.
+# Runs a program as its users do, and tells whether torch was loaded by then.
 WITHOUT_TORCH = """
 import atexit, os, runpy, sys
 atexit.register(lambda: print(
     "torch" in sys.modules, os.environ.get("OMP_WAIT_POLICY"), file=sys.stderr))
 sys.argv = sys.argv[1:]
-if sys.argv[0] == "-m":
-    del sys.argv[0]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-else:
-    runpy.run_path(sys.argv[0], run_name="__main__")
+runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
@@ -106,6 +101,12 @@ def folder(tmp_path):
         (("infer.py", "--run", "runs/x", "--output", "/proc/below"), "/proc"),
         (("infer.py", "--run", "runs/x", "--input", "nope.tif"), "nope.tif"),
         (("evaluate.py", "--run", "nowhere"), "nowhere"),
+        (("pytc train", "--config", "nothing.py"), "found no nothing.py"),
+        (("pytc infer", "--run", "nowhere"), "nowhere"),
+        (("pytc validate", "--run", "nowhere"), "nowhere"),
+        (("pytc replay", "--run", "nowhere", "--step", "0"), "nowhere"),
+        (("pytc data", "snemi"), "did you mean 'snemi3d'?"),
+        (("pytc models", "list", "--plugins", "x.pt"), "a Python file (.py) for plugins"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_one_line_before_torch_is_loaded(arguments, words, folder):
@@ -210,3 +211,60 @@ def test_a_node_tells_an_error_once(monkeypatch, capsys):
         with pytest.raises(SystemExit) as left, script():
             raise error
         assert left.value.code == code
+
+
+def test_the_command_lists_every_verb_in_a_line(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == 0
+        said = capsys.readouterr().out
+        for name, verb in VERBS.items():
+            (line,) = [line for line in said.splitlines() if f"• {name} " in line]
+            assert verb.__doc__.splitlines()[0].rstrip(".") in line
+
+
+def test_an_unknown_verb_is_refused_with_those_that_exist(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["trian", "--config", "x.py"])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert "trian" in said and "train, infer" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    "started_as, infer",
+    [
+        ("train.py", "python infer.py --run 'a b'"),
+        ("evaluate.py", "python infer.py --run 'a b'"),
+        ("clone/train.py", "python clone/infer.py --run 'a b'"),
+        ("/usr/bin/pytc", "pytc infer --run 'a b'"),
+        ("some_program.py", "python infer.py --run 'a b'"),
+    ],
+)
+def test_a_line_to_type_next_has_the_form_that_the_user_typed(started_as, infer, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started_as])
+    assert command_line("infer", ["--run", "a b"]) == infer
+    assert command_line("validate") == "pytc validate"
+    assert program_of("infer") in infer and program_of("data") == "pytc data"
+
+
+def test_without_a_clone_the_line_to_type_next_is_the_command(monkeypatch, tmp_path):
+    monkeypatch.setattr("pytc.script.CLONE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["some_program.py"])
+    assert command_line("infer") == "pytc infer" == program_of("infer")
+
+
+def test_importing_the_package_leaves_the_process_as_it_was():
+    program = """
+import os, warnings
+from PIL import Image
+before = dict(os.environ), Image.MAX_IMAGE_PIXELS
+import pytc.cli, pytc.main, pytc.validate, pytc.io.stores, pytc.io.datasets, pytc.hardware
+import pytc.training.loop, pytc.inference.pipeline, pytc.evaluation.report
+new = set(os.environ) - set(before[0])
+print(sorted(name for name in new if not name.startswith(("KMP_", "TORCHINDUCTOR"))))
+print(Image.MAX_IMAGE_PIXELS == before[1])
+"""
+    done = run("-c", program, folder="/")
+    assert done.stdout.splitlines() == ["[]", "True"], done.stderr

@@ -27,6 +27,7 @@ from tiny_runs import (
 )
 
 from pytc import hardware
+from pytc.commands import ReplayConfig
 from pytc.config import (
     AugmentConfig,
     LoopConfig,
@@ -37,7 +38,7 @@ from pytc.config import (
 )
 from pytc.data.batch import Preparation
 from pytc.data.patches import train_dataset, val_dataset
-from pytc.data.replay import ReplayConfig, make_sample, replay
+from pytc.data.replay import make_sample, replay
 from pytc.data.sources import prepare_volume
 from pytc.io.volume import open_volume
 from pytc.models import build_model

@@ -1,4 +1,4 @@
-"""Whole volumes scored within a run, and by `python -m pytc.validate` outside it."""
+"""Whole volumes scored within a run, and by `pytc validate` outside it."""
 
 import fcntl
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytc_command import PYTC
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
@@ -323,8 +324,8 @@ def test_a_watcher_that_starts_before_the_run_ends_with_it(folder):
     command = [
         sys.executable,
         "-u",
-        "-m",
-        "pytc.validate",
+        str(PYTC),
+        "validate",
         "--run",
         "runs/watched",
         "--watch",

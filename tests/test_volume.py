@@ -375,6 +375,16 @@ def test_images_that_are_no_volume(tmp_path):
         open_volume(tmp_path / "slices")[:]
 
 
+def test_slices_may_be_larger_than_pillow_takes_for_an_attack(tmp_path, monkeypatch):
+    slices = pixels((2, 5, 6), "uint8")
+    for z, plane in enumerate(slices):
+        Image.fromarray(plane).save(tmp_path / f"{z}.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(tmp_path / "0.png")
+    np.testing.assert_array_equal(open_volume(tmp_path)[:], slices)
+
+
 @pytest.mark.parametrize("bands", ["LA", "RGB", "RGBA"])
 def test_slices_in_colour_are_grey_if_their_colours_are_equal(tmp_path, bands):
     grey = pixels((3, 5, 6), "uint8")

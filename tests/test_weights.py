@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 
 from pytc.checks import from_plain
 from pytc.config import Config, ModelConfig
+from pytc.main import main
 from pytc.models import build_model
 from pytc.models.checkpoint import FORMAT, export, load_model
 from pytc.models.weights import initialise, resample_kernel
@@ -254,10 +254,9 @@ def test_what_is_no_export_is_refused(checkpoint, trained, tmp_path):
             load_model(tmp_path / f"{name}.safetensors")
 
 
-def test_the_command_line(checkpoint, tmp_path, monkeypatch, capsys):
+def test_the_command_line(checkpoint, tmp_path, capsys):
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["pytc.models", *arguments])
-        runpy.run_module("pytc.models", run_name="__main__")
+        main(["models", *arguments])
         return capsys.readouterr().out
 
     target = str(tmp_path / "out.safetensors")
@@ -270,8 +269,8 @@ def test_the_command_line(checkpoint, tmp_path, monkeypatch, capsys):
 
 def test_help_of_the_command_line_loads_no_torch():
     code = (
-        "import runpy, sys; sys.argv = ['pytc.models', 'export', '--help']\n"
-        "try: runpy.run_module('pytc.models', run_name='__main__')\n"
+        "import sys; from pytc.main import main\n"
+        "try: main(['models', 'export', '--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules)"
     )

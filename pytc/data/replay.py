@@ -1,34 +1,20 @@
 """A sample of a run, made again by its number, without the steps before.
 
-    python -m pytc.data.replay --run runs/mine --step 1200 --index 3
+    pytc replay --run runs/mine --step 1200 --index 3
 
 The run's log.jsonl names the step and the index of samples whose loss was not finite.
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from pytc.checks import Section, require
+from pytc.checks import require
+from pytc.commands import ReplayConfig
 from pytc.config import Config
 from pytc.runs import load_config
-from pytc.script import script
-
-
-@dataclass(frozen=True)
-class ReplayConfig(Section):
-    """Make one training sample of a run again, describe it, and write it to a file.
-
-    The HDF5 file holds crop, raw, labels, target and valid.
-    """
-
-    run: str  # Folder of the run.
-    step: int  # Step of the sample, counted from 0, as log.jsonl names it.
-    index: int = 0  # Which of the step's samples, over all ranks.
-    output: str | None = None  # HDF5 file to write; by default RUN/replay/STEP-INDEX.h5.
 
 
 def replay(config: ReplayConfig) -> Path:
@@ -86,10 +72,3 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
     ((target, valid),) = preparation.targets(labels, ((1, 1, 1),))
     parts = {"raw": image, "labels": labels, "target": target, "valid": valid}
     return {"crop": crop["image"], **{name: part[0].numpy() for name, part in parts.items()}}
-
-
-if __name__ == "__main__":
-    import tyro
-
-    with script():
-        replay(tyro.cli(ReplayConfig, prog="python -m pytc.data.replay"))

@@ -99,7 +99,7 @@ def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = N
 def open_image(config: VolumeConfig, data: DataConfig) -> Volume:
     """The image of a volume alone."""
     config = locate_volume(config, data.synthetic)
-    datasets.require_there(config.image)
+    datasets.require_data(config.image)
     return open_volume(
         config.image, axes=config.axes, voxel_size=config.voxel_size, transpose=config.transpose
     )
@@ -161,7 +161,7 @@ def _seed(config: VolumeConfig) -> int:
 def _synthetic_folder(config: VolumeConfig, synthetic: SyntheticConfig) -> Path:
     key = json.dumps([GENERATOR, _seed(config), asdict(synthetic)])
     name = f"synthetic-{_seed(config)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
-    return datasets.find(name) or datasets.own_folder() / name
+    return datasets.find(name) or datasets.writable_data_folder() / name
 
 
 def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from pytc.commands import command_line
 from pytc.console import print_table
 from pytc.evaluation.inputs import InferCall, Inputs, Mode
 from pytc.evaluation.sweep import Sweep
 from pytc.io.results import prediction_key
 from pytc.io.volume import open_volume
 from pytc.metrics.table import BY_CLASS, METRICS, headlines, metric
+from pytc.script import command_line
 from pytc.segmentation.edges import ranges_above
 
 BESIDE_SCORES = ("threshold", "merge_tolerance_nodes", "min_size", "grow", "mean_over")
@@ -108,7 +108,7 @@ def _infer_line(inputs: Inputs, call: InferCall, threshold: float) -> str:
             words += ["--segmentation.min-size", str(wanted.min_size)]
         if wanted.grow != call.segmentation.grow:
             words.append(f"--segmentation.{'grow' if wanted.grow else 'no-grow'}")
-    return command_line("infer.py", words)
+    return command_line("infer", words)
 
 
 def shortest(threshold: float, dtype: np.dtype) -> float:

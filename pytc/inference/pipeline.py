@@ -11,7 +11,7 @@ import torch
 
 from pytc import hardware
 from pytc.checks import require
-from pytc.commands import InferConfig, command_line, flags
+from pytc.commands import InferConfig, flags
 from pytc.config import Config, SegmentationConfig, VolumeConfig
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source, prepare_volume
@@ -32,6 +32,7 @@ from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
 from pytc.runs import find_run, find_weights, replacing, require_writable
+from pytc.script import command_line
 from pytc.segmentation.blockwise import fitting_planes, require_growable, segment_volume
 from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import is_above
@@ -179,7 +180,7 @@ def _print_next(config: InferConfig, folders: Sequence[Path]) -> None:
     words = [f"--{what}", f"{folders[0]}/{what}.zarr"] if config.output else ["--run", config.run]
     if kind.decode != "argmax":
         words.append("--sweep")
-    print(f"next: {command_line('evaluate.py', words)}", flush=True)
+    print(f"next: {command_line('evaluate', words)}", flush=True)
 
 
 def predict(

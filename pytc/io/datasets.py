@@ -1,19 +1,19 @@
 """Public data sets: where they are, what is in which file, and the VolumeConfig that reads it.
 
-    python -m pytc.io.datasets snemi3d     downloads, unpacks, prints the fields of each volume
+    pytc data snemi3d     downloads, unpacks, prints the fields of each volume
 
 A cube of the NISB benchmark opens as it is published: data.zarr/img (axes xyzc), data.zarr/seg,
 skeleton.pkl.
 """
 
-import argparse
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 from pytc.checks import require, suggest
 from pytc.config import VolumeConfig
-from pytc.script import script
+
+DATA = Path("data")  # below the current folder; $PYTC_DATA comes before it
 
 
 class Dataset(NamedTuple):
@@ -82,47 +82,55 @@ BY_HAND = {
 }
 
 
-def places() -> list[Path]:
+def data_folders() -> list[Path]:
     """The folders in which data are looked for, in this order: $PYTC_DATA if it is set, data/."""
     named = os.environ.get("PYTC_DATA")
-    return [Path(named), Path("data")] if named else [Path("data")]
+    return [Path(named), DATA] if named else [DATA]
 
 
 def find(name: str) -> Path | None:
-    """A file or folder below the first place that has it, or None."""
-    return next((place / name for place in places() if (place / name).exists()), None)
+    """A file or folder of that name in the first data folder that has it, or None."""
+    for folder in data_folders():
+        if (folder / name).exists():
+            return folder / name
+    return None
 
 
 def locate(part: str) -> str:
     """The path of FILE or FILE:DATASET of a data set, e.g. fib25/fib25_train.h5:raw, for a preset.
 
-    Where no place has it, the path is one in data/, and an error when it is opened says how to get
-    the data set (`require_there`).
+    Where no data folder has the file, the path is one in data/, and an error when it is opened says
+    how to get the data set (`require_data`).
     """
     file, colon, inside = part.partition(":")
-    return f"{find(file) or Path('data') / file}{colon}{inside}"
+    return f"{find(file) or DATA / file}{colon}{inside}"
 
 
-def own_folder() -> Path:
-    """Where new data are put: $PYTC_DATA if that is set and can be written to, else data/."""
-    return next(filter(_can_be_written, places()), Path("data"))
+def writable_data_folder() -> Path:
+    """Where new data are written: $PYTC_DATA if it is set and can be written to, else data/."""
+    for folder in data_folders():
+        if _can_be_written(folder):
+            return folder
+    return DATA
 
 
 def _can_be_written(folder: Path) -> bool:
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return os.access(there, os.W_OK)
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return os.access(existing, os.W_OK)
 
 
-def require_there(path: str) -> None:
-    """ValueError, with how to get it, if a path leads into a public data set that is not there."""
+def require_data(path: str) -> None:
+    """ValueError, with how to get it, if a path leads into a public data set that is missing."""
     from pytc.io.stores import split_path  # loads what reads files, which a preset need not
 
     file, _ = split_path(path)
     if file.exists():
         return
-    for place in places():
-        if file.is_relative_to(place):
-            name = file.relative_to(place).parts[0]
+    for folder in data_folders():
+        if file.is_relative_to(folder):
+            name = file.relative_to(folder).parts[0]
             if name in DATASETS or name in BY_HAND:
                 looked = os.environ.get("PYTC_DATA", "not set")
                 raise ValueError(
@@ -134,7 +142,7 @@ def require_there(path: str) -> None:
 
 def how_to_get(name: str) -> str:
     """Where a data set comes from, as a command or an address."""
-    return BY_HAND.get(name, f"python -m pytc.io.datasets {name}")
+    return BY_HAND.get(name, f"pytc data {name}")
 
 
 def volumes(name: str) -> dict[str, VolumeConfig]:
@@ -143,16 +151,19 @@ def volumes(name: str) -> dict[str, VolumeConfig]:
     Where the data set is not there, the paths are those it would have in data/.
     """
     require(name in DATASETS, f"a data set from {', '.join(DATASETS)}", name)
-    folder = find(name) or Path("data") / name
+    folder = find(name) or DATA / name
     return _volumes(name, folder)
 
 
 def fetch(name: str, folder: str | Path | None = None) -> dict[str, VolumeConfig]:
     """A data set's volumes by split, downloaded into folder/name the first time.
 
-    The download is checked against its hash. folder: by default `own_folder`. ValueError for an
-    unknown name or a download without the files it should hold; ImportError without pooch; OSError
-    without a connection.
+    The download is checked against its hash. folder: by default `writable_data_folder`.
+
+    Raises:
+        ValueError: the name is unknown, or the download lacks a file that it should hold.
+        ImportError: pooch is not installed.
+        OSError: there is no connection.
     """
     if name in BY_HAND:
         raise ValueError(f"expected a data set to download, got {name!r}: {how_to_get(name)}")
@@ -165,7 +176,7 @@ def fetch(name: str, folder: str | Path | None = None) -> dict[str, VolumeConfig
             "downloading data sets needs the extra `data`: pip install -e '.[data]' in a clone"
         ) from None
     dataset = DATASETS[name]
-    folder = Path(own_folder() if folder is None else folder) / name
+    folder = Path(folder or writable_data_folder()) / name
     unzip = pooch.Unzip(extract_dir="unpacked") if dataset.url.endswith(".zip") else None
     pooch.retrieve(
         dataset.url, dataset.known_hash, fname=Path(dataset.url).name, path=folder, processor=unzip
@@ -196,25 +207,3 @@ def _find(folder: Path, part: str) -> str:
     found = sorted(folder.rglob(file))
     require(len(found) == 1, f"one {file} below {folder}", ", ".join(map(str, found)))
     return f"{found[0]}{colon}{inside}"
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Download a public data set, and print its volumes as a config names them."""
-    names = ", ".join(DATASETS)
-    parser = argparse.ArgumentParser(prog="python -m pytc.io.datasets", description=main.__doc__)
-    parser.add_argument("name", help=f"one of {names}")
-    parser.add_argument(
-        "--folder", help="where to put it; by default $PYTC_DATA if it is set, else data/"
-    )
-    with script():
-        given = parser.parse_args(arguments)
-        try:
-            found = fetch(given.name, given.folder)
-        except (ImportError, OSError) as error:
-            raise ValueError(f"{given.name}: {error}") from error
-        for volume in found.values():
-            print(volume)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from pytc.checks import require
 from pytc.io import standards
@@ -27,7 +27,6 @@ from pytc.io.standards import Standard, read_json
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
-Image.MAX_IMAGE_PIXELS = None  # slices of EM are larger than what Pillow takes for an attack
 
 
 @contextmanager
@@ -242,7 +241,8 @@ def read_slice(path: Path) -> np.ndarray:
     """A grey image (Y, X); one in colour is grey if its red, green and blue are equal."""
     with reading("an image", path):
         if path.suffix.lower() == ".png":
-            array = np.asarray(Image.open(path))
+            # not Image.open, which refuses large slices as an attack
+            array = np.asarray(PngImageFile(path))
         else:
             array = tifffile.imread(path)
         if array.ndim == 3 and array.shape[-1] in (2, 3, 4):  # 2 and 4: the last is opacity

@@ -28,7 +28,7 @@ from pytc.models.base import finest
 from pytc.models.checkpoint import FORMAT
 from pytc.models.weights import initialise
 from pytc.runs import create_run, write_json
-from pytc.script import RunError
+from pytc.script import RunError, command_line
 from pytc.training import distributed
 from pytc.training.checkpoint import Keeper, good_checkpoints
 from pytc.training.distributed import Ranks
@@ -310,9 +310,9 @@ class Trainer:
                 # a scheduler may end all with the first that leaves: not before the checkpoint
                 received = self.ranks.gather(signals[0] if signals else None)
                 stopped = next(one for one in received if one is not None)
+                to_go_on = command_line("train", ["--resume", str(self.folder)])
                 self.monitor.say(
-                    f"stopped by {stopped.name} after step {done}; "
-                    f"python train.py --resume {self.folder} continues"
+                    f"stopped by {stopped.name} after step {done}; {to_go_on} continues"
                 )
                 return stopped
         return None

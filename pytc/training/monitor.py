@@ -61,7 +61,7 @@ class Monitor:
         _, at, index = samples[0]
         self.say(
             f"step {step + 1} is skipped: loss {loss}, gradient norm {norm}; "
-            f"{len(samples)} suspect samples, the first by python -m pytc.data.replay "
+            f"{len(samples)} suspect samples, the first by pytc replay "
             f"--run {self.log_path.parent} --step {at} --index {index}"
         )
 

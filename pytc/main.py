@@ -1,0 +1,159 @@
+"""`pytc VERB`: one command for all that pytc does.
+
+A verb imports what it needs when it is called, so that `pytc --help` answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+from pytc.script import program_of, script, told_by_one_rank
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Call the verb that the first word of the command line names, with the other words."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words:
+        words = ["--help"]
+    if words[0] not in VERBS:
+        with script():
+            _explain(words[0])
+    VERBS[words[0]](words[1:])
+
+
+def _explain(word: str) -> None:
+    """Print the list of verbs, or why a word is no verb, and end the process."""
+    import tyro
+
+    def described(verb: Callable) -> Callable:
+        def without_arguments() -> None: ...
+
+        without_arguments.__doc__ = verb.__doc__
+        return without_arguments
+
+    subcommands = {name: described(verb) for name, verb in VERBS.items()}
+    about = (
+        "From electron-microscope volumes of brain tissue to neurons. "
+        "`pytc VERB --help` lists the options of a verb."
+    )
+    with told_by_one_rank():
+        tyro.extras.subcommand_cli_from_dict(
+            subcommands, prog="pytc", description=about, args=[word]
+        )
+
+
+def _train(arguments: list[str]) -> None:
+    """Train a network on labelled volumes."""
+    from pytc import cli
+
+    cli.train(arguments)
+
+
+def _infer(arguments: list[str]) -> None:
+    """Predict a volume with a trained network, and segment it."""
+    from pytc import cli
+
+    cli.infer(arguments)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    """Score a prediction or a segmentation, and write a report."""
+    from pytc import cli
+
+    cli.evaluate(arguments)
+
+
+def _validate(arguments: list[str]) -> None:
+    """Score the checkpoints of a run on whole volumes."""
+    with script():
+        import tyro
+
+        from pytc.commands import ValidateConfig
+        from pytc.validate import validate
+
+        validate(tyro.cli(ValidateConfig, args=arguments, prog=program_of("validate")))
+
+
+def _replay(arguments: list[str]) -> None:
+    """Make one training sample of a run again."""
+    with script():
+        import tyro
+
+        from pytc.commands import ReplayConfig
+        from pytc.data.replay import replay
+
+        replay(tyro.cli(ReplayConfig, args=arguments, prog=program_of("replay")))
+
+
+def _hardware(arguments: list[str]) -> None:
+    """Print what this machine has, and what is chosen for it."""
+    with script():
+        import tyro
+
+        from pytc.config import ModelConfig, SystemConfig
+        from pytc.hardware import choose_device, print_table, survey
+
+        about = "Print what this process may use, and what would be chosen for it."
+        program = program_of("hardware")
+        system = tyro.cli(SystemConfig, args=arguments, prog=program, description=about)
+        print_table(survey(system, choose_device(system), ModelConfig()))
+
+
+def _models(arguments: list[str]) -> None:
+    """List the networks, or export one to a file."""
+    with script():
+        import tyro
+
+        from pytc.commands import ExportModel, ListModels
+        from pytc.models import list_architectures
+        from pytc.python_files import load_plugins
+
+        asked = tyro.cli(
+            Annotated[ExportModel, tyro.conf.subcommand("export")]
+            | Annotated[ListModels, tyro.conf.subcommand("list")],
+            args=arguments,
+            prog=program_of("models"),
+            description=_models.__doc__,
+        )
+        load_plugins(asked.plugins)
+        if isinstance(asked, ListModels):
+            print("\n".join(list_architectures()))
+            return
+
+        from pytc.models.checkpoint import export
+
+        print(f"exported: {export(asked.source, asked.target)} -> {asked.target}")
+
+
+def _data(arguments: list[str]) -> None:
+    """Download a public data set."""
+    with script():
+        from pytc.io.datasets import DATASETS, fetch
+
+        about = "Download a public data set, and print its volumes as a config names them."
+        parser = argparse.ArgumentParser(prog=program_of("data"), description=about)
+        parser.add_argument("name", help=f"one of {', '.join(DATASETS)}")
+        parser.add_argument(
+            "--folder", help="where to put it; by default $PYTC_DATA if it is set, else data/"
+        )
+        given = parser.parse_args(arguments)
+        try:
+            volumes = fetch(given.name, given.folder)
+        except (ImportError, OSError) as error:
+            raise ValueError(f"{given.name}: {error}") from error
+        for volume in volumes.values():
+            print(volume)
+
+
+# The first line of a verb's docstring is its line in `pytc --help`.
+VERBS: dict[str, Callable[[list[str]], None]] = {
+    "train": _train,
+    "infer": _infer,
+    "evaluate": _evaluate,
+    "validate": _validate,
+    "replay": _replay,
+    "hardware": _hardware,
+    "models": _models,
+    "data": _data,
+}
