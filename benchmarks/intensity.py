@@ -33,7 +33,7 @@ from pytc.config import (
     TargetConfig,
     VolumeConfig,
 )
-from pytc.data.sources import prepare_volume
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.inference.pipeline import infer
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import overlap_metrics

@@ -202,10 +202,10 @@ def evaluate(arguments: list[str] | None = None) -> None:
 def check_volumes(volumes: Sequence[VolumeConfig], config: Config) -> None:
     """Open what will be read, before torch is loaded; ValueError names what is missing or unfit.
 
-    A synthetic volume is left out, since opening it generates it.
+    Synthetic volumes are left out: they may not have been made yet.
     """
     from pytc.data.sources import open_source
 
     for volume in volumes:
-        if not volume.image.startswith("synthetic:"):
+        if not volume.is_synthetic:
             open_source(volume, config.data, config.model.in_channels)

@@ -26,6 +26,7 @@ FLOORS = {
     "pytc.hardware": 1,
     "pytc.io": 1,
     "pytc.data.sources": 2,
+    "pytc.data.synthetic_volumes": 2,
     "pytc.data.counter_random": 2,
     "pytc.data.augment": 2,
     "pytc.data.targets": 2,

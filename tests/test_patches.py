@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from pytc.config import Config, DataConfig, LoopConfig, ModelConfig, SyntheticConfig, VolumeConfig
 from pytc.data import shared_memory
 from pytc.data.patches import PatchDataset, compact_labels, step_numbers, train_dataset, val_dataset
-from pytc.data.sources import open_source, prepare_volume
+from pytc.data.sources import open_source
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.io.volume import create_volume, open_volume
 from pytc.training.distributed import Ranks
 

@@ -27,7 +27,7 @@ from pytc.config import (
 )
 from pytc.config_files import load_config_file, read_config_file
 from pytc.data.patches import train_dataset
-from pytc.data.sources import prepare_volume
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.models import build_model
 from pytc.models.anisotropy import fit_to_data
 from pytc.runs import load_config

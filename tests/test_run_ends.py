@@ -14,7 +14,7 @@ from tiny_runs import ROOT, TORCHRUN, read_log, start, step_of, tiny, wait_for_s
 
 from pytc import cli
 from pytc.config import VolumeConfig
-from pytc.data.sources import prepare_volume
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.script import EXIT_INTERRUPTED
 from pytc.training.distributed import EXIT_REQUEUE
 from pytc.training.loop import Trainer, train

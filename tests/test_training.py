@@ -39,7 +39,7 @@ from pytc.config import (
 from pytc.data.batch import Preparation
 from pytc.data.patches import train_dataset, val_dataset
 from pytc.data.replay import make_sample, replay
-from pytc.data.sources import prepare_volume
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.io.volume import open_volume
 from pytc.models import build_model
 from pytc.models.checkpoint import load_checkpoint, load_model

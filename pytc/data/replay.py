@@ -62,7 +62,7 @@ def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str,
 
     from pytc.data.batch import Preparation
     from pytc.data.patches import train_dataset
-    from pytc.data.sources import prepare_volume
+    from pytc.data.synthetic_volumes import prepare_volume
 
     for volume in config.data.train:
         prepare_volume(volume, config.data.synthetic)

@@ -1,12 +1,10 @@
 """From a VolumeConfig to opened, checked arrays.
 
-Opening writes nothing: the volumes named synthetic:SEED are made by `prepare_volume`, once.
+Opening writes nothing: `synthetic_volumes.prepare_volume` makes the volumes named synthetic:SEED.
 """
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -16,12 +14,9 @@ from pytc.checks import require
 from pytc.config import DataConfig, SyntheticConfig, VolumeConfig
 from pytc.io import datasets, intensity
 from pytc.io.results import volume_name
-from pytc.io.skeleton import save_skeleton
-from pytc.io.synthetic import STEPS, make_neurites
-from pytc.io.volume import Volume, create_volume, open_volume
-from pytc.progress import Progress
+from pytc.io.volume import Volume, open_volume
 
-# raise when make_neurites changes what it draws, so that cached volumes are drawn anew
+# Raise it when make_neurites changes what it draws: stored volumes are then drawn anew.
 GENERATOR = 1
 
 
@@ -134,50 +129,26 @@ def locate_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeCon
     """The same config with synthetic:SEED replaced by the files that `prepare_volume` makes."""
     if not config.is_synthetic:
         return config
-    folder = _synthetic_folder(config, synthetic)
+    folder = synthetic_folder(config, synthetic)
     return replace(
         config,
         image=f"{folder}/image.zarr",
         labels=f"{folder}/labels.zarr",
         skeleton=f"{folder}/skeleton.npz",
-        name=config.name or f"synthetic-{_seed(config)}",
+        name=config.name or f"synthetic-{synthetic_seed(config)}",
     )
 
 
-def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeConfig:
-    """As `locate_volume`, after a synthetic volume has been made if it is not there yet.
-
-    It is kept in the data folder ($PYTC_DATA if that is set and can be written to, else data/).
-    """
-    if config.is_synthetic and not _synthetic_folder(config, synthetic).exists():
-        _generate(_synthetic_folder(config, synthetic), _seed(config), synthetic)
-    return locate_volume(config, synthetic)
-
-
-def _seed(config: VolumeConfig) -> int:
+def synthetic_seed(config: VolumeConfig) -> int:
+    """The seed of a volume named synthetic:SEED."""
     return int(config.image.removeprefix("synthetic:"))
 
 
-def _synthetic_folder(config: VolumeConfig, synthetic: SyntheticConfig) -> Path:
-    key = json.dumps([GENERATOR, _seed(config), asdict(synthetic)])
-    name = f"synthetic-{_seed(config)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+def synthetic_folder(config: VolumeConfig, synthetic: SyntheticConfig) -> Path:
+    """The folder of a synthetic volume below a data folder ($PYTC_DATA or data/).
+
+    Its name holds a hash of everything that the voxels follow from.
+    """
+    key = json.dumps([GENERATOR, synthetic_seed(config), asdict(synthetic)])
+    name = f"synthetic-{synthetic_seed(config)}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     return datasets.find(name) or datasets.writable_data_folder() / name
-
-
-def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
-    shape = " x ".join(map(str, synthetic.shape))
-    print(f"making a synthetic volume of {shape} voxels, seed {seed}, in {folder}", flush=True)
-    with Progress("making a synthetic volume", "steps", STEPS) as progress:
-        made = make_neurites(seed=seed, **asdict(synthetic), said=progress.show)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
-    for name, array in (("image.zarr", made.image), ("labels.zarr", made.labels)):
-        with create_volume(
-            temporary / name, array.shape, array.dtype, voxel_size=made.voxel_size
-        ) as volume:
-            volume[...] = array
-    save_skeleton(temporary / "skeleton.npz", made.skeleton)
-    try:
-        temporary.rename(folder)
-    except OSError:  # another process made it in the meantime
-        shutil.rmtree(temporary)

@@ -14,7 +14,8 @@ from pytc.checks import require
 from pytc.commands import InferConfig, flags
 from pytc.config import Config, SegmentationConfig, VolumeConfig
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
-from pytc.data.sources import Source, open_image, open_source, prepare_volume
+from pytc.data.sources import Source, open_image, open_source
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume

@@ -21,7 +21,7 @@ from pytc.config import Config
 from pytc.data.batch import Preparation
 from pytc.data.inspection import inspect_run, to_plain
 from pytc.data.patches import step_numbers, train_dataset, val_dataset
-from pytc.data.sources import prepare_volume
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model, name_plugins
 from pytc.models.base import finest

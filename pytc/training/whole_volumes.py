@@ -11,7 +11,8 @@ import torch
 
 from pytc.checks import require
 from pytc.config import Config, VolumeConfig
-from pytc.data.sources import open_image, open_source, prepare_volume
+from pytc.data.sources import open_image, open_source
+from pytc.data.synthetic_volumes import prepare_volume
 from pytc.evaluation.folders import read_notes
 from pytc.evaluation.inputs import (
     Decoding,
