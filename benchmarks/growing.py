@@ -20,7 +20,7 @@ from pytc.io.volume import open_volume
 from pytc.metrics.overlap import overlap_metrics
 from pytc.segmentation.agglomeration import agglomerate, mutex_watershed
 from pytc.segmentation.connected_components import connected_components_3d, short_range
-from pytc.segmentation.growing import grow
+from pytc.segmentation.watershed import seeded_watershed
 
 try:
     import mwatershed  # noqa: F401
@@ -62,7 +62,9 @@ def main() -> None:
         )
         volume = f"synthetic, seed {options.seed}"
     edges = np.ascontiguousarray(short_range(affinities, offsets))
-    grow(connected_components_3d(edges[:, :4, :4, :4], 0.5), edges[:, :4, :4, :4])  # compiles
+    seeded_watershed(
+        connected_components_3d(edges[:, :4, :4, :4], 0.5), edges[:, :4, :4, :4]
+    )  # compiles
     print(
         common.machine(
             ("numpy", "numba", "scikit-image", "waterz", "mwatershed"),
@@ -89,17 +91,17 @@ def main() -> None:
                     min_size,
                     f"{np.mean(components == 0):.0%}",
                     voi(components),
-                    voi(grow(components, edges)),
+                    voi(seeded_watershed(components, edges)),
                     cost(connected_components_3d, edges, threshold, min_size=min_size),
-                    cost(grow, components, edges),
+                    cost(seeded_watershed, components, edges),
                 )
             )
 
     seeds = connected_components_3d(edges, 0.7, min_size=200)
-    fragments = grow(connected_components_3d(edges, 0.8, min_size=200), edges)
+    fragments = seeded_watershed(connected_components_3d(edges, 0.8, min_size=200), edges)
     height = 1 - edges.astype(np.float32).mean(0)
     routes = {
-        "pytc: components (0.7, min_size 200), grown": lambda: grow(seeds, edges),
+        "pytc: components (0.7, min_size 200), grown": lambda: seeded_watershed(seeds, edges),
         "skimage.segmentation.watershed of the same components, on 1 - mean affinity": lambda: (
             watershed(height, seeds)
         ),

@@ -38,7 +38,7 @@ from pytc.inference.pipeline import infer
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import overlap_metrics
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.growing import grow
+from pytc.segmentation.watershed import seeded_watershed
 from pytc.training.loop import train
 
 THRESHOLDS = tuple(np.arange(0.5, 0.9, 0.05).round(2).tolist())
@@ -100,7 +100,7 @@ def scores(config: InferConfig, labels: np.ndarray) -> list[float]:
     figures = []
     for threshold in THRESHOLDS:
         components = connected_components_3d(affinities, threshold, min_size=MIN_SIZE)
-        figures.append(overlap_metrics(labels, grow(components, affinities))["voi_sum"])
+        figures.append(overlap_metrics(labels, seeded_watershed(components, affinities))["voi_sum"])
     return figures
 
 

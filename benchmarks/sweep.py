@@ -25,7 +25,7 @@ from pytc.io.synthetic import smooth_noise
 from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.growing import grow
+from pytc.segmentation.watershed import seeded_watershed
 
 try:
     import cc3d
@@ -75,7 +75,7 @@ def main() -> None:
         rows = []
         for threshold in DEFAULT_THRESHOLDS:
             segmentation = decode(affinities, threshold)
-            segmentation = grow(segmentation, affinities) if growing else segmentation
+            segmentation = seeded_watershed(segmentation, affinities) if growing else segmentation
             figures = (
                 overlap_metrics(truth, segmentation) if dense else metrics.compute(segmentation)
             )
@@ -128,7 +128,11 @@ def main() -> None:
             True,
             None,
         ),
-        "one decode, grown": (lambda a: grow(connected_components_3d(a, MIDDLE), a), False, None),
+        "one decode, grown": (
+            lambda a: seeded_watershed(connected_components_3d(a, MIDDLE), a),
+            False,
+            None,
+        ),
         "exact sweep, all thresholds": (lambda a: exact_sweep(a, skeleton), True, None),
     }
     print(

@@ -7,19 +7,19 @@ import pytest
 import scipy.ndimage
 import scipy.sparse
 import torch
-from reference_segmentation import random_affinities, slow_components, slow_grow, small_shapes
+from reference_segmentation import random_affinities, small_shapes
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
-from pytc.segmentation import blockwise, connected_components, growing, merge_forest
+from pytc.segmentation import blockwise, connected_components, merge_forest, plain, watershed
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.connected_components import (
     affinities_to_segmentation,
     connected_components_3d,
 )
 from pytc.segmentation.edges import is_above, label_dtype
-from pytc.segmentation.growing import grow
 from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
+from pytc.segmentation.watershed import seeded_watershed
 
 DTYPES = (np.float16, np.float32, np.float64, np.uint8)
 
@@ -30,7 +30,7 @@ def test_equals_flood_fill_on_small_shapes(dtype):
     for shape in small_shapes():
         for threshold in (0.25, 0.5, 0.8):
             affinities = random_affinities(rng, shape, dtype)
-            expected = slow_components(affinities, threshold)
+            expected = plain.flood_fill(affinities, threshold)
             for threads in (1, 2, 3, 50):
                 labels = connected_components_3d(affinities, threshold, threads=threads)
                 assert labels.dtype == np.uint32
@@ -100,13 +100,13 @@ def test_min_size_and_mask():
                     connected_components_3d(
                         affinities, 0.7, min_size=min_size, mask=mask, threads=threads
                     ),
-                    slow_components(affinities, 0.7, min_size, mask),
+                    plain.flood_fill(affinities, 0.7, min_size, mask),
                 )
 
 
 def test_any_memory_order():
     affinities = random_affinities(np.random.default_rng(2), (6, 7, 8))
-    expected = slow_components(affinities, 0.6)
+    expected = plain.flood_fill(affinities, 0.6)
     strided = np.zeros((5, 12, 7, 24), np.float16)
     strided[1:4, ::2, ::-1, ::3] = affinities
     transposed = np.ascontiguousarray(affinities.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
@@ -190,14 +190,18 @@ def test_unsigned_64_bit_labels(monkeypatch):
         np.uint64,
         np.uint64,
     ]
-    for module in (connected_components, growing, merge_forest):
+    assert [watershed._index_dtype(n) for n in (2**31 - 1, 2**31)] == [np.int32, np.int64]
+    for module in (connected_components, merge_forest):
         monkeypatch.setattr(module, "label_dtype", lambda shape: np.uint64)
+    monkeypatch.setattr(watershed, "_index_dtype", lambda size: np.int64)
     affinities = random_affinities(np.random.default_rng(4), (5, 6, 7))
-    expected = slow_components(affinities, 0.7, 3)
+    expected = plain.flood_fill(affinities, 0.7, 3)
     labels = connected_components_3d(affinities, 0.7, min_size=3, threads=2)
     assert labels.dtype == np.uint64
     np.testing.assert_array_equal(labels, expected)
-    np.testing.assert_array_equal(grow(labels, affinities), slow_grow(expected, affinities))
+    np.testing.assert_array_equal(
+        seeded_watershed(labels, affinities), plain.seeded_watershed(expected, affinities)
+    )
     graph = component_graph(affinities, [0.9, 0.7], min_size=3)
     assert graph.nodes.dtype == graph.edges.dtype == np.uint64
     *_, names = names_at_thresholds(graph)
@@ -208,7 +212,7 @@ def test_unsigned_64_bit_labels(monkeypatch):
 
 def test_unit_offsets_are_found():
     affinities = random_affinities(np.random.default_rng(5), (4, 5, 6))
-    expected = slow_components(affinities, 0.5)
+    expected = plain.flood_fill(affinities, 0.5)
     np.testing.assert_array_equal(affinities_to_segmentation(affinities, 0.5), expected)
     six = np.concatenate([affinities, 1 - affinities])
     np.testing.assert_array_equal(affinities_to_segmentation(six, 0.5), expected)
@@ -229,7 +233,7 @@ def test_long_range_affinities_never_join_and_options_are_passed_on():
     mask = np.random.default_rng(6).random((4, 5, 6)) > 0.2
     with pytest.warns(UserWarning, match="short-range affinities alone"):
         labels = affinities_to_segmentation(six, 0.6, True, min_size=3, mask=mask, threads=2)
-    np.testing.assert_array_equal(labels, slow_components(affinities, 0.6, 3, mask))
+    np.testing.assert_array_equal(labels, plain.flood_fill(affinities, 0.6, 3, mask))
     with pytest.raises(TypeError, match=r"affinities_to_segmentation\(\) got an unexpected"):
         affinities_to_segmentation(six, 0.6, grow=True)
 
@@ -247,7 +251,7 @@ def test_bool_and_integers_stand_for_themselves(dtype):
         for threshold in (-1.0, -0.5, 0, 0.5, 1, 1.5, 3):
             np.testing.assert_array_equal(
                 connected_components_3d(affinities, threshold, threads=2),
-                slow_components(affinities, threshold),
+                plain.flood_fill(affinities, threshold),
             )
 
 
@@ -278,7 +282,7 @@ def test_edges_as_0_and_1_in_uint8_are_told():
         (lambda a: connected_components_3d(a[0], 0.5), "shape"),
         (lambda a: connected_components_3d(a[:2], 0.5), "3 or more"),
         (lambda a: connected_components_3d(a.astype(np.complex64), 0.5), "complex64"),
-        (lambda a: grow(np.zeros((4, 4, 4), int), a.astype(np.int32)), "int32"),
+        (lambda a: seeded_watershed(np.zeros((4, 4, 4), int), a.astype(np.int32)), "int32"),
         (lambda a: connected_components_3d(a.tolist(), 0.5), "NumPy array, got builtins.list"),
         (
             lambda a: affinities_to_segmentation(torch.tensor(a)),
@@ -319,7 +323,7 @@ def test_slabs_equal_the_whole(tmp_path, axes, dtype):
     offsets = ((0, 0, 1), (0, 0, 9), (1, 0, 0), (0, 1, 0))
     volume = stored(tmp_path / "a.zarr", affinities[[2, 0, 0, 1]], axes, offsets)
     for min_size in (0, 4):
-        expected = slow_components(affinities, 0.7, min_size)
+        expected = plain.flood_fill(affinities, 0.7, min_size)
         for planes in (1, 2, 4, 10, 11, None):
             segment_volume(
                 volume, tmp_path / "s.zarr", SegmentationConfig(0.7, min_size), planes=planes
@@ -335,7 +339,7 @@ def test_slabs_of_a_single_file(tmp_path):
     volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
     segment_volume(volume, f"{tmp_path}/s.h5:labels", SegmentationConfig(0.7), planes=2)
     np.testing.assert_array_equal(
-        open_volume(f"{tmp_path}/s.h5:labels")[...], slow_components(affinities, 0.7)
+        open_volume(f"{tmp_path}/s.h5:labels")[...], plain.flood_fill(affinities, 0.7)
     )
 
 
@@ -350,7 +354,7 @@ def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
         )
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
         np.testing.assert_array_equal(
-            open_volume(tmp_path / "s.zarr")[...], slow_components(affinities, 0.7)
+            open_volume(tmp_path / "s.zarr")[...], plain.flood_fill(affinities, 0.7)
         )
     with pytest.raises(ValueError, match="1 of 70 planes"):
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True))
@@ -359,7 +363,7 @@ def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
 def test_slabs_refuse(tmp_path):
     affinities = random_affinities(np.random.default_rng(8), (5, 6, 7))
     volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
-    with pytest.raises(ValueError, match="growing"):
+    with pytest.raises(ValueError, match="seeded watershed"):
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True), planes=2)
     with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
         bare[...] = affinities

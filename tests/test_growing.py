@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
-from reference_segmentation import random_affinities, slow_components, slow_grow, small_shapes
+from reference_segmentation import random_affinities, small_shapes
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
 from pytc.io.volume import create_volume, open_volume
+from pytc.segmentation import plain
 from pytc.segmentation.blockwise import segment_volume
-from pytc.segmentation.growing import grow
+from pytc.segmentation.watershed import seeded_watershed
 
 
 @pytest.mark.parametrize("dtype", (np.float16, np.float32, np.float64, np.uint8))
@@ -13,19 +14,20 @@ def test_equals_joining_sets(dtype):
     rng = np.random.default_rng(0)
     for shape in small_shapes():
         affinities = random_affinities(rng, shape, dtype)
-        labels = slow_components(affinities, 0.85).astype(np.uint32)
+        labels = plain.flood_fill(affinities, 0.85).astype(np.uint32)
         for floor in (0.0, 0.5):
             np.testing.assert_array_equal(
-                grow(labels, affinities, floor=floor), slow_grow(labels, affinities, floor)
+                seeded_watershed(labels, affinities, floor=floor),
+                plain.seeded_watershed(labels, affinities, floor),
             )
 
 
 def test_given_labels_stay_and_nothing_merges():
     rng = np.random.default_rng(1)
     affinities = random_affinities(rng, (8, 9, 10))
-    labels = slow_components(affinities, 0.8, min_size=4)
+    labels = plain.flood_fill(affinities, 0.8, min_size=4)
     before = labels.copy()
-    grown = grow(labels, affinities)
+    grown = seeded_watershed(labels, affinities)
     np.testing.assert_array_equal(labels, before)
     assert grown.dtype == labels.dtype
     np.testing.assert_array_equal(grown[labels > 0], labels[labels > 0])
@@ -42,14 +44,14 @@ def test_strongest_path_wins():
     affinities[2, 0, 0] = [0.9, 0.4, 0.6, 0.3, 0.8, 0.0, np.nan, 0]
     labels = np.array([[[7, 0, 0, 0, 0, 5, 0, 0]]], np.uint64)
     affinities[2, 0, 0, 4] = 0.35
-    assert grow(labels, affinities).tolist() == [[[7, 7, 7, 7, 5, 5, 0, 0]]]
-    assert grow(labels, affinities, floor=0.5).tolist() == [[[7, 7, 0, 0, 0, 5, 0, 0]]]
+    assert seeded_watershed(labels, affinities).tolist() == [[[7, 7, 7, 7, 5, 5, 0, 0]]]
+    assert seeded_watershed(labels, affinities, floor=0.5).tolist() == [[[7, 7, 0, 0, 0, 5, 0, 0]]]
 
 
 def test_negative_values_are_below_the_floor():
     affinities = np.full((3, 1, 1, 3), -1, np.float16)
     labels = np.array([[[1, 0, 0]]])
-    np.testing.assert_array_equal(grow(labels, affinities), labels)
+    np.testing.assert_array_equal(seeded_watershed(labels, affinities), labels)
 
 
 def test_segment_volume_grows(tmp_path):
@@ -62,7 +64,7 @@ def test_segment_volume_grows(tmp_path):
     segment_volume(
         open_volume(path), tmp_path / "s.zarr", SegmentationConfig(0.8, min_size=3, grow=True)
     )
-    expected = slow_grow(slow_components(affinities, 0.8, 3), affinities)
+    expected = plain.seeded_watershed(plain.flood_fill(affinities, 0.8, 3), affinities)
     np.testing.assert_array_equal(open_volume(tmp_path / "s.zarr")[...], expected)
 
 
@@ -76,4 +78,4 @@ def test_segment_volume_grows(tmp_path):
 )
 def test_refuses(labels, floor, message):
     with pytest.raises(ValueError, match=message):
-        grow(labels, np.zeros((3, 2, 2, 2), np.float16), floor=floor)
+        seeded_watershed(labels, np.zeros((3, 2, 2, 2), np.float16), floor=floor)

@@ -9,7 +9,7 @@ from pytc.segmentation.fragments import FragmentSettings, make_fragments
 from pytc.segmentation.linkage import average_linkage
 from pytc.segmentation.merge_tree import Merges, MergeTree, load_merge_tree, relabelled
 from pytc.segmentation.region_graph import region_graph
-from pytc.segmentation.watershed import flood
+from pytc.segmentation.watershed import seeded_watershed
 
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 3, 0), (0, 0, 3))
 EDGE_WEIGHTS = (3, 3, 3, 1, 1, 1)
@@ -40,7 +40,7 @@ def test_every_step_equals_its_plain_form(dtype):
         seeds = connected_components_3d(affinities, 0.9, min_size=2)
         np.testing.assert_array_equal(seeds, plain.flood_fill(affinities, 0.9, 2))
 
-        fragments = flood(seeds, affinities)
+        fragments = seeded_watershed(seeds, affinities)
         np.testing.assert_array_equal(fragments, plain.seeded_watershed(seeds, affinities))
 
         graph = region_graph(fragments, affinities, OFFSETS, EDGE_WEIGHTS)
@@ -112,6 +112,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="fragments of shape"):
         region_graph(fragments.astype(np.int32), affinities, OFFSETS, EDGE_WEIGHTS)
     with pytest.raises(ValueError, match="integer seeds of shape"):
-        flood(fragments[:2], affinities)
+        seeded_watershed(fragments[:2], affinities)
     with pytest.raises(ValueError, match="a fragment block of 1 voxel or more"):
         make_fragments(affinities, FragmentSettings(block=(0, 1, 1)))

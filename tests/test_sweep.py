@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from reference_segmentation import (
     random_affinities,
-    slow_components,
-    slow_grow,
     slow_overlap,
     small_shapes,
 )
@@ -17,10 +15,10 @@ from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
-from pytc.segmentation import merge_forest
+from pytc.segmentation import merge_forest, plain
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.growing import grow as grow_labels
 from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
+from pytc.segmentation.watershed import seeded_watershed
 
 SHAPE = (6, 7, 8)
 
@@ -52,9 +50,9 @@ def test_rows_equal_decoding_afresh(grow, min_size):
     )
     assert [row["threshold"] for row in scored["all_results"]] == list(thresholds)
     for row in scored["all_results"]:
-        segmentation = slow_components(affinities, row["threshold"], min_size)
+        segmentation = plain.flood_fill(affinities, row["threshold"], min_size)
         if grow:
-            segmentation = slow_grow(segmentation, affinities)
+            segmentation = plain.seeded_watershed(segmentation, affinities)
         dense = slow_overlap(labels[labels >= 0], segmentation[labels >= 0])
         expected = SkeletonMetrics(skeleton).compute(segmentation) | {
             f"dense_{k}": v for k, v in dense.items()
@@ -100,7 +98,7 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
         for threshold, names in zip(chosen, names_at_thresholds(graph), strict=True):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)
             if grow:
-                expected = grow_labels(expected, affinities)
+                expected = seeded_watershed(expected, affinities)
             numbers = np.unique(np.append(0, names(graph.nodes.ravel())), return_inverse=True)[1][
                 1:
             ]
@@ -172,7 +170,7 @@ def test_figures_are_the_same_bits(monkeypatch, min_size, grow, edges_as_a_decod
     for row in rows:
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
         if grow:
-            segmentation = grow_labels(segmentation, affinities)
+            segmentation = seeded_watershed(segmentation, affinities)
         dense = {
             f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()
         }

@@ -27,7 +27,7 @@ from pytc.segmentation.connected_components import (
     unit_channels,
 )
 from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
-from pytc.segmentation.growing import grow
+from pytc.segmentation.watershed import seeded_watershed
 
 
 def segment_volume(
@@ -40,8 +40,8 @@ def segment_volume(
     affinities: with channels, and with the attribute offsets. planes: along the first axis, held in
     memory at once; by default as many as fit into half of the memory that is free. The result does
     not depend on it. ValueError if there are no offsets, or config.grow is on and one slab does not
-    hold the volume (growing has no exact form by slabs). The output appears under its name when it
-    is whole.
+    hold the volume (a seeded watershed has no exact form by slabs). The output appears under its
+    name when it is whole.
     """
     stated = affinities.offsets is not None and "c" in affinities.axes
     require(stated, "affinities with channels and the attribute offsets", affinities)
@@ -88,7 +88,7 @@ def fitting_planes(shape: Sequence[int], dtype: np.dtype, *, growing: bool) -> i
     """
     voxel = 3 * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
     if growing:
-        # a copy of the labels, parents, flags, and three edges of 14 bytes a voxel at worst
+        # a copy of the labels, parents, strengths, and edges of basins: ten bytes each, sorted
         voxel += 52
     plane = voxel * math.prod(shape[1:])
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
@@ -99,11 +99,14 @@ def fitting_planes(shape: Sequence[int], dtype: np.dtype, *, growing: bool) -> i
 
 
 def require_growable(shape: Sequence[int], planes: int) -> None:
-    """ValueError unless all planes are in memory at once: growing has no exact form by slabs."""
+    """ValueError unless all planes are in memory at once.
+
+    A seeded watershed has no exact form by slabs.
+    """
     require(
         planes >= shape[0],
         "a volume that fits into memory, or --segmentation.no-grow",
-        f"{planes} of {shape[0]} planes for growing",
+        f"{planes} of {shape[0]} planes for the seeded watershed",
     )
 
 
@@ -117,7 +120,7 @@ def _segment_whole(
         segmentation = connected_components_3d(values, config.threshold, min_size=config.min_size)
         progress.show(2, "components")
         if config.grow:
-            segmentation = grow(segmentation, values)
+            segmentation = seeded_watershed(segmentation, values)
             progress.show(3, "watershed")
         labels[...] = segmentation
         progress.show(3 + config.grow, "written")

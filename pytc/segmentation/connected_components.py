@@ -21,6 +21,7 @@ from pytc.segmentation.edges import (
     ranges_above,
     slabs_of,
 )
+from pytc.segmentation.union_find import unite
 
 FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
 
@@ -250,26 +251,6 @@ def _find_events(flags, z, y, joins_plane_before, events):
         )
 
 
-@numba.njit(cache=True, nogil=True)
-def find(parents, i):
-    """Root of entry i, entries counted from 1; halves the path on its way."""
-    while parents[i - 1] != i:
-        parents[i - 1] = parents[parents[i - 1] - 1]
-        i = parents[i - 1]
-    return i
-
-
-@numba.njit(cache=True, nogil=True)
-def _unite(parents, i, j):
-    """Join two entries counted from 1, and return the root of both: the smaller of their roots."""
-    i, j = find(parents, i), find(parents, j)
-    if i < j:
-        parents[j - 1] = i
-        return i
-    parents[i - 1] = j
-    return j
-
-
 def _link_runs(calm: bool) -> Callable:
     """Link the runs of rows, compiled in two ways.
 
@@ -306,9 +287,9 @@ def _link_runs(calm: bool) -> Callable:
                     row[x] = root if event else (own if alone else labels.dtype.type(0))
                     if (to_y & (in_y != root)) | (to_z & (in_z != root)):  # seldom
                         if to_y:
-                            root = _unite(parents, root, in_y)
+                            root, _ = unite(parents, root, in_y)
                         if to_z:
-                            root = _unite(parents, root, in_z)
+                            root, _ = unite(parents, root, in_z)
 
     return link_runs
 
@@ -347,7 +328,7 @@ def join_face(flags, before, after, first_before, first_after, parents):
             pair = (first_before + np.int64(before[y, x]), first_after + np.int64(after[y, x]))
             if flags[y, x] & 1 and pair != joined:
                 joined = pair
-                _unite(parents[1:], parents.dtype.type(pair[0]), parents.dtype.type(pair[1]))
+                unite(parents[1:], parents.dtype.type(pair[0]), parents.dtype.type(pair[1]))
 
 
 def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:

@@ -25,8 +25,14 @@ from scipy import ndimage
 from pytc.checks import require
 from pytc.geometry import Box, blocks
 from pytc.segmentation.connected_components import label_planes
-from pytc.segmentation.edges import check_affinities, comparable, label_dtype, ranges_above
-from pytc.segmentation.watershed import flood, strengths
+from pytc.segmentation.edges import (
+    check_affinities,
+    comparable,
+    is_above,
+    label_dtype,
+    ranges_above,
+)
+from pytc.segmentation.watershed import seeded_watershed
 
 Shape = tuple[int, int, int]
 
@@ -109,7 +115,7 @@ def fragments_of_block(
         seeds = _components(affinities, settings.threshold, settings.min_size)
     else:
         seeds = _distance_peaks(affinities, settings)
-    labels = np.ascontiguousarray(flood(seeds, affinities)[inside.slices])
+    labels = np.ascontiguousarray(seeded_watershed(seeds, affinities)[inside.slices])
     _number(labels.reshape(-1), np.zeros(int(seeds.max(initial=0)) + 1, labels.dtype))
     return labels
 
@@ -156,14 +162,12 @@ def _distance_peaks(affinities: np.ndarray, settings: FragmentSettings) -> np.nd
     sections are treated each on its own.
     """
     axes = [axis for axis in range(3) if axis != settings.sections]
-    strength = strengths(affinities)
-    weakest = np.full(affinities.shape[1:], np.iinfo(np.uint16).max, np.uint16)
+    is_inside = np.ones(affinities.shape[1:], bool)
     for axis in axes:
-        values = np.moveaxis(strength[axis], axis, 0)[:-1]
-        to = np.moveaxis(weakest, axis, 0)
-        np.minimum(to[:-1], values, out=to[:-1])
-        np.minimum(to[1:], values, out=to[1:])
-    is_inside = weakest > np.float16(settings.threshold).view(np.uint16)
+        above = np.moveaxis(is_above(affinities[axis], settings.threshold), axis, 0)[:-1]
+        along = np.moveaxis(is_inside, axis, 0)
+        along[:-1] &= above
+        along[1:] &= above
     if settings.sections is None:
         parts = [is_inside]
     else:

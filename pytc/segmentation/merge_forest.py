@@ -14,7 +14,7 @@ from itertools import pairwise
 import numba
 import numpy as np
 
-from pytc.segmentation.connected_components import component_sizes, find, label_slab
+from pytc.segmentation.connected_components import component_sizes, label_slab
 from pytc.segmentation.edges import (
     check_affinities,
     comparable,
@@ -24,6 +24,7 @@ from pytc.segmentation.edges import (
     slabs_of,
     values_above,
 )
+from pytc.segmentation.union_find import find, unite
 
 NEVER = np.iinfo(np.int32).max
 
@@ -212,14 +213,9 @@ def _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size):
     for k in range(len(ends)):
         for n in range(start, ends[k]):
             a, b = np.int64(edges[n, 0]), np.int64(edges[n, 1])
-            i, j = (
-                find(parents, parents.dtype.type(a - before)),
-                find(parents, parents.dtype.type(b - before)),
-            )
+            i, j = unite(parents, parents.dtype.type(a - before), parents.dtype.type(b - before))
             if i == j:
                 continue
-            i, j = min(i, j), max(i, j)
-            parents[j - 1] = i
             if named[j] | (named[i] & (size[i] < min_size)):
                 if not named[i]:
                     sizes[before + i] = size[i]
@@ -236,10 +232,8 @@ def _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size):
 @numba.njit(cache=True, nogil=True)
 def _join(edges, parents, sizes, min_size):
     for n in range(len(edges)):
-        i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
+        i, j = unite(parents, edges[n, 0], edges[n, 1])
         if i != j:
-            i, j = min(i, j), max(i, j)
-            parents[j - 1] = i
             sizes[i] = min(sizes[i] + sizes[j], min_size)
 
 
@@ -273,11 +267,9 @@ def _join_lines(edges, ends, min_size, parents, sizes, tail_at, following, born,
     start = 0
     for time in range(len(ends)):
         for n in range(start, ends[time]):
-            i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
+            i, j = unite(parents, edges[n, 0], edges[n, 1])
             if i == j:
                 continue
-            i, j = min(i, j), max(i, j)
-            parents[j - 1] = i
             sizes[i] = min(sizes[i] + sizes[j], min_size)
             tail, new_tail = tail_at[i] - 1, tail_at[j] - 1
             if sizes[i] >= min_size:

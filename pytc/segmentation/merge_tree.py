@@ -20,8 +20,9 @@ import numba
 import numpy as np
 
 from pytc.checks import require
-from pytc.segmentation.connected_components import find, relabel
+from pytc.segmentation.connected_components import relabel
 from pytc.segmentation.edges import slabs_of
+from pytc.segmentation.union_find import unite
 
 FORMAT = 1  # of merges.npz
 
@@ -127,9 +128,6 @@ def _unite_all(roots, first, second):
     """Joins the pairs (union-find), and points each fragment at its cluster's lowest."""
     parents = roots[1:]
     for i in range(len(first)):
-        a = find(parents, first[i])
-        b = find(parents, second[i])
-        if a != b:
-            parents[max(a, b) - np.uint64(1)] = min(a, b)
+        unite(parents, first[i], second[i])
     for i in range(len(parents)):
         parents[i] = parents[parents[i] - np.uint64(1)]

@@ -41,8 +41,16 @@ def affinity_edges(
                 yield float(affinities[(channel, *voxel)]) / scale, voxel, other, channel
 
 
-def flood_fill(affinities: np.ndarray, threshold: float, min_size: int = 0) -> np.ndarray:
+def flood_fill(
+    affinities: np.ndarray, threshold: float, min_size: int = 0, mask: np.ndarray | None = None
+) -> np.ndarray:
     """Connected components: voxels joined by affinities above a threshold get one label.
+
+    Args:
+        affinities: (3 or more, Z, Y, X), of which channels 0, 1, 2 are read.
+        threshold: compared in float64.
+        min_size: smaller components, in voxels, get the label 0.
+        mask: (Z, Y, X) bool; voxels outside have no edges.
 
     Returns:
         Labels (Z, Y, X) int64, 1, 2, ... in raster order of each component's first voxel; 0 where
@@ -50,7 +58,8 @@ def flood_fill(affinities: np.ndarray, threshold: float, min_size: int = 0) -> n
     """
     neighbours = defaultdict(list)
     for affinity, voxel, other, _ in affinity_edges(affinities):
-        if affinity > threshold:
+        is_inside = mask is None or (mask[voxel] and mask[other])
+        if is_inside and affinity > threshold:
             neighbours[voxel].append(other)
             neighbours[other].append(voxel)
 
@@ -74,17 +83,17 @@ def flood_fill(affinities: np.ndarray, threshold: float, min_size: int = 0) -> n
     return labels
 
 
-def seeded_watershed(seeds: np.ndarray, affinities: np.ndarray) -> np.ndarray:
+def seeded_watershed(seeds: np.ndarray, affinities: np.ndarray, floor: float = 0.0) -> np.ndarray:
     """Joins unlabelled voxels to the seeds, over the strongest edges first.
 
     Edges are visited from the strongest to the weakest, equal ones in the order of their first
     voxel, then of the channel. Each joins the groups of voxels at its ends unless both hold a seed
-    (Kruskal's algorithm: a maximum spanning forest rooted in the seeds). Edges of affinity 0 or
-    less, or NaN, do not exist.
+    (Kruskal's algorithm: a maximum spanning forest rooted in the seeds). Edges whose affinity is
+    not above the floor, or NaN, do not exist.
 
     Args:
         seeds: (Z, Y, X) integer, 0 where no seed is.
-        affinities: (3 or more, Z, Y, X), compared in float16.
+        affinities: (3 or more, Z, Y, X), of which channels 0, 1, 2 are read.
 
     Returns:
         Labels of the seeds' dtype; 0 where no path leads to a seed.
@@ -94,9 +103,8 @@ def seeded_watershed(seeds: np.ndarray, affinities: np.ndarray) -> np.ndarray:
     """
     edges = []
     for affinity, voxel, other, channel in affinity_edges(affinities):
-        strength = float(np.float16(affinity))
-        if strength > 0:
-            edges.append((-strength, voxel, channel, other))
+        if affinity > floor:
+            edges.append((-affinity, voxel, channel, other))
 
     labels = seeds.copy()
     group_of = {voxel: [voxel] for voxel in np.ndindex(seeds.shape)}

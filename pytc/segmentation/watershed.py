@@ -12,34 +12,37 @@ Most of the work needs no sorting. A voxel's strongest edge is in the forest in 
                            basin              each other: a basin. Only edges between a basin and
                                               something else are then sorted and visited.
 
-Cost: one pass over the unlabelled voxels, and a counting sort of the edges of basins. Plain form:
-`plain.seeded_watershed`. Source: Cousty et al., "Watershed cuts: minimum spanning forests and the
-drop of water principle" (2009).
+Cost: one pass over the unlabelled voxels, and a sort of the edges of basins: by counting for
+float16 and uint8, of which there are few values. Plain form: `plain.seeded_watershed`.
+
+Source: Cousty et al., "Watershed cuts: minimum spanning forests and the drop of water principle"
+(2009).
 """
 
 import numba
 import numpy as np
 
-from pytc.segmentation.edges import check_affinities
+from pytc.segmentation.edges import check_affinities, ranges_above
+from pytc.segmentation.union_find import find
 
-N_STRENGTHS = 0x7C01  # bit patterns of float16 from 0 to infinity
 
-
-def flood(seeds: np.ndarray, affinities: np.ndarray) -> np.ndarray:
+def seeded_watershed(
+    seeds: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0
+) -> np.ndarray:
     """Labels in which each voxel that was 0 has the label of the seed it is most strongly tied to.
 
     Args:
-        seeds: (Z, Y, X) integer, 0 where no seed is.
+        seeds: (Z, Y, X) integer, 0 where no seed is. They never change or merge.
         affinities: (3 or more, Z, Y, X) float16, float32, float64, or uint8 for value / 255;
-            channels 0, 1, 2 are the edges to the next voxel along z, y, x. They are compared in
-            float16; of equal edges that of the earlier voxel comes first, then the earlier channel.
-            Edges of affinity 0 or less, or NaN, do not exist.
+            channels 0, 1, 2 are the edges to the next voxel along z, y, x. They are compared
+            exactly; of equal edges that of the earlier voxel comes first, then the earlier channel.
+        floor: 0 or more. Edges whose affinity is not above it do not exist.
 
     Returns:
         A new array of the seeds' dtype; 0 where no path of edges leads to a seed.
 
     Raises:
-        ValueError: if shapes or dtypes do not fit.
+        ValueError: if shapes or dtypes do not fit, or the floor is below 0.
     """
     check_affinities(affinities)
     shape = affinities.shape[1:]
@@ -47,34 +50,45 @@ def flood(seeds: np.ndarray, affinities: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"expected integer seeds of shape {shape}, got {seeds.dtype} {seeds.shape}"
         )
+    if floor < 0:
+        raise ValueError(f"expected a floor of 0 or more, got {floor}")
     labels = np.array(seeds, order="C")
-    strength = strengths(affinities[:3])
-    index_dtype = np.int32 if labels.size < 2**31 else np.int64
-    parents = np.empty(labels.size, index_dtype)
-    _point_to_strongest(labels, strength, parents)
-    ends, levels = _edges_of_basins(labels, strength, parents)
+    strengths = _strengths(affinities[:3], floor)
+    parents = np.empty(labels.size, _index_dtype(labels.size))
+    _point_to_strongest(labels, strengths, parents)
+    ends, levels = _edges_of_basins(labels, strengths, parents)
     _join(labels.reshape(-1), parents, _strongest_first(ends, levels))
     return labels
 
 
-def strengths(affinities: np.ndarray) -> np.ndarray:
-    """Affinities as float16 bit patterns, uint16: they ascend with the value, 0 is no edge."""
-    if affinities.dtype == np.uint8:
-        table = (np.arange(256) / 255).astype(np.float16).view(np.uint16)
-        return table[affinities]
-    with np.errstate(over="ignore"):
-        patterns = np.asarray(affinities, dtype=np.float16).view(np.uint16)
-    if patterns.max(initial=0) < N_STRENGTHS:
+def _index_dtype(size: int) -> type:
+    """The smaller of int32 and int64 that can number so many voxels from 1."""
+    return np.int32 if size < 2**31 else np.int64
+
+
+def _strengths(affinities: np.ndarray, floor: float) -> np.ndarray:
+    """Affinities as unsigned integers of the same order, 0 where no edge is.
+
+    Bit patterns of floats ascend with the value from 0 to infinity; those of negative values and of
+    NaN lie above. Nothing is copied unless an edge is to be taken away.
+    """
+    dtype = np.dtype(f"u{affinities.dtype.itemsize}")
+    patterns = affinities.view(dtype)
+    low, high = ranges_above(floor, affinities.dtype)[:2]
+    if low.dtype.kind == "f":
+        low, high = low.view(dtype), high.view(dtype)
+    if low <= 1 and patterns.max(initial=0) <= high:
         return patterns
-    return np.where(patterns < N_STRENGTHS, patterns, np.uint16(0))
+    return np.where((patterns >= low) & (patterns <= high), patterns, dtype.type(0))
 
 
 @numba.njit(cache=True, nogil=True)
-def _point_to_strongest(labels, strength, parents):
+def _point_to_strongest(labels, strengths, parents):
     """Points each unlabelled voxel at the end of its chain: a labelled voxel, or its basin's root.
 
-    labels: (Z, Y, X); strength: (3, Z, Y, X) uint16; parents: (Z Y X,), filled. Labelled voxels,
-    and those without an edge, point at themselves.
+    labels: (Z, Y, X); strengths: (3, Z, Y, X) unsigned; parents: (Z Y X,), filled as `union_find`
+    has it, with the index of a voxel + 1. Labelled voxels, and those without an edge, point at
+    themselves.
     """
     depth, height, width = labels.shape
     flat = labels.ravel()
@@ -84,60 +98,48 @@ def _point_to_strongest(labels, strength, parents):
             row = (z * height + y) * width
             for x in range(width):
                 voxel = row + x
-                parents[voxel] = voxel
+                entry = voxel + 1
+                parents[voxel] = entry
                 if flat[voxel] != 0:
                     continue
                 # In the order of the edges: of equal ones the first is taken.
-                best = np.uint16(0)
-                if z > 0 and strength[0, z - 1, y, x] > best:
-                    best = strength[0, z - 1, y, x]
-                    parents[voxel] = voxel - plane
-                if y > 0 and strength[1, z, y - 1, x] > best:
-                    best = strength[1, z, y - 1, x]
-                    parents[voxel] = voxel - width
-                if x > 0 and strength[2, z, y, x - 1] > best:
-                    best = strength[2, z, y, x - 1]
-                    parents[voxel] = voxel - 1
-                if z < depth - 1 and strength[0, z, y, x] > best:
-                    best = strength[0, z, y, x]
-                    parents[voxel] = voxel + plane
-                if y < height - 1 and strength[1, z, y, x] > best:
-                    best = strength[1, z, y, x]
-                    parents[voxel] = voxel + width
-                if x < width - 1 and strength[2, z, y, x] > best:
-                    parents[voxel] = voxel + 1
+                best = strengths.dtype.type(0)
+                if z > 0 and strengths[0, z - 1, y, x] > best:
+                    best = strengths[0, z - 1, y, x]
+                    parents[voxel] = entry - plane
+                if y > 0 and strengths[1, z, y - 1, x] > best:
+                    best = strengths[1, z, y - 1, x]
+                    parents[voxel] = entry - width
+                if x > 0 and strengths[2, z, y, x - 1] > best:
+                    best = strengths[2, z, y, x - 1]
+                    parents[voxel] = entry - 1
+                if z < depth - 1 and strengths[0, z, y, x] > best:
+                    best = strengths[0, z, y, x]
+                    parents[voxel] = entry + plane
+                if y < height - 1 and strengths[1, z, y, x] > best:
+                    best = strengths[1, z, y, x]
+                    parents[voxel] = entry + width
+                if x < width - 1 and strengths[2, z, y, x] > best:
+                    parents[voxel] = entry + 1
     for voxel in range(len(parents)):
         other = parents[voxel]
-        if other > voxel and parents[other] == voxel:
-            parents[voxel] = voxel  # of two that point at each other the first is the root
+        if other > voxel + 1 and parents[other - 1] == voxel + 1:
+            parents[voxel] = voxel + 1  # of two that point at each other the first is the root
     for voxel in range(len(parents)):
-        _find(parents, voxel)
+        parents[voxel] = find(parents, voxel + 1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _find(parents, voxel):
-    """The voxel at the end of a chain; every voxel on the way then points to it."""
-    root = voxel
-    while parents[root] != root:
-        root = parents[root]
-    while parents[voxel] != root:
-        following = parents[voxel]
-        parents[voxel] = root
-        voxel = following
-    return root
-
-
-@numba.njit(cache=True, nogil=True)
-def _edges_of_basins(labels, strength, parents):
+def _edges_of_basins(labels, strengths, parents):
     """Edges between two groups of which one at least is a basin, in raster order.
 
-    Returns (ends, levels): the roots at both ends (E, 2), and the strengths (E,) uint16.
+    Returns (ends, levels): the roots at both ends (E, 2), and the strengths (E,).
     """
     depth, height, width = labels.shape
     flat = labels.ravel()
     strides = (height * width, width, 1)
     ends = np.empty((1 << 10, 2), parents.dtype)
-    levels = np.empty(1 << 10, np.uint16)
+    levels = np.empty(1 << 10, strengths.dtype)
     count = 0
     for z in range(depth):
         for y in range(height):
@@ -146,7 +148,7 @@ def _edges_of_basins(labels, strength, parents):
                 ends, levels = _enlarged(ends, levels, 3 * width)
             for x in range(width):
                 root = parents[row + x]
-                is_seeded = flat[root] != 0
+                is_seeded = flat[root - 1] != 0
                 for axis in range(3):
                     is_last = (
                         (axis == 0 and z == depth - 1)
@@ -156,9 +158,9 @@ def _edges_of_basins(labels, strength, parents):
                     if is_last:
                         continue
                     other = parents[row + x + strides[axis]]
-                    if other == root or (is_seeded and flat[other] != 0):
+                    if other == root or (is_seeded and flat[other - 1] != 0):
                         continue
-                    level = strength[axis, z, y, x]
+                    level = strengths[axis, z, y, x]
                     if level > 0:
                         ends[count, 0], ends[count, 1] = root, other
                         levels[count] = level
@@ -177,19 +179,27 @@ def _enlarged(ends, levels, room):
     return longer_ends, longer_levels
 
 
+def _strongest_first(ends: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """The edges in descending strength, equal ones in the order given."""
+    if levels.itemsize <= 2:
+        return _counting_sort(ends, levels)
+    return ends[np.argsort(~levels, kind="stable")]  # ~ turns the order of unsigned integers round
+
+
 @numba.njit(cache=True, nogil=True)
-def _strongest_first(ends, levels):
-    """The edges in descending strength, equal ones in the order given: a counting sort."""
-    starts = np.zeros(N_STRENGTHS + 1, np.int64)
+def _counting_sort(ends, levels):
+    """The edges in descending strength, for strengths of 16 bits at most."""
+    highest = (1 << 16) - 1
+    starts = np.zeros(highest + 1, np.int64)
     for level in levels:
-        starts[N_STRENGTHS - level] += 1
+        starts[highest - level] += 1
     total = 0
     for i in range(len(starts)):
         starts[i], total = total, total + starts[i]
     ordered = np.empty_like(ends)
     for edge in range(len(levels)):
-        place = starts[N_STRENGTHS - levels[edge]]
-        starts[N_STRENGTHS - levels[edge]] += 1
+        place = starts[highest - levels[edge]]
+        starts[highest - levels[edge]] += 1
         ordered[place] = ends[edge]
     return ordered
 
@@ -198,13 +208,12 @@ def _strongest_first(ends, levels):
 def _join(labels, parents, edges):
     """Joins groups edge by edge, of which one at most holds a seed, and labels every voxel."""
     for edge in range(len(edges)):
-        a, b = _find(parents, edges[edge, 0]), _find(parents, edges[edge, 1])
-        if a == b:
-            continue
-        if labels[a] == 0:
-            parents[a] = b
-        elif labels[b] == 0:
-            parents[b] = a
+        a, b = find(parents, edges[edge, 0]), find(parents, edges[edge, 1])
+        # a root with a seed stays a root, and so keeps its label
+        if labels[a - 1] == 0:
+            parents[a - 1] = b
+        elif labels[b - 1] == 0:
+            parents[b - 1] = a
     for voxel in range(len(labels)):
         if labels[voxel] == 0:
-            labels[voxel] = labels[_find(parents, voxel)]
+            labels[voxel] = labels[find(parents, voxel + 1) - 1]
