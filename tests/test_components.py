@@ -18,7 +18,7 @@ from pytc.segmentation.connected_components import (
     connected_components_3d,
 )
 from pytc.segmentation.edges import is_above, label_dtype
-from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
+from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
 from pytc.segmentation.watershed import seeded_watershed
 
 DTYPES = (np.float16, np.float32, np.float64, np.uint8)
@@ -202,11 +202,11 @@ def test_unsigned_64_bit_labels(monkeypatch):
     np.testing.assert_array_equal(
         seeded_watershed(labels, affinities), plain.seeded_watershed(expected, affinities)
     )
-    graph = component_graph(affinities, [0.9, 0.7], min_size=3)
-    assert graph.nodes.dtype == graph.edges.dtype == np.uint64
-    *_, names = names_at_thresholds(graph)
+    forest = build_merge_forest(affinities, [0.9, 0.7], min_size=3)
+    assert forest.fragments.dtype == forest.edges.dtype == np.uint64
+    *_, roots = roots_at_thresholds(forest)
     np.testing.assert_array_equal(
-        np.unique(names(graph.nodes.ravel()), return_inverse=True)[1], expected.ravel()
+        np.unique(roots(forest.fragments.ravel()), return_inverse=True)[1], expected.ravel()
     )
 
 

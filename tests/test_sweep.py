@@ -17,7 +17,7 @@ from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.segmentation import merge_forest, plain
 from pytc.segmentation.connected_components import connected_components_3d
-from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
+from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
 from pytc.segmentation.watershed import seeded_watershed
 
 SHAPE = (6, 7, 8)
@@ -94,14 +94,13 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
     rng = np.random.default_rng(6)
     for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
         chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
-        graph = component_graph(affinities, chosen, min_size=min_size, grow=grow)
-        for threshold, names in zip(chosen, names_at_thresholds(graph), strict=True):
+        forest = build_merge_forest(affinities, chosen, min_size=min_size, grow=grow)
+        for threshold, roots in zip(chosen, roots_at_thresholds(forest), strict=True):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)
             if grow:
                 expected = seeded_watershed(expected, affinities)
-            numbers = np.unique(np.append(0, names(graph.nodes.ravel())), return_inverse=True)[1][
-                1:
-            ]
+            found = np.append(0, roots(forest.fragments.ravel()))
+            numbers = np.unique(found, return_inverse=True)[1][1:]
             np.testing.assert_array_equal(numbers.reshape(expected.shape), expected)
 
 
@@ -121,19 +120,19 @@ def test_names_of_followed_nodes(monkeypatch, min_size, n_slabs, dtype):
         affinities = random_affinities(rng, (11, 9, 10))
         affinities[rng.random(affinities.shape) < 0.1] = rng.choice((np.nan, -0.05, 0.9))
         voxels = rng.integers(0, 990, 6)
-        graph = component_graph(
+        forest = build_merge_forest(
             affinities,
             thresholds,
             min_size=min_size,
-            follow=lambda nodes, voxels=voxels: nodes.ravel()[voxels],
+            query=lambda nodes, voxels=voxels: nodes.ravel()[voxels],
         )
-        everything = component_graph(affinities, thresholds, min_size=min_size)
-        assert n_slabs > 2 or len(graph.edges) < len(everything.edges) / 2
-        for threshold, names in zip(thresholds, names_at_thresholds(graph), strict=True):
+        everything = build_merge_forest(affinities, thresholds, min_size=min_size)
+        assert n_slabs > 2 or len(forest.edges) < len(everything.edges) / 2
+        for threshold, roots in zip(thresholds, roots_at_thresholds(forest), strict=True):
             expected = connected_components_3d(affinities, threshold, min_size=min_size).ravel()[
                 voxels
             ]
-            found = np.append(0, names(graph.followed))
+            found = np.append(0, roots(forest.queried))
             np.testing.assert_array_equal(
                 np.unique(found, return_inverse=True)[1],
                 np.unique(np.append(0, expected), return_inverse=True)[1],

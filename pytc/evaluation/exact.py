@@ -12,7 +12,7 @@ from pytc.evaluation.sweep import Sweep, sweep_result
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation.edges import values_above
-from pytc.segmentation.merge_forest import component_graph, line_up
+from pytc.segmentation.merge_forest import build_merge_forest, line_up
 
 EXACT_METRICS = ("erl", "nerl", "voi_sum", "voi_split", "voi_merge")
 
@@ -33,10 +33,10 @@ def exact_sweep(
         )
     skeletons = SkeletonMetrics(skeleton)
     thresholds = np.append(0, values_above(affinities[:3], 0))[::-1]
-    graph = component_graph(
-        affinities, thresholds, min_size=min_size, follow=skeletons.segments_at_nodes
+    forest = build_merge_forest(
+        affinities, thresholds, min_size=min_size, query=skeletons.segments_at_nodes
     )
-    nodes, born, joined = line_up(graph)
+    nodes, born, joined = line_up(forest)
     times, rows = np.unique(np.concatenate([[0], born, joined]), return_inverse=True)
     born, joined = np.split(rows[1:], 2)
     # the last of the times is NEVER

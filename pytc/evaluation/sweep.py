@@ -18,7 +18,7 @@ from pytc.metrics.table import metric as metric_row
 from pytc.progress import track
 from pytc.segmentation.connected_components import connected_components_3d, short_range
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
-from pytc.segmentation.merge_forest import component_graph, names_at_thresholds
+from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
 from pytc.thresholds import DEFAULT_THRESHOLDS
 
 if TYPE_CHECKING:
@@ -130,8 +130,10 @@ def _score_group(
         naming = [lambda labels: labels]
     else:
         follow = skeletons.segments_at_nodes if labels is None else None
-        graph = component_graph(affinities, thresholds, min_size=min_size, grow=grow, follow=follow)
-        nodes, followed, naming = graph.nodes, graph.followed, names_at_thresholds(graph)
+        forest = build_merge_forest(
+            affinities, thresholds, min_size=min_size, grow=grow, query=follow
+        )
+        nodes, followed, naming = forest.fragments, forest.queried, roots_at_thresholds(forest)
     if skeletons is not None:
         at_nodes, distinct = number_ids(
             skeletons.segments_at_nodes(nodes) if followed is None else followed

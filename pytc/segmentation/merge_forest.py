@@ -1,15 +1,24 @@
-"""Components while the threshold falls: they only merge, so one forest holds them all.
+"""Connected components at many thresholds in one pass.
 
-The forest is grown edge by edge. Its nodes are the components at the first threshold in each slab
-of planes (voxels without an edge are some, too), often few, numbered without gaps: of the volume,
-only edges between two of them are ever looked at.
+Lowering the threshold only merges components. So one union-find forest, fed with the edges in
+descending affinity (Kruskal's algorithm), gives the components at all thresholds:
+
+    threshold  0.9 |  f1   f2   f3   f4      fragments: the components at the highest threshold
+               0.7 |   \\____/    |    |      one edge above 0.7 joins f1 and f2
+               0.5 |      \\______/    |      then f3
+
+Its leaves, the fragments, are made in slabs of planes, one a thread, and numbered without gaps;
+voxels without an edge are fragments, too. Of the volume, only edges between two fragments are ever
+looked at. Cost: one pass of connected components, a counting sort of those edges, and a union an
+edge. Held equal to `plain.flood_fill` at each threshold.
+
+Source: Kruskal, "On the shortest spanning subtree of a graph" (1956).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numba
 import numpy as np
@@ -27,259 +36,324 @@ from pytc.segmentation.edges import (
 from pytc.segmentation.union_find import find, unite
 
 NEVER = np.iinfo(np.int32).max
+Edges = tuple[np.ndarray, np.ndarray]  # (M, 2) fragments, and (T,) how many are above each level
 
 
 @dataclass(frozen=True)
-class Graph:
-    """Components at the first threshold, within a slab, as nodes, and edges between two of them."""
+class MergeForest:
+    """Fragments, and the edges that merge them in order, those above the first threshold first."""
 
-    nodes: np.ndarray  # (Z, Y, X) the node of each voxel, 1 .. N in raster order of first voxels
-    # (N + 1,) voxels of each node and what it joins before its first edge, up to min_size
-    sizes: np.ndarray
-    # (M, 2) nodes, first those above the first threshold, ...; for growing, in descending order
-    edges: np.ndarray
+    fragments: np.ndarray  # (Z, Y, X) the fragment of each voxel: 1 .. N, slab by slab
+    sizes: np.ndarray  # (N + 1,) voxels of each fragment, at most min_size
+    edges: np.ndarray  # (M, 2) fragments
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
-    last: int  # for growing, how many are above 0
-    # smaller components have no label, and voxels without an edge: 2 or more
-    min_size: np.unsignedinteger
-    grow: bool
-    followed: np.ndarray | None  # (F,) nodes, the only ones to name unless all can be
+    n_positive: int  # how many of the edges are above 0: these the seeded watershed visits
+    min_size: np.unsignedinteger  # 2 or more: smaller components get no label
+    grow: bool  # whether a seeded watershed follows at each threshold
+    queried: np.ndarray | None  # (F,) fragments whose labels will be asked for; None for all
 
 
-def component_graph(
+@dataclass(frozen=True)
+class Slab:
+    """Planes start .. stop - 1, whose fragments are before + 1 .. after."""
+
+    start: int
+    stop: int
+    before: int
+    after: int
+
+
+def build_merge_forest(
     affinities: np.ndarray,
     thresholds: Sequence[float],
     *,
     min_size: int = 0,
     grow: bool = False,
-    follow: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Graph:
-    """The graph for thresholds in descending order.
+    query: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> MergeForest:
+    """The forest for thresholds in descending order.
 
-    Affinities and min_size as in `connected_components_3d`.
+    Args:
+        affinities: (3 or more, Z, Y, X) as in `connected_components_3d`.
+        thresholds: in descending order.
+        min_size: as in `connected_components_3d`.
+        grow: with the edges down to 0, by which a seeded watershed joins voxels to components.
+        query: picks from the fragments (Z, Y, X) those whose labels will be asked for. Edges that
+            change none of their labels are left out, unless `grow` is on.
 
-    grow: with the edges, down to 0, by which `grow` joins voxels to components. follow: picks those
-    of the nodes (Z, Y, X) that will be named; edges that change no name of theirs are left out, but
-    for growing. Memory: 5 bytes a voxel, 10 an edge between two nodes, and 12 a node (about twice
-    as many for volumes of 2^32 voxels and more).
+    Memory: 5 bytes a voxel, 10 an edge between two fragments, and 12 a fragment (about twice as
+    many for volumes of 2^32 voxels and more).
     """
     check_affinities(affinities)
-    affinities, length = affinities[:3], affinities.shape[1]
-    floors = np.array(thresholds, np.float64)
+    affinities = affinities[:3]
+    levels = np.array(thresholds, np.float64)
     if grow:
-        floors = np.concatenate([floors, values_above(affinities, 0), [0.0]])
-    floors, places = np.unique(-floors, return_inverse=True)
-    slabs = slabs_of(length, n_floors=len(floors))
-    nodes, first, sizes = _number_nodes(affinities, thresholds[0], slabs, max(min_size, 2))
-    min_size = sizes.dtype.type(min(max(min_size, 2), np.iinfo(sizes.dtype).max))
-    followed = None if follow is None else follow(nodes)
+        levels = np.concatenate([levels, values_above(affinities, 0), [0.0]])
+    levels, index = np.unique(levels, return_inverse=True)  # ascending
+    bounds = slabs_of(affinities.shape[1], n_floors=len(levels))
+    fragments, sizes, slabs = _label_fragments(affinities, thresholds[0], bounds, max(min_size, 2))
+    least = sizes.dtype.type(min(max(min_size, 2), np.iinfo(sizes.dtype).max))
+    queried = None if query is None else query(fragments)
 
-    def edges_in(slab, before, after):
-        start, stop = slab
-        edges, ends = descending_edges(affinities, [slab], nodes, -floors[::-1], nodes)
-        highest = int(nodes[stop : stop + 1].max(initial=after)) - before
-        named = np.full(highest + 1, grow or followed is None)
-        if not named[0]:
-            own = followed.astype(np.int64) - before
-            named[own[(own > 0) & (own <= highest)]] = True
-            # of the plane after the slab: the next slab joins these, too
-            named[after - before + 1 :] = True
-            if (
-                start > 0
-            ):  # and so does the one before, those of the first plane, whose numbers are the lowest
-                named[: int(nodes[start].max(initial=before)) - before + 1] = True
-        parents = np.arange(1, len(named), dtype=nodes.dtype)
-        ends = _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size)
+    def edges_of(slab: Slab) -> Edges:
+        edges, ends = descending_edges(
+            affinities, [(slab.start, slab.stop)], fragments, levels, fragments
+        )
+        tracked = _tracked(fragments, slab, None if grow else queried)
+        parents = np.arange(1, len(tracked), dtype=fragments.dtype)
+        _keep_tracked(edges, ends, slab.before, grow, parents, sizes, tracked, least)
         return edges[: ends[-1]].copy(), ends
 
     with ThreadPoolExecutor(len(slabs)) as pool:
-        edges, ends = _in_one(list(pool.map(edges_in, slabs, first, first[1:])))
-    ends = ends[places]
-    return Graph(
-        nodes, sizes, edges, ends[: len(thresholds)], int(ends[-1]), min_size, grow, followed
-    )
+        edges, ends = _level_by_level(list(pool.map(edges_of, slabs)))
+    ends = ends[::-1][index]  # from the highest level to the lowest -> of each threshold
+    n_positive = int(ends[-1])
+    ends = ends[: len(thresholds)]
+    return MergeForest(fragments, sizes, edges, ends, n_positive, least, grow, queried)
 
 
-def _number_nodes(
-    affinities: np.ndarray, threshold: float, slabs: list[tuple[int, int]], min_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`nodes` of a graph, not joined across slabs; how many come before each slab, and in all.
+def _label_fragments(
+    affinities: np.ndarray, threshold: float, bounds: list[tuple[int, int]], min_size: int
+) -> tuple[np.ndarray, np.ndarray, list[Slab]]:
+    """Fragments (Z, Y, X), their sizes, at most min_size, and the slabs in which they are made."""
+    shape = affinities.shape[1:]
+    values = comparable(affinities)
+    ranges = ranges_above(threshold, affinities.dtype)
+    fragments = np.empty(shape, label_dtype(shape))
 
-    `sizes`.
+    def label(bound: tuple[int, int]) -> np.ndarray:
+        part = fragments[slice(*bound)]
+        shared = np.empty(part.size + 1, np.bool_)
+        count = label_slab(values, ranges, *bound, part, shared)
+        if min_size == 2:
+            return shared[1 : count + 1] + fragments.dtype.type(1)
+        capped = np.minimum(component_sizes(part, count)[1:], min_size)
+        return capped.astype(fragments.dtype)
+
+    def number(slab: Slab) -> None:
+        part = fragments[slab.start : slab.stop]
+        np.add(part, part.dtype.type(slab.before), out=part)
+
+    with ThreadPoolExecutor(len(bounds)) as pool:
+        sizes = list(pool.map(label, bounds))
+        ends = np.cumsum([0, *map(len, sizes)]).tolist()
+        slabs = [Slab(*bound, *count) for bound, *count in zip(bounds, ends, ends[1:])]
+        list(pool.map(number, slabs[1:]))
+    return fragments, np.concatenate([np.zeros(1, fragments.dtype), *sizes]), slabs
+
+
+def _tracked(fragments: np.ndarray, slab: Slab, queried: np.ndarray | None) -> np.ndarray:
+    """Which fragments' labels matter to the edges of a slab; all of them if none is queried.
+
+    Returns (n + 1,) bool for the fragments before + 1 .. before + n, of this slab and of the plane
+    after it, to which its edges reach; entry 0 is unused.
     """
-    values, ranges = comparable(affinities), ranges_above(threshold, affinities.dtype)
-    nodes = np.empty(affinities.shape[1:], label_dtype(affinities.shape[1:]))
-    parts = [nodes[start:stop] for start, stop in slabs]
-    shared = [np.empty(part.size + 1, np.bool_) for part in parts]
-    with ThreadPoolExecutor(len(slabs)) as pool:
-        counts = list(
-            pool.map(
-                lambda slab, *out: label_slab(values, ranges, *slab, *out), slabs, parts, shared
-            )
-        )
-        first = np.cumsum([0, *counts])
-        sizes = np.zeros(first[-1] + 1, nodes.dtype)
-
-        def measure(part, shared, before, count):
-            known = sizes[before + 1 : before + count + 1]
-            if min_size == 2:
-                np.add(shared[1 : count + 1], 1, out=known, casting="unsafe")
-            else:
-                np.minimum(component_sizes(part, count)[1:], min_size, out=known, casting="unsafe")
-
-        list(pool.map(measure, parts, shared, first, counts))
-        pieces = [
-            (piece, nodes.dtype.type(before))
-            for part, before in zip(parts[1:], first[1:])
-            for piece in np.array_split(part, len(slabs))
-        ]
-        list(pool.map(lambda piece: np.add(*piece, out=piece[0]), pieces))
-    return nodes, first, sizes
+    highest = int(fragments[slab.stop : slab.stop + 1].max(initial=slab.after))
+    tracked = np.full(highest - slab.before + 1, queried is None)
+    if queried is None:
+        return tracked
+    # those that are asked for
+    own = queried.astype(np.int64) - slab.before
+    tracked[own[(own > 0) & (own < len(tracked))]] = True
+    # those of the plane after: the next slab joins these, too
+    tracked[slab.after - slab.before + 1 :] = True
+    # those of the first plane, which have the lowest numbers: the slab before joins these, too
+    if slab.start > 0:
+        highest = int(fragments[slab.start].max(initial=slab.before))
+        tracked[: highest - slab.before + 1] = True
+    return tracked
 
 
-def _in_one(slabs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """`edges` and `ends` of all slabs, from those of each."""
+def _level_by_level(slabs: list[Edges]) -> Edges:
+    """The edges of all slabs in one array: those of the first level in each slab, then the next."""
     if len(slabs) == 1:
         return slabs[0]
-    bounds = zip(*(pairwise([0, *ends.tolist()]) for _, ends in slabs))
-    parts = [
-        edges[i:j] for at_level in bounds for (edges, _), (i, j) in zip(slabs, at_level) if i < j
-    ]
-    return np.concatenate([slabs[0][0][:0], *parts]), sum(ends for _, ends in slabs)
+    pieces = [slabs[0][0][:0]]
+    starts = [0] * len(slabs)
+    for level in range(len(slabs[0][1])):
+        for i, (edges, ends) in enumerate(slabs):
+            stop = int(ends[level])
+            if starts[i] < stop:
+                pieces.append(edges[starts[i] : stop])
+            starts[i] = stop
+    return np.concatenate(pieces), np.sum([ends for _, ends in slabs], axis=0)
 
 
-def names_at_thresholds(graph: Graph) -> Iterator[Callable]:
-    """At each threshold in turn, a function from nodes (n,) to names of their components.
+def roots_at_thresholds(forest: MergeForest) -> Iterator[Callable]:
+    """At each threshold in turn, a function from fragments (n,) to the roots of their components.
 
-    The names are (n,) uint64. A name is 0 where `connected_components_3d` with the graph's
-    min_size, and `grow` after it if asked for, give the label 0; else names are ordered as the
-    labels are. It is valid until the next threshold.
+    The roots are (n,) uint64. A root is 0 where `connected_components_3d` with the forest's
+    min_size, and the seeded watershed after it if asked for, give the label 0; the others are
+    ordered as the labels are. The function is valid until the next threshold.
     """
-    parents, sizes, start = (
-        np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype),
-        graph.sizes.copy(),
-        0,
-    )
-    for end in graph.ends:
-        _join(graph.edges[start:end], parents, sizes, graph.min_size)
-        start, named = end, parents
-        if graph.grow:
-            named = parents.copy()
-            grow_components(graph.edges[end : graph.last], named, sizes, graph.min_size)
-        yield partial(names, named, sizes, graph.min_size)
+    parents = np.arange(1, len(forest.sizes), dtype=forest.fragments.dtype)
+    sizes = forest.sizes.copy()
+    start = 0
+    for end in forest.ends:
+        _join(forest.edges[start:end], parents, sizes, forest.min_size)
+        start = end
+        grown = parents
+        if forest.grow:
+            grown = parents.copy()
+            _grow(forest.edges[end : forest.n_positive], grown, sizes, forest.min_size)
+        yield partial(_roots, grown, sizes, forest.min_size)
 
 
-def line_up(graph: Graph) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The nodes followed as points in a line, in which each component is a stretch.
+def line_up(forest: MergeForest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Orders the queried fragments so that at every threshold each component is a stretch of them.
 
-    That holds at every threshold. Returns the points' indices in line and, by place on it, the
-    times (indices of thresholds) from which a point has a label, and has that of the next; NEVER if
-    not at all.
+    A point is an entry of `forest.queried`. Each component keeps its points as a circular list, in
+    which the last point is followed by the first. Two lists become one by swapping what follows
+    their last points:
+
+        a -> b -> (a)   and   c -> d -> (c)      become      a -> b -> c -> d -> (a)
+
+    Returns:
+        (order, born, joined), each (F,). order: the points. born[i]: the index of the first
+        threshold at which point order[i] has a label. joined[i]: that at which it has the label of
+        point order[i + 1]. NEVER if there is none.
     """
-    line = np.argsort(graph.followed, kind="stable")
-    nodes = graph.followed[line]
-    born = np.where(graph.sizes[nodes] >= graph.min_size, 0, NEVER)
-    joined = np.where(np.diff(nodes, append=nodes.dtype.type(0)) == 0, 0, NEVER)
-    tails = np.flatnonzero(joined)
-    # the first point of a component comes after its last one
-    following = np.arange(1, len(nodes) + 1)
-    following[tails] = np.append(0, tails + 1)[:-1]
-    # index + 1 of the last point in a component, at its root
-    tail_at = np.zeros(graph.sizes.shape, np.int32)
-    tail_at[nodes[tails]] = tails + 1
-    parents, sizes = np.arange(1, len(graph.sizes), dtype=graph.nodes.dtype), graph.sizes.copy()
+    order = np.argsort(forest.queried, kind="stable")
+    fragments = forest.queried[order]
+    born = np.where(forest.sizes[fragments] >= forest.min_size, 0, NEVER)
+    # points of one fragment are together from the start
+    is_same = np.diff(fragments, append=fragments.dtype.type(0)) == 0
+    joined = np.where(is_same, 0, NEVER)
+    last_points = np.flatnonzero(~is_same)
+    next_point = np.arange(1, len(fragments) + 1)
+    next_point[last_points] = np.append(0, last_points + 1)[:-1]
+    last_point_of_root = np.full(forest.sizes.shape, -1, np.int32)
+    last_point_of_root[fragments[last_points]] = last_points
+
+    parents = np.arange(1, len(forest.sizes), dtype=forest.fragments.dtype)
     _join_lines(
-        graph.edges, graph.ends, graph.min_size, parents, sizes, tail_at, following, born, joined
+        forest.edges,
+        forest.ends,
+        forest.min_size,
+        parents,
+        forest.sizes.copy(),
+        last_point_of_root,
+        next_point,
+        born,
+        joined,
     )
+    line = _walk(next_point, np.flatnonzero(joined == NEVER))
+    return order[line], born[line], np.maximum(joined, born)[line]
 
-    order, following = [], following.tolist()
-    for tail in np.flatnonzero(joined == NEVER).tolist():
-        order.append(following[tail])
-        while order[-1] != tail:
-            order.append(following[order[-1]])
-    return line[order], born[order], np.maximum(joined, born)[order]
+
+def _walk(next_point: np.ndarray, last_points: np.ndarray) -> list[int]:
+    """The points of one circular list after another, each from its first point to its last."""
+    following = next_point.tolist()
+    line = []
+    for last in last_points.tolist():
+        point = following[last]
+        while point != last:
+            line.append(point)
+            point = following[point]
+        line.append(last)
+    return line
 
 
 @numba.njit(cache=True, nogil=True)
-def _keep_naming(edges, ends, before, grow, parents, sizes, named, min_size):
-    """Keep, in place, the edges by which components with a node to name may get another name.
+def _keep_tracked(edges, ends, before, grow, parents, sizes, tracked, min_size):
+    """Keeps only the edges by which a tracked fragment may get another label, in place.
 
-    Returns the new ends. named (n + 1,), entry 0 unused, and parents (n,): of the nodes from before
-    + 1 on; overwritten. sizes: of all nodes; that of one not named, which no other slab has,
-    becomes that of its component before its first edge kept. Edges become edges between roots, but
-    for growing, where components at their ends may stay apart.
+    Kruskal's algorithm on the edges of one slab. Of each root it knows in `tracked` whether its
+    component holds a tracked fragment, and in `size` how many voxels, at most min_size. An edge may
+    change such a label in two ways: the higher root gives way to the lower one, or the component
+    reaches min_size. Edges kept become edges between roots, unless `grow`: then components at their
+    ends may stay apart.
+
+    edges (M, 2), ends (T,), parents (n,) and tracked (n + 1,), which start at fragment before + 1:
+    overwritten. sizes: of all fragments; where the first edge of an untracked component is kept,
+    its root gets the size of what was joined without an edge.
     """
-    start, count, size = 0, 0, sizes[before : before + len(named)].copy()
-    for k in range(len(ends)):
-        for n in range(start, ends[k]):
+    start = 0
+    count = 0
+    size = sizes[before : before + len(tracked)].copy()
+    for level in range(len(ends)):
+        for n in range(start, ends[level]):
             a, b = np.int64(edges[n, 0]), np.int64(edges[n, 1])
-            i, j = unite(parents, parents.dtype.type(a - before), parents.dtype.type(b - before))
-            if i == j:
+            root, child = unite(
+                parents, parents.dtype.type(a - before), parents.dtype.type(b - before)
+            )
+            if root == child:
                 continue
-            if named[j] | (named[i] & (size[i] < min_size)):
-                if not named[i]:
-                    sizes[before + i] = size[i]
-                if not named[j]:
-                    sizes[before + j] = size[j]
-                edges[count, 0], edges[count, 1] = (a, b) if grow else (before + i, before + j)
+            if tracked[child] | (tracked[root] & (size[root] < min_size)):
+                if not tracked[root]:
+                    sizes[before + root] = size[root]
+                if not tracked[child]:
+                    sizes[before + child] = size[child]
+                if not grow:
+                    a, b = before + np.int64(root), before + np.int64(child)
+                edges[count, 0], edges[count, 1] = a, b
                 count += 1
-            size[i] = min(size[i] + size[j], min_size)
-            named[i] |= named[j]
-        start, ends[k] = ends[k], count
-    return ends
+            size[root] = min(size[root] + size[child], min_size)
+            tracked[root] |= tracked[child]
+        start = ends[level]
+        ends[level] = count
 
 
 @numba.njit(cache=True, nogil=True)
 def _join(edges, parents, sizes, min_size):
+    """Merges the components at the ends of each edge; of each root, `sizes` has the voxels."""
     for n in range(len(edges)):
-        i, j = unite(parents, edges[n, 0], edges[n, 1])
-        if i != j:
-            sizes[i] = min(sizes[i] + sizes[j], min_size)
+        root, child = unite(parents, edges[n, 0], edges[n, 1])
+        if root != child:
+            sizes[root] = min(sizes[root] + sizes[child], min_size)
 
 
 @numba.njit(cache=True, nogil=True)
-def grow_components(edges, parents, sizes, min_size):
-    """Join components that are too small with each other and to others.
+def _grow(edges, parents, sizes, min_size):
+    """The seeded watershed on fragments: components of min_size voxels or more are the seeds.
 
-    Others stay the roots, and do not merge.
+    Smaller ones are joined with each other and to seeds. A seed stays a root, and two do not merge.
     """
     for n in range(len(edges)):
-        i, j = find(parents, edges[n, 0]), find(parents, edges[n, 1])
-        if sizes[i] < min_size:
-            parents[i - 1] = j
-        elif sizes[j] < min_size:
-            parents[j - 1] = i
+        a, b = find(parents, edges[n, 0]), find(parents, edges[n, 1])
+        if sizes[a] < min_size:
+            parents[a - 1] = b
+        elif sizes[b] < min_size:
+            parents[b - 1] = a
 
 
 @numba.njit(cache=True, nogil=True)
-def names(parents, sizes, min_size, nodes):
-    """The root of each node's component, or 0 if it is too small."""
-    found = np.zeros(len(nodes), np.uint64)
-    for n in range(len(nodes)):
-        root = find(parents, parents.dtype.type(nodes[n]))
+def _roots(parents, sizes, min_size, fragments):
+    """The root of each fragment's component, or 0 if it is too small."""
+    found = np.zeros(len(fragments), np.uint64)
+    for n in range(len(fragments)):
+        root = find(parents, parents.dtype.type(fragments[n]))
         if sizes[root] >= min_size:
             found[n] = root
     return found
 
 
 @numba.njit(cache=True, nogil=True)
-def _join_lines(edges, ends, min_size, parents, sizes, tail_at, following, born, joined):
+def _join_lines(
+    edges, ends, min_size, parents, sizes, last_point_of_root, next_point, born, joined
+):
+    """Merges components in the order of the edges, and with them their lists of points (`line_up`).
+
+    Of each root, `sizes` has the voxels and `last_point_of_root` the last point, or -1.
+    """
     start = 0
-    for time in range(len(ends)):
-        for n in range(start, ends[time]):
-            i, j = unite(parents, edges[n, 0], edges[n, 1])
-            if i == j:
+    for level in range(len(ends)):
+        for n in range(start, ends[level]):
+            root, child = unite(parents, edges[n, 0], edges[n, 1])
+            if root == child:
                 continue
-            sizes[i] = min(sizes[i] + sizes[j], min_size)
-            tail, new_tail = tail_at[i] - 1, tail_at[j] - 1
-            if sizes[i] >= min_size:
-                for point in (tail, new_tail):
+            sizes[root] = min(sizes[root] + sizes[child], min_size)
+            last, child_last = last_point_of_root[root], last_point_of_root[child]
+            if sizes[root] >= min_size:
+                # all points of a list that has no label yet get theirs now
+                for point in (last, child_last):
                     while point >= 0 and born[point] == NEVER:
-                        born[point] = time
-                        point = following[point]
-            if tail >= 0 and new_tail >= 0:
-                joined[tail] = time
-                following[tail], following[new_tail] = following[new_tail], following[tail]
-            if new_tail >= 0:
-                tail_at[i] = new_tail + 1
-        start = ends[time]
+                        born[point] = level
+                        point = next_point[point]
+            if last >= 0 and child_last >= 0:
+                joined[last] = level
+                first, child_first = next_point[last], next_point[child_last]
+                next_point[last], next_point[child_last] = child_first, first
+            if child_last >= 0:
+                last_point_of_root[root] = child_last
+        start = ends[level]
