@@ -1,13 +1,24 @@
 """Affinities to instances: connected components by runs and union-find.
 
-Each slab of planes is labelled on its own, its union-find forest held in the label array itself (a
-voxel points to an earlier voxel of its component); components that touch across slab faces are then
-joined in a small table. Roots are always the earlier voxel, so the numbering follows the raster
-order whatever the slabs.
+A run is a stretch of voxels along x that true edges join. All its voxels point at one root. Two
+roots are united only where one run meets another across an edge along y or z:
+
+    row y - 1    1--1--1  .  2--2          runs 1 and 2 meet row y in one run: the first true edge
+                    |        |             hands it the root 1, the second unites 1 and 2
+    row y        .  1--1--1--1  .
+
+The union-find forest (union_find.py) lies in the label array itself: a voxel points at an earlier
+voxel of its component, by index + 1. A last pass turns roots into numbers in raster order. Each
+thread does this to a slab of planes; labels that meet at the faces between slabs are then united in
+a small table. Roots are the earliest voxels, so slabs change no number. Cost: two passes over the
+volume. Plain form: `plain.flood_fill`.
+
+Sources: He, Chao and Suzuki, "A run-based two-scan labeling algorithm" (2008); the union-find
+is that of Rosenfeld and Pfaltz, "Sequential operations in digital picture processing" (1966).
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -24,6 +35,8 @@ from pytc.segmentation.edges import (
 from pytc.segmentation.union_find import unite
 
 FLAG_BYTES = 1 << 18  # edge flags made at once: they stay in a core's cache until they are used
+X_EDGE = 4  # the edge flag of a voxel for the next voxel along x
+FOREGROUND, STARTS_RUN, JOINS_Y, JOINS_Z = 1, 2, 4, 8  # event bits of a voxel (`_find_events`)
 
 
 def connected_components_3d(
@@ -150,7 +163,7 @@ def label_planes(
     min_size: int = 0,
     threads: int | None = None,
 ) -> int:
-    """Fill `labels` (stop - start, Y, X) with the components of these planes, numbered from 1.
+    """Fills `labels` (stop - start, Y, X) with the components of these planes, numbered from 1.
 
     Returns how many. edges (3, Z, Y, X) as `comparable` gives them, ranges as `ranges_above`. Edges
     to the planes before and after make a voxel foreground, and join nothing.
@@ -160,30 +173,31 @@ def label_planes(
         return 0
     bounds = slabs_of(stop - start, threads=threads)
     slabs = [labels[a:b] for a, b in bounds]
+
+    def label(bound: tuple[int, int], slab: np.ndarray) -> int:
+        return label_slab(edges, ranges, start + bound[0], start + bound[1], slab, mask=mask)
+
     with ThreadPoolExecutor(len(slabs)) as pool:
-        counts = list(
-            pool.map(
-                lambda bound, slab: label_slab(
-                    edges, ranges, start + bound[0], start + bound[1], slab, mask=mask
-                ),
-                bounds,
-                slabs,
-            )
-        )
-        first = np.cumsum([0, *counts])
-        parents = np.arange(first[-1] + 1, dtype=labels.dtype)
-        for i, (_, z) in enumerate(bounds[:-1]):
-            flags = np.empty((1, *labels.shape[1:]), np.uint8)
-            edge_flags(edges, ranges, start + z - 1, start + z, mask, flags)
-            join_face(flags[0], slabs[i][-1], slabs[i + 1][0], first[i], first[i + 1], parents)
+        counts = list(pool.map(label, bounds, slabs))
+        before = np.cumsum([0, *counts])  # how many labels the slabs before have
+        parents = np.arange(before[-1] + 1, dtype=labels.dtype)
+        flags = np.empty((1, *labels.shape[1:]), np.uint8)
+        for i in range(1, len(slabs)):
+            last_plane = start + bounds[i][0] - 1
+            edge_flags(edges, ranges, last_plane, last_plane + 1, mask, flags)
+            join_face(flags[0], slabs[i - 1][-1], slabs[i][0], before[i - 1], before[i], parents)
+
         sizes = np.zeros(0, np.int64)
         if min_size > 1:
-            sizes = np.concatenate(
-                [[0], *(sizes[1:] for sizes in pool.map(component_sizes, slabs, counts))]
-            )
-        table = final_numbers(parents, sizes, min_size)
-        list(pool.map(lambda slab, n: relabel(slab.ravel(), table[n:]), slabs, first[:-1]))
-    return int(table.max())
+            of_slabs = pool.map(component_sizes, slabs, counts)
+            sizes = np.concatenate([[0], *(of_slab[1:] for of_slab in of_slabs)])
+        numbers = final_numbers(parents, sizes, min_size)
+
+        def number(slab: np.ndarray, first: int) -> None:
+            relabel(slab.ravel(), numbers[first:])
+
+        list(pool.map(number, slabs, before[:-1]))
+    return int(numbers.max())
 
 
 def label_slab(
@@ -203,8 +217,10 @@ def label_slab(
     """
     if labels.size == 0:
         return 0
-    plane = labels[0].size
-    step = max(1, FLAG_BYTES // plane)
+    with_lone_voxels = shared is not None
+    if shared is None:
+        shared = np.empty(labels.size + 1, np.bool_)
+    step = max(1, FLAG_BYTES // labels[0].size)
     flags = np.zeros((step + 1, *labels.shape[1:]), np.uint8)  # plane 0: the one before
     if start > 0:
         edge_flags(edges, ranges, start - 1, start, mask, flags[:1])
@@ -212,21 +228,30 @@ def label_slab(
     for z in range(start, stop, step):
         planes = min(step, stop - z)
         edge_flags(edges, ranges, z, z + planes, mask, flags[1 : planes + 1])
-        sample = flags[1 : planes + 1, ::16] & 4
-        calm = 3 * np.count_nonzero(sample) > 2 * sample.size
-        LINK_RUNS[int(calm)](flags[: planes + 1], labels, z - start, shared is not None, events)
+        runs_are_long = _are_runs_long(flags[1 : planes + 1])
+        _link_runs(flags[: planes + 1], labels, z - start, with_lone_voxels, runs_are_long, events)
         flags[0] = flags[planes]
-    return _number_roots(
-        labels.ravel(), np.empty(labels.size + 1, np.bool_) if shared is None else shared
-    )
+    return _number_roots(labels.ravel(), shared)
+
+
+def _are_runs_long(flags: np.ndarray) -> bool:
+    """Whether more than two thirds of a sample of voxels have an edge along x."""
+    sample = flags[:, ::16] & X_EDGE
+    return 3 * np.count_nonzero(sample) > 2 * sample.size
 
 
 @numba.njit(cache=True, nogil=True)
 def _find_events(flags, z, y, joins_plane_before, events):
-    """What happens at each voxel of a row.
+    """Writes the event bits of each voxel of a row, from the edge flags of it and its neighbours.
 
-    1: foreground; 2: starts a run; 4 and 8: joins its neighbour in y and in z. An edge that closes
-    a square of true edges joins nothing new, and is left out.
+    FOREGROUND: it has an edge. STARTS_RUN: it has one, but none to the voxel before along x.
+    JOINS_Y, JOINS_Z: it has an edge to the voxel before along y, along z, across which two runs are
+    to be united. That is left out where the other three edges of a square are true, as those voxels
+    are joined already:
+
+        o-----o    y - 1
+        |     :             the edge on the right joins nothing new
+        o-----o    y
     """
     here, before = flags[z, y], flags[z - 1, y]
     above, above_before = flags[z, max(y - 1, 0)], flags[z - 1, max(y - 1, 0)]
@@ -251,57 +276,54 @@ def _find_events(flags, z, y, joins_plane_before, events):
         )
 
 
-def _link_runs(calm: bool) -> Callable:
-    """Link the runs of rows, compiled in two ways.
+@numba.njit(cache=True, nogil=True)
+def _link_runs(flags, labels, start, with_lone_voxels, runs_are_long, events):
+    """Points every voxel of the planes from `start` on at an earlier one of its component.
 
-    Where runs are short (not calm), a branch at each voxel would be mispredicted too often.
+    A pointer is the index of that voxel + 1. Where runs are long, a voxel within one is passed over
+    by a branch, which the processor predicts well. Where they are short it would fail too often:
+    values are then chosen without a branch.
     """
-
-    @numba.njit(cache=True, nogil=True)
-    def link_runs(flags, labels, start, alone, events):
-        """Point every voxel of the planes from `start` on to an earlier one of its component.
-
-        A pointer is the index of that voxel + 1.
-        """
-        parents = labels.ravel()
-        _, height, width = labels.shape
-        for z in range(start, start + flags.shape[0] - 1):
-            for y in range(height):
-                _find_events(flags, z - start + 1, y, z > 0, events)
-                offset = (z * height + y) * width
-                row = parents[offset:]
-                above, before = (
-                    parents[max(offset - width, 0) :],
-                    parents[max(offset - height * width, 0) :],
-                )
-                root = labels.dtype.type(0)
-                for x in range(width):
-                    event = events[x]
-                    if calm and event == 1:
-                        row[x] = root
-                        continue
-                    in_y, in_z, own = above[x], before[x], labels.dtype.type(offset + x + 1)
-                    to_y, to_z = event & 4 != 0, event & 8 != 0
-                    if event & 2:  # values chosen, without a branch
-                        root = in_y if to_y else (in_z if to_z else own)
-                    row[x] = root if event else (own if alone else labels.dtype.type(0))
-                    if (to_y & (in_y != root)) | (to_z & (in_z != root)):  # seldom
-                        if to_y:
-                            root, _ = unite(parents, root, in_y)
-                        if to_z:
-                            root, _ = unite(parents, root, in_z)
-
-    return link_runs
-
-
-LINK_RUNS = (_link_runs(False), _link_runs(True))
+    parents = labels.ravel()
+    _, height, width = labels.shape
+    nothing = labels.dtype.type(0)
+    passed_over = np.uint8(FOREGROUND) if runs_are_long else np.uint8(255)  # 255: never
+    for z in range(start, start + flags.shape[0] - 1):
+        for y in range(height):
+            _find_events(flags, z - start + 1, y, z > 0, events)
+            offset = (z * height + y) * width
+            row = parents[offset:]
+            above = parents[max(offset - width, 0) :]
+            before = parents[max(offset - height * width, 0) :]
+            root = nothing
+            for x in range(width):
+                event = events[x]
+                if event == passed_over:
+                    row[x] = root
+                    continue
+                own = labels.dtype.type(offset + x + 1)
+                in_y = above[x]
+                in_z = before[x]
+                to_y = event & JOINS_Y != 0
+                to_z = event & JOINS_Z != 0
+                if event & STARTS_RUN:
+                    first = in_z if to_z else own
+                    root = in_y if to_y else first
+                lone = own if with_lone_voxels else nothing
+                row[x] = root if event else lone
+                if (to_y & (in_y != root)) | (to_z & (in_z != root)):  # seldom
+                    if to_y:
+                        root, _ = unite(parents, root, in_y)
+                    if to_z:
+                        root, _ = unite(parents, root, in_z)
 
 
 @numba.njit(cache=True, nogil=True)
 def _number_roots(labels, shared):
-    """Turn pointers to earlier voxels into numbers from 1 in raster order, in place.
+    """Turns pointers at earlier voxels into numbers from 1 in raster order, in place.
 
-    Returns the number of roots.
+    A pointer's target has its number already. shared (labels.size + 1,) becomes, of each number,
+    whether two voxels or more have it. Returns the number of roots.
     """
     count = 0
     for i in range(len(labels)):  # without a branch that could be mispredicted
@@ -317,10 +339,10 @@ def _number_roots(labels, shared):
 
 @numba.njit(cache=True, nogil=True)
 def join_face(flags, before, after, first_before, first_after, parents):
-    """Unite components across the face of two slabs, where `flags` (Y, X) has an edge along z.
+    """Unites components across the face of two slabs, where `flags` (Y, X) has an edge along z.
 
-    before, after (Y, X): labels on either side, numbered within their slabs from first_before + 1,
-    first_after + 1.
+    before, after (Y, X): labels on either side, numbered within their slabs. In the table `parents`
+    they begin behind first_before and first_after.
     """
     for y in range(flags.shape[0]):
         joined = (np.int64(0), np.int64(0))
@@ -350,12 +372,10 @@ def _count(labels, sizes):
 
 @numba.njit(cache=True, nogil=True)
 def final_numbers(parents, sizes, min_size):
-    """The final label of each entry: roots numbered from 1 in their order.
+    """The final label of each entry: roots are numbered from 1 in their order.
 
-    Those of fewer than min_size voxels get 0.
-
-    parents: entry 0 for the background, none points to a later one; overwritten. sizes: of the same
-    length, overwritten, or empty.
+    Those of fewer than min_size voxels get 0. parents: entry 0 is the background, and none points
+    at a later one; overwritten. sizes: voxels of each entry, overwritten; or empty for no limit.
     """
     for i in range(1, len(parents)):
         parents[i] = parents[parents[i]]
@@ -374,7 +394,7 @@ def final_numbers(parents, sizes, min_size):
 
 @numba.njit(cache=True, nogil=True)
 def relabel(labels, table):
-    """Replace each label by its entry in the table, in place; 0 stays."""
+    """Replaces each label by its entry in the table, in place; 0 stays."""
     last = number = labels.dtype.type(0)
     for i in range(len(labels)):
         if labels[i] != last:
