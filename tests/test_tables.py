@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,22 @@ def test_the_better_of_two_is_the_perfect_one_by_every_metric():
     for name in differing:
         assert sweep_result(rows, name)["best_metrics"] is rows[1], name
         assert loss_of(f"val/{name}", perfect[name]) < loss_of(f"val/a_raw/{name}", wrong[name])
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("n_splits", "n_mergers"), ("dense_rand_split", "dense_rand_merge"), ("jaccard", "dice")],
+)
+def test_a_metric_with_a_formula_is_counted_with_its_family(first, second, monkeypatch):
+    row = replace(
+        METRICS[first],
+        name="dense_own",
+        formula=lambda found: found[first] + found[second],
+    )
+    monkeypatch.setattr("pytc.metrics.table.ROWS", (*ROWS, row))
+    monkeypatch.setattr("pytc.metrics.semantic.SEMANTIC_METRICS", ("jaccard", "dice", "dense_own"))
+    figures = perfect_and_wrong()[1]
+    assert figures["dense_own"] == figures[first] + figures[second]
 
 
 def test_a_metric_that_is_not_in_the_table_cannot_choose_anything(tmp_path):

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 from pytc.checks import require
-from pytc.metrics.overlap import OVERLAP_METRICS, Contingency
+from pytc.metrics.overlap import Contingency, complete_metrics
 from pytc.segmentation.edge_table import (
     append_item,
     edge_between,
@@ -70,15 +70,13 @@ def dense_curve(
     split = np.maximum(np.sum(of_objects * np.log2(of_objects)) - joint, 0) / total
     merge = np.maximum(segments - joint, 0) / total
     object_squares = float(sum(int(n) ** 2 for n in of_objects.astype(np.int64)))
-    values = (
-        split,
-        merge,
-        split + merge,
-        joint_squares / object_squares,
-        joint_squares / segment_squares,
-        1 - 2 * joint_squares / (object_squares + segment_squares),
+    return complete_metrics(
+        voi_split=split,
+        voi_merge=merge,
+        rand_split=joint_squares / object_squares,
+        rand_merge=joint_squares / segment_squares,
+        adapted_rand_error=1 - 2 * joint_squares / (object_squares + segment_squares),
     )
-    return dict(zip(OVERLAP_METRICS, values))
 
 
 @numba.njit(cache=True, nogil=True)

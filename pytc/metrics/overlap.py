@@ -10,15 +10,10 @@ import numpy as np
 from pytc.io.labels import has_unlabelled, is_unlabelled
 from pytc.io.volume import CHUNK
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
+from pytc.metrics.table import metric_names, with_formulas
 
-OVERLAP_METRICS = (
-    "voi_split",
-    "voi_merge",
-    "voi_sum",
-    "rand_split",
-    "rand_merge",
-    "adapted_rand_error",
-)
+PREFIX = "dense_"  # of these metrics' names in the table of all metrics
+OVERLAP_METRICS = tuple(name.removeprefix(PREFIX) for name in metric_names("instance", "labels"))
 PIECE = 1 << 17  # voxels compared with their neighbours at a time: they stay in a core's cache
 
 
@@ -229,15 +224,20 @@ def _metrics_of_shares(shares: _Shares) -> dict[str, float]:
     joint, objects, segments = shares.joint, shares.objects, shares.segments
     split, merge = (max(0.0, _entropy(joint) - _entropy(each)) for each in (objects, segments))
     squares, squares_objects, squares_segments = (np.sum(p**2) for p in (joint, objects, segments))
-    figures = (
-        split,
-        merge,
-        split + merge,
-        squares / squares_objects,
-        squares / squares_segments,
-        1 - 2 * squares / (squares_objects + squares_segments),
+    return complete_metrics(
+        voi_split=float(split),
+        voi_merge=float(merge),
+        rand_split=float(squares / squares_objects),
+        rand_merge=float(squares / squares_segments),
+        adapted_rand_error=float(1 - 2 * squares / (squares_objects + squares_segments)),
     )
-    return dict(zip(OVERLAP_METRICS, map(float, figures)))
+
+
+def complete_metrics(**counted: Any) -> dict[str, Any]:
+    """OVERLAP_METRICS, by name, from those that have no formula: numbers, or arrays of them."""
+    figures = {PREFIX + name: value for name, value in counted.items()}
+    completed = with_formulas(figures, "instance", "labels")
+    return {name.removeprefix(PREFIX): value for name, value in completed.items()}
 
 
 def _parts(joint: np.ndarray, codes: np.ndarray, ids: np.ndarray) -> dict[int, float]:

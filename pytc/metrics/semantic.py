@@ -5,7 +5,7 @@ import numpy as np
 from pytc.checks import require
 from pytc.io.labels import UNLABELLED
 from pytc.io.volume import CHUNK, Volume
-from pytc.metrics.table import metric_names
+from pytc.metrics.table import metric_names, with_formulas
 
 SEMANTIC_METRICS = metric_names("semantic", "labels")
 MOST_CLASSES = 256
@@ -73,7 +73,7 @@ def class_metrics(confusion: np.ndarray) -> dict[str, float]:
     for number in present.tolist():
         for name in ("jaccard", "dice"):
             figures[f"{name}_class_{number}"] = float(by_class[name][number])
-    return figures
+    return with_formulas(figures, "semantic", "labels")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from pytc.checks import require
 from pytc.io.skeleton import Skeleton, as_skeleton
 from pytc.metrics.overlap import Contingency, metrics_of_table, voi_report
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
-from pytc.metrics.table import metric_names
+from pytc.metrics.table import metric_names, with_formulas
 
 if TYPE_CHECKING:
     import networkx
@@ -114,11 +114,11 @@ class SkeletonMetrics:
         erl = self._run_length(pairs, 0)
         voi = metrics_of_table(pairs.table)
         on_merger = _on_mergers(pairs)
-        return {
+        counted = {
             "erl": erl,
             "max_erl": self.max_erl,
-            "nerl": erl / self.max_erl,
-            **{name: voi[name] for name in ("voi_sum", "voi_split", "voi_merge")},
+            "voi_split": voi["voi_split"],
+            "voi_merge": voi["voi_merge"],
             "n_mergers": int(on_merger.sum()),
             "n_non0_mergers": int((on_merger & (pairs.table.segmentation != 0)).sum()),
             "n_splits": int(pairs.split.sum()),
@@ -127,6 +127,7 @@ class SkeletonMetrics:
                 for name, nodes in TOLERANCES.items()
             },
         }
+        return with_formulas(counted, "instance", "skeleton")
 
     def _merge_stats(self, pairs: _Pairs) -> dict[int, list[int]]:
         mergers = defaultdict(list)

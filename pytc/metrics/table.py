@@ -1,13 +1,15 @@
 """Every metric, a row each: which way is better, what it needs, how it is shown, what it means.
 
 Directions, tables, headlines, panels, the report's text and the help of --metric are read from
-here. To add a metric, add a row, and count it where its family is counted: `SkeletonMetrics`,
-`overlap_metrics` (whose names get dense_ in front) or `semantic_metrics`.
+here. To add a metric that follows from others of its family, add a row with its formula. To add
+another, add a row, and count it where its family is counted: `SkeletonMetrics`, `overlap_metrics`
+(whose names get dense_ in front) or `semantic_metrics`.
 """
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from pytc.checks import suggest
 
@@ -29,6 +31,8 @@ class Metric:
     meaning: str
     headline: bool = False  # shown first, in tables and on the report's cards
     panel: str = ""  # the picture of a sweep in which its curve is drawn
+    # from the other metrics of the same task and truth, by name: numbers, or arrays of them
+    formula: Callable[[Mapping[str, Any]], Any] | None = None
 
     @property
     def lower_is_better(self) -> bool:
@@ -58,12 +62,12 @@ ROWS = (
     Metric(
         "nerl", "instance", "skeleton", "higher", "", 3, "NERL",
         "expected run length as a share of the best possible; 1 is perfect",
-        headline=True, panel=LENGTH,
+        headline=True, panel=LENGTH, formula=lambda found: found["erl"] / found["max_erl"],
     ),
     Metric(
         "voi_sum", "instance", "skeleton", "lower", "bits", 3, "VOI",
         "variation of information over skeleton nodes, bits; 0 is perfect",
-        headline=True, panel=NODES,
+        headline=True, panel=NODES, formula=lambda found: found["voi_split"] + found["voi_merge"],
     ),
     Metric(
         "voi_split", "instance", "skeleton", "lower", "bits", 3, "VOI split",
@@ -118,6 +122,7 @@ ROWS = (
         "dense_voi_sum", "instance", "labels", "lower", "bits", 3, "dense VOI",
         "variation of information over labelled voxels, bits; 0 is perfect",
         headline=True, panel=VOXELS,
+        formula=lambda found: found["dense_voi_split"] + found["dense_voi_merge"],
     ),
     Metric(
         "dense_rand_split", "instance", "labels", "higher", "", 3, "Rand split",
@@ -192,6 +197,18 @@ def is_metric(name: str) -> bool:
 def metric_names(task: Task, needs: Truth) -> tuple[str, ...]:
     """The metrics of a task that are counted against one kind of truth, in the table's order."""
     return tuple(row.name for row in ROWS if (row.task, row.needs) == (task, needs))
+
+
+def with_formulas(figures: Mapping[str, Any], task: Task, needs: Truth) -> dict[str, Any]:
+    """The figures and those that follow from them, in the table's order; then what has no row.
+
+    figures: metrics of one task and truth by name, each a number or an array of numbers.
+    """
+    rows = [row for row in ROWS if (row.task, row.needs) == (task, needs)]
+    derived = {row.name: row.formula(figures) for row in rows if row.formula is not None}
+    found = {**figures, **derived}
+    ordered = {row.name: found[row.name] for row in rows if row.name in found}
+    return ordered | found
 
 
 def full_name(name: str) -> str:
