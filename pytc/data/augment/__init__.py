@@ -77,55 +77,21 @@ def augment(
     )
     image, labels = deformation.deform(image, labels, matrices, knots)
 
-    slice_damage = {"prob": c.slices_prob, "axis": _slices_axis(config, axis)}
-    linear = {"scale": c.intensity_scale, "offset": c.intensity_offset}
-    for function, settings in (
-        (
-            deformation.misalign,
-            {
-                "prob": c.misalign_prob,
-                "max_shift": c.misalign_max,
-                "max_rotation": c.misalign_rotation,
-                "axis": axis,
-            },
-        ),
-        (imaging.intensity, {"prob": c.intensity_prob, **linear}),
-        (imaging.gamma, {"prob": c.gamma_prob, "low": c.gamma_range[0], "high": c.gamma_range[1]}),
-        (
-            imaging.slice_contrast,
-            {"contrast_prob": c.slice_contrast_prob, **linear, **slice_damage},
-        ),
-        (
-            imaging.blur_slices,
-            {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slice_damage},
-        ),
-        (imaging.noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
-        (
-            imaging.shift_slices,
-            {
-                "shift_prob": c.shift_slice_prob,
-                "max_shift": c.shift_slice_max,
-                "fill": c.shift_slice_fill,
-                **slice_damage,
-            },
-        ),
-        (imaging.drop_slices, {"drop_prob": c.drop_slice_prob, **slice_damage}),
-        (
-            imaging.missing_section,
-            {"prob": c.missing_section_prob, "longest": c.missing_section_max, "axis": axis},
-        ),
-        (imaging.cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
-    ):
+    image, labels = deformation.misalign(
+        image,
+        labels,
+        rng("misalign"),
+        prob=c.misalign_prob,
+        max_shift=c.misalign_max,
+        max_rotation=c.misalign_rotation,
+        axis=axis,
+    )
+    for function, settings in imaging.list_damages(config, axis):
         if settings.get("axis") == "random":
             image = _across_random_axes(function, image, keys, settings)
         else:
             image, labels = function(image, labels, rng(function.__name__), **settings)
     return image, labels
-
-
-def _slices_axis(config: AugmentConfig, thick: int) -> int | str:
-    """The axis across which slices are damaged: 0, 1, 2, or "random"."""
-    return thick if config.slices_axis == "thick" else config.slices_axis
 
 
 def _across_random_axes(

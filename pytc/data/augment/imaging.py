@@ -5,14 +5,18 @@ Labels are never touched. Every function is f(image, labels, rng, *, ...) -> (im
 X) or None, handed through. Each sample is chosen with probability `prob`; one that is not chosen
 comes back bit for bit, and with none chosen the input itself comes back. Slices lie across `axis`:
 0, 1 or 2 for z, y or x.
+
+To add a kind of damage: write its function here, its fields in `pytc.config.AugmentConfig`, and its
+line in `list_damages`.
 """
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
+from pytc.config import AugmentConfig
 from pytc.data.counter_random import SampleRandom
 
 Result = tuple[torch.Tensor, torch.Tensor | None]
@@ -163,6 +167,36 @@ def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: 
             # float32 sums depend on the threads
             box.copy_(box.mean((1, 2, 3), keepdim=True, dtype=torch.float64))
     return image, labels
+
+
+def list_damages(
+    config: AugmentConfig, thick: int
+) -> list[tuple[Callable[..., Result], dict[str, Any]]]:
+    """Each function of this file with the settings of a config, in the order of their use.
+
+    thick: the axis across which sections were cut, 0, 1 or 2. An axis "random" among the settings
+    stands for one that is drawn for each sample.
+    """
+    c = config
+    linear = {"scale": c.intensity_scale, "offset": c.intensity_offset}
+    slices = {
+        "prob": c.slices_prob,
+        "axis": thick if c.slices_axis == "thick" else c.slices_axis,
+    }
+    gamma_range = {"low": c.gamma_range[0], "high": c.gamma_range[1]}
+    shift = {"max_shift": c.shift_slice_max, "fill": c.shift_slice_fill}
+    missing = {"longest": c.missing_section_max, "axis": thick}
+    return [
+        (intensity, {"prob": c.intensity_prob, **linear}),
+        (gamma, {"prob": c.gamma_prob, **gamma_range}),
+        (slice_contrast, {"contrast_prob": c.slice_contrast_prob, **linear, **slices}),
+        (blur_slices, {"blur_prob": c.blur_slice_prob, "max_sigma": c.blur_sigma, **slices}),
+        (noise, {"prob": c.noise_prob, "max_sigma": c.noise_max}),
+        (shift_slices, {"shift_prob": c.shift_slice_prob, **shift, **slices}),
+        (drop_slices, {"drop_prob": c.drop_slice_prob, **slices}),
+        (missing_section, {"prob": c.missing_section_prob, **missing}),
+        (cutout, {"prob": c.cutout_prob, "size": c.cutout_size}),
+    ]
 
 
 def _pick_slices(
