@@ -1,9 +1,10 @@
-"""The three scripts: arguments in, one call of the package out.
+"""The three scripts, train.py, infer.py and evaluate.py: arguments in, one call of the package out.
 
-Heavy imports wait until the arguments are read.
+Help and errors in the arguments must come at once: torch is imported after they are read.
 """
 
 import argparse
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from pathlib import Path
 import tyro
 
 from pytc.checks import require
-from pytc.commands import EvaluateConfig, InferConfig, TrainCommand
+from pytc.commands import EvaluateConfig, InferConfig, TrainCommand, parse
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
+from pytc.messages import begin_verb
 from pytc.models import check_options
 from pytc.python_files import load_plugins
 from pytc.renames import DOCUMENTED_FLAGS, config_from_plain
@@ -28,39 +30,27 @@ from pytc.runs import (
 from pytc.script import command_line, program_of, script, told_by_one_rank
 from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
 
+LOGGER = logging.getLogger(__name__)
+
 
 def train(arguments: list[str] | None = None) -> None:
     """torchrun train.py --config FILE.py [--section.field value ...] [--resume [RUN]]"""
-    with script(
-        f"interrupted at once; {command_line('train', ['--resume'])} continues from the last "
-        "checkpoint, where there is one"
-    ):
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--config", type=Path)
-        first.add_argument("--resume", nargs="?", const="")
-        given, rest = first.parse_known_args(arguments)
-        require(
-            given.config is None or given.resume is None,
-            "--resume alone, as a run continues with its own config and flags",
-            f"--config {given.config}",
-        )
-        resume = None
-        if given.resume is not None:
-            resume = _run_to_resume(given.resume)
-
-        file = ConfigFile(Config(), has_cpu_variant=True)
-        if given.config is not None:
-            file = read_config_file(given.config)
-        if resume is not None:
-            file = ConfigFile(load_config(resume))
-        flags = named_flags(rest)
+    to_go_on = command_line("train", ["--resume"])
+    interrupted = (
+        f"interrupted at once; {to_go_on} continues from the last checkpoint, where there is one"
+    )
+    with script(interrupted):
+        config_path, resume, words = _read_first_flags(begin_verb(arguments))
+        file = _starting_config(config_path, resume)
+        flags = named_flags(words)
         default = with_named_fields(file.config, flags)
-        # The files that a run names are loaded only where they are named again.
+        # The plugins of a run are loaded only where the command line names them again.
         of_a_run = resume is not None or file.is_of_a_run
         if of_a_run:
             default = replace(default, plugins=())
-        config = parse_config(rest, default, given.config, resume)
-        require_writable(resume if resume else runs_folder())
+        config = parse_config(words, default, config_path, resume)
+
+        require_writable(resume or runs_folder())
         check_volumes((*config.data.train, *config.data.validation), config)
         load_plugins(config.plugins)
         if of_a_run and not config.plugins:
@@ -70,7 +60,7 @@ def train(arguments: list[str] | None = None) -> None:
         else:
             check_resumed(config, resume)
 
-        # From here on torch is loaded: what is wrong so far was told at once.
+        # From here on torch is loaded: all that is wrong so far was reported at once.
         from pytc import hardware
         from pytc.training.distributed import read_environment
         from pytc.training.loop import train
@@ -79,7 +69,7 @@ def train(arguments: list[str] | None = None) -> None:
         on_cpu = hardware.choose_device(config.system).type == "cpu"
         if file.has_cpu_variant and config.system.cpu_variant and on_cpu:
             variant = cpu_variant(default, flags)
-            config = parse_config(rest, variant, given.config, resume)
+            config = parse_config(words, variant, config_path, resume)
             made = differences(default, variant, NO_GPU)
             changes = [change for change in made if change.field not in flags]
         check_options(config.model.architecture, flags)
@@ -89,15 +79,42 @@ def train(arguments: list[str] | None = None) -> None:
             print(f"next: {command_line('infer', ['--run', str(run)])}")
 
 
+def _read_first_flags(words: list[str]) -> tuple[Path | None, Path | None, list[str]]:
+    """The file of --config, the run of --resume, and the other words.
+
+    These two flags are read first: the other flags override what the config or the run says.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--resume", nargs="?", const="")  # "" where no run is named: the newest
+    given, rest = parser.parse_known_args(words)
+    if given.resume is None:
+        return given.config, None, rest
+    require(
+        given.config is None,
+        "--resume alone, as a run continues with its own config and flags",
+        f"--config {given.config}",
+    )
+    return None, _run_to_resume(given.resume), rest
+
+
+def _starting_config(config_path: Path | None, resume: Path | None) -> ConfigFile:
+    """The config that the flags override: of a run, of a file, or the default one."""
+    if resume is not None:
+        return ConfigFile(load_config(resume))
+    if config_path is not None:
+        return read_config_file(config_path)
+    return ConfigFile(Config(), has_cpu_variant=True)
+
+
 def parse_config(
     arguments: list[str], default: Config, file: Path | None, resume: Path | None
 ) -> Config:
     """The config that the flags make of the default."""
-    command = TrainCommand(file, str(resume) if resume else None, default)
+    command = TrainCommand(file, str(resume) if resume else None, settings=default)
+    program = program_of("train")
     with told_by_one_rank():
-        return tyro.cli(
-            TrainCommand, args=arguments, default=command, prog=program_of("train")
-        ).settings
+        return tyro.cli(TrainCommand, args=arguments, default=command, prog=program).settings
 
 
 def named_flags(arguments: list[str]) -> set[str]:
@@ -120,22 +137,33 @@ def named_flags(arguments: list[str]) -> set[str]:
 def with_named_fields(config: Config, flags: set[str]) -> Config:
     """The config made ready for flags that need more than a field's value.
 
-    Volumes that only the command line names, e.g. by --data.train.1.image, get a place; the length
-    of a config in epochs gives way to --loop.max-steps. ValueError for a volume without an image.
+    - A volume that only the command line names, e.g. by --data.train.1.image, is added to `data`.
+    - The length of a config in epochs gives way to --loop.max-steps.
+
+    ValueError for an added volume without an image.
     """
-    data = config.data
-    for part in ("train", "val"):
-        volumes = list(getattr(data, part))
-        while any(flag.startswith(f"data.{part}.{len(volumes)}.") for flag in flags):
-            prefix = f"data.{part}.{len(volumes)}"
-            require(f"{prefix}.image" in flags, f"--{prefix}.image for a volume of its own", None)
-            volumes.append(VolumeConfig())
-        data = replace(data, **{part: tuple(volumes)})
+    data = replace(
+        config.data,
+        train=_with_named_volumes(config.data.train, "data.train", flags),
+        val=_with_named_volumes(config.data.val, "data.val", flags),
+    )
     loop = config.loop
     if "loop.max_steps" in flags:
         require("loop.epochs" not in flags, "--loop.max-steps or --loop.epochs, not both", "both")
         loop = replace(loop, epochs=None)
     return replace(config, data=data, loop=loop)
+
+
+def _with_named_volumes(
+    volumes: Sequence[VolumeConfig], field: str, flags: set[str]
+) -> tuple[VolumeConfig, ...]:
+    """The volumes, and one more for each further number that a flag such as FIELD.1.image names."""
+    extended = list(volumes)
+    while any(flag.startswith(f"{field}.{len(extended)}.") for flag in flags):
+        image = f"{field}.{len(extended)}.image"
+        require(image in flags, f"--{image} for a further volume", None)
+        extended.append(VolumeConfig())
+    return tuple(extended)
 
 
 def _run_to_resume(name: str) -> Path:
@@ -150,23 +178,24 @@ def _run_to_resume(name: str) -> Path:
 def infer(arguments: list[str] | None = None) -> None:
     """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.field value]"""
     with script("interrupted; the same call continues after the last block that was predicted"):
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--run")
-        given, rest = first.parse_known_args(arguments)
+        words = begin_verb(arguments)
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--run")
+        given, rest = parser.parse_known_args(words)
         default = InferConfig(run=given.run)
         asks_for_help = bool({"-h", "--help"} & set(rest))
         if given.run or not asks_for_help:
             run = given.run or str(newest_run("checkpoints/last.pt"))
             trained = _config_of(run)
             if not asks_for_help:
-                print(f"run: {run}", flush=True)
+                LOGGER.info(f"run: {run}")
             default = InferConfig(
                 run,
                 inference=trained.inference,
                 segmentation=trained.segmentation,
                 system=trained.system,
             )
-        config = tyro.cli(InferConfig, args=rest, default=default, prog=program_of("infer"))
+        config = parse(InferConfig, "infer", rest, default=default)
 
         require_writable(Path(config.output or find_run(config.run) / "predictions"))
         if config.input is not None:
@@ -192,7 +221,7 @@ def _config_of(name: str) -> Config:
 def evaluate(arguments: list[str] | None = None) -> None:
     """python evaluate.py [--run RUN] [--sweep] [--affinities A] [--labels L] [--output D] ..."""
     with script("interrupted; the next call starts anew"):
-        config = tyro.cli(EvaluateConfig, args=arguments, prog=program_of("evaluate"))
+        config = parse(EvaluateConfig, "evaluate", begin_verb(arguments))
 
         from pytc.evaluate import evaluate
 

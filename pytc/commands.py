@@ -1,6 +1,7 @@
 """The arguments of each verb; the comment of a field is its help on the command line."""
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,13 +20,34 @@ from pytc.config import (
     VolumeConfig,
     require_intensity,
 )
+from pytc.messages import QUIET_HELP
 from pytc.metrics.table import ROWS
+from pytc.script import program_of, told_by_one_rank
 from pytc.target_kinds import TARGET_KINDS, target_kind
 from pytc.thresholds import parse_thresholds
 
 
 def _shown_thresholds(thresholds: tuple[float, ...] | None) -> list[str]:
     return ["None"] if thresholds is None else [f"{threshold:g}" for threshold in thresholds]
+
+
+# `messages.begin_verb` takes the flag from the command line: it is here for the help alone.
+Quiet = Annotated[bool, tyro.conf.arg(help=QUIET_HELP), tyro.conf.FlagCreatePairsOff]
+
+
+def parse(settings: Any, verb: str, words: list[str], **options: Any) -> Any:
+    """An instance of the dataclass `settings`, or of one of a union, from a command line.
+
+    options: of `tyro.cli`, such as the default. Help has --quiet, too.
+    """
+    fields_ = [("settings", Annotated[settings, tyro.conf.arg(name="")])]
+    default = options.pop("default", None)
+    if default is not None:
+        fields_ = [(*fields_[0], default)]
+    command = make_dataclass("Command", [*fields_, ("quiet", Quiet, False)], frozen=True)
+    options.setdefault("description", cleandoc(settings.__doc__))
+    with told_by_one_rank():
+        return tyro.cli(command, args=words, prog=program_of(verb), **options).settings
 
 
 # On the command line numbers, ranges MIN:MAX:STEP, or both.
@@ -52,6 +74,7 @@ class TrainCommand:
     config: Path | None = None
     # Folder of a run to continue from its last checkpoint, without --config; alone, the newest run.
     resume: str | None = None
+    quiet: Quiet = False
     settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 

@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import platform
@@ -19,12 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from pytc import console
+from pytc import console, messages
 from pytc.checks import require
 from pytc.config import Config, ModelConfig, SystemConfig
 
 if TYPE_CHECKING:
     import torch
+
+LOGGER = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -171,9 +174,10 @@ def auto_configure_training(config: Config) -> Config:
     precision = choose_precision(config.system, device, config.model)
     batch, accumulate, reason = batch_by_rule(config, device, precision)
     choices.append(("batch", f"{batch} patches, {accumulate} a step", reason))
-    print_table(choices)
+    if messages.are_shown():
+        print_table(choices)
     if hint := torchrun_hint(device, ranks=1):
-        print(hint)
+        LOGGER.info(hint)
     system = replace(
         config.system,
         precision=precision,

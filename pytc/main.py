@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Annotated
 
+from pytc.messages import QUIET, QUIET_HELP, begin_verb
 from pytc.script import program_of, script, told_by_one_rank
 
 
@@ -67,55 +68,55 @@ def _evaluate(arguments: list[str]) -> None:
 def _validate(arguments: list[str]) -> None:
     """Score the checkpoints of a run on whole volumes."""
     with script():
-        import tyro
+        words = begin_verb(arguments)
 
-        from pytc.commands import ValidateConfig
+        from pytc.commands import ValidateConfig, parse
         from pytc.validate import validate
 
-        validate(tyro.cli(ValidateConfig, args=arguments, prog=program_of("validate")))
+        validate(parse(ValidateConfig, "validate", words))
 
 
 def _replay(arguments: list[str]) -> None:
     """Make one training sample of a run again."""
     with script():
-        import tyro
+        words = begin_verb(arguments)
 
-        from pytc.commands import ReplayConfig
+        from pytc.commands import ReplayConfig, parse
         from pytc.data.replay import replay
 
-        replay(tyro.cli(ReplayConfig, args=arguments, prog=program_of("replay")))
+        replay(parse(ReplayConfig, "replay", words))
 
 
 def _hardware(arguments: list[str]) -> None:
     """Print what this machine has, and what is chosen for it."""
     with script():
-        import tyro
+        words = begin_verb(arguments)
 
+        from pytc.commands import parse
         from pytc.config import ModelConfig, SystemConfig
         from pytc.hardware import choose_device, print_table, survey
 
         about = "Print what this process may use, and what would be chosen for it."
-        program = program_of("hardware")
-        system = tyro.cli(SystemConfig, args=arguments, prog=program, description=about)
+        system = parse(SystemConfig, "hardware", words, description=about)
         print_table(survey(system, choose_device(system), ModelConfig()))
 
 
 def _models(arguments: list[str]) -> None:
     """List the networks, or export one to a file."""
     with script():
+        words = begin_verb(arguments)
+
         import tyro
 
-        from pytc.commands import ExportModel, ListModels
+        from pytc.commands import ExportModel, ListModels, parse
         from pytc.models import list_architectures
         from pytc.python_files import load_plugins
 
-        asked = tyro.cli(
+        choice = (
             Annotated[ExportModel, tyro.conf.subcommand("export")]
-            | Annotated[ListModels, tyro.conf.subcommand("list")],
-            args=arguments,
-            prog=program_of("models"),
-            description=_models.__doc__,
+            | Annotated[ListModels, tyro.conf.subcommand("list")]
         )
+        asked = parse(choice, "models", words, description=_models.__doc__)
         load_plugins(asked.plugins)
         if isinstance(asked, ListModels):
             print("\n".join(list_architectures()))
@@ -129,6 +130,8 @@ def _models(arguments: list[str]) -> None:
 def _data(arguments: list[str]) -> None:
     """Download a public data set."""
     with script():
+        words = begin_verb(arguments)
+
         from pytc.io.datasets import DATASETS, fetch
 
         about = "Download a public data set, and print its volumes as a config names them."
@@ -137,7 +140,8 @@ def _data(arguments: list[str]) -> None:
         parser.add_argument(
             "--folder", help="where to put it; by default $PYTC_DATA if it is set, else data/"
         )
-        given = parser.parse_args(arguments)
+        parser.add_argument(QUIET, action="store_true", help=QUIET_HELP)
+        given = parser.parse_args(words)
         try:
             volumes = fetch(given.name, given.folder)
         except (ImportError, OSError) as error:

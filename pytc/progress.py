@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from pytc import messages
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Progress:
@@ -39,7 +44,7 @@ class Progress:
         )
         self.started = self.said = time.monotonic()
         self.bar = None
-        if sys.stdout.isatty():
+        if messages.are_shown() and sys.stdout.isatty():
             columns = (
                 TextColumn(description),
                 BarColumn(),
@@ -68,7 +73,7 @@ class Progress:
         now = time.monotonic()
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done, note=note)
-        elif done == self.total or now - self.said >= self.seconds:
+        elif messages.are_shown() and (done == self.total or now - self.said >= self.seconds):
             self.said = now
             rate = (done - self.first) / max(now - self.started, 1e-9)
             hours, rest = divmod(int((self.total - done) / rate), 3600)
@@ -90,16 +95,14 @@ def track(items: Sequence, description: str, unit: str) -> Iterator:
 
 @functools.cache
 def announce_compilation() -> None:
-    """Print a line when code is first compiled in this process, because numba's cache lacks it."""
+    """Say so when code is first compiled in this process, because numba's cache lacks it."""
     from numba.core import event  # training needs none
 
     class Notice(event.RecordingListener):
         def on_start(self, event):
             if not self.buffer:
-                print(
-                    "compiling, as this is the first use; later runs find the code in numba's "
-                    "cache",
-                    flush=True,
+                LOGGER.info(
+                    "compiling, as this is the first use; later runs find the code in numba's cache"
                 )
             super().on_start(event)
 

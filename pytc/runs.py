@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -13,6 +14,8 @@ from pytc.checks import require, suggest
 from pytc.config import Config
 from pytc.renames import config_from_plain
 from pytc.script import program_of
+
+LOGGER = logging.getLogger(__name__)
 
 
 def runs_folder() -> Path:
@@ -103,7 +106,7 @@ def find_weights(name: str | Path, checkpoint: str = "best") -> Path:
     path = folder / f"{checkpoint}.pt"
     if checkpoint == "best" and not path.is_file() and (folder / "last.pt").is_file():
         path = folder / "last.pt"
-        print(f"no best.pt in {folder}, as the run was never validated: taking last.pt", flush=True)
+        LOGGER.info(f"no best.pt in {folder}, as the run was never validated: taking last.pt")
     require(path.is_file(), f"a checkpoint {path}", "none")
     return path
 

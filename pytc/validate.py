@@ -7,6 +7,7 @@ best.pt is written here.
 
 import fcntl
 import json
+import logging
 import signal
 import time
 from collections.abc import Collection
@@ -17,6 +18,8 @@ from pytc.checks import require
 from pytc.commands import ValidateConfig
 from pytc.python_files import load_plugins
 from pytc.runs import find_run, load_config, newest_run, replacing
+
+LOGGER = logging.getLogger(__name__)
 
 SHOWN = ("val/nerl", "val/dense_voi_sum", "val/jaccard", "val/threshold")
 
@@ -36,7 +39,7 @@ def validate(config: ValidateConfig) -> None:
     run = _run_of(config)
     try:
         while file is None and not run.is_dir():  # it is for the run to make
-            print(f"waiting for {run}", flush=True)
+            LOGGER.info(f"waiting for {run}")
             time.sleep(config.interval)
         (run / "validation").mkdir(parents=True, exist_ok=True)
         with open(run / "validation" / "lock", "w") as lock:
@@ -65,7 +68,7 @@ def validate(config: ValidateConfig) -> None:
                 else:
                     time.sleep(config.interval)
     except KeyboardInterrupt:
-        print("stopped; the next call goes on from validation.jsonl", flush=True)
+        LOGGER.info("stopped; the next call goes on from validation.jsonl")
 
 
 def _run_of(config: ValidateConfig) -> Path:
@@ -119,7 +122,7 @@ def score(
     from pytc.training.whole_volumes import validate_volumes
 
     step, (model, trained) = state["step"], restore_model(state)
-    print(f"{run}: scoring step {step}", flush=True)
+    LOGGER.info(f"{run}: scoring step {step}")
     device = hardware.choose_device(replace(trained.system, device=device))
     if device.type == "cpu":  # a precision that was chosen for a GPU
         trained = replace(trained, system=replace(trained.system, precision="auto"))

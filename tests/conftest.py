@@ -26,6 +26,14 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(autouse=True, scope="session")
+def messages_are_shown():
+    """As in every command: what the library says is on standard output."""
+    from pytc.messages import show_messages
+
+    show_messages()
+
+
+@pytest.fixture(autouse=True, scope="session")
 def networks_are_built_on_the_cpu():
     """Where a test names no device: its images are on the CPU, on machines with a GPU too."""
 

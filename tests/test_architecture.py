@@ -22,6 +22,7 @@ FLOORS = {
     "pytc.runs": 0,
     "pytc.python_files": 0,
     "pytc.console": 0,
+    "pytc.messages": 0,
     "pytc.progress": 1,
     "pytc.hardware": 1,
     "pytc.io": 1,

@@ -1,5 +1,6 @@
 """What is said of volumes that were read, and what is refused before work starts."""
 
+import logging
 from dataclasses import replace
 
 import numpy as np
@@ -45,12 +46,13 @@ def doubts_of(config):
     return inspect(open_source(config, DataConfig()))[1]
 
 
-def test_a_line_says_what_was_read(tmp_path):
+def test_a_line_says_what_was_read(tmp_path, caplog):
     labels = MADE.labels.astype(np.int32)
     labels[:8] = -1
     n_labels = len(np.unique(labels[8:]))
     one = volume(tmp_path, labels=labels, voxel_size=(40, 4.5, 4))
-    _, lines = inspect_run(run(one))
+    inspect_run(run(one))
+    lines = caplog.messages
     assert lines[0] == (
         f"training volume a: {tmp_path}/a.zarr, zyx 32 x 40 x 48, uint8, grey 0 to 255, "
         f"voxels 40 x 4.5 x 4 nm (attributes), {n_labels} labels, 75.0% labelled, 25.0% unlabelled"
@@ -100,22 +102,25 @@ def test_image_and_labels_exchanged(tmp_path):
     assert "looks like labels" in mask
 
 
-def test_a_single_object_under_affinities(tmp_path):
+def warnings_of(caplog, config):
+    """What is called out about the volumes of a run."""
+    caplog.clear()
+    inspect_run(config)
+    return [record.message for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def test_a_single_object_under_affinities(tmp_path, caplog):
     one = volume(tmp_path, labels=(MADE.labels > 1).astype(np.uint8))
-    _, lines = inspect_run(run(one))
-    assert any("holds a single object" in line for line in lines)
+    assert any("holds a single object" in line for line in warnings_of(caplog, run(one)))
     binary = {"target": TargetConfig(kind="binary"), "model": ModelConfig(out_channels=1)}
-    _, lines = inspect_run(run(one, **binary))
-    assert not any("warning" in line for line in lines)
+    assert warnings_of(caplog, run(one, **binary)) == []
 
 
-def test_a_patch_larger_than_the_volume(tmp_path):
+def test_a_patch_larger_than_the_volume(tmp_path, caplog):
     one = volume(tmp_path)
-    _, lines = inspect_run(run(one, patch_size=(64, 40, 48)))
-    (warning,) = [line for line in lines if line.startswith("warning")]
+    (warning,) = warnings_of(caplog, run(one, patch_size=(64, 40, 48)))
     assert "larger than" in warning and "50% of each is mirrored" in warning
-    _, lines = inspect_run(run(one, patch_size=SHAPE))
-    assert not any("warning" in line for line in lines)
+    assert warnings_of(caplog, run(one, patch_size=SHAPE)) == []
 
 
 # --- volumes that differ ---

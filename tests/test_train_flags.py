@@ -46,7 +46,7 @@ def test_more_volumes_are_named_by_flags():
 
 
 def test_a_further_volume_needs_an_image():
-    with pytest.raises(ValueError, match="expected --data.train.1.image for a volume of its own"):
+    with pytest.raises(ValueError, match="expected --data.train.1.image for a further volume"):
         parsed("--data.train.1.labels", "c.tif")
 
 

@@ -1,5 +1,6 @@
 """What was read, in a line a volume, and what looks wrong with it before any work starts."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +13,8 @@ from pytc.config import Config, Lengths, Triple
 from pytc.data.sources import Source, open_source
 from pytc.io import intensity
 from pytc.io.labels import is_unlabelled
+
+LOGGER = logging.getLogger(__name__)
 
 # The neighbours along an axis of most voxels have the same label, of few the same grey value.
 LABELS_AGREE = 0.9
@@ -137,8 +140,8 @@ def looks_like_image(boxes: Sequence[np.ndarray]) -> bool:
     return same < GREYS_AGREE * pairs
 
 
-def inspect_run(config: Config) -> tuple[list[Facts], list[str]]:
-    """The facts of a run's training volumes, and the lines to print of all its volumes.
+def inspect_run(config: Config) -> list[Facts]:
+    """The facts of a run's training volumes; says what was read of all its volumes.
 
     Args:
         config: of the run; its synthetic volumes have been made.
@@ -147,7 +150,7 @@ def inspect_run(config: Config) -> tuple[list[Facts], list[str]]:
         ValueError: a volume is not there, does not fit, or differs from the training volumes in the
             order of its axes or the size of its voxels.
     """
-    lines, training = [], []
+    training: list[Facts] = []
     parts = {"training": config.data.train, "validation": config.data.validation}
     for role, volumes in parts.items():
         for number, volume in enumerate(volumes):
@@ -158,12 +161,14 @@ def inspect_run(config: Config) -> tuple[list[Facts], list[str]]:
             if role == "training":
                 training.append(facts)
             doubts += _doubts_about_patches(facts, config)
-            lines += [f"{role} volume {facts}", *(f"warning: {doubt}" for doubt in doubts)]
+            LOGGER.info(f"{role} volume {facts}")
+            for doubt in doubts:
+                LOGGER.warning(doubt)
     if not config.data.validation:
-        lines.append(
+        LOGGER.info(
             "no validation volume is named (--data.val.0.image): best.pt is the last checkpoint"
         )
-    return training, lines
+    return training
 
 
 def _doubts_about_patches(facts: Facts, config: Config) -> list[str]:

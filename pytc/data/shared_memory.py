@@ -4,6 +4,7 @@ The memory has no name (memfd). The kernel frees it with the process that decode
 ends: there is nothing to clean up. Linux only.
 """
 
+import logging
 import math
 import os
 import weakref
@@ -18,6 +19,8 @@ from pytc.checks import require
 from pytc.data.sources import Source
 from pytc.io.stores import open_npy
 from pytc.io.volume import CHUNK, Volume
+
+LOGGER = logging.getLogger(__name__)
 
 
 def shared_sources(
@@ -62,7 +65,7 @@ def shared_sources(
 
 def _decode(volume: Volume) -> int:
     """The descriptor of a file in memory with the array ([C,] Z, Y, X) of a volume as .npy."""
-    print(f"decoding into memory: {volume.path}", flush=True)
+    LOGGER.info(f"decoding into memory: {volume.path}")
     depth, *plane = volume.spatial_shape
     file = os.memfd_create(volume.path[-200:])
     shape = (volume.n_channels,) * ("c" in volume.axes) + volume.spatial_shape

@@ -1,5 +1,6 @@
 """Making the volumes named synthetic:SEED, each once, in the data folder."""
 
+import logging
 import os
 import shutil
 from dataclasses import asdict
@@ -11,6 +12,8 @@ from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import STEPS, make_neurites
 from pytc.io.volume import create_volume
 from pytc.progress import Progress
+
+LOGGER = logging.getLogger(__name__)
 
 
 def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeConfig:
@@ -28,7 +31,7 @@ def prepare_volume(config: VolumeConfig, synthetic: SyntheticConfig) -> VolumeCo
 
 def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
     shape = " x ".join(map(str, synthetic.shape))
-    print(f"making a synthetic volume of {shape} voxels, seed {seed}, in {folder}", flush=True)
+    LOGGER.info(f"making a synthetic volume of {shape} voxels, seed {seed}, in {folder}")
     with Progress("making a synthetic volume", "steps", STEPS) as progress:
         made = make_neurites(seed=seed, **asdict(synthetic), said=progress.show)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -1,5 +1,6 @@
 """The folders of results that infer.py leaves, and what their source.json says of a prediction."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pytc.evaluation.inputs import InferCall, StoredArray, Truth, metrics_by_tru
 from pytc.io.results import SOURCE, SOURCES, read_source
 from pytc.runs import find_run, newest_run
 from pytc.target_kinds import TargetKind, target_kind
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ def _with_truth(folders: dict[str, Path]) -> list[Path]:
         if any(source.get(part) for part in needed):
             scored.append(folder)
         else:
-            print(f"{name}: not scored, as no {' or '.join(needed)} were named", flush=True)
+            LOGGER.info(f"{name}: not scored, as no {' or '.join(needed)} were named")
     require(
         bool(scored),
         "a volume with labels or skeletons; --volume NAME --labels FILE names them",

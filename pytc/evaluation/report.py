@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -38,6 +39,8 @@ from pytc.io.volume import Volume, create_volume
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, headlines, is_metric, metric
 from pytc.runs import replacing, require_writable, write_json
+
+LOGGER = logging.getLogger(__name__)
 
 DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
 N_WORST = 10  # skeletons in the table of those that lose most
@@ -106,7 +109,7 @@ def evaluate_volume(inputs: Inputs, output: Path, backend: str = "pytc") -> Eval
     drawn and stored. A segmentation is scored as it is.
     """
     for part, path in inputs.paths.items():
-        print(f"{part + ':':14}{path}", flush=True)
+        LOGGER.info(f"{part + ':':14}{path}")
     labels = read_truth(inputs)
     sweep = None
     segmentation: np.ndarray | Volume = inputs.array
@@ -158,7 +161,7 @@ def _announce(inputs: Inputs) -> None:
     words = f"{len(thresholds)} thresholds"
     if len(thresholds) == 1:
         words = f"threshold {thresholds[0]:g}"
-    print(f"segmenting {inputs.array.spatial_shape} voxels at {words}", flush=True)
+    LOGGER.info(f"segmenting {inputs.array.spatial_shape} voxels at {words}")
 
 
 def _require_good(metrics: dict[str, Any], bound: float | None, of_volume: str) -> None:

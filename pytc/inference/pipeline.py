@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,6 +40,8 @@ from pytc.segmentation.connected_components import unit_channels
 from pytc.segmentation.edges import is_above
 from pytc.target_kinds import target_kind
 
+LOGGER = logging.getLogger(__name__)
+
 
 def infer(config: InferConfig) -> list[Path]:
     """Predict and segment the input, or else each validation volume of the run.
@@ -55,7 +58,7 @@ def infer(config: InferConfig) -> list[Path]:
     state = load_checkpoint(checkpoint, device)
     model, trained = restore_model(state)
     model = model.to(device)
-    print(f"checkpoint: {checkpoint}, step {state['step']}", flush=True)
+    LOGGER.info(f"checkpoint: {checkpoint}, step {state['step']}")
     training = from_plain(state.get("volumes", ()))
     volumes = volumes_to_predict(config, trained, training)
     require(
@@ -110,9 +113,9 @@ def open_input(volume: VolumeConfig, trained: Config, training: Sequence[Facts])
     source = open_source(volume, trained.data, trained.model.in_channels)
     facts, doubts = inspect(source)
     require_alike(facts, training, prefix="--", role="input", transpose="--transpose")
-    print(f"input {facts}", flush=True)
+    LOGGER.info(f"input {facts}")
     for doubt in (*doubts, *grey_doubts(facts, training)):
-        print(f"warning: {doubt}", flush=True)
+        LOGGER.warning(doubt)
     return source
 
 
@@ -127,7 +130,7 @@ def segment(
         words += f", min_size {settings.min_size}, grow {settings.grow}"
     if decode == "argmax":
         words = f"the most probable of {prediction.n_channels} classes"
-    print(f"segmenting {shape} voxels, {words}", flush=True)
+    LOGGER.info(f"segmenting {shape} voxels, {words}")
     if decode == "components":
         segment_volume(prediction, output, settings)
     elif decode == "argmax":

@@ -11,6 +11,7 @@ volume, so the affinities do not depend on the blocks, and memory depends on the
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,8 @@ from pytc.io.results import MANIFEST
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.progress import Progress
 from pytc.runs import replacing, write_json
+
+LOGGER = logging.getLogger(__name__)
 
 
 def predict_volume(
@@ -68,10 +71,10 @@ def predict_volume(
             write_json(new / manifest.name, {"key": key, "finished": finished})
     affinities = open_volume(output, writable=True)
     if len(finished) == len(boxes):
-        print(f"{output}: already predicted by these weights and settings", flush=True)
+        LOGGER.info(f"{output}: already predicted by these weights and settings")
         return affinities
     if finished:
-        print(f"{output}: {len(finished)} of {len(boxes)} blocks are done, going on", flush=True)
+        LOGGER.info(f"{output}: {len(finished)} of {len(boxes)} blocks are done, going on")
     counts = [len(block_windows(image, box, window, config)) for box in boxes]
     done = sum(counts[number] for number in finished)
     with Progress("predicting", "windows", sum(counts), done) as progress:

@@ -10,6 +10,7 @@ PyTorch is imported when a network is built, not before.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pytc.models.base import ConnectomicsModel
 
     Builder = Callable[[ModelConfig], ConnectomicsModel]
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ def build_model(
     if not quiet and rank in (None, 0):
         info = model.get_model_info()
         scales = f"{info['output_scales']} scales" if info["deep_supervision"] else "off"
-        print(f"model: {info['name']} ({config.architecture}), on {device}")
-        print(f"  parameters: {info['parameters']:,}")
-        print(f"  deep supervision: {scales}")
+        LOGGER.info(f"model: {info['name']} ({config.architecture}), on {device}")
+        LOGGER.info(f"  parameters: {info['parameters']:,}")
+        LOGGER.info(f"  deep supervision: {scales}")
     return model.to(device)

@@ -1,5 +1,6 @@
 """The training loop, from a config to a run on disk. Start reading at `Trainer.run`."""
 
+import logging
 import math
 import os
 import platform
@@ -15,7 +16,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pytc import __version__, hardware
+from pytc import __version__, hardware, messages
 from pytc.checks import require
 from pytc.config import Config
 from pytc.data.batch import Preparation
@@ -43,6 +44,8 @@ from pytc.training.resolve import (
     write_resolved,
 )
 from pytc.training.whole_volumes import scored_volumes, validate_volumes
+
+LOGGER = logging.getLogger(__name__)
 
 # the threads of tensorstore and of the main process do not survive a fork
 START_METHOD = "forkserver"
@@ -106,9 +109,7 @@ def run_to_its_end(
     """
     volumes = (*config.data.train, *config.data.validation)
     ranks.once_a_node(lambda: [prepare_volume(volume, config.data.synthetic) for volume in volumes])
-    facts, lines = ranks.once_a_node(lambda: inspect_run(config))
-    if ranks.is_main:
-        print(*lines, sep="\n", flush=True)
+    facts = ranks.once_a_node(lambda: inspect_run(config))
     if config.loop.volumes_every or config.loop.monitor != "val/loss":
         scored_volumes(config)  # refuses what cannot be scored, before any work
     memory = hardware.chunk_memory(config.system, device, ranks.local_world)
@@ -212,7 +213,7 @@ class Trainer:
             if self.average:
                 self.average.model.load_state_dict(self.model.state_dict())
             if report and ranks.is_main:
-                print(report, flush=True)
+                LOGGER.info(report)
         else:
             scores = self.restore(resume)
             require(
@@ -480,10 +481,10 @@ class Trainer:
             *hardware.survey(system, self.device, model, local_ranks, self.coarsest),
             *choices,
         ]
-        if system.auto:
+        if system.auto and messages.are_shown():
             hardware.print_table(choices)
         if changes:
-            print(describe(changes), flush=True)
+            LOGGER.info(describe(changes))
         found = {name: {"value": value, "reason": reason} for name, value, reason in choices}
         write_json(self.folder / "hardware.json", found)
         write_resolved(self.folder, asked, self.config, changes)
@@ -504,13 +505,12 @@ class Trainer:
             },
         )
         parameters = self.model.get_model_info()["parameters"]
-        print(
+        LOGGER.info(
             f"run {self.folder}: {self.config.model.architecture}, {parameters:,} parameters, "
             f"{self.ranks.world} x {self.device}, {torch.get_num_threads()} threads, "
-            f"{self.precision}, steps {self.first_step} to {self.loop.max_steps}",
-            flush=True,
+            f"{self.precision}, steps {self.first_step} to {self.loop.max_steps}"
         )
         if hint := hardware.torchrun_hint(self.device, self.ranks.world):
-            print(hint, flush=True)
+            LOGGER.info(hint)
         if self.config.system.compile:
-            print("compiling the network: the first step takes minutes", flush=True)
+            LOGGER.info("compiling the network: the first step takes minutes")

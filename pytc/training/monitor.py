@@ -1,6 +1,7 @@
 """What a run tells: progress on a terminal or as lines, log.jsonl and TensorBoard."""
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from pytc.progress import Progress
+
+LOGGER = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -28,7 +31,7 @@ class Monitor:
         self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
 
     def say(self, line: str) -> None:
-        print(line, flush=True)
+        LOGGER.info(line)
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Append figures to log.jsonl, null where they are not finite, and TensorBoard.
