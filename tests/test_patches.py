@@ -224,9 +224,7 @@ def test_memory_for_chunks_is_shared_out_by_size(tmp_path, source):
     volume = VolumeConfig(image=opened.image.path, labels=opened.labels.path)
     config = Config(data=DataConfig(train=(volume,), val=(volume,), patch_size=(12, 12, 12)))
     dataset = train_dataset(config, chunk_memory=3000)
-    kept = [
-        part._opener.keywords["cache_bytes"] for part in dataset.datasets[0].source.parts.values()
-    ]
+    kept = [part.cache_bytes for part in dataset.datasets[0].source.parts.values()]
     assert kept == [1000, 2000]  # uint8 and uint16
     np.testing.assert_array_equal(dataset[3]["labels"], train_dataset(config)[3]["labels"])
 

@@ -53,9 +53,9 @@ DATASETS = {
             (40, 4, 4),
             f"CREMI 2016, sample {sample}, adult fly brain",
             {
-                "train": tuple(
-                    f"sample_{sample}_20160501.hdf:volumes/{part}"
-                    for part in ("raw", "labels/neuron_ids")
+                "train": (
+                    f"sample_{sample}_20160501.hdf:volumes/raw",
+                    f"sample_{sample}_20160501.hdf:volumes/labels/neuron_ids",
                 )
             },
         )

@@ -56,13 +56,13 @@ def read_grey(
 
     ValueError names the first voxel that is no finite number.
     """
-    values = to_float32(image.read(start, stop), grey_range)
+    values: np.ndarray = to_float32(image.read(start, stop), grey_range)
     if image.dtype.kind == "f":
         _require_finite(values, image, start)
     return values
 
 
-def _require_finite(values: np.ndarray, image: Volume, start: tuple[int, int, int]) -> None:
+def _require_finite(values: np.ndarray, image: Volume, start: tuple[int, ...]) -> None:
     finite = np.isfinite(values)
     if not finite.all():
         channel, *voxel = np.argwhere(~finite)[0].tolist()
@@ -132,10 +132,11 @@ def sample_boxes(shape: tuple[int, int, int]) -> list[Box]:
     for length in shape:
         last = max(0, length - SAMPLE_BOX)
         starts.append(sorted({last * i // (SAMPLE_GRID - 1) for i in range(SAMPLE_GRID)}))
-    return [
-        Box(start, tuple(min(n, at + SAMPLE_BOX) for n, at in zip(shape, start)))
-        for start in product(*starts)
-    ]
+    boxes = []
+    for z, y, x in product(*starts):
+        stop = [min(n, at + SAMPLE_BOX) for n, at in zip(shape, (z, y, x))]
+        boxes.append(Box((z, y, x), (stop[0], stop[1], stop[2])))
+    return boxes
 
 
 def without_padding(boxes: list[np.ndarray]) -> np.ndarray:
@@ -163,7 +164,8 @@ def histogram(values: np.ndarray, grey_range: Range) -> list[float]:
     """Shares of the mapped grey values in BINS bins over BIN_RANGE."""
     mapped = np.clip(to_float32(values, grey_range), *BIN_RANGE)
     counts = np.histogram(mapped, BINS, BIN_RANGE)[0]
-    return (counts / counts.sum()).round(6).tolist()
+    shares: list[float] = (counts / counts.sum()).round(6).tolist()
+    return shares
 
 
 def shift_between(histogram: list[float], other: list[float]) -> float:

@@ -1,4 +1,4 @@
-"""Which labels are none: what annotators did not label is not background."""
+"""Unlabelled voxels: what annotators did not label is not background."""
 
 from typing import Any
 
@@ -13,11 +13,12 @@ def is_unlabelled(labels: np.ndarray) -> np.ndarray:
     The maxima are -1 in an unsigned type, as CREMI stores it.
     """
     marker = unlabelled_marker(labels.dtype)
+    unlabelled: np.ndarray = np.zeros(labels.shape, bool)
     if marker is not None:
-        return labels == marker
-    if labels.dtype.kind == "i":
-        return labels < 0
-    return np.zeros(labels.shape, bool)
+        unlabelled = labels == marker
+    elif labels.dtype.kind == "i":
+        unlabelled = labels < 0
+    return unlabelled
 
 
 def has_unlabelled(labels: np.ndarray) -> bool:

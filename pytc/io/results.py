@@ -88,7 +88,7 @@ def write_source(folder: Path, source: dict[str, Any]) -> None:
 
 def read_source(folder: Path) -> dict[str, Any]:
     """What `write_source` wrote; ValueError if it is of a release that names no target in it."""
-    source = json.loads((folder / SOURCE).read_text())
+    source: dict[str, Any] = json.loads((folder / SOURCE).read_text())
     require(
         "target" in source,
         f"{folder / SOURCE} with a target; infer.py of this release writes it anew",
@@ -100,7 +100,9 @@ def read_source(folder: Path) -> dict[str, Any]:
 def prediction_key(path: str) -> str | None:
     """What names all that produced a prediction of infer.py; None for an array from elsewhere."""
     manifest = Path(path) / MANIFEST
-    return json.loads(manifest.read_text())["key"] if manifest.is_file() else None
+    if not manifest.is_file():
+        return None
+    return str(json.loads(manifest.read_text())["key"])
 
 
 def _numbered(name: str) -> Iterable[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.config import Lengths
-from pytc.io.stores import expecting, reading
+from pytc.io.stored import expecting, reading
 from pytc.runs import replacing
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Skeleton:
     nm: np.ndarray
     edges: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         n = len(self.ids)
         wanted = {
             "ids": (np.uint64, (n,)),
@@ -71,7 +71,7 @@ class Skeleton:
         outside = self.edges[((self.edges < 0) | (self.edges >= n)).any(1)]
         require(len(outside) == 0, f"edges between nodes 0 to {n - 1}", outside[:1].tolist())
         require(
-            np.isfinite(self.nm).all(),
+            bool(np.isfinite(self.nm).all()),
             "finite lengths in nm",
             self.nm[~np.isfinite(self.nm).all(1)][:1].tolist(),
         )
@@ -95,9 +95,10 @@ class Skeleton:
     def edge_lengths(self) -> np.ndarray:
         """(E,) float64, nm."""
         starts, ends = np.ascontiguousarray(self.edges.T)
-        return np.sqrt(
-            sum((along[ends] - along[starts]) ** 2 for along in np.ascontiguousarray(self.nm.T))
-        )
+        squared = np.zeros(len(self.edges))
+        for along in np.ascontiguousarray(self.nm.T):
+            squared += (along[ends] - along[starts]) ** 2
+        return np.sqrt(squared)
 
 
 def load_skeleton(
@@ -124,13 +125,12 @@ def load_skeleton(
         what = "the arrays ids, positions, nm, edges, as save_skeleton wrote them,"
         with reading(what, path), np.load(path, allow_pickle=False) as arrays:
             return Skeleton(**arrays)
-    files = sorted(path.glob("*.swc")) if path.is_dir() else [path] if suffix == ".swc" else []
-    require(files, "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
-    require(
-        voxel_size,
-        f"the voxel size of the volume: {path} holds nm, and its voxels are needed",
-        voxel_size,
-    )
+    files = [path] if suffix == ".swc" else []
+    if path.is_dir():
+        files = sorted(path.glob("*.swc"))
+    require(bool(files), "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
+    expected = f"the voxel size of the volume: {path} holds nm, and its voxels are needed"
+    require(voxel_size is not None, expected, voxel_size)
     return _from_swc(files, np.asarray(voxel_size, np.float64), axes)
 
 
@@ -195,26 +195,20 @@ def _from_graph(graph: "networkx.Graph", place: str, voxel_size: Lengths | None)
         what = f"{name} in {place} to be {np.dtype(dtype)}"
         with expecting(what, ValueError, TypeError, OverflowError):
             exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
-            array = exact.astype(dtype)
-        require(
-            (array == exact).all(),
-            what,
-            exact[array != exact][:1].tolist(),
-        )
+            array: np.ndarray = exact.astype(dtype)
+        require(bool((array == exact).all()), what, exact[array != exact][:1].tolist())
         return array
 
     positions = attribute("index_position", np.int64, (3,))
     has_nm = len(positions) == 0 or any(
         "nm_position" in values for _, values in graph.nodes(data=True)
     )
-    require(
-        has_nm or voxel_size, f"nm_position on the nodes of {place}, or a voxel size", voxel_size
-    )
-    nm = (
-        attribute("nm_position", np.float64, (3,))
-        if has_nm
-        else positions * np.asarray(voxel_size, np.float64)
-    )
+    expected = f"nm_position on the nodes of {place}, or a voxel size"
+    require(has_nm or voxel_size is not None, expected, voxel_size)
+    if has_nm:
+        nm = attribute("nm_position", np.float64, (3,))
+    else:
+        nm = positions * np.asarray(voxel_size, np.float64)
     number = {node: i for i, node in enumerate(graph.nodes)}
     edges = np.array([(number[a], number[b]) for a, b in graph.edges()], np.int64).reshape(-1, 2)
     return Skeleton(attribute("id", np.uint64, ()), positions, nm, edges)
@@ -224,14 +218,15 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     import networkx
 
     require(sorted(axes) == sorted("zyx"), "axes that are an order of zyx", axes)
-    nm, forest = [], networkx.Graph()
+    points: list[np.ndarray] = []
+    forest = networkx.Graph()
     for file in files:
         with expecting(f"7 numbers in each line of {file}", ValueError):
             # sample, type, x, y, z, radius, parent (Cannon 1998)
             rows = np.loadtxt(file, usecols=range(7), ndmin=2)
-            require(np.isfinite(rows).all(), "finite numbers", "a nan or infinity")
+            require(bool(np.isfinite(rows).all()), "finite numbers", "a nan or infinity")
         samples, parents = rows[:, [0, 6]].astype(int).T.tolist()
-        node = {sample: len(nm) + i for i, sample in enumerate(samples)}
+        node = {sample: len(points) + i for i, sample in enumerate(samples)}
         require(
             len(node) == len(rows),
             f"each sample number once in {file}",
@@ -242,10 +237,10 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
         lacking = [parent for _, parent in edges if parent not in node]
         require(not lacking, f"parents that are samples of {file}", lacking)
         forest.add_edges_from((node[sample], node[parent]) for sample, parent in edges)
-        nm.extend(rows[:, [2 + "xyz".index(axis) for axis in axes]])
-    ids = np.zeros(len(nm), np.uint64)
+        points.extend(rows[:, [2 + "xyz".index(axis) for axis in axes]])
+    ids = np.zeros(len(points), np.uint64)
     for i, tree in enumerate(networkx.connected_components(forest), start=1):
         ids[list(tree)] = i
-    nm = np.array(nm, np.float64).reshape(-1, 3)
-    edges = np.array(list(forest.edges), np.int64).reshape(-1, 2)
-    return Skeleton(ids, np.rint(nm / voxel_size).astype(np.int64), nm, edges)
+    nm = np.array(points, np.float64).reshape(-1, 3)
+    pairs = np.array(list(forest.edges), np.int64).reshape(-1, 2)
+    return Skeleton(ids, np.rint(nm / voxel_size).astype(np.int64), nm, pairs)

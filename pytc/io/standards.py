@@ -49,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"expected JSON in {path}, got {error}") from error
     require(isinstance(content, dict), f"a JSON object in {path}", type(content).__name__)
@@ -61,13 +61,14 @@ def multiscales(group: Path) -> dict[str, Any]:
 
     Version 0.4 describes it in .zattrs, 0.5 in zarr.json.
     """
-    images = _attributes(group).get("multiscales") or [{}]
+    images: list[dict[str, Any]] = _attributes(group).get("multiscales") or [{}]
     return images[0]
 
 
 def _attributes(group: Path) -> dict[str, Any]:
     attributes = read_json(group / "zarr.json").get("attributes") or read_json(group / ".zattrs")
-    return attributes.get("ome", attributes)
+    described: dict[str, Any] = attributes.get("ome", attributes)
+    return described
 
 
 def finest_level(group: Path) -> Path | None:
@@ -77,7 +78,7 @@ def finest_level(group: Path) -> Path | None:
     """
     levels = multiscales(group).get("datasets")
     if levels:
-        return group / levels[0]["path"]
+        return group / str(levels[0]["path"])
     if "bioformats2raw.layout" in _attributes(group) and not (group / "1").exists():
         return finest_level(group / "0")
     return None
@@ -97,7 +98,7 @@ def of_zarr_array(array: Path, n_axes: int) -> Standard:
     return Standard()
 
 
-def _of_level(image: dict, level: dict, n_axes: int, array: Path) -> Standard:
+def _of_level(image: dict[str, Any], level: dict[str, Any], n_axes: int, array: Path) -> Standard:
     # version 0.3 names axes, 0.4 describes them, earlier ones always mean tczyx
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     axes = axes or [{"name": name} for name in "tczyx"[-n_axes:]]
@@ -118,7 +119,7 @@ def _of_level(image: dict, level: dict, n_axes: int, array: Path) -> Standard:
 def of_tiff(tif: tifffile.TiffFile, axes: str) -> Standard:
     """What OME or ImageJ metadata say of a stack with these axes, named as in `Standard`."""
     if tif.is_ome:
-        return Standard("OME-TIFF", None, _of_ome_xml(tif.ome_metadata, axes))
+        return Standard("OME-TIFF", None, _of_ome_xml(tif.ome_metadata or "", axes))
     if tif.is_imagej:
         return Standard("ImageJ", None, _of_imagej(tif, axes))
     return Standard()
@@ -139,9 +140,11 @@ def _tag(node: ElementTree.Element) -> str:
 
 def _of_imagej(tif: tifffile.TiffFile, axes: str) -> Lengths | None:
     """Size in the plane from the resolution tags, between slices from `spacing`."""
-    said, tags = tif.imagej_metadata or {}, tif.pages[0].tags
-    unit = str(said.get("unit", "")).replace("\\u00B5", "µ")
-    sizes = {"z": said.get("spacing")}
+    described = tif.imagej_metadata or {}
+    first_page: Any = tif.pages[0]
+    tags = first_page.tags
+    unit = str(described.get("unit", "")).replace("\\u00B5", "µ")
+    sizes = {"z": described.get("spacing")}
     for axis, name in (("y", "YResolution"), ("x", "XResolution")):
         pixels, units = tags[name].value if name in tags else (0, 1)
         sizes[axis] = units / pixels if pixels else None
@@ -157,7 +160,11 @@ def _nanometres(size: float, unit: str | None) -> float | None:
 
 def _complete(lengths: list[float | None]) -> Lengths | None:
     """Three positive lengths, or None where one is unknown."""
-    known = len(lengths) == 3 and all(
-        length is not None and math.isfinite(length) and length > 0 for length in lengths
-    )
-    return tuple(float(length) for length in lengths) if known else None
+    positive = [
+        float(length)
+        for length in lengths
+        if length is not None and math.isfinite(length) and length > 0
+    ]
+    if len(lengths) != 3 or len(positive) != 3:
+        return None
+    return positive[0], positive[1], positive[2]

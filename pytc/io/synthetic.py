@@ -68,12 +68,8 @@ def make_neurites(
     z-slices whose image is dropped, shifted or blurred. said: told how many of the STEPS are done.
     Every node of a skeleton lies on its own label. ValueError for an impossible shape.
     """
-    SyntheticConfig(tuple(shape), tuple(voxel_size), noise, defects)  # refuses what is out of range
-    require(
-        len(shape) == len(voxel_size) == 3,
-        "a shape and a voxel size of three axes",
-        (shape, voxel_size),
-    )
+    config = SyntheticConfig(shape, voxel_size, noise, defects)  # refuses what is out of range
+    shape, voxel_size = config.shape, config.voxel_size
     rng = np.random.default_rng(seed)
     size = np.asarray(voxel_size) / np.cbrt(np.prod(voxel_size))  # of a voxel, in units
     require(
@@ -83,7 +79,7 @@ def make_neurites(
     )
     trees = grow_trees(np.asarray(shape) * size, rng)
     said(1)
-    labels = fill(tuple(shape), size, trees, rng)
+    labels = fill(shape, size, trees, rng)
     said(2)
     image = render(labels, size, grow_organelles(trees, rng), rng)
     said(3)
@@ -91,9 +87,7 @@ def make_neurites(
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     said(STEPS)
-    return SyntheticVolume(
-        image, labels, trees_to_skeleton(trees, size, voxel_size), tuple(map(float, voxel_size))
-    )
+    return SyntheticVolume(image, labels, trees_to_skeleton(trees, size, voxel_size), voxel_size)
 
 
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
@@ -117,7 +111,9 @@ def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
     ]
 
 
-def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndarray, rng) -> Tree:
+def grow_tree(
+    seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndarray, rng: np.random.Generator
+) -> Tree:
     """A walk both ways from the seed, with branches off it."""
     tree = Tree([seed], [-1], [radius])
     ahead = random_direction(rng)
@@ -140,7 +136,13 @@ def grow_tree(seed: np.ndarray, radius: float, room: np.ndarray, extent: np.ndar
 
 
 def walk(
-    tree: Tree, start: int, direction: np.ndarray, radius: float, room: np.ndarray, extent, rng
+    tree: Tree,
+    start: int,
+    direction: np.ndarray,
+    radius: float,
+    room: np.ndarray,
+    extent: np.ndarray,
+    rng: np.random.Generator,
 ) -> None:
     """Append nodes to a tree from node `start` on.
 
@@ -170,28 +172,31 @@ def walk(
         node = len(tree.points) - 1
 
 
-def random_direction(rng) -> np.ndarray:
-    direction = rng.normal(size=3)
-    return direction / np.linalg.norm(direction)
+def random_direction(rng: np.random.Generator) -> np.ndarray:
+    """A vector (3,) of length 1."""
+    direction: np.ndarray = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    return direction
 
 
 def look_up(room: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The room (N,) in the cells of points (N, 3)."""
     cells = np.clip((points / CELL).astype(int), 0, np.array(room.shape) - 1)
-    return room[tuple(cells.T)]
+    found: np.ndarray = room[tuple(cells.T)]
+    return found
 
 
 def ball(
-    centre: np.ndarray, radius: float, size: np.ndarray | float, shape: tuple
-) -> tuple[tuple, np.ndarray]:
+    centre: np.ndarray, radius: float, size: np.ndarray | float, shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], np.ndarray]:
     """The box of voxels that a ball in units reaches, and their squared distances to its centre.
 
     The distances are (Z, Y, X).
 
     size: of a voxel, in units. shape: of the volume, which the box does not leave.
     """
-    first, last = (
-        np.clip((centre + reach) / size, 0, shape).astype(int) for reach in (-radius, radius)
-    )
+    first = np.clip((centre - radius) / size, 0, shape).astype(int)
+    last = np.clip((centre + radius) / size, 0, shape).astype(int)
     box = tuple(map(slice, first, last + 1))
     sizes = np.broadcast_to(size, 3)
     z, y, x = (
@@ -201,7 +206,9 @@ def ball(
     return box, z[:, None, None] + y[:, None] + x
 
 
-def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def grow_organelles(
+    trees: list[Tree], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres, radii and labels of organelles.
 
     Mitochondria are balls strung along a walk, vesicles a cloud of small ones.
@@ -220,29 +227,35 @@ def grow_organelles(trees: list[Tree], rng) -> tuple[np.ndarray, np.ndarray, np.
             middle, count = int(rng.integers(len(points))), int(rng.integers(4, 16))
             cloud = points[middle] + 0.5 * thickness[middle] * rng.normal(size=(count, 3))
             parts.append((cloud, rng.uniform(1.3, 2.2, count), np.full(count, label)))
-    return tuple(map(np.concatenate, zip(*parts)))
+    centres, radii, labels = (np.concatenate(arrays) for arrays in zip(*parts))
+    return centres, radii, labels
 
 
-def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: tuple) -> Skeleton:
+def trees_to_skeleton(trees: list[Tree], size: np.ndarray, voxel_size: Lengths) -> Skeleton:
     """A node where a walk enters a voxel; nm = voxel index times voxel size."""
-    ids, positions, edges = [], [], []
+    ids: list[int] = []
+    voxels: list[np.ndarray] = []
+    pairs: list[tuple[int, int]] = []
     for label, tree in enumerate(trees, start=1):
-        node_of = []
+        node_of: list[int] = []
         for voxel, parent in zip((np.array(tree.points) / size).astype(np.int64), tree.parents):
-            if parent >= 0 and (voxel == positions[node_of[parent]]).all():
+            if parent >= 0 and (voxel == voxels[node_of[parent]]).all():
                 node_of.append(node_of[parent])
                 continue
-            edges += [(node_of[parent], len(ids))] if parent >= 0 else []
+            if parent >= 0:
+                pairs.append((node_of[parent], len(ids)))
             node_of.append(len(ids))
             ids.append(label)
-            positions.append(voxel)
-    positions, edges = np.array(positions, np.int64), np.array(edges, np.int64).reshape(-1, 2)
-    return Skeleton(
-        np.array(ids, np.uint64), positions, positions * np.asarray(voxel_size, np.float64), edges
-    )
+            voxels.append(voxel)
+    positions = np.array(voxels, np.int64)
+    nm = positions * np.asarray(voxel_size, np.float64)
+    edges = np.array(pairs, np.int64).reshape(-1, 2)
+    return Skeleton(np.array(ids, np.uint64), positions, nm, edges)
 
 
-def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
+def fill(
+    shape: Triple, size: np.ndarray, trees: list[Tree], rng: np.random.Generator
+) -> np.ndarray:
     """Labels (Z, Y, X) uint32 of neurites that grow from their walks until they meet.
 
     All grow at the same speed.
@@ -255,13 +268,16 @@ def fill(shape: tuple, size: np.ndarray, trees: list[Tree], rng) -> np.ndarray:
             parts.append(
                 (starts + t * (ends - starts), tree.radii, np.full(len(ends), label, np.uint32))
             )
-    points, radii, ids = map(np.concatenate, zip(*parts))
+    points, radii, ids = (np.concatenate(arrays) for arrays in zip(*parts))
     warp = np.stack([smooth_noise(shape, 12 / size, rng) * 1.5 for _ in range(3)], axis=-1)
-    return ids.take(grow_points(shape, size, points, radii, warp))
+    nearest = grow_points(shape, size, points, radii, warp)
+    return np.asarray(ids.take(nearest))
 
 
 @numba.njit(cache=True)
-def grow_points(shape, size, points, radii, warp):
+def grow_points(
+    shape: Triple, size: np.ndarray, points: np.ndarray, radii: np.ndarray, warp: np.ndarray
+) -> np.ndarray:
     """The point each voxel belongs to: that whose ball has the nearest surface.
 
     Distances are in a space bent by `warp`. Voxels join in order of that distance and only where a
@@ -314,7 +330,10 @@ def grow_points(shape, size, points, radii, warp):
 
 
 def render(
-    labels: np.ndarray, size: np.ndarray, organelles: tuple, rng: np.random.Generator
+    labels: np.ndarray,
+    size: np.ndarray,
+    organelles: tuple[np.ndarray, np.ndarray, np.ndarray],
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Brightness (Z, Y, X) float32, about [0, 1].
 
@@ -324,7 +343,8 @@ def render(
     labels (N,).
     """
     shape = labels.shape
-    image = (CYTOPLASM + 0.03 * rng.normal(size=labels.max() + 1)).astype(np.float32)[labels]
+    brightness = CYTOPLASM + 0.03 * rng.normal(size=labels.max() + 1)
+    image: np.ndarray = brightness.astype(np.float32)[labels]
     image += 0.05 * smooth_noise(shape, 4 / size, rng)
     texture = rng.standard_normal(shape, np.float32)
     blur(texture, 1.0 / size)
@@ -354,7 +374,7 @@ def draw_membranes(labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return membrane
 
 
-def damage(image: np.ndarray, share: float, rng) -> None:
+def damage(image: np.ndarray, share: float, rng: np.random.Generator) -> None:
     """Drop, shift or blur a share of the z-slices, in place."""
     count = round(share * len(image))
     for i, z in enumerate(rng.permutation(len(image))[:count]):
@@ -366,10 +386,12 @@ def damage(image: np.ndarray, share: float, rng) -> None:
             blur(image[z : z + 1], np.array([0, 3.0, 3.0]))
 
 
-def smooth_noise(shape: tuple, spacing: np.ndarray, rng) -> np.ndarray:
+def smooth_noise(
+    shape: tuple[int, ...], spacing: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """(Z, Y, X) float32: normal draws every `spacing` voxels, linear in between."""
     coarse = [int(np.ceil((n - 1) / max(1, s))) + 2 for n, s in zip(shape, spacing)]
-    noise = rng.normal(size=coarse).astype(np.float32)
+    noise: np.ndarray = rng.normal(size=coarse).astype(np.float32)
     for axis in (2, 1, 0):
         at = np.arange(shape[axis]) / max(1, spacing[axis])
         low = at.astype(int)

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
-import h5py
 import numpy as np
-import tifffile
 
 from pytc.checks import require
-from pytc.config import Lengths
+from pytc.config import Lengths, Triple
 from pytc.io import stores
-from pytc.io.standards import NANOMETRES, Standard
+from pytc.io.chunked import create_zarr
+from pytc.io.metadata import axes_of, offsets_of, voxel_size_of
+from pytc.io.stored import NewArray, Stored, expecting, reading
 
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512
 # is whole chunks, and one channel a chunk lets a decoder read the three short-range affinities
@@ -36,21 +35,27 @@ def open_volume(
     transpose: str | None = None,
     writable: bool = False,
 ) -> Volume:
-    """A stored volume, of which only what is asked for is read.
+    """A stored volume; its voxels are read when they are asked for.
 
-    path: FILE.h5:DATASET (HDF5; the dataset may be left out if there is one only), a Zarr 2 or 3,
-    N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside; of an
-    OME-Zarr group the finest level), a TIFF stack, a folder of PNG or TIFF slices, or .npy. axes
-    (e.g. "zyx", "xyzc") and voxel_size (nm, spatial axes in stored order) are used instead of what
-    the file says. transpose (e.g. "zyx"): the order in which the spatial axes are presented, their
-    voxel size and offsets with them; channels keep their place. writable: whether more may be
-    written to it, Zarr only. ValueError if there is no such array, or if what the file says about
-    itself does not fit it.
+    Args:
+        path: FILE.h5:DATASET (HDF5; the dataset may be left out if the file has one), a Zarr 2 or
+            3, N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside;
+            of an OME-Zarr group the finest level), a TIFF stack, a folder of PNG or TIFF slices, or
+            .npy.
+        axes: e.g. "zyx" or "xyzc", instead of what the file says.
+        voxel_size: nm, spatial axes in stored order, instead of what the file says.
+        transpose: the order in which the spatial axes are presented, e.g. "zyx", their voxel size
+            and offsets with them. Channels keep their position.
+        writable: whether more can be written to the array, which must be Zarr.
+
+    Raises:
+        ValueError: there is no such array, or what the file says about it does not fit it.
     """
-    volume = Volume(stores.open_stored(str(path)), path, axes, voxel_size, transpose)
+    stored = stores.open_stored(str(path))
+    volume = Volume(stored, path, axes, voxel_size, transpose)
+    extends = stored.can_be_extended or not writable
+    require(extends, "a Zarr array to write more to", str(path))
     volume.writable = writable
-    chunked = volume._opener.keywords.get("driver") in ("zarr", "zarr3")
-    require(chunked or not writable, "a Zarr array to write more to", str(path))
     return volume
 
 
@@ -68,89 +73,120 @@ def create_volume(
 ) -> Volume:
     """A new volume to write to: .zarr, FILE.h5:DATASET, .tif or .npy.
 
-    Its voxels are 0 until written. A single file appears under its name when the volume is closed,
-    or the `with` block is left, without an error. A Zarr array exists at once; processes may write
-    to it together if none shares a chunk with another. axes: by default zyx, or czyx. chunks: by
-    default one channel of 64 voxels along each axis. attributes: anything JSON can say, e.g.
-    offsets, activation; .npy holds none. ValueError if the path exists (unless overwrite), or
-    cannot hold what is asked for.
+    Its voxels are 0 until they are written. A single file appears under its name when the volume is
+    closed, or the `with` block is left, without an error. A Zarr array exists at once; several
+    processes may write to it if no two write to the same chunk.
+
+    Args:
+        path: where to create it.
+        shape: one length for each axis.
+        dtype: bool, integer or float.
+        axes: by default zyx, or czyx.
+        voxel_size: nm, spatial axes in stored order.
+        chunks: by default one channel of 64 voxels along each axis.
+        attributes: anything JSON can say, e.g. offsets or activation; .npy holds none.
+        overwrite: whether a file or a Zarr array at this path is replaced.
+        zarr_format: 2 or 3.
+
+    Raises:
+        ValueError: the path exists, or cannot hold what is asked for.
     """
-    saved = {"axes": "czyx"[-len(shape) :]} | (attributes or {}) | ({"axes": axes} if axes else {})
-    saved |= {} if voxel_size is None else {"voxel_size": voxel_size, "unit": "nm"}
-    # what a reader would refuse is not written
-    wanted = Volume(stores.Stored(shape, dtype, saved, None), path)
-    chunks = chunks or tuple(
-        1 if axis == "c" else min(CHUNK, n) for axis, n in zip(wanted.axes, shape)
-    )
-    require(
-        len(chunks) == len(shape) and min(chunks) > 0,
-        f"chunks of {len(shape)} axes for shape {shape}",
-        chunks,
-    )
+    saved: dict[str, Any] = {"axes": "czyx"[-len(shape) :]}
+    saved |= attributes or {}
+    if axes:
+        saved["axes"] = axes
+    if voxel_size is not None:
+        saved |= {"voxel_size": voxel_size, "unit": "nm"}
+    stored = Stored(shape, dtype, saved, _is_not_stored)
+    volume = Volume(stored, path)  # refuses what a reader would refuse
+    if chunks is None:
+        lengths = zip(volume.axes, shape)
+        chunks = tuple(1 if axis == "c" else min(CHUNK, length) for axis, length in lengths)
+    fit = len(chunks) == len(shape) and min(chunks) > 0
+    require(fit, f"chunks of {len(shape)} axes for shape {shape}", chunks)
+
     file, inside = stores.split_path(str(path))
+    new = NewArray(file, volume.shape, volume.dtype, volume.attributes, inside or "data", chunks)
     if any(part.endswith(".zarr") for part in file.parts):
-        _create_zarr(file / (inside or ""), wanted, chunks, overwrite, zarr_format)
+        new = new._replace(path=file / (inside or ""))
+        create_zarr(new, overwrite=overwrite, zarr_format=zarr_format)
         return open_volume(path, writable=True)
-    known = file.suffix.lower() in (*stores.HDF5_SUFFIXES, *stores.TIFF_SUFFIXES, ".npy")
-    require(known, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
+    writable = file.suffix.lower() in stores.FILE_FORMATS
+    require(writable, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
-    return NewFile(wanted, file, inside or "data", chunks)
+    return NewFile(stored, new, path)
 
 
-class Volume(AbstractContextManager):
+def _is_not_stored(cache_bytes: int) -> NoReturn:
+    raise AssertionError("voxels of an array that is only described were asked for")
+
+
+class Volume(AbstractContextManager["Volume"]):
     """A stored array: `volume[slices]` in the order of `axes`, `read(start, stop)` as (C, Z, Y, X).
 
-    axes: e.g. "zyx", "czyx", "xyzc": the stored order, but where it is transposed. voxel_size: nm,
-    spatial axes in this order, or None. axes_from, voxel_size_from: who says so, e.g. "given" or
-    "OME-Zarr"; empty where nobody does. attributes: all that is stored with it. offsets: of the
-    affinity channels, or None. Picklable; a reader is safe to use after a fork.
+    axes: e.g. "zyx", "czyx", "xyzc": the stored order, unless the volume is transposed.
+    voxel_size: nm, spatial axes in the order of `axes`, or None.
+    axes_from, voxel_size_from: who states them, e.g. "given" or "OME-Zarr"; empty if nobody does.
+    attributes: all that is stored with the array.
+    offsets: of the affinity channels, or None.
+
+    A volume can be pickled, and a reader is safe to use after a fork.
     """
 
     writable = False
 
     def __init__(
         self,
-        stored: stores.Stored,
+        stored: Stored,
         path: str | Path,
         axes: str | None = None,
         voxel_size: Lengths | None = None,
         transpose: str | None = None,
-    ):
-        self.path, self.shape = str(path), tuple(map(int, stored.shape))
-        with stores.expecting(
-            numbers := f"voxels of {path} that are bool, integer or float", TypeError
-        ):
+    ) -> None:
+        self.path = str(path)
+        self.shape = tuple(map(int, stored.shape))
+        numbers = f"voxels of {path} that are bool, integer or float"
+        with expecting(numbers, TypeError):
             self.dtype = np.dtype(stored.dtype).newbyteorder("=")
         require(self.dtype.kind in "buif", numbers, str(self.dtype))
-        self.attributes = json.loads(json.dumps(stored.attributes, default=_plain))
-        self.axes, self.axes_from = _axes(self, axes, stored.standard)
-        self.voxel_size, self.voxel_size_from = _voxel_size(self, voxel_size, stored.standard)
-        self.offsets = _offsets(self)
-        self._opener, self._handle, self._pid = stored.opener, None, None
+        self.attributes = json.loads(json.dumps(stored.attributes, default=_as_json))
+        standard = stored.standard
+        self.axes, self.axes_from = axes_of(self.path, self.shape, self.attributes, axes, standard)
+        self.voxel_size, self.voxel_size_from = voxel_size_of(
+            self.path, self.attributes, voxel_size, standard
+        )
+        self.offsets = offsets_of(self.path, self.attributes, self.n_channels)
+        self.cache_bytes = 0
+        self._stored = stored
+        self._handle: Any = None
+        self._pid: int | None = None  # the process that opened the handle
         # presented axis i is stored axis order[i]
         self._order = tuple(range(len(self.shape)))
         if transpose is not None:
             self._transpose(transpose)
 
     def _transpose(self, transpose: str) -> None:
+        """Present the spatial axes in this order."""
         stored = self.spatial_axes
         fit = sorted(transpose) == sorted(stored)
         require(fit, f"axes to transpose {self.path} to, an order of {stored}", transpose)
-        moved = [stored.index(axis) for axis in transpose]
+        z, y, x = (stored.index(axis) for axis in transpose)
         letters = iter(transpose)
         axes = "".join("c" if axis == "c" else next(letters) for axis in self.axes)
         self._order = tuple(self.axes.index(axis) for axis in axes)
         self.shape = tuple(self.shape[axis] for axis in self._order)
         self.axes = axes
         if self.voxel_size is not None:
-            self.voxel_size = tuple(self.voxel_size[axis] for axis in moved)
+            size = self.voxel_size
+            self.voxel_size = (size[z], size[y], size[x])
         if self.offsets is not None:
-            self.offsets = tuple(tuple(offset[axis] for axis in moved) for offset in self.offsets)
+            self.offsets = tuple((offset[z], offset[y], offset[x]) for offset in self.offsets)
 
     @property
-    def spatial_shape(self) -> tuple[int, int, int]:
-        return tuple(n for n, axis in zip(self.shape, self.axes) if axis != "c")
+    def spatial_shape(self) -> Triple:
+        z, y, x = (length for length, axis in zip(self.shape, self.axes) if axis != "c")
+        return z, y, x
 
     @property
     def spatial_axes(self) -> str:
@@ -162,12 +198,13 @@ class Volume(AbstractContextManager):
 
     @property
     def handle(self) -> Any:
-        """What is sliced like NumPy; opened once a process."""
+        """What is sliced like NumPy, in stored order; each process opens it once."""
         if self._pid != os.getpid():
             # what a fork copied from its parent goes first, or HDF5 would share its descriptor
             self._handle = None
-            with stores.reading("a readable volume", self.path):
-                self._handle, self._pid = self._opener(), os.getpid()
+            with reading("a readable volume", self.path):
+                self._handle = self._stored.open(self.cache_bytes)
+                self._pid = os.getpid()
         return self._handle
 
     def __getitem__(self, index: Any) -> np.ndarray:
@@ -175,85 +212,90 @@ class Volume(AbstractContextManager):
         if 0 in shape:
             return np.empty(shape, self.dtype)
         handle = self.handle
-        with stores.reading("readable voxels", self.path):
-            values = handle[self._stored(slices)]
+        with reading("readable voxels", self.path):
+            values = handle[self._in_stored_order(slices)]
+            # a part of a mapped file is copied: it would change with the file
             copied = np.array if isinstance(values, np.memmap) else np.asarray
             return copied(values, self.dtype).transpose(self._order).reshape(shape)
 
-    def _stored(self, slices: tuple[slice, ...]) -> tuple[slice, ...]:
-        """Slices of the presented axes in stored order."""
-        return tuple(part for _, part in sorted(zip(self._order, slices), key=lambda pair: pair[0]))
+    def _in_stored_order(self, slices: tuple[slice, ...]) -> tuple[slice, ...]:
+        """Slices of the presented axes in the order of the stored ones."""
+        stored = dict(zip(self._order, slices))
+        return tuple(stored[axis] for axis in range(len(slices)))
 
     def __setitem__(self, index: Any, values: Any) -> None:
         slices, shape = self._slices(index)
-        require(
-            self.writable,
-            "a volume from create_volume to write to",
-            f"{self.path}, open for reading",
-        )
+        expected = "a volume from create_volume to write to"
+        require(self.writable, expected, f"{self.path}, open for reading")
         values = np.asarray(values)
         exact = values.astype(self.dtype, copy=False)
         same_kind = values.ndim == 0 or np.can_cast(values.dtype, self.dtype, "same_kind")
         kept = (
             self.dtype.kind == "f"
             or np.can_cast(values.dtype, self.dtype)
-            or (exact == values).all()
+            or bool((exact == values).all())
         )
-        require(
-            same_kind and kept, f"values that fit {self.dtype} of {self.path}", str(values.dtype)
-        )
-        require(
-            values.shape in ((), shape), f"values of shape {shape} for {self.path}", values.shape
-        )
-        lengths = [len(range(s.start, s.stop, s.step)) for s in slices]
+        expected = f"values that fit {self.dtype} of {self.path}"
+        require(same_kind and kept, expected, str(values.dtype))
+        expected = f"values of shape {shape} for {self.path}"
+        require(values.shape in ((), shape), expected, values.shape)
+        lengths = [len(range(part.start, part.stop, part.step)) for part in slices]
         values = np.broadcast_to(exact, shape).reshape(lengths)
-        self.handle[self._stored(slices)] = values.transpose(np.argsort(self._order))
+        self.handle[self._in_stored_order(slices)] = values.transpose(np.argsort(self._order))
 
-    def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
+    def read(self, start: tuple[int, ...], stop: tuple[int, ...]) -> np.ndarray:
         """The voxels from start up to stop as (C, Z, Y, X), channels first.
 
-        start and stop: of spatial axes, in stored order.
+        start and stop: of the spatial axes, in the order of `axes`.
         """
         bounds = zip(start, stop, self.spatial_shape)
-        inside = len(start) == len(stop) == 3 and all(0 <= a < b <= n for a, b, n in bounds)
-        require(inside, f"a box inside {self.spatial_shape} of {self.path}", (start, stop))
-        spatial = map(slice, start, stop)
-        values = self[tuple(slice(None) if axis == "c" else next(spatial) for axis in self.axes)]
-        return np.ascontiguousarray(
-            np.moveaxis(values, self.axes.index("c"), 0) if "c" in self.axes else values[None]
+        inside = len(start) == len(stop) == 3 and all(
+            0 <= first < last <= length for first, last, length in bounds
         )
+        require(inside, f"a box inside {self.spatial_shape} of {self.path}", (start, stop))
+        box = map(slice, start, stop)
+        values = self[tuple(slice(None) if axis == "c" else next(box) for axis in self.axes)]
+        if "c" not in self.axes:
+            return np.ascontiguousarray(values[None])
+        return np.ascontiguousarray(np.moveaxis(values, self.axes.index("c"), 0))
 
     def read_channels(
         self, channels: list[int], planes: slice = slice(None), out: np.ndarray | None = None
-    ):
+    ) -> np.ndarray:
         """Some channels as (len(channels), Z, Y, X).
 
-        planes: along the first spatial axis; out: to be filled.
+        planes: along the first spatial axis. out: an array to fill and return.
         """
-        lengths = (len(range(*planes.indices(self.spatial_shape[0]))), *self.spatial_shape[1:])
-        out = np.empty((len(channels), *lengths), self.dtype) if out is None else out
+        depth = len(range(*planes.indices(self.spatial_shape[0])))
+        if out is None:
+            out = np.empty((len(channels), depth, *self.spatial_shape[1:]), self.dtype)
         for channel, values in zip(channels, out):
             box = iter((planes, slice(None), slice(None)))
             values[...] = self[tuple(channel if axis == "c" else next(box) for axis in self.axes)]
         return out
 
     def keep_decoded(self, size: int) -> None:
-        """Let each process keep up to `size` bytes of the chunks it decodes.
+        """Let each process keep up to `size` bytes of the chunks that it decodes.
 
-        Then reads that share a chunk decode it once, in formats that have chunks. To be said before
-        the first read.
+        Reads that share a chunk then decode it once. Call it before the first read. It has no
+        effect in formats without chunks.
         """
-        if "cache_bytes" in self._opener.keywords:
-            self._opener = partial(self._opener, cache_bytes=size)
+        if self._stored.has_chunks:
+            self.cache_bytes = size
 
     def close(self) -> None:
-        """Finish a created single file under its name; let go of what is open."""
-        self._finish(True)
+        """Close what is open; a file from `create_volume` is finished and gets its name."""
+        self._finish(success=True)
 
-    def __exit__(self, kind, error, trace) -> None:
-        self._finish(kind is None)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._finish(success=kind is None)
 
-    def _finish(self, success: bool) -> None:
+    def _finish(self, *, success: bool) -> None:
         self._handle, self._pid = None, None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -266,14 +308,20 @@ class Volume(AbstractContextManager):
         )
 
     def _slices(self, index: Any) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """An index as one slice an axis with known start, stop and step, and the shape it names."""
-        index = index if isinstance(index, tuple) else (index,)
-        at = index.index(...) if ... in index else len(index)
-        full = (slice(None),) * (len(self.shape) - len(index[:at] + index[at + 1 :]))
-        full = index[:at] + full + index[at + 1 :]
-        with stores.expecting(
-            f"an index into {self.shape} of {self.path}", IndexError, TypeError, ValueError
-        ):
+        """An index as one slice for each axis, and the shape of what it names.
+
+        Each slice has start, stop and step. An axis with a whole number is a slice of length 1, and
+        the shape lacks it.
+        """
+        items = index if isinstance(index, tuple) else (index,)
+        if ... in items:
+            before, after = items[: items.index(...)], items[items.index(...) + 1 :]
+        else:
+            before, after = items, ()
+        missing = len(self.shape) - len(before) - len(after)
+        full = (*before, *[slice(None)] * missing, *after)
+        expected = f"an index into {self.shape} of {self.path}"
+        with expecting(expected, IndexError, TypeError, ValueError):
             parts = [range(length)[item] for length, item in zip(self.shape, full, strict=True)]
         ranges = [part if isinstance(part, range) else range(part, part + 1) for part in parts]
         require(all(r.step > 0 for r in ranges), "slices with a positive step", index)
@@ -281,219 +329,66 @@ class Volume(AbstractContextManager):
         return tuple(slice(r.start, max(r.start, r.stop), r.step) for r in ranges), shape
 
 
-def _plain(value: Any) -> Any:
-    """What JSON cannot say as what it can: a number, a list, or text."""
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return value.tolist() if hasattr(value, "tolist") else text
-
-
-def _axes(volume: Volume, given: str | None, standard: Standard) -> tuple[str, str]:
-    """The order of the axes, and who says so: the argument, the attributes, a standard, or nobody.
-
-    Where nobody says, three axes are zyx, and four are czyx if the first is clearly the shortest.
-    """
-    path, shape = volume.path, volume.shape
-    require(
-        len(shape) in (3, 4) and min(shape) > 0,
-        f"three axes, or four with channels, none empty, in {path}",
-        shape,
-    )
-    stated = (
-        (given, "given"),
-        (volume.attributes.get("axes"), "attributes"),
-        (standard.axes, standard.name),
-    )
-    axes, origin = next((pair for pair in stated if pair[0]), (None, ""))
-    clear = axes or len(shape) == 3 or shape[0] < min(shape[1:])
-    require(
-        clear, f"axes for a volume of shape {shape}, e.g. czyx or xyzc: {path} does not say", axes
-    )
-    known = "zyxc"[: len(shape)]
-    names = "".join(map(str, axes or "czyx"[-len(shape) :])).lower()
-    require(
-        sorted(names) == sorted(known),
-        f"axes in an order of {known} for shape {shape} of {path}",
-        axes,
-    )
-    return names, origin
-
-
-def _voxel_size(
-    volume: Volume, given: Lengths | None, standard: Standard
-) -> tuple[Lengths | None, str]:
-    """Lengths in nm, spatial axes in stored order, and who says so; None, "" if nobody does."""
-    lengths, origin = given, "given"
-    if lengths is None:
-        lengths, origin = _attributed_voxel_size(volume), "attributes"
-    if lengths is None:
-        lengths, origin = standard.voxel_size, standard.name
-    if lengths is None:
-        return None, ""
-    lengths = tuple(map(float, lengths))
-    positive = len(lengths) == 3 and min(lengths) > 0
-    require(positive, f"a voxel size of three positive lengths in nm for {volume.path}", lengths)
-    return lengths, origin
-
-
-def _attributed_voxel_size(volume: Volume) -> list[float] | None:
-    """What the attributes `voxel_size` or `resolution`, in `unit` or `units`, say, in nm."""
-    path, attributes = volume.path, volume.attributes
-    stored = [
-        attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None
-    ]
-    if not stored:
-        return None
-    agree = all(
-        isinstance(lengths, list) and len(lengths) == 3 and lengths == stored[0]
-        for lengths in stored
-    )
-    require(agree, f"one voxel size of three lengths in {path}", stored)
-    units = attributes.get("unit") or attributes.get("units") or "nm"
-    units = [units] * 3 if isinstance(units, str) else units
-    known = len(units) == 3 and set(units) <= set(NANOMETRES)
-    require(known, f"units from {', '.join(NANOMETRES)} in {path}", units)
-    return [length * NANOMETRES[unit] for length, unit in zip(stored[0], units)]
-
-
-def _offsets(volume: Volume) -> tuple[tuple[int, int, int], ...] | None:
-    """Those of the affinity channels, spatial axes in stored order, from the attributes."""
-    offsets = volume.attributes.get("offsets")
-    if offsets is None:
-        return None
-    whole, channels = np.array(offsets), volume.n_channels
-    fit = whole.shape == (channels, 3) and whole.dtype.kind in "iu"
-    require(fit, f"three whole voxels for each of {channels} offsets in {volume.path}", offsets)
-    return tuple(map(tuple, whole.tolist()))
+def _as_json(value: Any) -> Any:
+    """A value that JSON has no form for as a number, a list, or text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value)
 
 
 class NewFile(Volume):
-    """A single file like `wanted`, written under a temporary name by its creating process."""
+    """A single file that is written under a temporary name, by the process that created it."""
 
     writable = True
 
-    def __init__(self, wanted: Volume, file: Path, dataset: str, chunks: tuple[int, ...]):
-        self.__dict__ |= wanted.__dict__
-        self._file, self._pid = file, os.getpid()
-        self._partial = file.with_name(f"{file.name}.{self._pid}.partial")
-        require(
-            not self._partial.exists(),
-            f"no other writer: {file} is being written",
-            str(self._partial),
-        )
-        file.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, stored: Stored, new: NewArray, path: str | Path) -> None:
+        super().__init__(stored, path)
+        self._file = new.path
+        self._pid = os.getpid()
+        self._partial = new.path.with_name(f"{new.path.name}.{self._pid}.partial")
+        expected = f"no other writer: {self._file} is being written"
+        require(not self._partial.exists(), expected, str(self._partial))
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        file_format = stores.FILE_FORMATS[self._file.suffix.lower()]
         try:
-            self._handle = self._create(file.suffix.lower(), dataset, chunks)
+            self._handle = file_format.create(self._partial, new)
         except (TypeError, ValueError) as error:
             self._partial.unlink(missing_ok=True)
             raise ValueError(
-                f"cannot create {file} with attributes {self.attributes}: {error}"
+                f"cannot create {self._file} with attributes {self.attributes}: {error}"
             ) from error
-
-    def _create(
-        self, suffix: str, dataset: str, chunks: tuple[int, ...]
-    ) -> h5py.Dataset | np.memmap:
-        if suffix == ".npy":
-            if set(self.attributes) != {"axes"} or self.attributes["axes"] not in ("zyx", "czyx"):
-                raise ValueError("a .npy file cannot hold them; take .zarr or .h5")
-            return np.lib.format.open_memmap(
-                self._partial, mode="w+", shape=self.shape, dtype=self.dtype
-            )
-        if suffix in stores.TIFF_SUFFIXES:
-            if self.dtype.kind == "b":
-                raise ValueError("a TIFF stack cannot hold bool; take uint8, or .zarr or .h5")
-            return tifffile.memmap(
-                self._partial,
-                shape=self.shape,
-                dtype=self.dtype,
-                photometric="minisblack",
-                metadata=self.attributes,
-            )
-        if self._file.exists():
-            with h5py.File(self._file, "r") as file:
-                if (names := stores.hdf5_datasets(file)) != [dataset]:
-                    raise ValueError(
-                        f"it is written whole, but holds more than {dataset}: {', '.join(names)}"
-                    )
-        packed = {"chunks": chunks, "compression": "gzip", "compression_opts": 1}
-        made = h5py.File(self._partial, "w").create_dataset(
-            dataset, self.shape, self.dtype, **packed
-        )
-        made.attrs.update(self.attributes)
-        return made
 
     @property
     def handle(self) -> Any:
-        ours = self._handle is not None and self._pid == os.getpid()
-        return self._handle if ours else self.__getstate__()  # which raises, and says why
+        """What is sliced and assigned to like NumPy."""
+        if not self._is_open_here():
+            self._refuse()
+        return self._handle
 
-    def _finish(self, success: bool) -> None:
-        if (
-            self._handle is None or self._pid != os.getpid()
-        ):  # a forked child leaves its parent's file alone
-            return
-        handle, self._handle = self._handle, None
-        handle.flush() if isinstance(handle, np.memmap) else handle.file.close()
-        self._partial.replace(self._file) if success else self._partial.unlink()
+    def _is_open_here(self) -> bool:
+        """Whether the file is still open, in the process that created it."""
+        return self._handle is not None and self._pid == os.getpid()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def _refuse(self) -> NoReturn:
         raise ValueError(
             f"{self._file} is closed (open_volume reads it), or not of this process: only the "
             "process that created it writes it; several can write to a .zarr"
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        self._refuse()
 
-def _create_zarr(
-    path: Path, wanted: Volume, chunks: tuple[int, ...], overwrite: bool, zarr_format: int
-) -> None:
-    """A new Zarr array of blosc-compressed chunks (zstd, shuffled), and the groups above it."""
-    import tensorstore
-
-    require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
-    if path.exists() and not (overwrite and stores.is_zarr(path)):
-        raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
-    groups = [
-        group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)
-    ]
-    arrays = [str(group) for group in groups if stores.is_zarr(group)]
-    require(not arrays, f"groups above {path}, none of which is an array", arrays)
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    blosc, dtype = {"cname": "zstd", "clevel": 5}, wanted.dtype
-    if zarr_format == 2:
-        driver, marker, group_content = "zarr", ".zgroup", {"zarr_format": 2}
-        # an array never lacks its attributes
-        (path / ".zattrs").write_text(json.dumps(wanted.attributes, indent=1))
-        metadata = {
-            "chunks": chunks,
-            "dtype": dtype.str,
-            "fill_value": np.zeros((), dtype).item(),
-            "dimension_separator": "/",
-            "compressor": {"id": "blosc", "shuffle": 1, **blosc},
-        }
-    else:
-        driver, marker, group_content = (
-            "zarr3",
-            "zarr.json",
-            {"zarr_format": 3, "node_type": "group"},
-        )
-        codec = {
-            "name": "blosc",
-            "configuration": {"typesize": dtype.itemsize, "shuffle": "shuffle", **blosc},
-        }
-        metadata = {
-            "data_type": dtype.name,
-            "attributes": wanted.attributes,
-            "codecs": [codec],
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunks}},
-        }
-    for group in groups:
-        if not (group / ".zgroup").exists() and not (group / "zarr.json").exists():
-            (group / marker).write_text(json.dumps(group_content))
-    tensorstore.open(
-        {
-            "driver": driver,
-            "kvstore": {"driver": "file", "path": f"{path}/"},
-            "metadata": {"shape": wanted.shape, **metadata},
-        },
-        create=True,
-    ).result()
+    def _finish(self, *, success: bool) -> None:
+        if not self._is_open_here():  # a forked child leaves its parent's file alone
+            return
+        handle, self._handle = self._handle, None
+        if isinstance(handle, np.memmap):
+            handle.flush()
+        else:
+            handle.file.close()
+        if success:
+            self._partial.replace(self._file)
+        else:
+            self._partial.unlink()

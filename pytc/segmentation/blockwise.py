@@ -13,7 +13,7 @@ import psutil
 
 from pytc.checks import require
 from pytc.config import SegmentationConfig
-from pytc.io.stores import is_zarr
+from pytc.io.chunked import is_zarr
 from pytc.io.volume import CHUNK, Volume, create_volume
 from pytc.progress import Progress, track
 from pytc.runs import replacing

@@ -1,0 +1,70 @@
+"""An array on disk as its format describes it, before a voxel is read."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytc.io.standards import Standard
+
+
+class Stored(NamedTuple):
+    """What a format's file or folder says about its array, and how to open the voxels.
+
+    shape: one length for each stored axis.
+    dtype: as the format names it; NumPy understands it.
+    attributes: all that is stored with the array.
+    open: opens the voxels, as an object that is sliced like NumPy. Its argument is how many bytes
+        of decoded chunks to keep; a format without chunks has no use for it.
+    standard: what OME or ImageJ metadata say; the array's own attributes come before it.
+    has_chunks: whether the voxels are stored in chunks that are decoded one by one.
+    can_be_extended: whether more can be written to the array.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+    attributes: dict[str, Any]
+    open: Callable[[int], Any]
+    standard: Standard = Standard()
+    has_chunks: bool = False
+    can_be_extended: bool = False
+
+
+class NewArray(NamedTuple):
+    """An array that is to be written.
+
+    path: where it will be when it is whole.
+    dataset: its name in an HDF5 file.
+    chunks: the voxels of a chunk along each axis, for formats that have chunks.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: Any
+    attributes: dict[str, Any]
+    dataset: str
+    chunks: tuple[int, ...]
+
+
+@contextmanager
+def expecting(what: str, *errors: type[Exception]) -> Iterator[None]:
+    """A library's errors of these types as a ValueError that says what was expected."""
+    try:
+        yield
+    except errors as error:
+        raise ValueError(f"expected {what}, got {error}") from error
+
+
+@contextmanager
+def reading(what: str, path: str | Path) -> Iterator[None]:
+    """Any failure to read a file as a ValueError that names it; one that does already stays."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        if str(error).startswith("expected") and str(path) in str(error):
+            raise
+        explains_itself = isinstance(error, ValueError | OSError) and str(error)
+        got = error if explains_itself else f"{type(error).__name__}: {error}"
+        raise ValueError(f"expected {what} in {path}, got {got}") from error
