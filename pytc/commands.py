@@ -1,6 +1,6 @@
 """The arguments of each verb; the comment of a field is its help on the command line."""
 
-from dataclasses import dataclass, fields, is_dataclass, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from inspect import cleandoc
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -40,11 +40,10 @@ def parse(settings: Any, verb: str, words: list[str], **options: Any) -> Any:
 
     options: of `tyro.cli`, such as the default. Help has --quiet, too.
     """
-    fields_ = [("settings", Annotated[settings, tyro.conf.arg(name="")])]
-    default = options.pop("default", None)
-    if default is not None:
-        fields_ = [(*fields_[0], default)]
-    command = make_dataclass("Command", [*fields_, ("quiet", Quiet, False)], frozen=True)
+    unnamed = Annotated[settings, tyro.conf.arg(name="")]
+    default = options.pop("default", MISSING)
+    parts = [("settings", unnamed, field(default=default)), ("quiet", Quiet, field(default=False))]
+    command = make_dataclass("Command", parts, frozen=True)
     options.setdefault("description", cleandoc(settings.__doc__))
     with told_by_one_rank():
         return tyro.cli(command, args=words, prog=program_of(verb), **options).settings
@@ -114,6 +113,8 @@ class InferConfig(Section):
 
     def input_volume(self) -> VolumeConfig:
         """The volume that `input` and the fields beside it name, in stored order."""
+        if self.input is None:
+            raise ValueError("expected an image by --input, got None")
         return VolumeConfig(
             image=self.input,
             labels=self.labels,
@@ -154,7 +155,7 @@ class EvaluateConfig(Section):
     output: str | None = None
     # What was predicted, and how it is scored; default: as the run's results say, else affinity
     # (for --probabilities binary).
-    target: Literal[tuple(TARGET_KINDS)] | None = None
+    target: Literal[tuple(TARGET_KINDS)] | None = None  # type: ignore[valid-type]
     # Segment at each of many thresholds, and keep the best; several --thresholds mean the same.
     sweep: bool = False
     # In a sweep also the curve over every threshold there is, of ERL, NERL and VOI over skeletons;
@@ -275,10 +276,10 @@ def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:
     Example: ["--input", "a.zarr/raw", "--inference.flips"].
     """
     words: list[str] = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        unchanged = getattr(default, field.name)
-        name = field.name.replace("_", "-")
+    for each in fields(config):
+        value = getattr(config, each.name)
+        unchanged = getattr(default, each.name)
+        name = each.name.replace("_", "-")
         if is_dataclass(value):
             words += flags(value, unchanged, f"{prefix}{name}.")
         elif value == unchanged:

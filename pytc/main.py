@@ -27,7 +27,7 @@ def _explain(word: str) -> None:
     """Print the list of verbs, or why a word is no verb, and end the process."""
     import tyro
 
-    def described(verb: Callable) -> Callable:
+    def described(verb: Callable[[list[str]], None]) -> Callable[[], None]:
         def without_arguments() -> None: ...
 
         without_arguments.__doc__ = verb.__doc__

@@ -39,6 +39,8 @@ def run_file(path: Path) -> dict[str, Any]:
     """
     name = str(path.resolve())
     spec = spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"expected a Python file (.py), got {path}")
     module = module_from_spec(spec)
     sys.modules[name] = module  # where pickle and torch look for classes of the file
     before = list(sys.path)

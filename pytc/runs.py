@@ -1,12 +1,12 @@
 """Where a run keeps its files, and which run is the newest; standard library only."""
 
-import itertools
 import json
 import logging
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,14 @@ def create_run(name: str, root: Path | None = None) -> Path:
     root: by default `runs_folder()`.
     """
     root = root or runs_folder()
-    for number in itertools.count(1):
-        folder = root / (name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):
+    folder, number = root / name, 1
+    while True:
+        try:
             folder.mkdir(parents=True)
             return folder
+        except FileExistsError:
+            number += 1
+            folder = root / f"{name}-{number}"
 
 
 def require_writable(folder: Path) -> None:
@@ -66,7 +69,7 @@ def newest_run(having: str, root: Path | None = None) -> Path:
         for path in folder.glob(having)
     ]
     where = f"{root.resolve()} ({program_of('train')} makes one)"
-    require(found, f"a run with {having} below {where}, or its name", None)
+    require(bool(found), f"a run with {having} below {where}, or its name", None)
     return max(found)[2]
 
 
@@ -142,7 +145,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 @contextmanager
-def replacing(path: Path):
+def replacing(path: Path) -> Iterator[Path]:
     """Replace a file or folder once what takes its place is whole.
 
     Yields a path of the same name in a temporary folder beside `path`. What is made there takes the
