@@ -27,7 +27,7 @@ from pytc.runs import (
     require_writable,
     runs_folder,
 )
-from pytc.script import command_line, program_of, script, told_by_one_rank
+from pytc.script import command_line, printed_by_one_rank, program_of, script
 from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
 
 LOGGER = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _read_first_flags(words: list[str]) -> tuple[Path | None, Path | None, list[
         return given.config, None, rest
     require(
         given.config is None,
-        "--resume alone, as a run continues with its own config and flags",
+        "--resume alone, as a run continues with its config and flags",
         f"--config {given.config}",
     )
     return None, _run_to_resume(given.resume), rest
@@ -113,7 +113,7 @@ def parse_config(
     """The config that the flags make of the default."""
     command = TrainCommand(file, str(resume) if resume else None, settings=default)
     program = program_of("train")
-    with told_by_one_rank():
+    with printed_by_one_rank():
         return tyro.cli(TrainCommand, args=arguments, default=command, prog=program).settings
 
 

@@ -22,7 +22,7 @@ from pytc.config import (
 )
 from pytc.messages import QUIET_HELP
 from pytc.metrics.table import ROWS
-from pytc.script import program_of, told_by_one_rank
+from pytc.script import printed_by_one_rank, program_of
 from pytc.target_kinds import TARGET_KINDS, target_kind
 from pytc.thresholds import parse_thresholds
 
@@ -45,7 +45,7 @@ def parse(settings: Any, verb: str, words: list[str], **options: Any) -> Any:
     parts = [("settings", unnamed, field(default=default)), ("quiet", Quiet, field(default=False))]
     command = make_dataclass("Command", parts, frozen=True)
     options.setdefault("description", cleandoc(settings.__doc__))
-    with told_by_one_rank():
+    with printed_by_one_rank():
         return tyro.cli(command, args=words, prog=program_of(verb), **options).settings
 
 
@@ -81,7 +81,7 @@ class TrainCommand:
 class InferConfig(Section):
     """Predict a volume with the network of a run, and segment it.
 
-    What no option says is as the run's config has it; the defaults below are pytc's own.
+    Without an option the config of the run decides; the defaults below are those without a run.
     """
 
     # Folder or name of a run, or a file of weights; by default the newest run with a checkpoint.
@@ -136,11 +136,11 @@ class EvaluateConfig(Section):
     run: str | None = None
     # Volume of the run to score, by the name of its folder of results; by default every one.
     volume: str | None = None
-    # Affinities to segment, one channel an offset, in place of a run.
+    # Affinities to segment, one channel for each offset; instead of a run.
     affinities: str | None = None
-    # Probability map of a mask or of boundaries, in place of a run.
+    # Probability map of a mask or of boundaries; instead of a run.
     probabilities: str | None = None
-    segmentation: str | None = None  # Segmentation or mask to score as it is, in place of a run.
+    segmentation: str | None = None  # Segmentation or mask to score as it is; instead of a run.
     # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
     labels: str | None = None
     # Where the labels are valid (non-zero); default: the mask of the run's volume.
@@ -151,15 +151,15 @@ class EvaluateConfig(Section):
     voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where no file says.
     # Offsets of the affinity channels, where the file does not say.
     offsets: tuple[Triple, ...] | None = None
-    # Folder for the figures; default: the run's evaluation folder, or evaluation/.
+    # Folder for scores and report; default: the run's evaluation folder, or evaluation/.
     output: str | None = None
-    # What was predicted, and how it is scored; default: as the run's results say, else affinity
+    # What was predicted, and how it is scored; default: what the run's results name, else affinity
     # (for --probabilities binary).
     target: Literal[tuple(TARGET_KINDS)] | None = None  # type: ignore[valid-type]
     # Segment at each of many thresholds, and keep the best; several --thresholds mean the same.
     sweep: bool = False
-    # In a sweep also the curve over every threshold there is, of ERL, NERL and VOI over skeletons;
-    # it is of components, before --grow fills what is left.
+    # In a sweep also compute ERL, NERL and VOI over skeletons at every possible threshold; they are
+    # those of the components, before --grow fills unlabelled voxels.
     exact: bool = False
     # Numbers, or a range such as 0.1:0.9:0.05. Default of a sweep: sigmoid(0.2 k) for k = -1..11,
     # from 0.45 to 0.90.
@@ -167,12 +167,13 @@ class EvaluateConfig(Section):
     metric: Annotated[str | None, tyro.conf.arg(help=METRIC_HELP)] = None
     # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
     min_size: int | None = None
-    # Let voxels that are left join the object they are most tied to; default: as in infer.py.
+    # Fill unlabelled voxels by a seeded watershed on the affinities, with the objects as seeds;
+    # default: as in infer.py.
     grow: bool | None = None
     # Fail unless the metric's best value is at least this (at most, if less is better), on every
     # volume.
     require: float | None = None
-    # funlib: count the figures a second time by funlib.evaluate, the reference implementation, and
+    # funlib: compute the scores a second time by funlib.evaluate, the reference implementation, and
     # compare.
     backend: Literal["pytc", "funlib"] = "pytc"
     # Where the data comes from and its licence; printed in the report.
@@ -205,7 +206,7 @@ class EvaluateConfig(Section):
 
     @property
     def prediction(self) -> str | None:
-        """What the user names to be scored in place of a run."""
+        """The file that the user names to be scored instead of a run."""
         return self.affinities or self.probabilities or self.segmentation
 
     @property
@@ -215,7 +216,7 @@ class EvaluateConfig(Section):
 
     @property
     def decodes(self) -> bool:
-        """Whether a prediction is segmented, in place of a segmentation that is scored as it is."""
+        """Whether a prediction is segmented first; a segmentation is scored as it is."""
         return self.sweep or self.thresholds is not None
 
 
@@ -223,15 +224,15 @@ class EvaluateConfig(Section):
 class ValidateConfig(Section):
     """Score the checkpoints of a run by whole volumes, once or as they come."""
 
-    # Folder or name of the run, which with --watch need not be there yet, or a file of weights; by
-    # default the newest run.
+    # Folder or name of the run, or a file of weights; by default the newest run. With --watch the
+    # run need not exist yet.
     run: str | None = None
     # Python files to load first, which register the network of the run if it is none of pytc's.
     plugins: tuple[str, ...] = ()
-    # Follow the run to its end: score its newest checkpoint, then the newest one then, and so on.
+    # Follow the run to its end: score its newest checkpoint, and again whenever a newer one exists.
     watch: bool = False
     interval: float = 30.0  # Seconds between looks for a new checkpoint.
-    # Where to predict; auto takes a GPU if there is one.
+    # Where to predict; auto takes a GPU if the machine has one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self):
@@ -266,7 +267,7 @@ class ExportModel(Section):
 class ListModels(Section):
     """Print the name of every architecture."""
 
-    # Python files to load first, which register networks of your own.
+    # Python files to load first, which register further networks.
     plugins: tuple[Path, ...] = ()
 
 

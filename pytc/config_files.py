@@ -1,6 +1,6 @@
-"""Config files: presets, Python files of the user's own, and the config.json of a run.
+"""Config files: presets, Python files of a user, and the config.json of a run.
 
-Standard library only, so that an error in one is told at once.
+Standard library only: an error in a config file is reported before torch is loaded.
 """
 
 import json
@@ -15,12 +15,13 @@ from pytc.renames import config_from_plain
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What a config file says."""
+    """What a config file holds."""
 
     config: Config
-    # a preset's own word (has_cpu_variant = True): without a GPU a small variant is the default
+    # The file states has_cpu_variant = True: without a GPU a small variant is the default.
     has_cpu_variant: bool = False
-    # the config of a run, which may be a stranger's: its plugins are not loaded by themselves
+    # The file is the config.json of a run, perhaps of somebody else: its plugins are not loaded
+    # unless the command line names them.
     is_of_a_run: bool = False
 
 

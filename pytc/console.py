@@ -1,4 +1,4 @@
-"""Tables on the terminal and in a pipe, of which no name and no number is ever cut."""
+"""Tables on the terminal and in a pipe; no name and no number is ever cut."""
 
 from collections.abc import Collection, Sequence
 
@@ -6,8 +6,8 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
 
-PIPED = 110  # columns where nothing says how wide a line may be
-PROSE = 24  # columns that a cell of prose has at least
+PIPED = 110  # columns of a table in a pipe or a file
+PROSE = 24  # fewest columns of a cell of prose
 
 
 def print_table(
@@ -18,10 +18,16 @@ def print_table(
     best: int | None = None,
     prose: Collection[int] = (),
 ) -> None:
-    """Print rows of text below their headers; a table that is too wide for the terminal goes on.
+    """Print rows of text below their headers.
 
-    best: the row that is shown in green. prose: the columns whose words may wrap; all others are
-    as wide as what is in them.
+    A table that is wider than the terminal is printed at its full width.
+
+    Args:
+        headers: one for each column.
+        rows: cells of text, one for each column.
+        title: a line above the table.
+        best: the number of the row that is shown in green.
+        prose: the numbers of the columns whose text may wrap; all others are never wrapped.
     """
     columns = [
         Column(header, min_width=PROSE if number in prose else None, no_wrap=number not in prose)

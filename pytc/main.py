@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from pytc.messages import QUIET, QUIET_HELP, begin_verb
-from pytc.script import program_of, script, told_by_one_rank
+from pytc.script import printed_by_one_rank, program_of, script
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,7 +38,7 @@ def _explain(word: str) -> None:
         "From electron-microscope volumes of brain tissue to neurons. "
         "`pytc VERB --help` lists the options of a verb."
     )
-    with told_by_one_rank():
+    with printed_by_one_rank():
         tyro.extras.subcommand_cli_from_dict(
             subcommands, prog="pytc", description=about, args=[word]
         )

@@ -24,25 +24,31 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Progress:
-    """How far a long step is: within its block a bar on a terminal.
+    """Shows how far a long step is, within a `with` block.
 
-    Elsewhere a line, `seconds` or more after the last. A step within a step has the terminal to
-    itself: the outer bar is drawn again when the inner one is done.
+    On a terminal it is a bar. Elsewhere it is a line, printed at most once in `seconds`. When a
+    step runs inside another step, only the inner bar is drawn; the outer bar comes back after it.
+
+    Args:
+        description: what is done, e.g. "training".
+        unit: what is counted, e.g. "steps".
+        total: how many units the step has.
+        first: how many of them were done before, e.g. by a run that is continued.
+        seconds: the shortest time between two lines.
     """
 
-    bars: ClassVar[list[rich.progress.Progress]] = []  # on the terminal, of which the last is drawn
+    bars: ClassVar[list[rich.progress.Progress]] = []  # those of open blocks; the last is drawn
 
     def __init__(
         self, description: str, unit: str, total: int, first: int = 0, seconds: float = 15.0
     ):
-        self.description, self.unit, self.total, self.first, self.seconds = (
-            description,
-            unit,
-            total,
-            first,
-            seconds,
-        )
-        self.started = self.said = time.monotonic()
+        self.description = description
+        self.unit = unit
+        self.total = total
+        self.first = first
+        self.seconds = seconds
+        self.started = time.monotonic()
+        self.printed = self.started  # when the last line was printed
         self.bar = None
         if messages.are_shown() and sys.stdout.isatty():
             columns = (
@@ -73,8 +79,8 @@ class Progress:
         now = time.monotonic()
         if self.bar:
             self.bar.update(self.bar.task_ids[0], completed=done, note=note)
-        elif messages.are_shown() and (done == self.total or now - self.said >= self.seconds):
-            self.said = now
+        elif messages.are_shown() and (done == self.total or now - self.printed >= self.seconds):
+            self.printed = now
             rate = (done - self.first) / max(now - self.started, 1e-9)
             hours, rest = divmod(int((self.total - done) / rate), 3600)
             note = f"{note}, " if note else ""
@@ -86,7 +92,7 @@ class Progress:
 
 
 def track(items: Sequence, description: str, unit: str) -> Iterator:
-    """The items one by one; says how many are done, how fast, and how long the rest will take."""
+    """The items one by one, with a `Progress` that counts them."""
     with Progress(description, unit, len(items)) as progress:
         for done, item in enumerate(items, 1):
             yield item

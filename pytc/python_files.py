@@ -1,7 +1,7 @@
-"""Python files of a user's own: config files, and plugins that register networks.
+"""Python files that a user writes: config files, and plugins that register networks.
 
-Only files that a user names are run. A checkpoint says which files its network was registered by,
-but nothing that stands in a checkpoint or a run is loaded by itself: it may be a stranger's.
+Only files that the user names are run. A checkpoint names the files that registered its network,
+but they are never loaded because of that: the checkpoint may come from somebody else.
 """
 
 import re
@@ -17,7 +17,7 @@ from pytc import commands
 from pytc import config as config_module
 from pytc.checks import require, suggest
 
-# beside train.py; not there where the package alone is installed
+# beside train.py; missing where only the package is installed
 PRESETS = Path(__file__).parent.parent / "configs"
 
 
@@ -50,13 +50,13 @@ def run_file(path: Path) -> dict[str, Any]:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise ValueError(f"{_place(path, error)}: {_reason(error)}") from error
+        raise ValueError(f"{_position(path, error)}: {_reason(error)}") from error
     finally:
         sys.path[:] = before
     return vars(module)
 
 
-def _place(path: Path, error: Exception) -> str:
+def _position(path: Path, error: Exception) -> str:
     """The file and line of the error, in this file or one that it imports from its folder."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_as_named(error.filename, path)}, line {error.lineno}"
@@ -86,6 +86,6 @@ def _reason(error: Exception) -> str:
         owner, field = unknown.groups()
         cls = getattr(config_module, owner, None) or getattr(commands, owner, None)
         if cls is not None:
-            known = [one.name for one in fields(cls)]
-            return f"{owner} has no field {field!r}{suggest(field, known)}"
+            names = [each.name for each in fields(cls)]
+            return f"{owner} has no field {field!r}{suggest(field, names)}"
     return f"{type(error).__name__}: {error}"

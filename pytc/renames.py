@@ -1,5 +1,7 @@
-"""Other names for our fields: those of earlier releases, which are read, and those of the documents
-behind this library, which a wrong flag is answered with.
+"""Other names for the fields of a config.
+
+Fields of earlier releases are read under their old names. A flag under the name that the documents
+behind this library use is refused, with the name of ours.
 
 Standard library only.
 """
@@ -10,7 +12,7 @@ from typing import Any
 from pytc.checks import from_plain
 from pytc.config import Config
 
-# field of an earlier release: field of this one; None where it is gone and said nothing
+# field of an earlier release: field of this one; None where it was dropped and had no effect
 RENAMED_FIELDS: dict[str, str | None] = {}
 
 # field of this release, value of an earlier one: value of this one
@@ -18,12 +20,12 @@ RENAMED_VALUES: dict[tuple[str, Any], Any] = {
     ("optim.schedule", "constant"): "none",
 }
 
-# field that an earlier release lacks: the value that says what it did
+# field that an earlier release lacks: the value that does what that release did
 ADDED_FIELDS: dict[str, Any] = {
     "data.intensity": "dtype",
 }
 
-# flag of the documents: ours, or what takes its place
+# flag of the documents: ours, or what replaces it
 DOCUMENTED_FLAGS = {
     "auto_config": "--system.auto",
     "checkpoint.mode": "nothing: the direction follows from --loop.monitor",
@@ -116,10 +118,10 @@ def renamed(plain: Any) -> Any:
 
 
 def _section(plain: Any, field: str) -> tuple[dict, str]:
-    """The dictionary that holds a field, empty where there is none, and the field's own name."""
+    """The dictionary that holds a field, empty if none does, and the last part of its name."""
     *sections, name = field.split(".")
     for section in sections:
         if not isinstance(plain, dict):
-            return {}, name  # from_plain says what is wrong with it
+            return {}, name  # from_plain reports what is wrong with it
         plain = plain.get(section)
     return plain if isinstance(plain, dict) else {}, name

@@ -42,8 +42,8 @@ def create_run(name: str, root: Path | None = None) -> Path:
 def require_writable(folder: Path) -> None:
     """Check that files can be written in a folder, which need not exist yet.
 
-    The way to find out is to do it: access rights do not show a read-only file system. ValueError
-    names the folder and what stands against it.
+    It writes one, because access rights do not show a read-only file system. ValueError names the
+    folder and what prevents writing.
     """
     existing = folder
     while not os.path.exists(existing) and existing != existing.parent:  # False where not allowed
@@ -97,11 +97,10 @@ def find_run(name: str | Path, root: Path | None = None) -> Path:
 
 
 def find_weights(name: str | Path, checkpoint: str = "best") -> Path:
-    """The file of weights that a run's folder or name, or a file itself, stands for.
+    """The file of weights of a run, from its folder or name; a file is returned as it is.
 
-    Of a run it is best.pt or last.pt, as `checkpoint` says. Where there is no best.pt, as the run
-    was never validated, last.pt is taken, and a line says so. ValueError if there is nothing of
-    that name.
+    checkpoint: best or last, for best.pt or last.pt. A run that was never validated has no best.pt;
+    last.pt is taken then, with a message. ValueError if nothing has that name.
     """
     if Path(name).is_file():
         return Path(name)
@@ -146,10 +145,10 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file or folder once what takes its place is whole.
+    """Replace a file or folder, when its new content is complete.
 
-    Yields a path of the same name in a temporary folder beside `path`. What is made there takes the
-    place of what is at `path` when the block ends well, and goes when it does not.
+    Yields a path of the same name in a temporary folder beside `path`, where the block writes the
+    new content. It replaces `path` when the block ends without an error, and is removed otherwise.
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(aside, ignore_errors=True)

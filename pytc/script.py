@@ -1,6 +1,6 @@
-"""The edge of every script: one line for an error, an end by Ctrl-C, silence for a closed pipe.
+"""The edge of every command: one line for an error, an end by Ctrl-C, silence for a closed pipe.
 
-Standard library only, so that what is wrong with a flag or a path is said before torch is loaded.
+Standard library only: a wrong flag or path is reported before torch is loaded.
 """
 
 import io
@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -22,19 +22,19 @@ CLONE = Path(__file__).parent.parent  # where they lie; elsewhere where only a w
 
 
 class RunError(RuntimeError):
-    """A run cannot go on, and its message says all that a user needs."""
+    """A run cannot go on; the message is all that a user needs."""
 
 
 class RankError(ValueError):
-    """An error inside a run of several ranks; `told`: another rank prints it."""
+    """An error inside a run of several ranks; `is_reported`: another rank prints it."""
 
-    def __init__(self, message: str, *, told: bool):
+    def __init__(self, message: str, *, is_reported: bool) -> None:
         super().__init__(message)
-        self.told = told
+        self.is_reported = is_reported
 
 
 @contextmanager
-def script(interrupted: str = "interrupted"):
+def script(interrupted: str = "interrupted") -> Iterator[None]:
     """Run a script within this block; `interrupted` is printed when Ctrl-C ends it.
 
     An error that the user can mend (see `user_message`) ends it with one line on stderr and exit
@@ -55,7 +55,7 @@ def script(interrupted: str = "interrupted"):
             print(f"\n{interrupted}", file=sys.stderr)
         sys.exit(EXIT_INTERRUPTED)
     except SystemExit as error:
-        if error.code == 2:  # as argparse and tyro leave, with a message of their own
+        if error.code == 2:  # argparse and tyro have printed what is wrong
             _note_root_cause("error: the command line was refused")
         raise
     except Exception as error:
@@ -65,8 +65,11 @@ def script(interrupted: str = "interrupted"):
         if line is None:
             _note_root_cause(traceback.format_exc())
             raise
-        silent = error.told if isinstance(error, RankError) else not _tells()
-        if silent:
+        if isinstance(error, RankError):
+            is_reported = error.is_reported
+        else:
+            is_reported = not _reports()
+        if is_reported:
             sys.exit(1)
         _note_root_cause(f"error: {line}")
         sys.exit(f"error: {line}")
@@ -114,37 +117,37 @@ def _call_of(verb: str) -> list[str]:
     return ["pytc", verb]
 
 
-def is_first_of_node(environment=os.environ) -> bool:
+def is_first_of_node(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this is the first rank of its node, or the only process of a run.
 
-    Files may be missing on one node only, so each node tells its own errors.
+    Files may be missing on one node only, so each node reports its errors.
     """
     return int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", 0))) == 0
 
 
-def _tells() -> bool:
+def _reports() -> bool:
     """Whether this rank prints an error that every rank of its node meets.
 
-    Under torchrun the first to fail does, as the others are ended then: it makes a file in the
-    folder that the ranks of a node share.
+    Under torchrun the first rank that fails prints it, because torchrun then ends the others. That
+    rank makes a file in the folder that the ranks of a node share.
     """
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not path:
         return is_first_of_node()
-    told = os.path.join(os.path.dirname(os.path.dirname(path)), "told")
+    reported = os.path.join(os.path.dirname(os.path.dirname(path)), "reported")
     try:
-        os.close(os.open(told, os.O_CREAT | os.O_EXCL))
+        os.close(os.open(reported, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     return True
 
 
 @contextmanager
-def told_by_one_rank():
-    """Print what the block says, help or why it ends the process, on one rank of a node.
+def printed_by_one_rank() -> Iterator[None]:
+    """Print what the block prints before it ends the process, on one rank of a node.
 
-    Help comes from the first rank. A refusal comes from the first to fail, see `_tells`. The only
-    process of a run prints as it would without this.
+    The first rank prints help. The first rank that fails prints why flags are refused (`_reports`).
+    The only process of a run prints as it would without this block.
     """
     if not {"LOCAL_RANK", "SLURM_LOCALID"} & os.environ.keys():
         yield
@@ -154,17 +157,18 @@ def told_by_one_rank():
         with redirect_stdout(output), redirect_stderr(errors):
             yield
     except SystemExit as error:
-        if _tells() if error.code else is_first_of_node():
+        prints = _reports() if error.code else is_first_of_node()
+        if prints:
             sys.stdout.write(output.getvalue())
             sys.stderr.write(errors.getvalue())
         raise
 
 
 def _note_root_cause(message: str) -> None:
-    """Tell torchrun why this rank ends, in the file that its summary reads.
+    """Write why this rank ends to the file that torchrun's summary reads.
 
-    The format is that of torch.distributed.elastic's `record`, which is not used itself: it would
-    load torch to say that a flag is wrong, and its summary would hold a traceback.
+    The format is that of `record` in torch.distributed.elastic. `record` itself would load torch
+    before a wrong flag is reported, and would put a traceback into the summary.
     """
     path = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if path:

@@ -132,7 +132,7 @@ def test_a_preset_without_its_data_says_how_to_get_them(tmp_path, monkeypatch, p
     config = load_config_file(Path(__file__).parent.parent / "configs" / preset)
     name = config.data.train[0].image.split("/")[1]
     message = rf"data set {re.escape(name)} in \$PYTC_DATA \(not set\) or data/, .* get it: .*"
-    with pytest.raises(ValueError, match=message + "or name your own volumes by --data.train.0"):
+    with pytest.raises(ValueError, match=message + "or name volumes of yours by --data.train.0"):
         open_source(config.data.train[0], config.data)
 
 

@@ -205,8 +205,8 @@ def test_a_node_tells_an_error_once(monkeypatch, capsys):
     monkeypatch.setenv("LOCAL_RANK", "1")
     for error, code in (
         (ValueError("found no file"), 1),  # its node's first rank finds the same
-        (RankError("failed elsewhere", told=True), 1),
-        (RankError("failed here", told=False), "error: failed here"),
+        (RankError("failed elsewhere", is_reported=True), 1),
+        (RankError("failed here", is_reported=False), "error: failed here"),
     ):
         with pytest.raises(SystemExit) as left, script():
             raise error

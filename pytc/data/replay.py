@@ -42,9 +42,9 @@ def replay(config: ReplayConfig) -> Path:
         for name, array in sample.items():
             dataset = file.create_dataset(name, data=array, compression="gzip")
             dataset.attrs["axes"] = "czyx"[4 - array.ndim :]
-            known = array[np.isfinite(array)]
-            extent = f"{known.min()} to {known.max()}" if known.size else "no number"
-            broken = array.size - known.size
+            finite = array[np.isfinite(array)]
+            extent = f"{finite.min()} to {finite.max()}" if finite.size else "no number"
+            broken = array.size - finite.size
             print(f"{name} {array.dtype} {array.shape}: {extent}, {broken} not finite")
     print(f"written: {path}")
     return path

@@ -22,9 +22,7 @@ GENERATOR = 1
 
 @dataclass(frozen=True)
 class Source:
-    """One volume, opened: the image (C, Z, Y, X), and labels and mask (Z, Y, X) where there are
-    any.
-    """
+    """One opened volume: the image (C, Z, Y, X), and labels and mask (Z, Y, X) if it has them."""
 
     name: str
     image: Volume
@@ -39,17 +37,14 @@ class Source:
 
     @property
     def parts(self) -> dict[str, Volume]:
-        """Those there are of image, labels and mask."""
-        return {
-            name: part
-            for name in ("image", "labels", "mask")
-            if (part := getattr(self, name)) is not None
-        }
+        """image, labels and mask, as far as the volume has them."""
+        parts = {"image": self.image, "labels": self.labels, "mask": self.mask}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
-        """nm along each spatial axis; isotropic 1 nm where nothing says."""
-        return known_voxel_size(self.image)
+        """nm along each spatial axis; 1 nm where no voxel size is stated."""
+        return _voxel_size_or_one(self.image)
 
     @property
     def stays_uint8(self) -> bool:
@@ -66,11 +61,11 @@ def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = N
 
     Args:
         config: the volume; one that is synthetic must have been made by `prepare_volume`.
-        data: says what the volume does not: its grey range, the look of synthetic volumes.
+        data: the grey range of volumes that state none, and the shape of synthetic volumes.
         channels: the network's input channels, None for any number.
 
     Raises:
-        ValueError: names what is not there or does not fit.
+        ValueError: names what is missing or does not fit.
     """
     image = open_image(config, data)
     require(
@@ -80,13 +75,11 @@ def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = N
     )
     config = locate_volume(config, data.synthetic)
     spatial = config.axes.replace("c", "") if config.axes else None
-    parts = {
-        part: open_volume(path, axes=spatial, transpose=config.transpose)
-        for part in ("labels", "mask")
-        if (path := getattr(config, part))
-    }
-    for part, volume in parts.items():
-        _check_part(part, volume, image)
+    parts = {}
+    for part, path in (("labels", config.labels), ("mask", config.mask)):
+        if path:
+            parts[part] = open_volume(path, axes=spatial, transpose=config.transpose)
+            _check_part(part, parts[part], image)
     chosen = config.intensity or data.intensity
     return Source(volume_name(config), image, intensity.grey_range(image, chosen), **parts)
 
@@ -104,9 +97,9 @@ def _check_part(part: str, volume: Volume, image: Volume) -> None:
     """ValueError unless labels or mask are integers on the voxels of the image."""
     shape, axes = image.spatial_shape, image.spatial_axes
     require(volume.shape == shape, f"{part} {volume.path} of shape {shape}", volume.shape)
-    told = volume.axes_from and image.axes_from
+    both_are_stated = volume.axes_from and image.axes_from
     require(
-        not told or volume.axes == axes,
+        not both_are_stated or volume.axes == axes,
         f"{part} {volume.path} with the axes {axes} of the image {image.path}",
         volume.axes,
     )
@@ -114,14 +107,14 @@ def _check_part(part: str, volume: Volume, image: Volume) -> None:
     require(volume.dtype.kind in "iub", integers, str(volume.dtype))
 
 
-def known_voxel_size(image: Volume) -> tuple[float, float, float]:
-    """nm along each spatial axis; isotropic 1 nm where nothing says."""
+def _voxel_size_or_one(image: Volume) -> tuple[float, float, float]:
+    """nm along each spatial axis; 1 nm where no voxel size is stated."""
     return image.voxel_size or (1.0, 1.0, 1.0)
 
 
 def training_voxel_size(data: DataConfig) -> tuple[float, float, float]:
     """Of the training volumes' voxel sizes (nm), the one that lets the fewest axes be exchanged."""
-    sizes = [known_voxel_size(open_image(volume, data)) for volume in data.train]
+    sizes = [_voxel_size_or_one(open_image(volume, data)) for volume in data.train]
     return min(sizes, key=lambda size: sum(a == b for a in size for b in size))
 
 

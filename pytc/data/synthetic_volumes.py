@@ -33,7 +33,7 @@ def _generate(folder: Path, seed: int, synthetic: SyntheticConfig) -> None:
     shape = " x ".join(map(str, synthetic.shape))
     LOGGER.info(f"making a synthetic volume of {shape} voxels, seed {seed}, in {folder}")
     with Progress("making a synthetic volume", "steps", STEPS) as progress:
-        made = make_neurites(seed=seed, **asdict(synthetic), said=progress.show)
+        made = make_neurites(seed=seed, **asdict(synthetic), on_step=progress.show)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     for name, array in (("image.zarr", made.image), ("labels.zarr", made.labels)):

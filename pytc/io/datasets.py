@@ -1,4 +1,4 @@
-"""Public data sets: where they are, what is in which file, and the VolumeConfig that reads it.
+"""Public data sets: their addresses, the volumes in each file, and the VolumeConfig of each volume.
 
     pytc data snemi3d     downloads, unpacks, prints the fields of each volume
 
@@ -72,7 +72,7 @@ DATASETS = {
 }
 
 
-# those that are not downloaded by `fetch`, and how they are got
+# data sets that `fetch` does not download: how to get them
 BY_HAND = {
     "fib25": "docs/fib25.md makes its files",
     "vnc": (
@@ -135,7 +135,7 @@ def require_data(path: str) -> None:
                 looked = os.environ.get("PYTC_DATA", "not set")
                 raise ValueError(
                     f"expected the data set {name} in $PYTC_DATA ({looked}) or data/, got neither; "
-                    f"get it: {how_to_get(name)}; or name your own volumes by "
+                    f"get it: {how_to_get(name)}; or name volumes of yours by "
                     "--data.train.0.image and --data.train.0.labels"
                 )
 
@@ -146,9 +146,9 @@ def how_to_get(name: str) -> str:
 
 
 def volumes(name: str) -> dict[str, VolumeConfig]:
-    """A downloadable data set's volumes by split, wherever they are; nothing is downloaded.
+    """A data set's volumes by split, in the data folder that has them; nothing is downloaded.
 
-    Where the data set is not there, the paths are those it would have in data/.
+    Without the data set on this machine the paths are those that it would have in data/.
     """
     require(name in DATASETS, f"a data set from {', '.join(DATASETS)}", name)
     folder = find(name) or DATA / name

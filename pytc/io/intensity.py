@@ -140,7 +140,7 @@ def sample_boxes(shape: tuple[int, int, int]) -> list[Box]:
 
 
 def without_padding(boxes: list[np.ndarray]) -> np.ndarray:
-    """The values (n,) of a sample that are no padding, or all of them if nothing else is there."""
+    """The values (n,) of a sample that are no padding, or all of them if all are padding."""
     padding = padding_value(boxes)
     values = np.concatenate([box.ravel() for box in boxes])
     tissue = values if padding is None else values[values != padding]
@@ -148,7 +148,7 @@ def without_padding(boxes: list[np.ndarray]) -> np.ndarray:
 
 
 def padding_value(boxes: list[np.ndarray]) -> Any:
-    """The value that fills what is no tissue, constant over long runs; None if there is none."""
+    """The value that fills voxels without tissue, constant over long runs; None without one."""
     thinned = np.concatenate([box[:, ::2, ::2, ::4].ravel() for box in boxes])
     values, counts = np.unique(thinned, return_counts=True)
     commonest = values[counts.argmax()]

@@ -32,7 +32,7 @@ def has_unlabelled(labels: np.ndarray) -> bool:
 
 
 def unlabelled_marker(dtype: Any) -> int | None:
-    """The value that says unlabelled in uint32 or uint64; None for other dtypes."""
+    """The value that means unlabelled in uint32 or uint64; None for other dtypes."""
     dtype = np.dtype(dtype)
     is_wide = dtype.kind == "u" and dtype.itemsize >= 4
     return int(np.iinfo(dtype).max) if is_wide else None

@@ -1,4 +1,4 @@
-"""Axes, voxel size and offsets of a stored array, from what is given and what the file says."""
+"""Axes, voxel size and offsets of a stored array: from arguments, attributes, or a standard."""
 
 from typing import Any
 
@@ -69,7 +69,7 @@ def voxel_size_of(
 
 
 def _voxel_size_of_attributes(path: str, attributes: dict[str, Any]) -> list[float] | None:
-    """What the attributes `voxel_size` or `resolution`, in `unit` or `units`, say, in nm."""
+    """The attributes `voxel_size` or `resolution`, in `unit` or `units`, as lengths in nm."""
     stored = [
         attributes[key] for key in ("voxel_size", "resolution") if attributes.get(key) is not None
     ]

@@ -44,10 +44,14 @@ class SkeletonNotFound(FileNotFoundError, ValueError):
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The skeletons of a volume, flat: ids (N,) uint64 tell which skeleton a node belongs to.
+    """The skeletons of a volume, as flat arrays over all nodes and edges.
 
-    Positions (N, 3) int64 voxels in stored axis order; nm (N, 3) float64; edges (E, 2) int64 pairs
-    of node indices. An edge may join two skeletons; its length is counted with its first node's.
+    ids: (N,) uint64, the skeleton of each node.
+    positions: (N, 3) int64, voxels in stored axis order.
+    nm: (N, 3) float64, the same in nm.
+    edges: (E, 2) int64, pairs of node indices. An edge may join two skeletons; its length counts
+        for the skeleton of its first node.
+
     ValueError if the arrays do not fit together.
     """
 
@@ -112,7 +116,7 @@ def load_skeleton(
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm /
     voxel size rounded, in the order that `axes` names for the volume; each connected tree becomes a
     skeleton, numbered from 1; radii are not used. A graph needs it only without nm_position.
-    ValueError if the file is not what its name says, SkeletonNotFound if there is none.
+    ValueError if the content does not fit the name, SkeletonNotFound if the file is missing.
     """
     path = Path(path)
     if not path.exists():
@@ -184,15 +188,15 @@ def _load_graph(path: Path) -> "networkx.Graph":
     return graph
 
 
-def _from_graph(graph: "networkx.Graph", place: str, voxel_size: Lengths | None) -> Skeleton:
-    """Skeletons from a graph as NISB stores them; place: where it is from, for errors."""
+def _from_graph(graph: "networkx.Graph", source: str, voxel_size: Lengths | None) -> Skeleton:
+    """Skeletons from a graph as NISB stores them; source: the name of the graph in errors."""
 
     def attribute(name: str, dtype: type, width: tuple[int, ...]) -> np.ndarray:
         for node, values in graph.nodes(data=True):
             require(
-                name in values, f"{name} on each node of {place}, so on {node!r}", sorted(values)
+                name in values, f"{name} on each node of {source}, so on {node!r}", sorted(values)
             )
-        what = f"{name} in {place} to be {np.dtype(dtype)}"
+        what = f"{name} in {source} to be {np.dtype(dtype)}"
         with expecting(what, ValueError, TypeError, OverflowError):
             exact = np.array([value for _, value in graph.nodes(data=name)]).reshape(-1, *width)
             array: np.ndarray = exact.astype(dtype)
@@ -203,7 +207,7 @@ def _from_graph(graph: "networkx.Graph", place: str, voxel_size: Lengths | None)
     has_nm = len(positions) == 0 or any(
         "nm_position" in values for _, values in graph.nodes(data=True)
     )
-    expected = f"nm_position on the nodes of {place}, or a voxel size"
+    expected = f"nm_position on the nodes of {source}, or a voxel size"
     require(has_nm or voxel_size is not None, expected, voxel_size)
     if has_nm:
         nm = attribute("nm_position", np.float64, (3,))

@@ -1,4 +1,4 @@
-"""What OME-Zarr, OME-TIFF and ImageJ say of an image: the order of its axes and its voxel size.
+"""Axes and voxel size of an image from the metadata of OME-Zarr, OME-TIFF and ImageJ.
 
 Sources: OME-NGFF 0.4 and 0.5 (https://ngff.openmicroscopy.org), the OME-TIFF schema 2016-06, and
 ImageJ's TIFF description.
@@ -37,7 +37,7 @@ NANOMETRES = {
 
 
 class Standard(NamedTuple):
-    """What a standard's metadata say; voxel_size: nm, spatial axes in stored order."""
+    """What the metadata of a standard state; voxel_size: nm, spatial axes in stored order."""
 
     name: str = ""
     axes: str | None = None
@@ -45,7 +45,7 @@ class Standard(NamedTuple):
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty if there is no such file; ValueError if it holds another."""
+    """The object in a JSON file, empty without the file; ValueError if it holds anything else."""
     if not path.is_file():
         return {}
     try:
@@ -74,7 +74,7 @@ def _attributes(group: Path) -> dict[str, Any]:
 def finest_level(group: Path) -> Path | None:
     """The array of an OME-Zarr group's finest level, or None if the folder is no such group.
 
-    Of what bioformats2raw writes, a group of groups, the only image; None if there are several.
+    bioformats2raw writes a group of groups, an image each: its only image, None if it has several.
     """
     levels = multiscales(group).get("datasets")
     if levels:
@@ -85,7 +85,7 @@ def finest_level(group: Path) -> Path | None:
 
 
 def of_zarr_array(array: Path, n_axes: int) -> Standard:
-    """What the OME-Zarr groups around an array say of it.
+    """What the OME-Zarr groups around an array state about it.
 
     Axes as they are stored, t and c included. Without a unit for each spatial axis the voxel size
     is unknown. ValueError if the axes named do not fit the array.
@@ -117,7 +117,7 @@ def _of_level(image: dict[str, Any], level: dict[str, Any], n_axes: int, array: 
 
 
 def of_tiff(tif: tifffile.TiffFile, axes: str) -> Standard:
-    """What OME or ImageJ metadata say of a stack with these axes, named as in `Standard`."""
+    """What OME or ImageJ metadata state about a stack with these axes, named as in `Standard`."""
     if tif.is_ome:
         return Standard("OME-TIFF", None, _of_ome_xml(tif.ome_metadata or "", axes))
     if tif.is_imagej:

@@ -9,14 +9,14 @@ from pytc.io.standards import Standard
 
 
 class Stored(NamedTuple):
-    """What a format's file or folder says about its array, and how to open the voxels.
+    """The array in a file or folder: its description, and how to open the voxels.
 
     shape: one length for each stored axis.
     dtype: as the format names it; NumPy understands it.
     attributes: all that is stored with the array.
     open: opens the voxels, as an object that is sliced like NumPy. Its argument is how many bytes
         of decoded chunks to keep; a format without chunks has no use for it.
-    standard: what OME or ImageJ metadata say; the array's own attributes come before it.
+    standard: what OME or ImageJ metadata state; the attributes come before it.
     has_chunks: whether the voxels are stored in chunks that are decoded one by one.
     can_be_extended: whether more can be written to the array.
     """

@@ -17,7 +17,7 @@ from pytc.io.skeleton import Skeleton
 MIN_RADIUS, MEAN_RADIUS, MAX_RADIUS = 4.5, 7.0, 12.0
 FAR = 1.5 * MAX_RADIUS  # from any neurite: all the room a walk can ask for
 STEP = 2.0  # between the nodes of a walk
-CELL = 3.0  # of the grid that knows how much room is left
+CELL = 3.0  # of the grid that stores how much room is left
 LONGEST = 120  # nodes of a walk without a branch
 LONG = 48.0  # shorter neurites are left out; their neighbours take the room
 STEPS = 4  # walks, labels, image, noise
@@ -60,13 +60,13 @@ def make_neurites(
     voxel_size: Lengths = (10.0, 10.0, 10.0),
     noise: float = 0.08,
     defects: float = 0.0,
-    said: Callable[[int], None] = lambda done: None,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> SyntheticVolume:
     """A volume of synthetic neurites, axes z, y, x; the same for the same arguments.
 
     voxel_size: nm. noise: standard deviation, as a share of the grey range. defects: share of
-    z-slices whose image is dropped, shifted or blurred. said: told how many of the STEPS are done.
-    Every node of a skeleton lies on its own label. ValueError for an impossible shape.
+    z-slices whose image is dropped, shifted or blurred. on_step: called with the number of finished
+    STEPS. Every node of a skeleton lies on its own label. ValueError for an impossible shape.
     """
     config = SyntheticConfig(shape, voxel_size, noise, defects)  # refuses what is out of range
     shape, voxel_size = config.shape, config.voxel_size
@@ -78,20 +78,20 @@ def make_neurites(
         voxel_size,
     )
     trees = grow_trees(np.asarray(shape) * size, rng)
-    said(1)
+    on_step(1)
     labels = fill(shape, size, trees, rng)
-    said(2)
+    on_step(2)
     image = render(labels, size, grow_organelles(trees, rng), rng)
-    said(3)
+    on_step(3)
     image += noise * rng.standard_normal(shape, np.float32)
     damage(image, defects, rng)
     image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    said(STEPS)
+    on_step(STEPS)
     return SyntheticVolume(image, labels, trees_to_skeleton(trees, size, voxel_size), voxel_size)
 
 
 def grow_trees(extent: np.ndarray, rng: np.random.Generator) -> list[Tree]:
-    """Neurites one after another wherever there is room, until there is none."""
+    """Neurites one after another in free space, until none is left."""
     # distance to the nearest neurite
     room = np.full(np.ceil(extent / CELL).astype(int), FAR, np.float32)
     trees = []
@@ -148,8 +148,9 @@ def walk(
 
     The walk ends where it leaves the volume or finds no way.
     """
-    node, position, own = start, tree.points[start], np.array(tree.points)
-    own = own[np.linalg.norm(own - position, axis=1) > 3 * radius]
+    node, position = start, tree.points[start]
+    earlier = np.array(tree.points)  # of this tree; the walk keeps away from them
+    earlier = earlier[np.linalg.norm(earlier - position, axis=1) > 3 * radius]
     for i in range(LONGEST):
         directions = direction + 0.22 * rng.normal(size=(16, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -157,8 +158,9 @@ def walk(
         if (next_points < 0).any() or (next_points >= extent).any():
             return
         free = look_up(room, next_points) >= 0.8 * radius
-        if len(own):
-            free &= np.linalg.norm(next_points[:, None] - own, axis=2).min(1) >= 1.8 * radius
+        if len(earlier):
+            distances = np.linalg.norm(next_points[:, None] - earlier, axis=2)
+            free &= distances.min(1) >= 1.8 * radius
         if not free.any():
             return
         score = np.minimum(
@@ -352,7 +354,7 @@ def render(
     dark = np.zeros(shape, np.float32)
     for centre, radius, label in zip(*organelles):
         box, squared = ball(centre, radius, size, shape)
-        # a ball stays inside its own label
+        # a ball stays inside its label
         dark[box][(labels[box] == label) & (squared <= radius**2)] = 1
     blur(dark, 0.6 / size)
     image -= ORGANELLE * dark

@@ -42,14 +42,14 @@ def open_volume(
             3, N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside;
             of an OME-Zarr group the finest level), a TIFF stack, a folder of PNG or TIFF slices, or
             .npy.
-        axes: e.g. "zyx" or "xyzc", instead of what the file says.
-        voxel_size: nm, spatial axes in stored order, instead of what the file says.
+        axes: e.g. "zyx" or "xyzc"; by default as the file states.
+        voxel_size: nm, spatial axes in stored order; by default as the file states.
         transpose: the order in which the spatial axes are presented, e.g. "zyx", their voxel size
             and offsets with them. Channels keep their position.
         writable: whether more can be written to the array, which must be Zarr.
 
     Raises:
-        ValueError: there is no such array, or what the file says about it does not fit it.
+        ValueError: the array does not exist, or its metadata do not fit it.
     """
     stored = stores.open_stored(str(path))
     volume = Volume(stored, path, axes, voxel_size, transpose)
@@ -84,7 +84,7 @@ def create_volume(
         axes: by default zyx, or czyx.
         voxel_size: nm, spatial axes in stored order.
         chunks: by default one channel of 64 voxels along each axis.
-        attributes: anything JSON can say, e.g. offsets or activation; .npy holds none.
+        attributes: anything that JSON can hold, e.g. offsets or activation; .npy has none.
         overwrite: whether a file or a Zarr array at this path is replaced.
         zarr_format: 2 or 3.
 

@@ -165,10 +165,10 @@ def joined(ranks: Ranks, device: torch.device):
         if first == ranks.rank and line is None:
             raise
         if first == ranks.rank:
-            raise RankError(line, told=False) from error
+            raise RankError(line, is_reported=False) from error
         # The same error, or a connection that was lost because the other rank ended.
         told = line is None or line == reason
-        raise RankError(line or f"rank {first} failed: {reason}", told=told) from error
+        raise RankError(line or f"rank {first} failed: {reason}", is_reported=told) from error
     dist.barrier()  # nothing is on its way any more
     gc.collect()  # what a reference cycle keeps alive may hold the group
     dist.destroy_process_group()
