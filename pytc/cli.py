@@ -182,22 +182,22 @@ def infer(arguments: list[str] | None = None) -> None:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--run")
         given, rest = parser.parse_known_args(words)
-        default = InferConfig(run=given.run)
         asks_for_help = bool({"-h", "--help"} & set(rest))
-        if given.run or not asks_for_help:
-            run = given.run or str(newest_run("checkpoints/last.pt"))
-            trained = _config_of(run)
-            if not asks_for_help:
-                LOGGER.info(f"run: {run}")
-            default = InferConfig(
-                run,
-                inference=trained.inference,
-                segmentation=trained.segmentation,
-                system=trained.system,
-            )
+        if asks_for_help and given.run is None:
+            parse(InferConfig, "infer", rest)  # prints the help that needs no run, and ends
+        run = given.run or str(newest_run("checkpoints/last.pt"))
+        trained = _config_of(run)
+        if not asks_for_help:
+            LOGGER.info(f"run: {run}")
+        default = InferConfig(
+            run,
+            inference=trained.inference,
+            segmentation=trained.segmentation,
+            system=trained.system,
+        )
         config = parse(InferConfig, "infer", rest, default=default)
 
-        require_writable(Path(config.output or find_run(config.run) / "predictions"))
+        require_writable(Path(config.output or find_run(run) / "predictions"))
         if config.input is not None:
             check_volumes((config.input_volume(),), trained)
 

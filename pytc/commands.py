@@ -1,9 +1,9 @@
 """The arguments of each verb; the comment of a field is its help on the command line."""
 
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from inspect import cleandoc
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -31,22 +31,41 @@ def _shown_thresholds(thresholds: tuple[float, ...] | None) -> list[str]:
     return ["None"] if thresholds is None else [f"{threshold:g}" for threshold in thresholds]
 
 
+Settings = TypeVar("Settings")
 # `messages.begin_verb` takes the flag from the command line: it is here for the help alone.
 Quiet = Annotated[bool, tyro.conf.arg(help=QUIET_HELP), tyro.conf.FlagCreatePairsOff]
 
 
-def parse(settings: Any, verb: str, words: list[str], **options: Any) -> Any:
-    """An instance of the dataclass `settings`, or of one of a union, from a command line.
+def parse(
+    settings: type[Settings],
+    verb: str,
+    words: list[str],
+    *,
+    default: Settings | None = None,
+    description: str | None = None,
+) -> Settings:
+    """An instance of the dataclass `settings` from the words of a command line.
 
-    options: of `tyro.cli`, such as the default. Help has --quiet, too.
+    Args:
+        settings: each field is a flag.
+        verb: names the program in usage lines.
+        words: the command line without --quiet, which help lists nevertheless.
+        default: what the flags override; by default the defaults of the fields.
+        description: the first lines of the help; by default the docstring of `settings`.
     """
-    unnamed = Annotated[settings, tyro.conf.arg(name="")]
-    default = options.pop("default", MISSING)
-    parts = [("settings", unnamed, field(default=default)), ("quiet", Quiet, field(default=False))]
-    command = make_dataclass("Command", parts, frozen=True)
-    options.setdefault("description", cleandoc(settings.__doc__))
+    # without a name, so that its flags have no prefix
+    unnamed = Annotated[settings, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    default_field = field() if default is None else field(default=default)
+    command: Any = make_dataclass(
+        "Command",
+        [("settings", unnamed, default_field), ("quiet", Quiet, field(default=False))],
+        frozen=True,
+    )
+    about = description or cleandoc(settings.__doc__ or "")
     with printed_by_one_rank():
-        return tyro.cli(command, args=words, prog=program_of(verb), **options).settings
+        parsed = tyro.cli(command, args=words, prog=program_of(verb), description=about)
+    result: Settings = parsed.settings
+    return result
 
 
 # On the command line numbers, ranges MIN:MAX:STEP, or both.
@@ -269,6 +288,18 @@ class ListModels(Section):
 
     # Python files to load first, which register further networks.
     plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelsCommand:
+    """List the networks, or export the network of a run to one file."""
+
+    action: Annotated[
+        Annotated[ExportModel, tyro.conf.subcommand("export")]
+        | Annotated[ListModels, tyro.conf.subcommand("list")],
+        tyro.conf.arg(name=""),
+    ]
+    quiet: Quiet = False
 
 
 def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:

@@ -6,7 +6,6 @@ A verb imports what it needs when it is called, so that `pytc --help` answers at
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Annotated
 
 from pytc.messages import QUIET, QUIET_HELP, begin_verb
 from pytc.script import printed_by_one_rank, program_of, script
@@ -108,15 +107,11 @@ def _models(arguments: list[str]) -> None:
 
         import tyro
 
-        from pytc.commands import ExportModel, ListModels, parse
+        from pytc.commands import ListModels, ModelsCommand
         from pytc.models import list_architectures
         from pytc.python_files import load_plugins
 
-        choice = (
-            Annotated[ExportModel, tyro.conf.subcommand("export")]
-            | Annotated[ListModels, tyro.conf.subcommand("list")]
-        )
-        asked = parse(choice, "models", words, description=_models.__doc__)
+        asked = tyro.cli(ModelsCommand, args=words, prog=program_of("models")).action
         load_plugins(asked.plugins)
         if isinstance(asked, ListModels):
             print("\n".join(list_architectures()))

@@ -9,8 +9,6 @@ import logging
 import os
 import sys
 
-import rich
-
 LOGGER = logging.getLogger("pytc")
 QUIET = "--quiet"
 QUIET_HELP = "Print no messages and no progress, but warnings, errors and the result."
@@ -23,6 +21,8 @@ class Lines(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
+        import rich  # help needs none
+
         text = record.getMessage()
         if record.levelno >= logging.WARNING:
             text = f"{record.levelname.lower()}: {text}"
