@@ -1,5 +1,6 @@
 """Axes, voxel size and offsets of a stored array: from arguments, attributes, or a standard."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,21 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import Lengths, Triple
 from pytc.io.standards import NANOMETRES, Standard
+
+
+def plain_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The same attributes as values that JSON holds: numbers, lists and text."""
+    plain: dict[str, Any] = json.loads(json.dumps(attributes, default=_as_json))
+    return plain
+
+
+def _as_json(value: Any) -> Any:
+    """A value that JSON has no form for as a number, a list, or text."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value)
 
 
 def axes_of(

@@ -14,8 +14,8 @@ class Stored(NamedTuple):
     shape: one length for each stored axis.
     dtype: as the format names it; NumPy understands it.
     attributes: all that is stored with the array.
-    open: opens the voxels, as an object that is sliced like NumPy. Its argument is how many bytes
-        of decoded chunks to keep; a format without chunks has no use for it.
+    open: opens the voxels, as an object that is sliced like NumPy. Where the array has chunks, its
+        argument is how many bytes of decoded chunks to keep; otherwise it has none.
     standard: what OME or ImageJ metadata state; the attributes come before it.
     has_chunks: whether the voxels are stored in chunks that are decoded one by one.
     can_be_extended: whether more can be written to the array.
@@ -24,7 +24,7 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     attributes: dict[str, Any]
-    open: Callable[[int], Any]
+    open: Callable[..., Any]
     standard: Standard = Standard()
     has_chunks: bool = False
     can_be_extended: bool = False

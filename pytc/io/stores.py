@@ -29,13 +29,13 @@ SLICE_SUFFIXES = (".png", *TIFF_SUFFIXES)
 class FileFormat(NamedTuple):
     """How a single file is opened, and created at a temporary path.
 
-    open: of the file, and the name of a dataset in it where one is given.
-    create: of the temporary path and the array to write. It returns what is sliced and assigned to
-        like NumPy. TypeError or ValueError says what the format cannot hold.
+    open: describes the array of a file, and of a dataset in it where the path names one.
+    create: makes a file for an array, and returns what is sliced and assigned to like NumPy.
+        TypeError or ValueError names what the format cannot hold. None: it is only read.
     """
 
-    open: Callable[[Path, str | None], Stored]
-    create: Callable[[Path, NewArray], Any]
+    open: Callable[..., Stored]
+    create: Callable[[Path, NewArray], Any] | None = None
 
 
 def split_path(path: str) -> tuple[Path, str | None]:
@@ -67,6 +67,8 @@ def open_stored(path: str) -> Stored:
     suffix = file.suffix.lower()
     require(suffix in FILE_FORMATS, "HDF5 (.h5), .zarr, .tif, .npy or a folder of slices", path)
     with reading(suffix, file):
+        if inside is None:
+            return FILE_FORMATS[suffix].open(file)
         return FILE_FORMATS[suffix].open(file, inside)
 
 
@@ -80,10 +82,27 @@ def _arrays_near(file: Path) -> str:
     return f"; arrays there: {', '.join(map(str, list_arrays(stores[-1])))}"
 
 
+class Pages:
+    """A stack (*stack, Y, X) whose pages are decoded one by one, each when it is read.
+
+    stack: lengths of the axes before those of a page. decode: of a page's number, its voxels.
+    """
+
+    def __init__(self, stack: tuple[int, ...], decode: Callable[[int], np.ndarray]):
+        self.numbers = np.arange(math.prod(stack)).reshape(stack)
+        self.decode = decode
+
+    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
+        of_stack, of_page = slices[: self.numbers.ndim], slices[self.numbers.ndim :]
+        numbers = self.numbers[of_stack]
+        pages = np.stack([self.decode(number)[of_page] for number in numbers.ravel().tolist()])
+        return pages.reshape(*numbers.shape, *pages.shape[1:])
+
+
 # --- HDF5 ---
 
 
-def open_hdf5(path: Path, dataset: str | None) -> Stored:
+def open_hdf5(path: Path, dataset: str | None = None) -> Stored:
     """A dataset in an HDF5 file; without a name, the only dataset of the file."""
     with h5py.File(path, "r") as file:
         names = hdf5_datasets(file)
@@ -148,19 +167,16 @@ def create_hdf5(partial_path: Path, array: NewArray) -> h5py.Dataset:
 # --- NumPy ---
 
 
-def open_npy(path: Path, dataset: str | None = None) -> Stored:
+def open_npy(path: Path) -> Stored:
     """A .npy file, mapped into memory."""
     magic = np.lib.format.MAGIC_PREFIX
     with open(path, "rb") as file:
         first = file.read(len(magic))
     require(first == magic, f"a .npy array in {path}", first)
+    open_voxels = partial(np.load, path, mmap_mode="r")
     with expecting(f"a .npy array of numbers in {path}", ValueError):
-        array = _map_npy(path)
-    return Stored(array.shape, array.dtype, {}, partial(_map_npy, path))
-
-
-def _map_npy(path: Path, cache_bytes: int = 0) -> Any:
-    return np.load(path, mmap_mode="r")
+        array = open_voxels()
+    return Stored(array.shape, array.dtype, {}, open_voxels)
 
 
 def create_npy(partial_path: Path, array: NewArray) -> Any:
@@ -174,7 +190,7 @@ def create_npy(partial_path: Path, array: NewArray) -> Any:
 # --- TIFF stacks ---
 
 
-def open_tiff(path: Path, dataset: str | None = None) -> Stored:
+def open_tiff(path: Path) -> Stored:
     """A TIFF stack: mapped into memory if it is stored plainly, else decoded page by page."""
     with tifffile.TiffFile(path) as tif:
         shapes = [series.shape for series in tif.series]
@@ -186,7 +202,7 @@ def open_tiff(path: Path, dataset: str | None = None) -> Stored:
         named = series.axes.lower().replace("s", "c")  # samples of a pixel are channels
         if sorted(named) == sorted("zyxc"[: len(named)]):
             attributes.setdefault("axes", named)
-        open_voxels = partial(_map_tiff, path)
+        open_voxels: Callable[..., Any] = partial(tifffile.memmap, path, mode="r")
         if series.dataoffset is None:
             open_voxels = partial(_decode_tiff, path)
             with expecting(f"pages that tifffile can decode in {path}", ValueError):
@@ -195,11 +211,7 @@ def open_tiff(path: Path, dataset: str | None = None) -> Stored:
         return Stored(series.shape, series.dtype, attributes, open_voxels, standard)
 
 
-def _map_tiff(path: Path, cache_bytes: int) -> Any:
-    return tifffile.memmap(path, mode="r")
-
-
-def _decode_tiff(path: Path, cache_bytes: int) -> Any:
+def _decode_tiff(path: Path) -> Pages:
     series: Any = tifffile.TiffFile(path).series[0]
     # axes along which pages follow each other
     stack = series.shape[: len(series.shape) - len(series.keyframe.shape)]
@@ -217,23 +229,6 @@ def create_tiff(partial_path: Path, array: NewArray) -> Any:
         photometric="minisblack",
         metadata=array.attributes,
     )
-
-
-class Pages:
-    """A stack (*stack, Y, X) whose pages are decoded one by one, each when it is read.
-
-    stack: lengths of the axes before those of a page. decode: of a page's number, its voxels.
-    """
-
-    def __init__(self, stack: tuple[int, ...], decode: Callable[[int], np.ndarray]):
-        self.numbers = np.arange(math.prod(stack)).reshape(stack)
-        self.decode = decode
-
-    def __getitem__(self, slices: tuple[slice, ...]) -> np.ndarray:
-        of_stack, of_page = slices[: self.numbers.ndim], slices[self.numbers.ndim :]
-        numbers = self.numbers[of_stack]
-        pages = np.stack([self.decode(number)[of_page] for number in numbers.ravel().tolist()])
-        return pages.reshape(*numbers.shape, *pages.shape[1:])
 
 
 # --- folders ---
@@ -273,9 +268,7 @@ def _natural_order(file: Path) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in parts]
 
 
-def _open_slices(
-    files: list[Path], shape: tuple[int, ...], dtype: np.dtype, cache_bytes: int
-) -> Pages:
+def _open_slices(files: list[Path], shape: tuple[int, ...], dtype: np.dtype) -> Pages:
     wanted = f"{shape} {dtype}"
 
     def decode(number: int) -> np.ndarray:
@@ -309,3 +302,12 @@ FILE_FORMATS = {
     **dict.fromkeys(TIFF_SUFFIXES, FileFormat(open_tiff, create_tiff)),
     **dict.fromkeys(HDF5_SUFFIXES, FileFormat(open_hdf5, create_hdf5)),
 }
+
+
+def file_writers() -> dict[str, Callable[[Path, NewArray], Any]]:
+    """For each suffix of a file that can be written, what creates it."""
+    return {
+        suffix: file_format.create
+        for suffix, file_format in FILE_FORMATS.items()
+        if file_format.create is not None
+    }

@@ -5,8 +5,8 @@ Arrays keep their stored axis order.
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from pytc.checks import require
 from pytc.config import Lengths, Triple
 from pytc.io import stores
 from pytc.io.chunked import create_zarr
-from pytc.io.metadata import axes_of, offsets_of, voxel_size_of
+from pytc.io.metadata import axes_of, offsets_of, plain_attributes, voxel_size_of
 from pytc.io.stored import NewArray, Stored, expecting, reading
 
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512
@@ -111,14 +111,16 @@ def create_volume(
         new = new._replace(path=file / (inside or ""))
         create_zarr(new, overwrite=overwrite, zarr_format=zarr_format)
         return open_volume(path, writable=True)
-    writable = file.suffix.lower() in stores.FILE_FORMATS
-    require(writable, "a path that ends in .zarr, .h5, .tif or .npy", str(path))
+    create = stores.file_writers().get(file.suffix.lower())
+    if create is None:
+        endings = ", ".join(stores.file_writers())
+        raise ValueError(f"expected a path that ends in .zarr, {endings}, got {str(path)!r}")
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
-    return NewFile(stored, new, path)
+    return NewFile(stored, new, path, create)
 
 
-def _is_not_stored(cache_bytes: int) -> NoReturn:
+def _is_not_stored() -> NoReturn:
     raise AssertionError("voxels of an array that is only described were asked for")
 
 
@@ -150,7 +152,7 @@ class Volume(AbstractContextManager["Volume"]):
         with expecting(numbers, TypeError):
             self.dtype = np.dtype(stored.dtype).newbyteorder("=")
         require(self.dtype.kind in "buif", numbers, str(self.dtype))
-        self.attributes = json.loads(json.dumps(stored.attributes, default=_as_json))
+        self.attributes = plain_attributes(stored.attributes)
         standard = stored.standard
         self.axes, self.axes_from = axes_of(self.path, self.shape, self.attributes, axes, standard)
         self.voxel_size, self.voxel_size_from = voxel_size_of(
@@ -203,7 +205,8 @@ class Volume(AbstractContextManager["Volume"]):
             # what a fork copied from its parent goes first, or HDF5 would share its descriptor
             self._handle = None
             with reading("a readable volume", self.path):
-                self._handle = self._stored.open(self.cache_bytes)
+                arguments = (self.cache_bytes,) if self._stored.has_chunks else ()
+                self._handle = self._stored.open(*arguments)
                 self._pid = os.getpid()
         return self._handle
 
@@ -329,21 +332,18 @@ class Volume(AbstractContextManager["Volume"]):
         return tuple(slice(r.start, max(r.start, r.stop), r.step) for r in ranges), shape
 
 
-def _as_json(value: Any) -> Any:
-    """A value that JSON has no form for as a number, a list, or text."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    return str(value)
-
-
 class NewFile(Volume):
     """A single file that is written under a temporary name, by the process that created it."""
 
     writable = True
 
-    def __init__(self, stored: Stored, new: NewArray, path: str | Path) -> None:
+    def __init__(
+        self,
+        stored: Stored,
+        new: NewArray,
+        path: str | Path,
+        create: Callable[[Path, NewArray], Any],
+    ) -> None:
         super().__init__(stored, path)
         self._file = new.path
         self._pid = os.getpid()
@@ -351,9 +351,8 @@ class NewFile(Volume):
         expected = f"no other writer: {self._file} is being written"
         require(not self._partial.exists(), expected, str(self._partial))
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        file_format = stores.FILE_FORMATS[self._file.suffix.lower()]
         try:
-            self._handle = file_format.create(self._partial, new)
+            self._handle = create(self._partial, new)
         except (TypeError, ValueError) as error:
             self._partial.unlink(missing_ok=True)
             raise ValueError(
