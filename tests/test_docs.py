@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -11,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from test_extending import SECTIONS, apply
 
 from pytc.config import LOSSES, Config, VolumeConfig
 from pytc.main import VERBS
@@ -139,3 +141,10 @@ def test_every_field_of_the_plan_that_a_flag_is_answered_with_is_in_the_table():
     cells = [line.split("|")[1] for line in lines if line.startswith("| ")]
     named = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
     assert set(DOCUMENTED_FLAGS) <= named
+
+
+def test_every_change_that_extending_md_shows_has_its_place(tmp_path):
+    """tests/test_extending.py tries the changes; here only, quickly, that they can be made."""
+    shutil.copytree(ROOT / "pytc", tmp_path / "pytc")
+    for section in SECTIONS.values():
+        apply(section, tmp_path)
