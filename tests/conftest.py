@@ -45,3 +45,14 @@ def networks_are_built_on_the_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pytc.models.default_device", default_device)
         yield
+
+
+@pytest.fixture
+def one_thread():
+    """More threads only wait for each other on images this small."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

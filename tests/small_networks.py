@@ -45,3 +45,8 @@ NETWORKS = {
     ),
 }
 SUPERVISED = ("mednext_custom", "mednext", "unet", "rsunet", "nnunet")
+
+
+def outputs_of(model, x):
+    outputs = model(x)
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
