@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from test_architecture import place
 from test_extending import SECTIONS, apply
 
 from pytc.config import LOSSES, Config, VolumeConfig
@@ -148,3 +149,44 @@ def test_every_change_that_extending_md_shows_has_its_place(tmp_path):
     shutil.copytree(ROOT / "pytc", tmp_path / "pytc")
     for section in SECTIONS.values():
         apply(section, tmp_path)
+
+
+DESIGN = (ROOT / "docs" / "design.md").read_text()
+
+
+def test_every_name_and_file_of_the_design_exists():
+    names = set(re.findall(r"`([\w./-]+)`", DESIGN))
+    ours = {name for name in names if name.startswith("pytc.")}
+    assert len(ours) > 50
+    for name in ours:
+        import_name(name)
+    for name in names:
+        if name.startswith(("docs/", "tests/", "configs/")) or name.endswith(".py"):
+            assert (ROOT / name).exists(), name
+
+
+def test_every_step_of_a_walk_names_a_function():
+    walks = DESIGN.partition("## Three walks\n")[2].split("### ")[1:]
+    assert [walk.partition("\n")[0] for walk in walks] == [
+        "From a crop to the loss",
+        "From a threshold to labels",
+        "A checkpoint out and back",
+    ]
+    for walk in walks:
+        steps = re.split(r"^\d+\. ", walk, flags=re.MULTILINE)[1:]
+        assert len(steps) >= 5
+        for step in steps:
+            named = [import_name(name) for name in re.findall(r"`(pytc\.[\w.]+)`", step)]
+            assert any(callable(found) for found in named), step
+
+
+def test_the_design_has_every_room_on_its_floor():
+    rows = re.findall(r"^\| (\d) \| (.*) \|$", DESIGN, flags=re.MULTILINE)
+    assert [int(floor) for floor, _ in rows] == list(range(7, -1, -1))
+    floors = {}
+    for floor, row in rows:
+        floors |= dict.fromkeys(re.findall(r"`(pytc\.[\w.]+)`", row), int(floor))
+    assert {name: place(name)[0] for name in floors} == floors
+    shown = {".".join(name.split(".")[:2]) for name in floors}
+    rooms = {f"pytc.{path.parent.name}" for path in (ROOT / "pytc").glob("*/__init__.py")}
+    assert rooms <= shown
