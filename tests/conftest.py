@@ -25,6 +25,17 @@ def pytest_runtest_setup(item):
         pytest.skip("needs a GPU that torch can use")
 
 
+@pytest.fixture
+def one_thread():
+    """More threads only wait for each other on images this small."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def messages_are_shown():
     """As in every command: what the library says is on standard output."""
@@ -45,14 +56,3 @@ def networks_are_built_on_the_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pytc.models.default_device", default_device)
         yield
-
-
-@pytest.fixture
-def one_thread():
-    """More threads only wait for each other on images this small."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
