@@ -53,15 +53,16 @@ def parse(
         default: what the flags override; by default the defaults of the fields.
         description: the first lines of the help; by default the docstring of `settings`.
     """
-    # without a name, so that its flags have no prefix
-    unnamed = Annotated[settings, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    about = description or cleandoc(settings.__doc__ or "")
+    # Without a name, so that its flags have no prefix. With help, or tyro looks for comments on the
+    # fields of `command`, in vain and for a while.
+    unnamed = Annotated[settings, tyro.conf.arg(name="", help=about)]  # type: ignore[valid-type]
     default_field = field() if default is None else field(default=default)
     command: Any = make_dataclass(
         "Command",
         [("settings", unnamed, default_field), ("quiet", Quiet, field(default=False))],
         frozen=True,
     )
-    about = description or cleandoc(settings.__doc__ or "")
     with printed_by_one_rank():
         parsed = tyro.cli(command, args=words, prog=program_of(verb), description=about)
     result: Settings = parsed.settings
