@@ -19,6 +19,7 @@ from functools import partial
 import common
 import numpy as np
 
+from pytc.config import SegmentationConfig
 from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, threshold_sweep
 from pytc.io.synthetic import smooth_noise
@@ -32,6 +33,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{error.name} {common.EXTRA}") from error
 
+GROWN = SegmentationConfig(method="components_watershed")
 MIDDLE = sorted(DEFAULT_THRESHOLDS)[len(DEFAULT_THRESHOLDS) // 2]
 
 
@@ -108,7 +110,7 @@ def main() -> None:
             None,
         ),
         "13 thresholds, NERL and VOI at nodes, min_size 100": (
-            lambda a: sweep(a, min_size=100),
+            lambda a: sweep(a, config=SegmentationConfig(min_size=100)),
             False,
             None,
         ),
@@ -119,7 +121,7 @@ def main() -> None:
         ),
         "the same, each decoded and counted afresh": (lambda a: afresh(a, dense=True), True, None),
         "13 thresholds, grown, dense": (
-            lambda a: sweep(a, dense=True, grow=True),
+            lambda a: sweep(a, dense=True, config=GROWN),
             False,
             "the same, each decoded, grown and counted afresh",
         ),

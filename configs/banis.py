@@ -97,6 +97,6 @@ config = Config(
     inference=InferenceConfig(
         overlap=0.5, blending="distance", flips=False, activation_scale=0.2, checkpoint="last"
     ),
-    segmentation=SegmentationConfig(threshold=0.6, min_size=0, grow=False),
+    segmentation=SegmentationConfig(threshold=0.6, min_size=0, method="components"),
 )
 has_cpu_variant = True

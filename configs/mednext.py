@@ -28,6 +28,6 @@ config = replace(
     optim=replace(banis_plus.optim, warmup_steps=1000),
     loop=LoopConfig(max_steps=100_000, batch_size=8),
     system=SystemConfig(precision="auto", auto=True),
-    segmentation=replace(banis_plus.segmentation, min_size=100, grow=True),
+    segmentation=replace(banis_plus.segmentation, min_size=100, method="components_watershed"),
 )
 has_cpu_variant = True

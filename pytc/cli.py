@@ -18,7 +18,7 @@ from pytc.config_files import ConfigFile, read_config_file
 from pytc.messages import begin_verb
 from pytc.models import check_options
 from pytc.python_files import load_plugins
-from pytc.renames import DOCUMENTED_FLAGS, config_from_plain
+from pytc.renames import DOCUMENTED_FLAGS, config_from_plain, refuse_renamed_flags
 from pytc.runs import (
     export_config,
     find_run,
@@ -41,6 +41,7 @@ def train(arguments: list[str] | None = None) -> None:
     )
     with script(interrupted):
         config_path, resume, words = _read_first_flags(begin_verb(arguments))
+        refuse_renamed_flags(words)
         file = _starting_config(config_path, resume)
         flags = named_flags(words)
         default = with_named_fields(file.config, flags)
@@ -179,6 +180,7 @@ def infer(arguments: list[str] | None = None) -> None:
     """python infer.py [--run RUN] [--input IMAGE --output FOLDER] [--segmentation.field value]"""
     with script("interrupted; the same call continues after the last block that was predicted"):
         words = begin_verb(arguments)
+        refuse_renamed_flags(words)
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--run")
         given, rest = parser.parse_known_args(words)
@@ -221,7 +223,9 @@ def _config_of(name: str) -> Config:
 def evaluate(arguments: list[str] | None = None) -> None:
     """python evaluate.py [--run RUN] [--sweep] [--affinities A] [--labels L] [--output D] ..."""
     with script("interrupted; the next call starts anew"):
-        config = parse(EvaluateConfig, "evaluate", begin_verb(arguments))
+        words = begin_verb(arguments)
+        refuse_renamed_flags(words)
+        config = parse(EvaluateConfig, "evaluate", words)
 
         from pytc.evaluate import evaluate
 

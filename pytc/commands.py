@@ -15,6 +15,7 @@ from pytc.config import (
     Intensity,
     Lengths,
     SegmentationConfig,
+    SegmentationMethod,
     SystemConfig,
     Triple,
     VolumeConfig,
@@ -179,7 +180,8 @@ class EvaluateConfig(Section):
     # Segment at each of many thresholds, and keep the best; several --thresholds mean the same.
     sweep: bool = False
     # In a sweep also compute ERL, NERL and VOI over skeletons at every possible threshold; they are
-    # those of the components, before --grow fills unlabelled voxels.
+    # those of the components, before a seeded watershed fills unlabelled
+    # voxels.
     exact: bool = False
     # Numbers, or a range such as 0.1:0.9:0.05. Default of a sweep: sigmoid(0.2 k) for k = -1..11,
     # from 0.45 to 0.90.
@@ -187,9 +189,9 @@ class EvaluateConfig(Section):
     metric: Annotated[str | None, tyro.conf.arg(help=METRIC_HELP)] = None
     # Objects of fewer voxels are removed before scoring; default: as in infer.py, or 0.
     min_size: int | None = None
-    # Fill unlabelled voxels by a seeded watershed on the affinities, with the objects as seeds;
-    # default: as in infer.py.
-    grow: bool | None = None
+    # How objects are made of affinities, as in --segmentation.method of infer.py; default: as in
+    # infer.py, or components.
+    method: SegmentationMethod | None = None
     # Fail unless the metric's best value is at least this (at most, if less is better), on every
     # volume.
     require: float | None = None

@@ -15,6 +15,7 @@ from pytc.thresholds import parse_thresholds
 Triple = tuple[int, int, int]
 Lengths = tuple[float, float, float]
 Intensity = Literal["auto", "dtype"] | tuple[float, float]
+SegmentationMethod = Literal["components", "components_watershed", "waterz", "mutex_watershed"]
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
 
 
@@ -624,15 +625,22 @@ class InferenceConfig(Section):
 
 @dataclass(frozen=True)
 class SegmentationConfig(Section):
-    """From affinities to instances."""
+    """From affinities to objects."""
 
-    threshold: float = 0.5  # Neighbours with an affinity above this are the same object.
-    min_size: int = 0  # Objects of fewer voxels are removed.
-    grow: bool = False  # Let voxels that are left join the object they are most strongly tied to.
+    threshold: float = 0.5  # Affinities above this join voxels, or fragments, to one object.
+    min_size: int = 0  # Objects of fewer voxels become background.
+    # components: neighbours with an affinity above the threshold are one object.
+    # components_watershed: the same; then a seeded watershed on the affinities, with the components
+    # as seeds, fills what is left. waterz: fragments with a mean affinity above the threshold are
+    # one object. mutex_watershed: reads the affinities over long distances, too. The last two need
+    # packages: pip install -e '.[agglomeration]' in a clone.
+    method: SegmentationMethod = "components"
+    # waterz: fragments are the components above this, filled by a seeded watershed.
+    fragment_threshold: float = 0.8
 
     def __post_init__(self):
         super().__post_init__()
-        self.require_fraction("threshold")
+        self.require_fraction("threshold", "fragment_threshold")
         self.require_not_negative("min_size")
 
 

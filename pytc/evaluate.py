@@ -102,8 +102,8 @@ def _decoding(config: EvaluateConfig, notes: Notes) -> Decoding:
     segmentation = notes.segmentation
     if config.min_size is not None:
         segmentation = replace(segmentation, min_size=config.min_size)
-    if config.grow is not None:
-        segmentation = replace(segmentation, grow=config.grow)
+    if config.method is not None:
+        segmentation = replace(segmentation, method=config.method)
     thresholds = config.thresholds or DEFAULT_THRESHOLDS
     return Decoding(mode, thresholds, segmentation, config.metric, every_threshold=config.exact)
 
@@ -129,8 +129,8 @@ def _check_flags(config: EvaluateConfig, kind: TargetKind, path: str) -> None:
     )
     of_instances = kind.task == "instance"
     require(
-        not (config.grow or config.min_size) or (config.decodes and of_instances),
-        "affinities of instances with --grow or --min-size",
+        not (config.method or config.min_size) or (config.decodes and of_instances),
+        "affinities of instances with --method or --min-size",
         path,
     )
     require(of_instances or config.backend == "pytc", "instances with --backend funlib", kind.task)

@@ -7,22 +7,34 @@ Standard library only.
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from pytc.checks import from_plain
-from pytc.config import Config
+from pytc.config import Config, SegmentationConfig
 
 # field of an earlier release: field of this one; None where it was dropped and had no effect
-RENAMED_FIELDS: dict[str, str | None] = {}
+RENAMED_FIELDS: dict[str, str | None] = {
+    "segmentation.grow": "segmentation.method",
+}
 
 # field of this release, value of an earlier one: value of this one
 RENAMED_VALUES: dict[tuple[str, Any], Any] = {
     ("optim.schedule", "constant"): "none",
+    ("segmentation.method", False): "components",
+    ("segmentation.method", True): "components_watershed",
 }
 
 # field that an earlier release lacks: the value that does what that release did
 ADDED_FIELDS: dict[str, Any] = {
     "data.intensity": "dtype",
+}
+
+# flag of an earlier release: what replaces it
+RENAMED_FLAGS = {
+    "grow": "--method components_watershed, or components",
+    "segmentation.grow": "--segmentation.method components_watershed",
+    "segmentation.no_grow": "--segmentation.method components",
 }
 
 # flag of the documents: ours, or what replaces it
@@ -93,6 +105,23 @@ def config_from_plain(plain: Any) -> Config:
     ValueError names a field that neither knows, or that has another type.
     """
     return from_plain(Config, renamed(plain))
+
+
+def segmentation_from_plain(plain: dict[str, Any]) -> SegmentationConfig:
+    """The settings of a segmentation that were noted beside it, by this release or an earlier one.
+
+    What was not noted has its default.
+    """
+    return from_plain(SegmentationConfig, renamed({"segmentation": plain})["segmentation"])
+
+
+def refuse_renamed_flags(words: Iterable[str]) -> None:
+    """ValueError for a flag of an earlier release, with what replaces it."""
+    for argument in words:
+        flag = argument.partition("=")[0]
+        name = flag.removeprefix("--").replace("-", "_")
+        if flag.startswith("--") and name in RENAMED_FLAGS:
+            raise ValueError(f"expected {RENAMED_FLAGS[name]} in place of {flag}")
 
 
 def renamed(plain: Any) -> Any:

@@ -16,7 +16,7 @@ class TargetKind:
     name: str  # target.kind, and --target of evaluate.py
     activation: Literal["sigmoid", "softmax"]  # from logits to what is stored
     scale: float  # logits are multiplied by it before, unless inference.activation_scale says other
-    decode: Literal["components", "threshold", "argmax"]  # from what is stored to segmentation.zarr
+    decode: Literal["objects", "threshold", "argmax"]  # from what is stored to segmentation.zarr
     task: Literal["instance", "semantic"]  # whose metrics score it
     prediction: Literal["affinities", "probabilities"]  # stored as affinities.zarr, ...
     per_offset: bool  # a channel for each offset of target.offsets
@@ -28,7 +28,7 @@ class TargetKind:
 
 ROWS = (
     TargetKind(
-        "affinity", "sigmoid", 0.2, "components", "instance", "affinities", True, "objects",
+        "affinity", "sigmoid", 0.2, "objects", "instance", "affinities", True, "objects",
         "whether a voxel and the one at an offset are the same object",
     ),
     TargetKind(

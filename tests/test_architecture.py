@@ -38,6 +38,7 @@ FLOORS = {
     "pytc.data": 3,
     "pytc.inference": 3,
     "pytc.segmentation.blockwise": 3,
+    "pytc.segmentation.decode": 3,
     "pytc.inference.pipeline": 4,
     "pytc.evaluation": 4,
     "pytc.training": 5,

@@ -350,21 +350,29 @@ def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
         free = types.SimpleNamespace(available=2 * 6 * (3 * 2 + 4) * free_planes)
         monkeypatch.setattr(blockwise.psutil, "virtual_memory", lambda free=free: free)
         assert (
-            blockwise.fitting_planes(volume.spatial_shape, volume.dtype, growing=False) == expected
+            blockwise.fitting_planes(volume.spatial_shape, volume.dtype, 3, SegmentationConfig())
+            == expected
         )
         segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
         np.testing.assert_array_equal(
             open_volume(tmp_path / "s.zarr")[...], plain.flood_fill(affinities, 0.7)
         )
     with pytest.raises(ValueError, match="1 of 70 planes"):
-        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True))
+        segment_volume(
+            volume, tmp_path / "s.zarr", SegmentationConfig(0.7, method="components_watershed")
+        )
 
 
 def test_slabs_refuse(tmp_path):
     affinities = random_affinities(np.random.default_rng(8), (5, 6, 7))
     volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
-    with pytest.raises(ValueError, match="seeded watershed"):
-        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, grow=True), planes=2)
+    with pytest.raises(ValueError, match="2 of 5 planes for components_watershed"):
+        segment_volume(
+            volume,
+            tmp_path / "s.zarr",
+            SegmentationConfig(0.7, method="components_watershed"),
+            planes=2,
+        )
     with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
         bare[...] = affinities
     with pytest.raises(ValueError, match="offsets"):

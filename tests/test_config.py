@@ -63,7 +63,7 @@ BANIS = """
     inference.window None, inference.overlap 0.5
     inference.blending 'distance', inference.flips False
     inference.activation_scale 0.2, inference.checkpoint 'last'
-    segmentation.min_size 0, segmentation.grow False
+    segmentation.min_size 0, segmentation.method 'components'
 """
 BANIS_PLUS = """
     target.erosion 2, loss.terms ('balanced_bce',), loss.max_positive_weight 10.0

@@ -102,7 +102,7 @@ def test_sweep_finds_the_perfect_threshold_and_writes_everything(files, tmp_path
     assert {key: metrics[key] for key in perfect} == pytest.approx(perfect, abs=1e-9)
     assert (
         metrics["merge_tolerance_nodes"] == 0
-        and metrics["grow"] is False
+        and metrics["method"] == "components"
         and metrics["min_size"] == 0
     )
 
@@ -190,9 +190,15 @@ def test_any_subset_of_the_truth(files, tmp_path, without, metric):
 
 def test_exact_sweep_of_what_is_grown(files, tmp_path):
     """As in the presets that grow: the curve is of components, the rows are of what is grown."""
-    config = replace(files, output=str(tmp_path), thresholds=(0.3, 0.8), exact=True, grow=True)
+    config = replace(
+        files,
+        output=str(tmp_path),
+        thresholds=(0.3, 0.8),
+        exact=True,
+        method="components_watershed",
+    )
     metrics = score(config)
-    assert metrics["grow"] is True and metrics["nerl"] == pytest.approx(1)
+    assert metrics["method"] == "components_watershed" and metrics["nerl"] == pytest.approx(1)
     with_sweep = (tmp_path / "sweep.csv").read_text()
     assert len(with_sweep.splitlines()) == 4 and (tmp_path / "exact_sweep.csv").exists()
     page = (tmp_path / "report.html").read_text()
@@ -235,8 +241,8 @@ def test_one_threshold_min_size_and_grow(files, tmp_path):
     assert score(config)["n_splits"] == 1
     # the smaller half of bar 3, 12 x 4 x 12 voxels
     assert score(replace(config, min_size=600))["n_splits"] == 0
-    metrics = score(replace(config, min_size=600, grow=True))
-    assert metrics["grow"] is True and metrics["min_size"] == 600
+    metrics = score(replace(config, min_size=600, method="components_watershed"))
+    assert metrics["method"] == "components_watershed" and metrics["min_size"] == 600
     assert not (tmp_path / "sweep.csv").exists()
 
 
@@ -472,11 +478,14 @@ def test_impossible_choices_are_refused(fields, message):
         EvaluateConfig(**fields)
 
 
-def test_grow_needs_affinities(files, tmp_path):
-    with pytest.raises(ValueError, match="affinities of instances with --grow"):
+def test_a_method_needs_affinities(files, tmp_path):
+    with pytest.raises(ValueError, match="affinities of instances with --method"):
         score(
             EvaluateConfig(
-                segmentation=files.labels, labels=files.labels, grow=True, output=str(tmp_path)
+                segmentation=files.labels,
+                labels=files.labels,
+                method="components_watershed",
+                output=str(tmp_path),
             )
         )
 

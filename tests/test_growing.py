@@ -62,7 +62,9 @@ def test_segment_volume_grows(tmp_path):
     ) as volume:
         volume[...] = affinities
     segment_volume(
-        open_volume(path), tmp_path / "s.zarr", SegmentationConfig(0.8, min_size=3, grow=True)
+        open_volume(path),
+        tmp_path / "s.zarr",
+        SegmentationConfig(0.8, min_size=3, method="components_watershed"),
     )
     expected = plain.seeded_watershed(plain.flood_fill(affinities, 0.8, 3), affinities)
     np.testing.assert_array_equal(open_volume(tmp_path / "s.zarr")[...], expected)

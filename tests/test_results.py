@@ -49,7 +49,7 @@ TINY = Config(
     data=DataConfig(patch_size=(12, 16, 16)),
     model=ModelConfig(architecture="unet", features=(4, 4)),
     inference=InferenceConfig(activation_scale=3.0),
-    segmentation=SegmentationConfig(threshold=0.5, min_size=4, grow=True),
+    segmentation=SegmentationConfig(threshold=0.5, min_size=4, method="components_watershed"),
     system=SystemConfig(device="cpu", precision="fp32", threads=1),
 )
 
@@ -176,8 +176,10 @@ def test_what_cannot_be_segmented_is_refused_before_it_is_predicted(monkeypatch)
         infer(settings(make_run(flat)))
     run = make_run(with_volumes(volume("a")))
     with monkeypatch.context() as patched:
-        patched.setattr("pytc.inference.pipeline.fitting_planes", lambda *_, **__: 3)
-        with pytest.raises(ValueError, match=r"--segmentation.no-grow, got .3 of 16 planes"):
+        patched.setattr("pytc.segmentation.blockwise.fitting_planes", lambda *_: 3)
+        with pytest.raises(
+            ValueError, match=r"--segmentation.method components, got .3 of 16 planes"
+        ):
             infer(settings(run))
     Path("file").write_text("")
     with pytest.raises(ValueError, match="expected a folder at file/results, but file is a file"):
@@ -224,7 +226,7 @@ def test_the_line_that_makes_the_best_segmentation():
     run = make_run(with_volumes(volume("a")))
     cli.infer(["--inference.flips", "--input", "a.zarr/raw", "--labels", "a.zarr/labels"])
     before = (run / "predictions/a_raw/affinities.zarr/blocks.json").read_text()
-    for options in ([], ["--min-size", "0", "--grow", "False"]):
+    for options in ([], ["--min-size", "0", "--method", "components"]):
         heard = said(cli.evaluate, ["--thresholds", "0.41:0.61:0.02", *options])
         best = run / "evaluation/a_raw/best_segmentation.zarr"
         assert f"best segmentation: {best}" in heard

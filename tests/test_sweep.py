@@ -8,14 +8,14 @@ from reference_segmentation import (
     small_shapes,
 )
 
-from pytc.evaluation import sweep
+from pytc.config import SegmentationConfig
 from pytc.evaluation.exact import EXACT_METRICS, exact_sweep
 from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
-from pytc.segmentation import merge_forest, plain
+from pytc.segmentation import decode, merge_forest, plain
 from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
 from pytc.segmentation.watershed import seeded_watershed
@@ -33,6 +33,11 @@ def scene(seed):
     return random_affinities(rng, SHAPE), labels, Skeleton(ids, positions, positions * 10.0, edges)
 
 
+def settings(min_size: int, grow: bool = False) -> SegmentationConfig:
+    method = "components_watershed" if grow else "components"
+    return SegmentationConfig(min_size=min_size, method=method)
+
+
 def test_default_thresholds():
     np.testing.assert_allclose(
         DEFAULT_THRESHOLDS, [1 / (1 + np.exp(-0.2 * k)) for k in range(-1, 12)]
@@ -46,7 +51,7 @@ def test_rows_equal_decoding_afresh(grow, min_size):
     affinities, labels, skeleton = scene(0)
     thresholds = (0.9, 0.3, 0.6, 0.75)
     scored = threshold_sweep(
-        affinities, skeleton, thresholds, labels=labels, grow=grow, min_size=min_size
+        affinities, skeleton, thresholds, labels=labels, config=settings(min_size, grow)
     )
     assert [row["threshold"] for row in scored["all_results"]] == list(thresholds)
     for row in scored["all_results"]:
@@ -158,12 +163,12 @@ def walks(rng, shape):
 @pytest.mark.parametrize("edges_as_a_decode, n_groups", [(0, 3), (9, 2)])
 def test_figures_are_the_same_bits(monkeypatch, min_size, grow, edges_as_a_decode, n_groups):
     """With a forest for every threshold, and with one for those that leave few voxels alone."""
-    monkeypatch.setattr(sweep, "EDGES_AS_A_DECODE", edges_as_a_decode)
+    monkeypatch.setattr(decode, "EDGES_AS_A_DECODE", edges_as_a_decode)
     affinities, labels, skeleton = scene(11)
     thresholds = (0.45, 0.9, 0.3, 0.45)
-    assert len(sweep._groups(affinities, [0.9, 0.45, 0.3])) == n_groups
+    assert len(decode._groups(affinities, [0.9, 0.45, 0.3])) == n_groups
     rows = threshold_sweep(
-        affinities, skeleton, thresholds, labels=labels, min_size=min_size, grow=grow
+        affinities, skeleton, thresholds, labels=labels, config=settings(min_size, grow)
     )["all_results"]
     assert [row["threshold"] for row in rows] == list(thresholds)
     for row in rows:
@@ -192,7 +197,7 @@ def test_exact_sweep_equals_a_sweep_of_every_value(min_size):
             255 if affinities.dtype == np.uint8 else 1
         )
         values = [0.0, *values[(values > 0) & (values < np.inf)]]
-        fresh = threshold_sweep(affinities, skeleton, thresholds=values, min_size=min_size)
+        fresh = threshold_sweep(affinities, skeleton, thresholds=values, config=settings(min_size))
         thresholds = [row["threshold"] for row in exact["all_results"]]
         assert set(thresholds) <= set(values) and thresholds == sorted(
             set(thresholds), reverse=True

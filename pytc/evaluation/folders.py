@@ -10,6 +10,7 @@ from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig
 from pytc.evaluation.inputs import InferCall, StoredArray, Truth, metrics_by_truth
 from pytc.io.results import SOURCE, SOURCES, read_source
+from pytc.renames import segmentation_from_plain
 from pytc.runs import find_run, newest_run
 from pytc.target_kinds import TargetKind, target_kind
 
@@ -49,7 +50,8 @@ def read_notes(folder: Path) -> Notes:
     voxel_size = source.get("voxel_size")
     made_by = None
     if source.get("infer") is not None:
-        made_by = InferCall(tuple(source["infer"]), _segmentation(source["defaults"]))
+        defaults = segmentation_from_plain(source["defaults"])
+        made_by = InferCall(tuple(source["infer"]), defaults)
     return Notes(
         kind=target_kind(source["target"]),
         truth=Truth(
@@ -60,13 +62,17 @@ def read_notes(folder: Path) -> Notes:
         image=array(source.get("image"), axes),
         voxel_size=tuple(voxel_size) if voxel_size else None,
         attribution=source.get("attribution"),
-        segmentation=_segmentation(source),
+        segmentation=segmentation_from_plain(_noted_segmentation(source)),
         made_by=made_by,
     )
 
 
-def _segmentation(noted: dict[str, Any]) -> SegmentationConfig:
-    return SegmentationConfig(min_size=noted.get("min_size", 0), grow=noted.get("grow", False))
+def _noted_segmentation(source: dict[str, Any]) -> dict[str, Any]:
+    """Release 0.1 noted two fields, not in a section of their own."""
+    if "segmentation" in source:
+        noted: dict[str, Any] = source["segmentation"]
+        return noted
+    return {name: source[name] for name in ("min_size", "grow") if name in source}
 
 
 def folder_of(prediction: str) -> Path | None:

@@ -15,7 +15,7 @@ from pytc.evaluation.sweep import check_metric
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.table import BY_CLASS, DEFAULTS, Task, full_name, metric_names
-from pytc.segmentation.connected_components import unit_channels
+from pytc.segmentation.decode import channels_to_read, method_of
 from pytc.segmentation.edges import check_dtype
 from pytc.target_kinds import TargetKind
 from pytc.thresholds import DEFAULT_THRESHOLDS
@@ -101,6 +101,7 @@ class Inputs:
     metric: str  # full name
     array: Volume  # that of the prediction
     channels: list[int]  # of the array, to segment by; none in Mode.AS_IS
+    offsets: tuple[Triple, ...]  # of these channels, in voxels; none of probabilities
     labels: Volume | None
     mask: Volume | None
     image: Volume | None
@@ -137,9 +138,13 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
     array = volumes[prediction.content]
     _check_volumes(volumes, array)
     if decoding.every_threshold:
-        _check_every_threshold(kind, metric, files)
+        _check_every_threshold(kind, decoding, metric, files)
     stated = [volume.voxel_size for volume in volumes.values() if volume.voxel_size is not None]
     voxel_size = stated[0] if stated else prediction.voxel_size
+    channels: list[int] = []
+    offsets: tuple[Triple, ...] = ()
+    if decoding.segments:
+        channels, offsets = _channels(prediction, array, decoding.segmentation)
     skeleton = None
     if truth.skeleton is not None:
         skeleton = _open_skeleton(truth.skeleton, voxel_size, array.spatial_axes)
@@ -149,7 +154,8 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
         decoding=decoding,
         metric=metric,
         array=array,
-        channels=_channels(prediction, array) if decoding.segments else [],
+        channels=channels,
+        offsets=offsets,
         labels=volumes.get("labels"),
         mask=volumes.get("mask"),
         image=volumes.get("image"),
@@ -222,11 +228,18 @@ def _check_volumes(volumes: dict[str, Volume], prediction: Volume) -> None:
             require(is_labels, f"{part} of three axes and an integer dtype", volume)
 
 
-def _check_every_threshold(kind: TargetKind, metric: str, truth: Collection[str]) -> None:
+def _check_every_threshold(
+    kind: TargetKind, decoding: Decoding, metric: str, truth: Collection[str]
+) -> None:
     """ValueError, with the way out, unless a curve over every threshold can be counted."""
     way_out = "without them leave --exact out, and name many --thresholds, such as 0.4:0.95:0.01"
     instances = kind.task == "instance"
     require(instances, "instances with --exact; for a mask leave --exact out", kind.name)
+    require(
+        method_of(decoding.segmentation).has_curve,
+        "a method that joins components with --exact; for another leave --exact out",
+        decoding.segmentation.method,
+    )
     require("skeleton" in truth, f"skeletons (--skeleton) with --exact; {way_out}", "none")
     require(
         metric in EXACT_METRICS,
@@ -245,16 +258,19 @@ def _open_skeleton(file: StoredArray, voxel_size: Lengths | None, axes: str) -> 
     return skeleton if stored == axes else skeleton.transposed(stored, axes)
 
 
-def _channels(prediction: Prediction, array: Volume) -> list[int]:
-    """The channels to segment by: of the three unit offsets, or the only one of probabilities."""
+def _channels(
+    prediction: Prediction, array: Volume, config: SegmentationConfig
+) -> tuple[list[int], tuple[Triple, ...]]:
+    """The channels to segment by, and their offsets; the only one of probabilities has none."""
     check_dtype(array.dtype)
     if prediction.kind.task == "semantic":
         require(array.n_channels == 1, "a probability map of one channel", array)
-        return [0]
+        return [0], ()
     offsets = array.offsets or prediction.offsets
     if not offsets:
         raise ValueError(
             f"expected the offsets of {array.path}; --offsets names them where the file does not, "
             f"got {offsets}"
         )
-    return unit_channels(array.n_channels, offsets)
+    channels = channels_to_read(array.n_channels, offsets, config)
+    return channels, tuple(offsets[channel] for channel in channels)

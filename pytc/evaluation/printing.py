@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pytc.commands import flags
 from pytc.console import print_table
 from pytc.evaluation.inputs import InferCall, Inputs, Mode
 from pytc.evaluation.sweep import Sweep
@@ -15,7 +16,7 @@ from pytc.metrics.table import BY_CLASS, METRICS, headlines, metric
 from pytc.script import command_line
 from pytc.segmentation.edges import ranges_above
 
-BESIDE_SCORES = ("threshold", "merge_tolerance_nodes", "min_size", "grow", "mean_over")
+BESIDE_SCORES = ("threshold", "merge_tolerance_nodes", "min_size", "method", "mean_over")
 BEST_SEGMENTATION = "best_segmentation.zarr"  # of a sweep
 SEGMENTATION_AT_ONE = "segmentation_at_threshold.zarr"  # of a single threshold
 
@@ -103,11 +104,8 @@ def _infer_line(inputs: Inputs, call: InferCall, threshold: float) -> str:
     rounded = shortest(threshold, inputs.array.dtype)
     words = [*call.flags, "--segmentation.threshold", repr(rounded)]
     if inputs.kind.task == "instance":
-        wanted = inputs.decoding.segmentation
-        if wanted.min_size != call.segmentation.min_size:
-            words += ["--segmentation.min-size", str(wanted.min_size)]
-        if wanted.grow != call.segmentation.grow:
-            words.append(f"--segmentation.{'grow' if wanted.grow else 'no-grow'}")
+        wanted = inputs.decoding.at(call.segmentation.threshold)
+        words += flags(wanted, call.segmentation, prefix="--segmentation.")
     return command_line("infer", words)
 
 

@@ -5,7 +5,7 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 
 from pytc.checks import require
+from pytc.config import SegmentationConfig
 from pytc.evaluation.inputs import Inputs, Mode
 from pytc.evaluation.pictures import ClassMatching, Matching, Picture, draw, draw_sweep
 from pytc.evaluation.printing import (
@@ -38,11 +39,12 @@ from pytc.io.skeleton import Skeleton
 from pytc.io.volume import Volume, create_volume
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, headlines, is_metric, metric
+from pytc.renames import renamed
 from pytc.runs import replacing, require_writable, write_json
+from pytc.segmentation.decode import settings_of
 
 LOGGER = logging.getLogger(__name__)
 
-DECODING = ("threshold", "min_size", "grow")  # attributes of a stored segmentation
 N_WORST = 10  # skeletons in the table of those that lose most
 OF_A_SWEEP = ("sweep.csv", "exact_sweep.csv", "sweep.png")
 
@@ -183,19 +185,29 @@ def _require_good(metrics: dict[str, Any], bound: float | None, of_volume: str) 
 def _settings(inputs: Inputs, sweep: Sweep | None) -> dict[str, Any]:
     """What the scores depend on, but for files and folders."""
     kind = inputs.kind
-    decoded = {name: inputs.array.attributes.get(name) for name in DECODING}
-    if sweep is not None:
-        decoded = {"threshold": sweep["best_threshold"]}
-        if kind.task == "instance":
-            config = inputs.decoding.segmentation
-            decoded |= {"min_size": config.min_size, "grow": config.grow}
-    settings = {"task": kind.task, "target": kind.name, "metric": inputs.metric}
-    settings |= {name: value for name, value in decoded.items() if value is not None}
+    settings: dict[str, Any] = {"task": kind.task, "target": kind.name, "metric": inputs.metric}
+    settings |= _decoded_by(inputs, sweep)
     if kind.truth == "classes":
         settings["mean_over"] = "the classes present but class 0"
     if inputs.skeleton is not None:
         settings["merge_tolerance_nodes"] = 0  # strict: one node on a foreign segment is a merger
     return settings
+
+
+def _decoded_by(inputs: Inputs, sweep: Sweep | None) -> dict[str, Any]:
+    """What the segmentation was decoded by; also the attributes with which it is stored."""
+    if sweep is None:
+        return _noted_decoding(inputs.array.attributes)
+    if inputs.kind.task == "instance":
+        return settings_of(inputs.decoding.at(sweep["best_threshold"]))
+    return {"threshold": sweep["best_threshold"]}
+
+
+def _noted_decoding(attributes: dict[str, Any]) -> dict[str, Any]:
+    """What a stored segmentation says of its decoding; nothing if another program made it."""
+    names = {field.name for field in fields(SegmentationConfig)}
+    now: dict[str, Any] = renamed({"segmentation": attributes})["segmentation"]
+    return {name: value for name, value in now.items() if name in names}
 
 
 def _write(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
@@ -258,8 +270,8 @@ def _data_url(png: bytes) -> str:
 
 def _store_segmentation(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
     """The segmentation that was scored, with what it was decoded by as attributes."""
-    settings, segmentation = evaluation.settings, evaluation.segmentation
-    attributes = {name: settings[name] for name in DECODING if name in settings}
+    segmentation = evaluation.segmentation
+    attributes = _decoded_by(inputs, evaluation.sweep)
     attributes["prediction_key"] = prediction_key(inputs.array.path)
     name = BEST_SEGMENTATION if inputs.decoding.mode is Mode.SWEEP else SEGMENTATION_AT_ONE
     with (

@@ -18,9 +18,8 @@ from pytc.metrics.semantic import (
     semantic_metrics,
 )
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.segmentation.connected_components import connected_components_3d
+from pytc.segmentation.decode import decode
 from pytc.segmentation.edges import is_above
-from pytc.segmentation.growing import grow
 
 
 def read_truth(inputs: Inputs) -> np.ndarray | Volume | None:
@@ -78,9 +77,13 @@ def sweep_thresholds(inputs: Inputs, values: np.ndarray, labels: np.ndarray | No
         )
     thresholds = list(decoding.thresholds)
     curve = []
-    min_size = decoding.segmentation.min_size
     if decoding.every_threshold:
-        exact = exact_sweep(values, inputs.skeleton, metric=inputs.metric, min_size=min_size)
+        exact = exact_sweep(
+            values,
+            inputs.skeleton,
+            metric=inputs.metric,
+            min_size=decoding.segmentation.min_size,
+        )
         thresholds = sorted({*thresholds, exact["best_threshold"]})
         curve = exact["all_results"]
     swept = threshold_sweep(
@@ -89,8 +92,8 @@ def sweep_thresholds(inputs: Inputs, values: np.ndarray, labels: np.ndarray | No
         thresholds,
         inputs.metric,
         labels=labels,
-        grow=decoding.segmentation.grow,
-        min_size=min_size,
+        config=decoding.segmentation,
+        offsets=inputs.offsets,
     )
     return swept | {"curve": curve}
 
@@ -99,9 +102,7 @@ def segment(inputs: Inputs, values: np.ndarray, threshold: float) -> np.ndarray:
     """The segmentation (Z, Y, X) that a row of the sweep has scored; a mask is uint8."""
     if inputs.kind.task == "semantic":
         return is_above(values[0], threshold).astype(np.uint8)
-    config = inputs.decoding.at(threshold)
-    segmentation = connected_components_3d(values, config.threshold, min_size=config.min_size)
-    return grow(segmentation, values) if config.grow else segmentation
+    return decode(values, inputs.offsets, inputs.decoding.at(threshold))
 
 
 def overlaps(

@@ -1,13 +1,13 @@
 """Scores of a segmentation at many thresholds, and the best of them."""
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pytc.checks import suggest
+from pytc.config import SegmentationConfig
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.pair_table import number_ids
@@ -16,17 +16,15 @@ from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.table import full_name, metric_names
 from pytc.metrics.table import metric as metric_row
 from pytc.progress import track
-from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.decode import Levels, decode_levels
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
-from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
+from pytc.segmentation.plain import NEIGHBOURS
 from pytc.thresholds import DEFAULT_THRESHOLDS
 
 if TYPE_CHECKING:
     import networkx
 
 DENSE_METRICS = metric_names("instance", "labels")
-SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
-EDGES_AS_A_DECODE = 0.3  # a voxel: as costly to join one by one as a decode
 
 
 # What a sweep returns, as `sweep_result` makes it.
@@ -59,19 +57,30 @@ def threshold_sweep(
     thresholds: Sequence[float] | None = None,
     metric: str = "nerl",
     *,
-    labels=None,
-    grow: bool = False,
-    min_size: int = 0,
+    labels: np.ndarray | None = None,
+    config: SegmentationConfig = SegmentationConfig(),  # noqa: B008
     offsets: Sequence[Sequence[int]] | None = None,
-    mask=None,
+    mask: np.ndarray | None = None,
 ) -> Sweep:
-    """Segment by connected components at each threshold, and score; returns a `sweep_result`.
+    """Segment at each threshold, and score.
 
-    affinities (C, Z, Y, X) with offsets as in `affinities_to_segmentation`; min_size and grow as
-    there and in `grow`; thresholds: by default DEFAULT_THRESHOLDS. With skeletons, which may be
-    anything that `SkeletonMetrics` takes, each row has SKELETON_METRICS; with labels (Z, Y, X), and
-    a mask as in `overlap_metrics`, it has DENSE_METRICS. ValueError if the metric is unknown, or
-    needs what is not given; FileNotFoundError if the file of skeletons is missing.
+    Args:
+        affinities: (C, Z, Y, X) float16, float32, float64, or uint8 for value / 255.
+        skeleton_path: skeletons, as anything that `SkeletonMetrics` takes.
+        thresholds: in any order; None for DEFAULT_THRESHOLDS.
+        metric: picks the best threshold.
+        labels: (Z, Y, X), and a mask as in `overlap_metrics`.
+        config: the method, and its settings other than the threshold.
+        offsets: (C, 3) voxels; None where the first three channels are those to the next voxel
+            along z, y and x.
+
+    Returns:
+        What `sweep_result` makes of the rows. With skeletons each row has SKELETON_METRICS, with
+        labels DENSE_METRICS.
+
+    Raises:
+        ValueError: if the metric is unknown, or needs what is not given.
+        FileNotFoundError: if the file of skeletons is missing.
 
         result = threshold_sweep(affinities, "skeleton.pkl")
         segmentation = affinities_to_segmentation(affinities, result["best_threshold"])
@@ -79,73 +88,51 @@ def threshold_sweep(
     metric = full_name(metric)
     sources = {"skeletons": (SKELETON_METRICS, skeleton_path), "labels": (DENSE_METRICS, labels)}
     check_metric(metric, sources)
-    thresholds = DEFAULT_THRESHOLDS if thresholds is None else thresholds
+    if thresholds is None:
+        thresholds = DEFAULT_THRESHOLDS
     _check_thresholds(thresholds)
     check_affinities(affinities)
-    affinities = short_range(affinities, offsets)
-    skeletons = SkeletonMetrics(skeleton_path) if skeleton_path is not None else None
-    descending, scores = sorted(set(thresholds), reverse=True), {}
-    groups = [descending] if grow else _groups(affinities, descending)
+    if offsets is None:
+        affinities, offsets = affinities[:3], NEIGHBOURS
+    skeletons = None if skeleton_path is None else SkeletonMetrics(skeleton_path)
+    needed = None
+    if skeletons is not None and labels is None:
+        needed = skeletons.segments_at_nodes
+    descending = sorted(set(thresholds), reverse=True)
     scored = (
         row
-        for group in groups
-        for row in _score_group(affinities, group, skeletons, labels, mask, min_size, grow)
+        for levels in decode_levels(affinities, offsets, config, descending, needed=needed)
+        for row in _score_levels(levels, skeletons, labels, mask)
     )
-    for threshold, figures in zip(track(descending, "scored", "thresholds"), scored):
-        scores[threshold] = {"threshold": float(threshold), **figures}
-    return sweep_result([scores[threshold] for threshold in thresholds], metric)
+    rows = {}
+    for threshold, scores in zip(track(descending, "scored", "thresholds"), scored):
+        rows[threshold] = {"threshold": float(threshold), **scores}
+    return sweep_result([rows[threshold] for threshold in thresholds], metric)
 
 
-def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
-    """Thresholds cut into groups where decoding afresh costs less, judged by a sample.
-
-    That is after one that leaves most voxels alone, or where many edges lie between two.
-    """
-    sample = affinities[:, ::SAMPLE, ::SAMPLE]
-    above = np.array(
-        [np.count_nonzero(is_above(sample, threshold)) for threshold in descending]
-    ) / max(1, sample.size)
-    cuts = np.flatnonzero((above[:-1] < 0.5) | (3 * np.diff(above) > EDGES_AS_A_DECODE)) + 1
-    return [descending[i:j] for i, j in pairwise([0, *cuts.tolist(), len(descending)])]
-
-
-def _score_group(
-    affinities: np.ndarray,
-    thresholds: list[float],
+def _score_levels(
+    levels: Levels,
     skeletons: SkeletonMetrics | None,
-    labels,
-    mask,
-    min_size: int,
-    grow: bool,
+    labels: np.ndarray | None,
+    mask: np.ndarray | None,
 ) -> Iterator[dict[str, float]]:
-    """The scores at each threshold, in descending order, over one forest.
+    """The scores at each threshold of the levels.
 
-    A single threshold needs no forest.
+    Nodes and voxels are looked up once, in the fragments: at a threshold only the segments of the
+    distinct fragments are asked for.
     """
-    if len(thresholds) == 1 and not grow:
-        nodes, followed = (
-            connected_components_3d(affinities, thresholds[0], min_size=min_size),
-            None,
-        )
-        naming = [lambda labels: labels]
-    else:
-        follow = skeletons.segments_at_nodes if labels is None else None
-        forest = build_merge_forest(
-            affinities, thresholds, min_size=min_size, grow=grow, query=follow
-        )
-        nodes, followed, naming = forest.fragments, forest.queried, roots_at_thresholds(forest)
     if skeletons is not None:
-        at_nodes, distinct = number_ids(
-            skeletons.segments_at_nodes(nodes) if followed is None else followed
-        )
+        at_nodes, distinct = number_ids(skeletons.segments_at_nodes(levels.fragments))
     if labels is not None:
-        truth, segments, count = count_pairs(labels, nodes, mask)
-    for names in naming:
-        figures = {} if skeletons is None else skeletons.compute_nodes(names(distinct)[at_nodes])
+        truth, fragments, count = count_pairs(labels, levels.fragments, mask)
+    for segments_of in levels.segments:
+        scores: dict[str, float] = {}
+        if skeletons is not None:
+            scores |= skeletons.compute_nodes(segments_of(distinct)[at_nodes])
         if labels is not None:
-            dense = metrics_of_table(table_of_pairs(truth, names(segments), count))
-            figures |= {f"dense_{name}": value for name, value in dense.items()}
-        yield figures
+            dense = metrics_of_table(table_of_pairs(truth, segments_of(fragments), count))
+            scores |= {f"dense_{name}": value for name, value in dense.items()}
+        yield scores
 
 
 def semantic_sweep(

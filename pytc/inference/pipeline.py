@@ -5,7 +5,9 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,6 @@ from pytc.config import Config, SegmentationConfig, VolumeConfig
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source
 from pytc.data.synthetic_volumes import prepare_volume
-from pytc.geometry import blocks
 from pytc.inference.flips import flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.results import (
@@ -28,17 +29,17 @@ from pytc.io.results import (
     write_source,
 )
 from pytc.io.stores import split_path
-from pytc.io.volume import Volume, create_volume
+from pytc.io.volume import Volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
-from pytc.runs import find_run, find_weights, replacing, require_writable
+from pytc.runs import find_run, find_weights, require_writable
 from pytc.script import command_line
-from pytc.segmentation.blockwise import fitting_planes, require_growable, segment_volume
-from pytc.segmentation.connected_components import unit_channels
-from pytc.segmentation.edges import is_above
-from pytc.target_kinds import target_kind
+from pytc.segmentation.blockwise import require_segmentable, segment_volume
+from pytc.segmentation.decode import settings_of
+from pytc.segmentation.masks import argmax_volume, threshold_volume
+from pytc.target_kinds import TargetKind, target_kind
 
 LOGGER = logging.getLogger(__name__)
 
@@ -75,10 +76,11 @@ def infer(config: InferConfig) -> list[Path]:
     for source, folder in zip(sources, folders):
         require_writable(folder)
         _check_decode(trained, source.image, config)
+    kind = target_kind(trained.target.kind)
     for volume, folder in zip(volumes, folders):
         made_by = _made_by(config, trained)
         prediction = predict(model, trained, volume, folder, config, device, weights, made_by)
-        segment(prediction, folder / "segmentation.zarr", trained, config.segmentation)
+        segment(prediction, folder / "segmentation.zarr", kind, config.segmentation)
         print(f"results: {folder}", flush=True)
     _print_next(config, folders)
     return folders
@@ -119,24 +121,21 @@ def open_input(volume: VolumeConfig, trained: Config, training: Sequence[Facts])
     return source
 
 
-def segment(
-    prediction: Volume, output: Path, trained: Config, settings: SegmentationConfig
-) -> None:
-    """Write the segmentation, or the mask, that a stored prediction stands for."""
+def segment(prediction: Volume, output: Path, kind: TargetKind, config: SegmentationConfig) -> None:
+    """Write the objects, the mask or the classes that a stored prediction stands for."""
+    in_words = {
+        "objects": ", ".join(f"{name} {value}" for name, value in settings_of(config).items()),
+        "threshold": f"threshold {config.threshold:g}",
+        "argmax": f"the most probable of {prediction.n_channels} classes",
+    }
+    write = {
+        "objects": partial(segment_volume, config=config),
+        "threshold": partial(threshold_volume, threshold=config.threshold),
+        "argmax": argmax_volume,
+    }
     shape = " x ".join(map(str, prediction.spatial_shape))
-    decode = target_kind(trained.target.kind).decode
-    words = f"threshold {settings.threshold:g}"
-    if decode == "components":
-        words += f", min_size {settings.min_size}, grow {settings.grow}"
-    if decode == "argmax":
-        words = f"the most probable of {prediction.n_channels} classes"
-    LOGGER.info(f"segmenting {shape} voxels, {words}")
-    if decode == "components":
-        segment_volume(prediction, output, settings)
-    elif decode == "argmax":
-        argmax_volume(prediction, output)
-    else:
-        threshold_volume(prediction, output, settings.threshold)
+    LOGGER.info(f"segmenting {shape} voxels, {in_words[kind.decode]}")
+    write[kind.decode](prediction, output)
 
 
 def _result_folders(
@@ -157,21 +156,18 @@ def _result_folders(
 
 def _check_decode(trained: Config, image: Volume, config: InferConfig) -> None:
     """ValueError, before the prediction, unless it can be segmented."""
-    if target_kind(trained.target.kind).decode == "components":
-        channels = trained.model.out_channels
-        unit_channels(channels, trained.target.offsets)
-        if config.segmentation.grow:
-            shape = image.spatial_shape
-            require_growable(shape, fitting_planes(shape, np.dtype(np.float16), growing=True))
+    if target_kind(trained.target.kind).decode == "objects":
+        require_segmentable(
+            image.spatial_shape, np.dtype(np.float16), trained.target.offsets, config.segmentation
+        )
 
 
-def _made_by(config: InferConfig, trained: Config) -> dict:
+def _made_by(config: InferConfig, trained: Config) -> dict[str, Any]:
     """How infer.py makes a prediction again: its flags, but for those of the segmentation."""
     default = InferConfig(
         inference=trained.inference, segmentation=config.segmentation, system=trained.system
     )
-    decoding = {key: getattr(trained.segmentation, key) for key in ("min_size", "grow")}
-    return {"infer": flags(config, default), "defaults": decoding}
+    return {"infer": flags(config, default), "defaults": asdict(trained.segmentation)}
 
 
 def _print_next(config: InferConfig, folders: Sequence[Path]) -> None:
@@ -222,8 +218,8 @@ def predict(
             replace(volume, transpose=None), trained.data
         ).spatial_axes
     source["intensity"] = opened.grey_range
-    decoding = {key: getattr(settings.segmentation, key) for key in ("min_size", "grow")}
-    source |= {**decoding, "voxel_size": image.voxel_size, "target": kind.name, **(made_by or {})}
+    source["segmentation"] = asdict(settings.segmentation)
+    source |= {"voxel_size": image.voxel_size, "target": kind.name, **(made_by or {})}
     write_source(folder, source)
     channels = list(range(trained.model.out_channels) if channels is None else channels)
     offsets = [
@@ -266,44 +262,6 @@ def predict(
         attributes=attributes,
         key=hashlib.sha256(made_of.encode()).hexdigest(),
     )
-
-
-def threshold_volume(probability: Volume, output: Path, threshold: float) -> None:
-    """Write the mask probability > threshold, uint8 (Z, Y, X), of a one-channel probability map."""
-    shape, axes = probability.spatial_shape, probability.spatial_axes
-    with create_volume(
-        output,
-        shape,
-        np.uint8,
-        axes=axes,
-        voxel_size=probability.voxel_size,
-        attributes={"threshold": threshold},
-        overwrite=True,
-    ) as mask:
-        for box in blocks(shape, (512, 512, 512)):
-            mask[box.slices] = is_above(probability.read(box.start, box.stop)[0], threshold)
-
-
-def argmax_volume(probabilities: Volume, output: Path) -> None:
-    """Write the most probable class of each voxel, uint8 (Z, Y, X), the first of equal ones.
-
-    The array's attribute `classes` is the number of channels of `probabilities`.
-    """
-    shape, axes = probabilities.spatial_shape, probabilities.spatial_axes
-    with (
-        replacing(output) as path,
-        create_volume(
-            path,
-            shape,
-            np.uint8,
-            axes=axes,
-            voxel_size=probabilities.voxel_size,
-            attributes={"classes": probabilities.n_channels},
-        ) as segmentation,
-    ):
-        for box in blocks(shape, (256, 256, 256)):
-            classes = probabilities.read(box.start, box.stop).argmax(0)
-            segmentation[box.slices] = classes.astype(np.uint8)
 
 
 def _identity(image: Volume) -> list:

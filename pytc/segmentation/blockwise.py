@@ -19,15 +19,19 @@ from pytc.progress import Progress, track
 from pytc.runs import replacing
 from pytc.segmentation.connected_components import (
     component_sizes,
-    connected_components_3d,
     final_numbers,
     join_face,
     label_planes,
     relabel,
-    unit_channels,
+)
+from pytc.segmentation.decode import (
+    Offsets,
+    channels_to_read,
+    decode,
+    method_of,
+    settings_of,
 )
 from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
-from pytc.segmentation.watershed import seeded_watershed
 
 
 def segment_volume(
@@ -39,19 +43,17 @@ def segment_volume(
 
     affinities: with channels, and with the attribute offsets. planes: along the first axis, held in
     memory at once; by default as many as fit into half of the memory that is free. The result does
-    not depend on it. ValueError if there are no offsets, or config.grow is on and one slab does not
-    hold the volume (a seeded watershed has no exact form by slabs). The output appears under its
-    name when it is whole.
+    not depend on it. ValueError if there are no offsets, or one slab does not hold the volume and
+    config.method has no exact form by slabs. The output appears under its name when it is whole.
     """
     stated = affinities.offsets is not None and "c" in affinities.axes
     require(stated, "affinities with channels and the attribute offsets", affinities)
     check_dtype(affinities.dtype)
-    channels = unit_channels(affinities.n_channels, affinities.offsets)
+    channels = channels_to_read(affinities.n_channels, affinities.offsets, config)
     length = affinities.spatial_shape[0]
     if planes is None:
-        planes = fitting_planes(affinities.spatial_shape, affinities.dtype, growing=config.grow)
-    if config.grow:
-        require_growable(affinities.spatial_shape, planes)
+        planes = fitting_planes(affinities.spatial_shape, affinities.dtype, len(channels), config)
+    _require_in_memory(affinities.spatial_shape, planes, config)
 
     output = Path(output)
     # single files appear when they are whole; a Zarr array takes its place then
@@ -62,7 +64,6 @@ def segment_volume(
         require(
             replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array"
         )
-    attributes = {"threshold": config.threshold, "min_size": config.min_size, "grow": config.grow}
     with (
         whole as path,
         create_volume(
@@ -71,25 +72,22 @@ def segment_volume(
             label_dtype(affinities.spatial_shape),
             axes=affinities.axes.replace("c", ""),
             voxel_size=affinities.voxel_size,
-            attributes=attributes,
+            attributes=settings_of(config),
             overwrite=True,
         ) as labels,
     ):
         if planes >= length:
             _segment_whole(affinities, channels, config, labels)
         else:
-            _segment_slabs(affinities, channels, config, planes, labels)
+            _component_slabs(affinities, channels, config, planes, labels)
 
 
-def fitting_planes(shape: Sequence[int], dtype: np.dtype, *, growing: bool) -> int:
-    """Planes of affinities (Z, Y, X) of a dtype that half of the free memory holds, at least 1.
-
-    They are segmented there, and with `growing` the seeded watershed runs in it, too.
-    """
-    voxel = 3 * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
-    if growing:
-        # a copy of the labels, parents, strengths, and edges of basins: ten bytes each, sorted
-        voxel += 52
+def fitting_planes(
+    shape: Sequence[int], dtype: np.dtype, n_channels: int, config: SegmentationConfig
+) -> int:
+    """Planes of affinities (Z, Y, X) that half of the free memory can segment, at least 1."""
+    voxel = n_channels * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
+    voxel += method_of(config).memory
     plane = voxel * math.prod(shape[1:])
     planes = max(1, psutil.virtual_memory().available // 2 // plane)
     # slabs of whole chunks, as create_volume makes them, are read and written fastest
@@ -98,35 +96,43 @@ def fitting_planes(shape: Sequence[int], dtype: np.dtype, *, growing: bool) -> i
     return planes - planes % CHUNK
 
 
-def require_growable(shape: Sequence[int], planes: int) -> None:
-    """ValueError unless all planes are in memory at once.
+def require_segmentable(
+    shape: Sequence[int], dtype: np.dtype, offsets: Offsets, config: SegmentationConfig
+) -> None:
+    """ValueError, before a prediction, unless config.method can segment it on this machine.
 
-    A seeded watershed has no exact form by slabs.
+    Args:
+        shape, dtype: of the affinities, one channel of (Z, Y, X) for each of the offsets.
     """
+    channels = channels_to_read(len(offsets), offsets, config)
+    planes = fitting_planes(shape, dtype, len(channels), config)
+    _require_in_memory(shape, planes, config)
+
+
+def _require_in_memory(shape: Sequence[int], planes: int, config: SegmentationConfig) -> None:
+    """ValueError unless all planes are in memory at once, or the method works by slabs."""
     require(
-        planes >= shape[0],
-        "a volume that fits into memory, or --segmentation.no-grow",
-        f"{planes} of {shape[0]} planes for the seeded watershed",
+        planes >= shape[0] or method_of(config).by_slabs,
+        "a volume that fits into memory, or --segmentation.method components",
+        f"{planes} of {shape[0]} planes for {config.method}",
     )
 
 
 def _segment_whole(
     affinities: Volume, channels: list[int], config: SegmentationConfig, labels: Volume
 ) -> None:
-    """Label a volume that fits into memory, and fill what is left if the config says so."""
-    with Progress("segmenting", "steps", 3 + config.grow) as progress:
+    """Segment a volume that fits into memory."""
+    offsets = [affinities.offsets[channel] for channel in channels]
+    with Progress("segmenting", "steps", 3) as progress:
         values = affinities.read_channels(channels)
         progress.show(1, "read")
-        segmentation = connected_components_3d(values, config.threshold, min_size=config.min_size)
-        progress.show(2, "components")
-        if config.grow:
-            segmentation = seeded_watershed(segmentation, values)
-            progress.show(3, "watershed")
+        segmentation = decode(values, offsets, config)
+        progress.show(2, config.method)
         labels[...] = segmentation
-        progress.show(3 + config.grow, "written")
+        progress.show(3, "written")
 
 
-def _segment_slabs(
+def _component_slabs(
     affinities: Volume, channels: list[int], config: SegmentationConfig, planes: int, labels: Volume
 ) -> None:
     """Label each slab on its own, then join labels that meet at faces between slabs.

@@ -28,7 +28,7 @@ from pytc.io.results import volume_names
 from pytc.io.skeleton import load_skeleton
 from pytc.metrics.table import BY_CLASS
 from pytc.models.base import ConnectomicsModel
-from pytc.segmentation.connected_components import unit_channels
+from pytc.segmentation.decode import channels_to_read
 from pytc.target_kinds import target_kind
 from pytc.thresholds import DEFAULT_THRESHOLDS
 from pytc.training.distributed import Ranks
@@ -83,8 +83,10 @@ def _score_volume(
     """All scores of one volume, which is predicted into a folder that does not exist yet."""
     kind = target_kind(config.target.kind)
     channels = None
-    if kind.task == "instance":
-        channels = unit_channels(config.model.out_channels, config.target.offsets)
+    if kind.decode == "objects":
+        channels = channels_to_read(
+            config.model.out_channels, config.target.offsets, config.segmentation
+        )
     stored = predict(model, config, volume, folder, config, device, "validation", channels=channels)
     monitored = config.loop.monitor.removeprefix("val/")
     metrics = metrics_by_truth(kind.task)
@@ -93,7 +95,7 @@ def _score_volume(
     notes = read_notes(folder)
     if kind.decode == "argmax":
         path = folder / "segmentation.zarr"
-        segment(stored, path, config, config.segmentation)
+        segment(stored, path, kind, config.segmentation)
         prediction = Prediction(str(path), "segmentation", kind)
         decoding = Decoding(Mode.AS_IS, metric=metric)
     else:
@@ -142,8 +144,8 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     if by_class is not None:
         expected = f"loop.monitor of a class below {config.target.classes}"
         require(int(by_class[2]) < config.target.classes, expected, config.loop.monitor)
-    if kind.decode == "components":
-        unit_channels(config.model.out_channels, config.target.offsets)
+    if kind.decode == "objects":
+        channels_to_read(config.model.out_channels, config.target.offsets, config.segmentation)
     for volume in volumes.values():
         open_source(volume, config.data)
         if volume.skeleton and "skeleton" in truth:

@@ -1,0 +1,277 @@
+"""From affinities to objects by the method that a config names: the one door to every decoder.
+
+    decode              the labels at one threshold
+    decode_levels       the labels at many thresholds: fragments, and the segment of each of them
+
+To add a method: a function here, a row in ROWS, and its name in `SegmentationConfig.method`. A
+method that joins fragments gives its fragments and merges as `Levels`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pytc.config import SegmentationConfig
+from pytc.segmentation.agglomeration import agglomerate, mutex_watershed
+from pytc.segmentation.connected_components import (
+    connected_components_3d,
+    short_range,
+    unit_channels,
+)
+from pytc.segmentation.edges import is_above, label_dtype
+from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
+from pytc.segmentation.watershed import seeded_watershed
+
+Offsets = Sequence[Sequence[int]]
+Segments = Callable[[np.ndarray], np.ndarray]  # fragments (n,) -> their segments (n,) uint64
+
+SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
+EDGES_AS_A_DECODE = 0.3  # a voxel: joining so many edges one by one costs as much as a decode
+FRAGMENT_SIZE = 20  # voxels: smaller fragments are left to the seeded watershed
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The segmentations at several thresholds, each of which joins the same fragments."""
+
+    fragments: np.ndarray  # (Z, Y, X) unsigned integer, 0 = background
+    # for each threshold in turn; valid until the next one is taken
+    segments: Iterator[Segments]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table of decoders."""
+
+    name: str  # segmentation.method
+    decode: "Decode"
+    levels: "DecodeLevels"
+    reads_long_range: bool  # all channels; otherwise those to the next voxel along z, y and x
+    by_slabs: bool  # whether a volume larger than memory can be segmented slab by slab
+    memory: int  # bytes a voxel that it needs at worst beyond affinities and labels
+    # Whether the scores at every threshold can be counted: segments are components, grown or not.
+    has_curve: bool
+    settings: tuple[str, ...] = ()  # fields of the config that it reads besides those that all read
+
+
+Decode = Callable[[np.ndarray, Offsets, SegmentationConfig], np.ndarray]
+Needed = Callable[[np.ndarray], np.ndarray] | None
+DecodeLevels = Callable[
+    [np.ndarray, Offsets, SegmentationConfig, Sequence[float], Needed], Iterator[Levels]
+]
+
+
+def decode(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
+    """Segment affinities by config.method at config.threshold.
+
+    Args:
+        affinities: (C, Z, Y, X) float16, float32, float64, or uint8 for value / 255.
+        offsets: (C, 3) voxels; channel c at v says whether v and v + offsets[c] are one object.
+            Those that `channels_to_read` leaves out need not be there.
+
+    Returns:
+        Labels (Z, Y, X) uint32, or uint64 from 2^32 voxels on: 0 = background, 1, 2, ... Objects of
+        fewer than config.min_size voxels are background.
+
+    Raises:
+        ValueError: if affinities or offsets do not fit the method.
+        ImportError: if the method needs a package that is not installed; the message names it.
+    """
+    return method_of(config).decode(affinities, offsets, config)
+
+
+def decode_levels(
+    affinities: np.ndarray,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    thresholds: Sequence[float],
+    *,
+    needed: Needed = None,
+) -> Iterator[Levels]:
+    """The segmentations that `decode` gives at many thresholds, at a fraction of the cost.
+
+    Where segments at a lower threshold are joined from those at a higher one, several thresholds
+    share one decode.
+
+    Args:
+        affinities, offsets: as for `decode`.
+        thresholds: in descending order.
+        needed: picks the fragments whose segments are asked for, (n,), out of all (Z, Y, X); None:
+            those of every fragment may be.
+
+    Yields:
+        Levels that together have an item for each threshold, in order. A segment is 0 where
+        `decode` has the label 0, and segments are numbered in the order of its labels.
+    """
+    return method_of(config).levels(affinities, offsets, config, thresholds, needed)
+
+
+def channels_to_read(n_channels: int, offsets: Offsets, config: SegmentationConfig) -> list[int]:
+    """The channels that config.method needs, of affinities with these offsets.
+
+    Raises:
+        ValueError: if one is missing.
+    """
+    units = unit_channels(n_channels, offsets)
+    if method_of(config).reads_long_range:
+        return list(range(n_channels))
+    return units
+
+
+def settings_of(config: SegmentationConfig) -> dict[str, Any]:
+    """What a segmentation depends on: the config's fields that its method reads."""
+    fields = asdict(config)
+    names = ("threshold", "method", "min_size", *method_of(config).settings)
+    return {name: fields[name] for name in names}
+
+
+def method_of(config: SegmentationConfig) -> Method:
+    """The row of config.method."""
+    return METHODS[config.method]
+
+
+def _components(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
+    return connected_components_3d(
+        short_range(affinities, offsets), config.threshold, min_size=config.min_size
+    )
+
+
+def _components_watershed(
+    affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig
+) -> np.ndarray:
+    short = short_range(affinities, offsets)
+    seeds = connected_components_3d(short, config.threshold, min_size=config.min_size)
+    return seeded_watershed(seeds, short)
+
+
+def _waterz(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
+    seeds = replace(config, threshold=config.fragment_threshold, min_size=FRAGMENT_SIZE)
+    fragments = _components_watershed(affinities, offsets, seeds)
+    segments = agglomerate(affinities, fragments, config.threshold, offsets)
+    return _numbered(segments, config.min_size)
+
+
+def _mutex_watershed(
+    affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig
+) -> np.ndarray:
+    segments = mutex_watershed(affinities, offsets, threshold=config.threshold)
+    return _numbered(segments, config.min_size)
+
+
+def _component_levels(
+    affinities: np.ndarray,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    thresholds: Sequence[float],
+    needed: Needed,
+) -> Iterator[Levels]:
+    short = short_range(affinities, offsets)
+    for group in _groups(short, list(thresholds)):
+        if len(group) == 1:  # needs no forest
+            labels = connected_components_3d(short, group[0], min_size=config.min_size)
+            yield Levels(labels, iter([_unchanged]))
+        else:
+            forest = build_merge_forest(short, group, min_size=config.min_size, query=needed)
+            yield Levels(forest.fragments, roots_at_thresholds(forest))
+
+
+def _grown_levels(
+    affinities: np.ndarray,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    thresholds: Sequence[float],
+    needed: Needed,
+) -> Iterator[Levels]:
+    """As one group, since most of the time goes into edges below the last threshold."""
+    short = short_range(affinities, offsets)
+    forest = build_merge_forest(
+        short, thresholds, min_size=config.min_size, grow=True, query=needed
+    )
+    yield Levels(forest.fragments, roots_at_thresholds(forest))
+
+
+def _levels_afresh(
+    affinities: np.ndarray,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    thresholds: Sequence[float],
+    needed: Needed,
+) -> Iterator[Levels]:
+    """For methods whose segments are not joined from those at a higher threshold."""
+    for threshold in thresholds:
+        labels = decode(affinities, offsets, replace(config, threshold=threshold))
+        yield Levels(labels, iter([_unchanged]))
+
+
+def _groups(affinities: np.ndarray, descending: list[float]) -> list[list[float]]:
+    """Cuts thresholds into groups, each of which one decode serves.
+
+    It is cheaper to decode afresh after a threshold that leaves most voxels without an edge, and
+    where many edges lie between two thresholds; a sample of the volume tells.
+    """
+    sample = affinities[:, ::SAMPLE, ::SAMPLE]
+    counts = [np.count_nonzero(is_above(sample, threshold)) for threshold in descending]
+    above = np.array(counts) / max(1, sample.size)
+    is_cut = (above[:-1] < 0.5) | (3 * np.diff(above) > EDGES_AS_A_DECODE)
+    cuts = np.flatnonzero(is_cut) + 1
+    return [descending[i:j] for i, j in pairwise([0, *cuts.tolist(), len(descending)])]
+
+
+def _unchanged(fragments: np.ndarray) -> np.ndarray:
+    return fragments
+
+
+def _numbered(segments: np.ndarray, min_size: int) -> np.ndarray:
+    """Segments numbered 1, 2, ... in raster order of first voxels, those below min_size as 0."""
+    ids, first, inverse, counts = np.unique(
+        segments, return_index=True, return_inverse=True, return_counts=True
+    )
+    kept = np.flatnonzero((ids != 0) & (counts >= min_size))
+    numbers = np.zeros(len(ids), label_dtype(segments.shape))
+    numbers[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
+    return numbers[inverse].reshape(segments.shape)
+
+
+ROWS = (
+    Method(
+        "components",
+        _components,
+        _component_levels,
+        reads_long_range=False,
+        by_slabs=True,
+        memory=0,
+        has_curve=True,
+    ),
+    Method(
+        "components_watershed",
+        _components_watershed,
+        _grown_levels,
+        reads_long_range=False,
+        by_slabs=False,  # a seeded watershed has no exact form by slabs
+        memory=52,  # a copy of the labels, parents, strengths, and edges of basins
+        has_curve=True,
+    ),
+    Method(
+        "waterz",
+        _waterz,
+        _levels_afresh,
+        reads_long_range=False,
+        by_slabs=False,
+        memory=64,  # the watershed's; then three channels in float32, and fragments in uint64
+        has_curve=False,
+        settings=("fragment_threshold",),
+    ),
+    Method(
+        "mutex_watershed",
+        _mutex_watershed,
+        _levels_afresh,
+        reads_long_range=True,
+        by_slabs=False,
+        memory=256,  # its channels in float64, and its edges
+        has_curve=False,
+    ),
+)
+METHODS = {row.name: row for row in ROWS}

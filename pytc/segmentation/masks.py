@@ -1,0 +1,52 @@
+"""From stored probabilities to a stored mask, or to classes. Each output is whole, or not there."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pytc.geometry import blocks
+from pytc.io.volume import Volume, create_volume
+from pytc.runs import replacing
+from pytc.segmentation.edges import is_above
+
+BLOCK = (256, 256, 256)  # voxels read at once
+
+
+def threshold_volume(probabilities: Volume, output: Path, threshold: float) -> None:
+    """Write the mask probability > threshold, uint8 (Z, Y, X), of one channel of probabilities."""
+    shape, axes = probabilities.spatial_shape, probabilities.spatial_axes
+    with (
+        replacing(output) as path,
+        create_volume(
+            path,
+            shape,
+            np.uint8,
+            axes=axes,
+            voxel_size=probabilities.voxel_size,
+            attributes={"threshold": threshold},
+        ) as mask,
+    ):
+        for box in blocks(shape, BLOCK):
+            mask[box.slices] = is_above(probabilities.read(box.start, box.stop)[0], threshold)
+
+
+def argmax_volume(probabilities: Volume, output: Path) -> None:
+    """Write the most probable class of each voxel, uint8 (Z, Y, X), the first of equal ones.
+
+    The array's attribute `classes` is the number of channels of `probabilities`.
+    """
+    shape, axes = probabilities.spatial_shape, probabilities.spatial_axes
+    with (
+        replacing(output) as path,
+        create_volume(
+            path,
+            shape,
+            np.uint8,
+            axes=axes,
+            voxel_size=probabilities.voxel_size,
+            attributes={"classes": probabilities.n_channels},
+        ) as segmentation,
+    ):
+        for box in blocks(shape, BLOCK):
+            classes = probabilities.read(box.start, box.stop).argmax(0)
+            segmentation[box.slices] = classes.astype(np.uint8)
