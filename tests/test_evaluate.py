@@ -401,7 +401,8 @@ def test_what_the_network_predicts_is_the_task(runs):
 
 def test_no_run_is_an_error_that_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="predictions"):
+    expected = "--affinities FILE or .*--labels FILE or .*got no run with predictions"
+    with pytest.raises(ValueError, match=expected):
         score(EvaluateConfig())
 
 

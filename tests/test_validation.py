@@ -24,6 +24,7 @@ from pytc.config import (
     OptimConfig,
     SyntheticConfig,
     SystemConfig,
+    ValidationConfig,
     VolumeConfig,
 )
 from pytc.evaluate import evaluate
@@ -152,6 +153,16 @@ def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
     assert shown == pytest.approx(
         {step: row["val/dense_voi_sum"] for step, row in rows.items()}, rel=1e-6
     )
+
+
+def test_the_thresholds_of_validation_reach_the_sweep(folder, tmp_path):
+    config = tiny("thresholds")
+    for thresholds in ((0.123,), (0.321, 0.322)):
+        validation = ValidationConfig(thresholds=thresholds)
+        torch.manual_seed(0)
+        model = build_model(config.model)
+        scores = validate_volumes(model, replace(config, validation=validation), CPU, tmp_path)
+        assert scores["val/threshold"] in thresholds
 
 
 def test_ranks_share_the_volumes(folder, tmp_path):

@@ -96,7 +96,7 @@ def find_results(
     Raises:
         ValueError: if there are no such results, or files are named for several volumes.
     """
-    folder = newest_run(SOURCES) if run is None else find_run(run)
+    folder = _newest_results() if run is None else find_run(run)
     found = {path.parent.name: path.parent for path in sorted(folder.glob(SOURCES))}
     require(bool(found), f"results of infer.py in {folder} ({SOURCES}); run infer.py first", "none")
     if volume is not None:
@@ -111,6 +111,18 @@ def find_results(
         ", ".join(found),
     )
     return _with_truth(found)
+
+
+def _newest_results() -> Path:
+    """The run with the newest results; ValueError says how to name a prediction without a run."""
+    try:
+        return newest_run(SOURCES)
+    except ValueError:
+        raise ValueError(
+            "expected results of infer.py, or the name of a prediction: --affinities FILE or "
+            "--probabilities FILE with --sweep, or --segmentation FILE, and the truth by --labels "
+            f"FILE or --skeleton FILE; got no run with {SOURCES}"
+        ) from None
 
 
 def _with_truth(folders: dict[str, Path]) -> list[Path]:

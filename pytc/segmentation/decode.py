@@ -40,6 +40,7 @@ class Levels:
     fragments: np.ndarray  # (Z, Y, X) unsigned integer, 0 = background
     # for each threshold in turn; valid until the next one is taken
     segments: Iterator[Segments]
+    needed: np.ndarray | None = None  # the fragments that `needed` picked, where it was called
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def _component_levels(
             yield Levels(labels, iter([_unchanged]))
         else:
             forest = build_merge_forest(short, group, min_size=config.min_size, query=needed)
-            yield Levels(forest.fragments, roots_at_thresholds(forest))
+            yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
 
 
 def _grown_levels(
@@ -190,7 +191,7 @@ def _grown_levels(
     forest = build_merge_forest(
         short, thresholds, min_size=config.min_size, grow=True, query=needed
     )
-    yield Levels(forest.fragments, roots_at_thresholds(forest))
+    yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
 
 
 def _levels_afresh(
@@ -230,7 +231,7 @@ def _numbered(segments: np.ndarray, min_size: int) -> np.ndarray:
         segments, return_index=True, return_inverse=True, return_counts=True
     )
     kept = np.flatnonzero((ids != 0) & (counts >= min_size))
-    numbers = np.zeros(len(ids), label_dtype(segments.shape))
+    numbers: np.ndarray = np.zeros(len(ids), label_dtype(segments.shape))
     numbers[kept[np.argsort(first[kept])]] = np.arange(1, len(kept) + 1)
     return numbers[inverse].reshape(segments.shape)
 
