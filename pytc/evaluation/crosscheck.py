@@ -1,4 +1,4 @@
-"""The figures once more, by funlib.evaluate, the reference for run lengths and VOI."""
+"""The scores a second time, by funlib.evaluate, the reference for run lengths and VOI."""
 
 import networkx
 import numpy as np
@@ -22,17 +22,23 @@ TOLERANCE = 1e-5  # relative; larger differences are called out
 
 
 def cross_check(
-    figures: dict[str, float],
+    scores: dict[str, float],
     skeleton: Skeleton | None,
     labels: np.ndarray | None,
     segmentation: np.ndarray,
 ) -> dict[str, float]:
-    """The reference's figures as funlib_NAME; prints how far off ours are.
+    """Compare scores with those of the reference, and print the largest difference.
 
-    erl and voi_* need skeletons, dense_voi_* and dense_rand_* need labels (Z, Y, X); segmentation
-    (Z, Y, X).
+    Args:
+        scores: ours.
+        skeleton: for erl and voi_*.
+        labels: (Z, Y, X), for dense_voi_* and dense_rand_*.
+        segmentation: (Z, Y, X).
+
+    Returns:
+        The scores of the reference, as funlib_NAME.
     """
-    reference = {}
+    reference: dict[str, float] = {}
     if skeleton is not None:
         segments = SkeletonMetrics(skeleton).segments_at_nodes(segmentation)
         overlap = _overlap(skeleton.ids, segments)
@@ -56,11 +62,11 @@ def cross_check(
                 np.where(is_unlabelled(labels), 0, labels), segmentation
             ).items()
         }
-    off = {key: abs(figures[key] - value) / max(abs(value), 1) for key, value in reference.items()}
-    worst = max(off, key=off.get)
+    off = {key: abs(scores[key] - value) / max(abs(value), 1) for key, value in reference.items()}
+    worst = max(off, key=lambda key: off[key])
     verdict = "agrees with" if off[worst] <= TOLERANCE else "DISAGREES with"
     print(
-        f"funlib.evaluate {verdict} {len(off)} figures; "
+        f"funlib.evaluate {verdict} {len(off)} scores; "
         f"largest difference {off[worst]:.1e} ({worst})",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""Dense scores after every merge of a merge tree: VOI and adapted Rand at all thresholds there are.
+"""Dense scores after every merge of a merge tree: VOI and adapted Rand at every threshold.
 
 Scoring a segmentation needs the table n(segment, object) of shared voxels. A merge of two segments
 adds up two of its rows and leaves the others as they are, so every score is a running sum:
@@ -80,7 +80,16 @@ def dense_curve(
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow(fragments, columns, counts, n_objects, sizes, first, second, min_size):
+def _follow(
+    fragments: np.ndarray,
+    columns: np.ndarray,
+    counts: np.ndarray,
+    n_objects: int,
+    sizes: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    min_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
     """The sums over the table after each merge: n log2 n and n^2, each of pairs and of segments.
 
     fragments, columns, counts: (P,) the pairs, each once; counts is overwritten. sizes: (N + 1,)
@@ -160,7 +169,17 @@ def _follow(fragments, columns, counts, n_objects, sizes, first, second, min_siz
 
 
 @numba.njit(cache=True, nogil=True)
-def _give_label(cluster, head, following, rows, columns, counts, in_row, background, sums):
+def _give_label(
+    cluster: int,
+    head: np.ndarray,
+    following: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    counts: np.ndarray,
+    in_row: np.ndarray,
+    background: np.ndarray,
+    sums: np.ndarray,
+) -> None:
     """Takes a cluster out of the background: it is part of a segment from now on."""
     pair = head[cluster]
     while pair >= 0:
@@ -177,7 +196,7 @@ def _give_label(cluster, head, following, rows, columns, counts, in_row, backgro
 
 
 @numba.njit(cache=True, nogil=True)
-def _change(sums, old, new):
+def _change(sums: np.ndarray, old: int, new: int) -> None:
     """Replaces n = old by n = new in a sum of n log2 n, and in one of n^2.
 
     sums: (4,) the first sum and what its rounding lost (Neumaier); the high and the low part of the
@@ -199,12 +218,12 @@ def _change(sums, old, new):
 
 
 @numba.njit(cache=True, nogil=True)
-def _n_log_n(n):
+def _n_log_n(n: int) -> float:
     return n * np.log2(n) if n > 0 else 0.0
 
 
 @numba.njit(cache=True, nogil=True)
-def _note(sums, logs, squares, row):
+def _note(sums: np.ndarray, logs: np.ndarray, squares: np.ndarray, row: int) -> None:
     for kind in range(2):
         logs[kind, row] = sums[kind, 0] + sums[kind, 1]
         squares[kind, row] = sums[kind, 2] * (1 << LOW_BITS) + sums[kind, 3]

@@ -116,7 +116,8 @@ class Inputs:
     @property
     def n_classes(self) -> int | None:
         """How many classes a segmentation of classes can have; None if its file does not say."""
-        return self.array.attributes.get("classes")
+        n_classes: int | None = self.array.attributes.get("classes")
+        return n_classes
 
 
 def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inputs:

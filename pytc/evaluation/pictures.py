@@ -1,11 +1,11 @@
-"""What a report shows as PNGs: coloured slices, and the curves of a sweep.
+"""The pictures of a report as PNGs: coloured slices, and the curves of a sweep.
 
-A segment wears the colour of the label it covers best, so that errors show. matplotlib takes long
-to load: not before the scores.
+A segment has the colour of the label that it covers best, so that errors show. matplotlib takes
+long to load, so it is imported where it is used.
 """
 
 import io
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -16,8 +16,11 @@ from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency
 from pytc.metrics.table import panels
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 MAX_PIXELS = 512  # larger slices are strided
-# axis a slice is cut across, and where
+# the axis that a slice is cut across, and how far along it
 SLICES = (("z", 0.25), ("z", 0.5), ("z", 0.75), ("y", 0.5), ("x", 0.5))
 # colours of the codes of `errors`
 ERRORS = np.array([(0, 0, 0), (235, 40, 70), (40, 120, 255), (255, 200, 0)])
@@ -35,9 +38,9 @@ class Picture(NamedTuple):
 
 
 class Matching:
-    """Which label each segment covers best, and which segment each label.
+    """Which label each segment covers best, and which segment covers each label best.
 
-    0 apart, which in a mask is a label too.
+    Label 0 and segment 0 are left out.
     """
 
     def __init__(self, table: Contingency, task: str):
@@ -46,15 +49,16 @@ class Matching:
         labels, segments, counts = (
             column[objects] for column in (table.truth, table.segmentation, table.count)
         )
-        # the last one wins
+        # Sorted so that the best pair comes last, and stays in the dictionary.
         order = np.lexsort((-labels.astype(np.int64), -segments.astype(np.int64), counts))
         labels, segments = labels[order].tolist(), segments[order].tolist()
-        self._label_of, self._segment_of = dict(zip(segments, labels)), dict(zip(labels, segments))
+        self._label_of = dict(zip(segments, labels))
+        self._segment_of = dict(zip(labels, segments))
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
         """Ids for `palette`: that of the label a segment covers best.
 
-        A smaller piece of a label has one of its own.
+        A smaller piece of a label gets an id that no label has.
         """
         label = _look_up(self._label_of, segments)
         whole = (label > 0) & (_look_up(self._segment_of, label) == segments)
@@ -73,7 +77,7 @@ class Matching:
 
 
 class ClassMatching:
-    """Classes in place of objects: each has a colour of its own, and another one is an error."""
+    """Classes in place of objects: each has its colour, and another class is an error."""
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
         """Ids for `palette`: the classes themselves."""
@@ -82,16 +86,16 @@ class ClassMatching:
     def errors(self, labels: np.ndarray, segments: np.ndarray) -> np.ndarray:
         """The kind of error at each voxel, uint8.
 
-        0: right, or not labelled; 1: in another class; 3: in class 0, where there is another.
+        0: right, or not labelled; 1: in another class; 3: in class 0, the true class is another.
         """
         wrong = (labels >= 0) & (labels != segments)
         return np.select([~wrong, segments == 0], [0, 3], 1).astype(np.uint8)
 
 
 def palette(ids: np.ndarray) -> np.ndarray:
-    """A bright colour for each id, black for 0:
+    """A bright colour for each id, and black for 0; the same on every call.
 
-    (...) integers -> (..., 3) uint8; the same on every call.
+    (...) integers -> (..., 3) uint8.
     """
     from matplotlib.colors import hsv_to_rgb
 
@@ -115,14 +119,15 @@ def draw(
 ) -> list[list[Picture]]:
     """Three slices across z, one across y and x: image, labels, segmentation and errors.
 
-    They stand side by side, as far as there are any. All are of one shape, their spatial axes in
-    the order `axes`.
+    Those that are given stand side by side. All have one shape, with spatial axes in the order
+    `axes`.
     """
     rows = []
-    for axis, place in SLICES:
-        index = int(place * segmentation.shape[axes.index(axis)])
+    for axis, fraction in SLICES:
+        index = int(fraction * segmentation.shape[axes.index(axis)])
         segments = _cut(segmentation, axes, axis, index).astype(np.int64)
-        grey, drawn = np.full(segments.shape, 255, np.uint8), {}
+        grey = np.full(segments.shape, 255, np.uint8)
+        drawn = {}
         if image is not None:
             grey = _grey(image, axes, axis, index)
             drawn["image"] = _tint(grey)
@@ -130,8 +135,9 @@ def draw(
             truth = _cut(labels, axes, axis, index)
             truth = np.where(is_unlabelled(truth), -1, truth.astype(np.int64))
             drawn["labels"] = _overlay(grey, np.maximum(truth, 0))
-        drawn["segmentation"] = _overlay(grey, matching.colours(segments) if matching else segments)
-        if matching:
+        ids = segments if matching is None else matching.colours(segments)
+        drawn["segmentation"] = _overlay(grey, ids)
+        if matching is not None:
             codes = matching.errors(truth, segments)
             drawn["errors"] = _tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
         height, width = (voxel_size[axes.index(a)] for a in "zyx" if a != axis)
@@ -147,20 +153,24 @@ def draw(
 
 def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
     """The first channel's slice across `axis`, in the order z, y, x, strided to MAX_PIXELS."""
-    view = volume[tuple(index if a == axis else 0 if a == "c" else slice(None) for a in axes)]
-    rows, columns = (a for a in axes if a not in (axis, "c"))
-    view = view.T if rows < columns else view  # z comes before y, and y before x
+    cut = {axis: index, "c": 0}
+    view: np.ndarray = volume[tuple(cut.get(a, slice(None)) for a in axes)]
+    rows, columns = (a for a in axes if a not in cut)
+    if rows < columns:  # z comes before y, and y before x
+        view = view.T
     step = -(-max(view.shape) // MAX_PIXELS)
-    return view[::step, ::step]
+    strided: np.ndarray = view[::step, ::step]
+    return strided
 
 
 def _grey(image: Volume, axes: str, axis: str, index: int) -> np.ndarray:
     """The image's slice in 8 bit, stretched between its 1st and 99th percentile."""
-    spatial = iter(axes)  # the image's own where it does not state them
+    spatial = iter(axes)  # the image may not say its axes
     axes = "".join("c" if a == "c" else next(spatial) for a in image.axes)
     pixels = _cut(image, axes, axis, index).astype(np.float32)
     low, high = np.percentile(pixels, (1, 99))
-    return (np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+    stretched: np.ndarray = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255
+    return stretched.astype(np.uint8)
 
 
 def _overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -176,9 +186,9 @@ def _tint(
 ) -> np.ndarray:
     """(H, W, 3) uint8: grey (H, W) mixed with colours (H, W, 3) by a strength (H, W) in [0, 1]."""
     alpha = np.broadcast_to(strength, grey.shape)[..., None]
-    return (
-        grey[..., None] * (1 - alpha) + np.broadcast_to(colours, (*grey.shape, 3)) * alpha
-    ).astype(np.uint8)
+    over = np.broadcast_to(colours, (*grey.shape, 3))
+    mixed: np.ndarray = grey[..., None] * (1 - alpha) + over * alpha
+    return mixed.astype(np.uint8)
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -189,64 +199,66 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _look_up(table: dict[int, int], ids: np.ndarray) -> np.ndarray:
     """The entries of `ids`, 0 for those that have none."""
-    distinct, place = np.unique(ids, return_inverse=True)
-    return np.array([table.get(i, 0) for i in distinct.tolist()])[place].reshape(ids.shape)
+    distinct, index = np.unique(ids, return_inverse=True)
+    entries = np.array([table.get(i, 0) for i in distinct.tolist()])
+    return entries[index].reshape(ids.shape)
 
 
 def draw_sweep(sweep: Sweep) -> bytes:
-    """PNG of each family of figures over the threshold, the best one marked.
+    """PNG of the scores over the threshold, one panel for each family, the best row marked.
 
-    Where the whole curve is known, the points lie on it.
+    Behind the points is the curve of an exact sweep, for the scores that it has.
     """
     from matplotlib.figure import Figure
 
-    metric, best, curve = sweep["metric"], sweep["best_metrics"], sweep["curve"][::-1]
-    drawn = panels(best, metric)
+    best = sweep["best_metrics"]
+    drawn = panels(best, sweep["metric"])
     figure = Figure(figsize=(4.2 * len(drawn), 3.4), dpi=160, layout="constrained")
-    thresholds = [row["threshold"] for row in sweep["all_results"]]
-    changes = [row["threshold"] for row in curve]
-    for axes, (title, names) in zip(
-        figure.subplots(1, len(drawn), squeeze=False)[0], drawn.items()
-    ):
-        for i, (name, colour) in enumerate(zip(names, COLOURS)):
-            chosen, known = name == metric, bool(curve) and name in curve[0]
-            if known:
-                axes.step(
-                    changes, [row[name] for row in curve], where="post", linewidth=0.8, color=colour
-                )
-            axes.plot(
-                thresholds,
-                [row[name] for row in sweep["all_results"]],
-                "o" if known else "o-",
-                markersize=4 if chosen else 2.5,
-                linewidth=2.2 if chosen else 1.2,
-                color=colour,
-                label=name,
-                zorder=9 - i,
-            )
-            if chosen:
-                axes.plot(
-                    best["threshold"],
-                    best[name],
-                    marker="*",
-                    markersize=17,
-                    color=colour,
-                    markeredgecolor="white",
-                    zorder=10,
-                )
-                axes.set_title(
-                    f"{best[name]:.3f} at {best['threshold']:.3f}",
-                    fontsize=10,
-                    loc="right",
-                    color=colour,
-                )
+    all_axes = figure.subplots(1, len(drawn), squeeze=False)[0]
+    for axes, (title, names) in zip(all_axes, drawn.items()):
+        for order, (name, colour) in enumerate(zip(names, COLOURS)):
+            _draw_score(axes, sweep, name, colour, zorder=9 - order)
         axes.axvline(best["threshold"], color="#888", linewidth=1, linestyle=":")
         axes.set_title(title, fontsize=11, loc="left", fontweight="bold")
         axes.set(xlabel="threshold", ylim=(0, None), ymargin=0.18)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e4e7eb")
         axes.legend(frameon=False, fontsize=8)
-    figure.get_layout_engine().set(wspace=0.05)
+    figure.set_layout_engine("constrained", wspace=0.05)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _draw_score(axes: "Axes", sweep: Sweep, name: str, colour: str, zorder: int) -> None:
+    """One score over the threshold; the metric that decides is drawn larger, its best starred."""
+    rows, curve, best = sweep["all_results"], sweep["curve"][::-1], sweep["best_metrics"]
+    has_curve = bool(curve) and name in curve[0]
+    if has_curve:
+        changes = [row["threshold"] for row in curve]
+        values = [row[name] for row in curve]
+        axes.step(changes, values, where="post", linewidth=0.8, color=colour)
+    is_chosen = name == sweep["metric"]
+    axes.plot(
+        [row["threshold"] for row in rows],
+        [row[name] for row in rows],
+        "o" if has_curve else "o-",
+        markersize=4 if is_chosen else 2.5,
+        linewidth=2.2 if is_chosen else 1.2,
+        color=colour,
+        label=name,
+        zorder=zorder,
+    )
+    if not is_chosen:
+        return
+    axes.plot(
+        best["threshold"],
+        best[name],
+        marker="*",
+        markersize=17,
+        color=colour,
+        markeredgecolor="white",
+        zorder=10,
+    )
+    heading = f"{best[name]:.3f} at {best['threshold']:.3f}"
+    axes.set_title(heading, fontsize=10, loc="right", color=colour)

@@ -6,8 +6,7 @@ from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.inputs import Inputs
 from pytc.evaluation.sweep import Sweep, semantic_sweep, threshold_sweep
 from pytc.io.labels import is_unlabelled
-from pytc.io.volume import Volume
-from pytc.metrics.overlap import Contingency, contingency_table, metrics_of_table
+from pytc.metrics.overlap import Contingency, Labels, contingency_table, metrics_of_table
 from pytc.metrics.semantic import (
     MOST_CLASSES,
     boundaries,
@@ -22,7 +21,7 @@ from pytc.segmentation.decode import decode
 from pytc.segmentation.edges import is_above
 
 
-def read_truth(inputs: Inputs) -> np.ndarray | Volume | None:
+def read_truth(inputs: Inputs) -> Labels | None:
     """The labels to score against; None if there are none.
 
     Returns:
@@ -63,7 +62,7 @@ def best_scores(inputs: Inputs) -> dict[str, float]:
     return score_segmentation(inputs, labels, overlaps(inputs, labels, inputs.array))
 
 
-def sweep_thresholds(inputs: Inputs, values: np.ndarray, labels: np.ndarray | None) -> Sweep:
+def sweep_thresholds(inputs: Inputs, values: np.ndarray, labels: Labels | None) -> Sweep:
     """The scores at each threshold, as `sweep_result` has them.
 
     Args:
@@ -72,12 +71,14 @@ def sweep_thresholds(inputs: Inputs, values: np.ndarray, labels: np.ndarray | No
     """
     decoding = inputs.decoding
     if inputs.kind.task == "semantic":
+        assert labels is not None, "a semantic metric needs labels"
         return semantic_sweep(
-            values[0], labels, thresholds=decoding.thresholds, metric=inputs.metric
+            values[0], labels[...], thresholds=decoding.thresholds, metric=inputs.metric
         )
     thresholds = list(decoding.thresholds)
     curve = []
     if decoding.every_threshold:
+        assert inputs.skeleton is not None, "the curve needs skeletons"
         exact = exact_sweep(
             values,
             inputs.skeleton,
@@ -105,9 +106,7 @@ def segment(inputs: Inputs, values: np.ndarray, threshold: float) -> np.ndarray:
     return decode(values, inputs.offsets, inputs.decoding.at(threshold))
 
 
-def overlaps(
-    inputs: Inputs, labels: np.ndarray | Volume | None, segmentation: np.ndarray | Volume
-) -> Contingency | None:
+def overlaps(inputs: Inputs, labels: Labels | None, segmentation: Labels) -> Contingency | None:
     """The contingency table of labels and segmentation; None without labels, or for classes."""
     if labels is None or inputs.kind.truth == "classes":
         return None
@@ -115,7 +114,7 @@ def overlaps(
 
 
 def score_segmentation(
-    inputs: Inputs, labels: np.ndarray | Volume | None, table: Contingency | None
+    inputs: Inputs, labels: Labels | None, table: Contingency | None
 ) -> dict[str, float]:
     """All scores that there is truth for, of a segmentation as it is stored.
 
@@ -123,11 +122,12 @@ def score_segmentation(
         labels: as `read_truth` returns them.
         table: as `overlaps` returns it.
     """
-    if inputs.kind.truth == "classes":
-        n_classes = MOST_CLASSES if inputs.n_classes is None else inputs.n_classes
-        return class_metrics(confusion_matrix(labels, inputs.array, n_classes))
     if inputs.kind.task == "semantic":
-        return semantic_metrics(labels, inputs.array[...])
+        assert labels is not None, "a semantic metric needs labels"
+        if inputs.kind.truth == "classes":
+            n_classes = MOST_CLASSES if inputs.n_classes is None else inputs.n_classes
+            return class_metrics(confusion_matrix(labels, inputs.array, n_classes))
+        return semantic_metrics(labels[...], inputs.array[...])
     scores: dict[str, float] = {}
     if inputs.skeleton is not None:
         scores |= SkeletonMetrics(inputs.skeleton).compute(inputs.array)

@@ -1,6 +1,6 @@
 """Scores of a segmentation at many thresholds, and the best of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from pytc.checks import suggest
 from pytc.config import SegmentationConfig
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import count_pairs, metrics_of_table, table_of_pairs
+from pytc.metrics.overlap import Labels, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.pair_table import number_ids
 from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
@@ -32,12 +32,16 @@ Sweep = dict[str, Any]
 
 
 def sweep_result(rows: list[dict[str, float]], metric: str) -> Sweep:
-    """What a sweep has found, by the metric that decides.
+    """What a sweep has found.
 
-    "metric": its name. "best_threshold" and "best_METRIC", e.g. "best_nerl": where the metric is
-    best (on equal scores, the first row) and how good. "best_metrics": that row, "threshold" and
-    every metric. "all_results": all rows, in the order asked for. "curve": rows of an exact sweep
-    to draw behind them, none at first.
+    Args:
+        rows: of each threshold a dictionary with "threshold" and every score, by name.
+        metric: picks the best row; of equal scores the first.
+
+    Returns:
+        "metric": its name. "best_threshold" and "best_METRIC", e.g. "best_nerl": those of the best
+        row. "best_metrics": the best row. "all_results": all rows. "curve": empty; the rows of an
+        exact sweep go here, to be drawn behind the others.
     """
     sign = -1 if metric_row(metric).lower_is_better else 1
     best = max(rows, key=lambda row: sign * row[metric])
@@ -57,7 +61,7 @@ def threshold_sweep(
     thresholds: Sequence[float] | None = None,
     metric: str = "nerl",
     *,
-    labels: np.ndarray | None = None,
+    labels: Labels | None = None,
     config: SegmentationConfig = SegmentationConfig(),  # noqa: B008
     offsets: Sequence[Sequence[int]] | None = None,
     mask: np.ndarray | None = None,
@@ -113,7 +117,7 @@ def threshold_sweep(
 def _score_levels(
     levels: Levels,
     skeletons: SkeletonMetrics | None,
-    labels: np.ndarray | None,
+    labels: Labels | None,
     mask: np.ndarray | None,
 ) -> Iterator[dict[str, float]]:
     """The scores at each threshold of the levels.
@@ -122,7 +126,10 @@ def _score_levels(
     distinct fragments are asked for.
     """
     if skeletons is not None:
-        at_nodes, distinct = number_ids(skeletons.segments_at_nodes(levels.fragments))
+        fragments_of_nodes = levels.needed
+        if fragments_of_nodes is None:
+            fragments_of_nodes = skeletons.segments_at_nodes(levels.fragments)
+        at_nodes, distinct = number_ids(fragments_of_nodes)
     if labels is not None:
         truth, fragments, count = count_pairs(labels, levels.fragments, mask)
     for segments_of in levels.segments:
@@ -165,16 +172,19 @@ def _check_thresholds(thresholds: Sequence[float]) -> None:
         raise ValueError("expected at least one threshold, got none")
 
 
-def check_metric(metric: str, sources: dict[str, tuple[Sequence[str], object]]) -> None:
-    """ValueError unless one of the sources {name:
+def check_metric(metric: str, sources: Mapping[str, tuple[Sequence[str], object]]) -> None:
+    """ValueError unless the truth that there is gives the metric.
 
-    (its metrics, the data or None)} gives the metric.
+    Args:
+        sources: {what the truth is called: (the metrics that need it, the truth or None)}.
     """
-    for name, (metrics, given) in sources.items():
-        if metric in metrics and given is None:
+    countable: list[str] = []
+    for name, (metrics, truth) in sources.items():
+        if metric in metrics and truth is None:
             raise ValueError(f"expected {name} for the metric {metric!r}, got none")
-    known = [m for metrics, given in sources.values() if given is not None for m in metrics]
-    if not known:
+        if truth is not None:
+            countable += metrics
+    if not countable:
         raise ValueError(f"expected {' or '.join(sources)} to score against, got none")
-    if metric not in known:
-        raise ValueError(f"expected a metric, got {metric!r}{suggest(metric, known)}")
+    if metric not in countable:
+        raise ValueError(f"expected a metric, got {metric!r}{suggest(metric, countable)}")

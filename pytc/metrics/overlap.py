@@ -1,5 +1,6 @@
 """Variation of information and Rand scores, all from one sparse table of overlaps."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -8,8 +9,8 @@ import numba
 import numpy as np
 
 from pytc.io.labels import has_unlabelled, is_unlabelled
-from pytc.io.volume import CHUNK
-from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
+from pytc.io.volume import CHUNK, Volume
+from pytc.metrics.pair_table import PairTable, add_pairs, empty_table, number_ids
 from pytc.metrics.table import metric_names, with_formulas
 
 PREFIX = "dense_"  # of these metrics' names in the table of all metrics
@@ -29,7 +30,17 @@ class Contingency:
     count: np.ndarray  # (P,) int64
 
 
-def contingency_table(truth, segmentation, mask=None, *, threads: int | None = None) -> Contingency:
+Labels = np.ndarray | Volume  # integers, usually (Z, Y, X)
+PairCounts = tuple[np.ndarray, np.ndarray, np.ndarray]  # true labels, segments, voxels of both
+
+
+def contingency_table(
+    truth: Labels,
+    segmentation: Labels,
+    mask: Labels | None = None,
+    *,
+    threads: int | None = None,
+) -> Contingency:
     """How often each pair of labels occurs at the same voxel, 0 included.
 
     truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in
@@ -41,8 +52,12 @@ def contingency_table(truth, segmentation, mask=None, *, threads: int | None = N
 
 
 def count_pairs(
-    truth, segmentation, mask=None, *, threads: int | None = None
-) -> tuple[np.ndarray, ...]:
+    truth: Labels,
+    segmentation: Labels,
+    mask: Labels | None = None,
+    *,
+    threads: int | None = None,
+) -> PairCounts:
     """The columns of `contingency_table` without order, a pair once for each slab it occurs in."""
     for name, labels in (("truth", truth), ("segmentation", segmentation)):
         if np.dtype(labels.dtype).kind not in "iub":
@@ -56,31 +71,49 @@ def count_pairs(
 
     # each thread counts whole chunks of a stored volume at a time
     slabs = [slice(start, start + CHUNK) for start in range(0, max(1, truth.shape[0]), CHUNK)]
-    with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
+    with ThreadPoolExecutor(threads or _all_threads()) as pool:
         parts = pool.map(
             lambda slab: _count(
                 truth[slab], segmentation[slab], None if mask is None else mask[slab]
             ),
             slabs,
         )
-        return tuple(np.concatenate(column) for column in zip(*parts))
+        return _joined(parts)
+
+
+def _all_threads() -> int:
+    n_threads: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]  # set at run time
+    return n_threads
+
+
+def _joined(parts: Iterable[PairCounts]) -> PairCounts:
+    truth, segmentation, count = zip(*parts)
+    return np.concatenate(truth), np.concatenate(segmentation), np.concatenate(count)
 
 
 def _count(
     truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None = None
-) -> tuple[np.ndarray, ...]:
-    """Distinct pairs of labels in arrays of one shape: true label, segment, voxels."""
+) -> PairCounts:
+    """Distinct pairs of labels in arrays of one shape."""
     truth, segmentation = truth.reshape(-1), segmentation.reshape(-1)
-    mask = mask if mask is None else mask.reshape(-1)
-    table, buffer = empty_table(), np.empty(min(PIECE, len(truth)), np.int64)
+    if mask is not None:
+        mask = mask.reshape(-1)
+    table = empty_table()
+    buffer = np.empty(min(PIECE, len(truth)), np.int64)
     for start in range(0, len(truth), PIECE):
         piece = slice(start, start + PIECE)
-        pairs = _labelled(truth[piece], segmentation[piece], mask if mask is None else mask[piece])
+        of_mask = None if mask is None else mask[piece]
+        pairs = _labelled(truth[piece], segmentation[piece], of_mask)
         starts = _run_starts(*pairs, buffer)
         lengths = np.diff(starts, append=len(pairs[0]))
-        runs = (labels[starts].astype(np.uint64) for labels in pairs)
-        table = add_pairs(*runs, lengths, np.empty(0, np.int64), *table)
-    return tuple(column[: table[-1]] for column in table[1:4])
+        true_runs, segment_runs = (labels[starts].astype(np.uint64) for labels in pairs)
+        table = add_pairs(true_runs, segment_runs, lengths, np.empty(0, np.int64), table)
+    return _pairs_of(table)
+
+
+def _pairs_of(table: PairTable) -> PairCounts:
+    n = table.n_pairs
+    return table.ids_first[:n], table.ids_second[:n], table.counts[:n]
 
 
 def _run_starts(truth: np.ndarray, segmentation: np.ndarray, buffer: np.ndarray) -> np.ndarray:
@@ -91,18 +124,18 @@ def _run_starts(truth: np.ndarray, segmentation: np.ndarray, buffer: np.ndarray)
     new = np.ones(len(truth), bool)
     np.not_equal(truth[1:], truth[:-1], out=new[1:])
     new[1:] |= segmentation[1:] != segmentation[:-1]
-    return buffer[: _places(new, buffer)]
+    return buffer[: _indices_of_true(new, buffer)]
 
 
 @numba.njit(cache=True, nogil=True)
-def _places(flags, places):
-    """Write where flags are set; returns how many.
+def _indices_of_true(flags: np.ndarray, indices: np.ndarray) -> int:
+    """Write the indices of flags that are set; returns how many.
 
-    No branch depends on a flag: none can be mispredicted.
+    No branch depends on a flag, so none can be mispredicted.
     """
     count = 0
     for i in range(len(flags)):
-        places[count] = i
+        indices[count] = i
         count += flags[i]
     return count
 
@@ -113,10 +146,13 @@ def _labelled(
     """Without the voxels that do not count."""
     if segmentation.dtype.kind == "i" and segmentation.min() < 0:
         raise ValueError(f"expected segments of 0 or more, got {segmentation.min()}")
+    counts = None if mask is None else mask != 0
     if has_unlabelled(truth):
-        known = ~is_unlabelled(truth)
-        mask = known if mask is None else known & (mask != 0)
-    return (truth, segmentation) if mask is None else (truth[mask != 0], segmentation[mask != 0])
+        labelled = ~is_unlabelled(truth)
+        counts = labelled if counts is None else labelled & counts
+    if counts is None:
+        return truth, segmentation
+    return truth[counts], segmentation[counts]
 
 
 def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
@@ -134,21 +170,22 @@ def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray
 def table_of_pairs(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
     """The table of pairs that may recur, (n,) uint64, uint64 and int64, in any order."""
 
-    def add(part: slice) -> list[np.ndarray]:
-        _, *columns, known = add_pairs(
-            truth[part], segmentation[part], count[part], nothing, *empty_table()
-        )
-        return [column[:known] for column in columns]
+    unnumbered = np.empty(0, np.int64)
 
-    nothing, n, threads = np.empty(0, np.int64), len(truth), numba.config.NUMBA_NUM_THREADS
+    def add(part: slice) -> PairCounts:
+        table = add_pairs(truth[part], segmentation[part], count[part], unnumbered, empty_table())
+        return _pairs_of(table)
+
+    n = len(truth)
+    threads = _all_threads()
+    parts = [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
-        parts = pool.map(
-            add, [slice(n * i // threads, n * (i + 1) // threads) for i in range(threads)]
-        )
-        return _sorted_table(*(np.concatenate(column) for column in zip(*parts)))
+        return _sorted_table(*_joined(pool.map(add, parts)))
 
 
-def overlap_metrics(truth, segmentation, mask=None) -> dict[str, float]:
+def overlap_metrics(
+    truth: Labels, segmentation: Labels, mask: Labels | None = None
+) -> dict[str, float]:
     """Scores of a segmentation against dense labels; inputs as in `contingency_table`.
 
     Voxels with truth 0 do not count; predicted 0 counts as one segment (as funlib.evaluate and
@@ -178,12 +215,12 @@ def voi_report(table: Contingency) -> dict[str, Any]:
     (2010).
     """
     shares = _shares(table)
-    figures = _metrics_of_shares(shares)
+    scores = _metrics_of_shares(shares)
     entropies = map(_entropy, (shares.joint, shares.objects, shares.segments))
     joint, objects, segments = map(float, entropies)
     largest = max(objects, segments)
     names = ("rand_split", "rand_merge", "voi_split", "voi_merge")
-    report: dict[str, Any] = {name: figures[name] for name in names}
+    report: dict[str, Any] = {name: scores[name] for name in names}
     report["nvi_split"] = report["voi_split"] / joint if joint > 0 else 0.0
     report["nvi_merge"] = report["voi_merge"] / joint if joint > 0 else 0.0
     lost = max(0.0, joint - min(objects, segments))
@@ -195,15 +232,15 @@ def voi_report(table: Contingency) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Shares:
-    """Shares of all voxels with a true label: of each pair, of each object and of each segment."""
+    """The shares of pairs, objects and segments in all voxels with a true label."""
 
     joint: np.ndarray  # (P,) float64
     objects: np.ndarray  # (O,) float64
     segments: np.ndarray  # (S,) float64
     object_ids: np.ndarray  # (O,) uint64
     segment_ids: np.ndarray  # (S,) uint64
-    object_codes: np.ndarray  # (P,) where the pair's object stands in object_ids
-    segment_codes: np.ndarray  # (P,) where the pair's segment stands in segment_ids
+    object_codes: np.ndarray  # (P,) index of the pair's object in object_ids
+    segment_codes: np.ndarray  # (P,) index of the pair's segment in segment_ids
 
 
 def _shares(table: Contingency) -> _Shares:
@@ -248,4 +285,4 @@ def _parts(joint: np.ndarray, codes: np.ndarray, ids: np.ndarray) -> dict[int, f
 
 
 def _entropy(shares: np.ndarray) -> float:
-    return -np.sum(shares * np.log2(shares))
+    return float(-np.sum(shares * np.log2(shares)))

@@ -16,14 +16,14 @@ def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, flo
 
     With _all at the end they are the mean of foreground and background. truth, prediction: bool or
     integer arrays of one shape, foreground where above 0; voxels where truth is negative
-    (unlabelled) do not count. With both masks empty all figures are 1. ValueError if shapes or
+    (unlabelled) do not count. With both masks empty all scores are 1. ValueError if shapes or
     dtypes do not fit.
     """
     _check(truth, prediction)
     true_mask = np.where(truth < 0, -1, truth > 0).astype(np.int8)
     counts = confusion_matrix(true_mask, prediction > 0, 2)
-    figures = class_metrics(counts)
-    return {name: figures[name] for name in SEMANTIC_METRICS}
+    scores = class_metrics(counts)
+    return {name: scores[name] for name in SEMANTIC_METRICS}
 
 
 def confusion_matrix(
@@ -40,8 +40,9 @@ def confusion_matrix(
     for start in range(0, truth.shape[0], CHUNK):
         planes = slice(start, start + CHUNK)
         true, predicted = np.asarray(truth[planes]), np.asarray(prediction[planes])
-        known = true >= 0
-        true, predicted = true[known].astype(np.int64), predicted[known].astype(np.int64)
+        is_labelled = true >= 0
+        true = true[is_labelled].astype(np.int64)
+        predicted = predicted[is_labelled].astype(np.int64)
         for name, ids in (("labels", true), ("predictions", predicted)):
             largest = ids.max(initial=0)
             require(largest < classes, f"{name} of {classes} classes, ids below that", int(largest))
@@ -67,18 +68,19 @@ def class_metrics(confusion: np.ndarray) -> dict[str, float]:
         "precision": _share(hits, n_predicted),
         "recall": _share(hits, n_true),
     }
-    figures = {name: _mean(values[present[present > 0]]) for name, values in by_class.items()}
+    scores = {name: _mean(values[present[present > 0]]) for name, values in by_class.items()}
     for name in ("jaccard", "dice"):
-        figures[f"{name}_all"] = _mean(by_class[name][present])
+        scores[f"{name}_all"] = _mean(by_class[name][present])
     for number in present.tolist():
         for name in ("jaccard", "dice"):
-            figures[f"{name}_class_{number}"] = float(by_class[name][number])
-    return with_formulas(figures, "semantic", "labels")
+            scores[f"{name}_class_{number}"] = float(by_class[name][number])
+    return with_formulas(scores, "semantic", "labels")
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, and 1 where there is nothing."""
-    return np.divide(part, whole, out=np.ones(len(part)), where=whole > 0)
+    share: np.ndarray = np.divide(part, whole, out=np.ones(len(part)), where=whole > 0)
+    return share
 
 
 def _mean(values: np.ndarray) -> float:
@@ -121,17 +123,17 @@ def boundaries(labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """The true mask of boundaries, (Z, Y, X) int8: 1 on a boundary, 0 elsewhere, -1 where unknown.
 
     A voxel is on a boundary if one of its six neighbours has another label. Background counts as a
-    label. It is known where a voxel is labelled, and is a boundary or has no unlabelled neighbour;
-    neighbours outside the volume do not count. Arguments as in `foreground`.
+    label. The truth is unknown at a voxel that is not labelled, and at one that has an unlabelled
+    neighbour and is not on a boundary. Neighbours outside the volume do not count. Arguments as in
+    `foreground`.
     `pytc.data.targets.boundaries` makes the same for training.
     """
     boundary = np.zeros(labels.shape, bool)
     doubtful = ~labelled
     for axis in range(3):
-        lower = [slice(None)] * 3
-        upper = [slice(None)] * 3
-        lower[axis], upper[axis] = slice(None, -1), slice(1, None)
-        lower, upper = tuple(lower), tuple(upper)
+        everything = (slice(None),) * axis
+        lower = (*everything, slice(None, -1))
+        upper = (*everything, slice(1, None))
         differs = (labels[lower] != labels[upper]) & labelled[lower] & labelled[upper]
         boundary[lower] |= differs
         boundary[upper] |= differs

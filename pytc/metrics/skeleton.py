@@ -11,6 +11,7 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.io.skeleton import Skeleton, as_skeleton
+from pytc.io.volume import Volume
 from pytc.metrics.overlap import Contingency, metrics_of_table, voi_report
 from pytc.metrics.pair_table import add_pairs, empty_table, number_ids
 from pytc.metrics.table import metric_names, with_formulas
@@ -86,7 +87,9 @@ class SkeletonMetrics:
             f"{len(skeleton.edges)} edges, none of them such",
         )
 
-    def compute(self, pred_seg, return_details: bool = False) -> dict[str, Any]:
+    def compute(
+        self, pred_seg: np.ndarray | Volume, return_details: bool = False
+    ) -> dict[str, Any]:
         """All of SKELETON_METRICS, by name; pred_seg as in `segments_at_nodes`.
 
         With details also where the errors are: "merge_stats": {segment: [skeletons]};
@@ -98,19 +101,19 @@ class SkeletonMetrics:
         """
         segments = self.segments_at_nodes(pred_seg)
         pairs = self._pairs(segments)
-        figures: dict[str, Any] = self._figures(pairs)
+        scores: dict[str, Any] = self._scores(pairs)
         if return_details:
-            figures["merge_stats"] = self._merge_stats(pairs)
-            figures["split_stats"] = self._split_stats(pairs, segments)
-            figures["voi_report"] = voi_report(pairs.table)
-            figures["skeletons"] = self._skeleton_rows(pairs)
-        return figures
+            scores["merge_stats"] = self._merge_stats(pairs)
+            scores["split_stats"] = self._split_stats(pairs, segments)
+            scores["voi_report"] = voi_report(pairs.table)
+            scores["skeletons"] = self._skeleton_rows(pairs)
+        return scores
 
     def compute_nodes(self, segments: np.ndarray) -> dict[str, float]:
         """All of SKELETON_METRICS, by name, from the segment at each node, (N,) unsigned."""
-        return self._figures(self._pairs(segments))
+        return self._scores(self._pairs(segments))
 
-    def _figures(self, pairs: _Pairs) -> dict[str, float]:
+    def _scores(self, pairs: _Pairs) -> dict[str, float]:
         erl = self._run_length(pairs, 0)
         voi = metrics_of_table(pairs.table)
         on_merger = _on_mergers(pairs)
@@ -138,7 +141,7 @@ class SkeletonMetrics:
             mergers[segment].append(skeleton)
         return dict(mergers)
 
-    def _split_stats(self, pairs: _Pairs, segments: np.ndarray) -> dict[int, list[tuple]]:
+    def _split_stats(self, pairs: _Pairs, segments: np.ndarray) -> dict[int, list[tuple[int, int]]]:
         splits = defaultdict(list)
         skeletons = self._ids[self._owners[pairs.split]].tolist()
         ends = segments[self.skeleton.edges[pairs.split]].tolist()
@@ -159,22 +162,26 @@ class SkeletonMetrics:
             "mergers": count(pairs.skeleton[_on_mergers(pairs)]),
             "omitted_edges": count(self._owners[pairs.omitted]),
         }
-        places = self._places_of_errors(pairs)
-        rows = zip(*(column.tolist() for column in columns.values()))
-        return [
-            dict(zip(columns, row), place=places.get(number)) for number, row in enumerate(rows)
-        ]
+        voxels = self._voxels_of_errors(pairs)
+        rows = []
+        for number, values in enumerate(zip(*(column.tolist() for column in columns.values()))):
+            rows.append(dict(zip(columns, values)) | {"place": voxels.get(number)})
+        return rows
 
-    def _places_of_errors(self, pairs: _Pairs) -> dict[int, list[int]]:
-        """{number of a skeleton: the voxel at its first split edge, or else omitted edge}."""
-        severity = 2 * pairs.split + pairs.omitted
-        order = np.lexsort((-severity, self._owners))  # edges by skeleton, the most severe first
-        owners, first = np.unique(self._owners[order], return_index=True)
-        wrong = severity[order[first]] > 0
-        nodes = self._starts[order[first][wrong]]
-        return dict(zip(owners[wrong].tolist(), self.skeleton.positions[nodes].tolist()))
+    def _voxels_of_errors(self, pairs: _Pairs) -> dict[int, list[int]]:
+        """{number of a skeleton: the voxel at its first split edge, or else omitted edge}.
 
-    def segments_at_nodes(self, segmentation) -> np.ndarray:
+        A skeleton without such an edge has no entry.
+        """
+        voxels: dict[int, list[int]] = {}
+        for is_wrong in (pairs.omitted, pairs.split):  # a split edge replaces an omitted one
+            edges = np.flatnonzero(is_wrong)
+            owners, first = np.unique(self._owners[edges], return_index=True)
+            nodes = self._starts[edges[first]]
+            voxels |= dict(zip(owners.tolist(), self.skeleton.positions[nodes].tolist()))
+        return voxels
+
+    def segments_at_nodes(self, segmentation: np.ndarray | Volume) -> np.ndarray:
         """The segment at each node, (N,) uint64.
 
         segmentation (Z, Y, X) integer, in the axis order of the skeleton: an array, or a volume, of
@@ -195,9 +202,11 @@ class SkeletonMetrics:
         require(dtype.kind == "u" or segments.min() >= 0, "segments of 0 or more", segments.min())
         return segments.astype(np.uint64)
 
-    def _read_blocks(self, volume) -> np.ndarray:
+    def _read_blocks(self, volume: Volume) -> np.ndarray:
+        """The segment at each node, read block by block."""
         positions = self.skeleton.positions
-        segments, block = np.empty(len(positions), volume.dtype), positions // BLOCK
+        segments = np.empty(len(positions), volume.dtype)
+        block = positions // BLOCK
         order = np.lexsort(block.T[::-1])
         bounds = np.flatnonzero(np.diff(block[order], axis=0, prepend=-1).any(1))
         for first, last in itertools.pairwise([*bounds, len(order)]):
@@ -216,18 +225,17 @@ class SkeletonMetrics:
             f"a segment for each of {len(nodes)} nodes",
             segments.shape,
         )
-        _, *columns, known = add_pairs(
-            self._skeletons, segments, np.empty(0, np.int64), nodes, *empty_table()
+        once = np.empty(0, np.int64)
+        counted = add_pairs(self._skeletons, segments, once, nodes, empty_table())
+        n = counted.n_pairs
+        skeleton = counted.ids_first[:n].astype(np.int64)
+        segment = counted.ids_second[:n]
+        codes, _ = number_ids(segment)
+        table = Contingency(self._ids[skeleton], segment, counted.counts[:n])
+        length, split, omitted = _follow_edges(
+            self._starts, self._ends, self._lengths, nodes, segment
         )
-        skeleton, segment, count = (column[:known] for column in columns)
-        skeleton, (codes, _) = skeleton.astype(np.int64), number_ids(segment)
-        table = Contingency(self._ids[skeleton], segment, count)
-        return _Pairs(
-            table,
-            skeleton,
-            codes,
-            *_follow_edges(self._starts, self._ends, self._lengths, nodes, segment),
-        )
+        return _Pairs(table, skeleton, codes, length, split, omitted)
 
     def _per_skeleton(self, index: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         return np.bincount(index, weights, len(self._ids))
@@ -237,17 +245,24 @@ class SkeletonMetrics:
 
 
 @numba.njit(cache=True, nogil=True)
-def _follow_edges(starts, ends, lengths, pairs, segments):
-    """`length`, `split` and `omitted` of `_Pairs`.
+def _follow_edges(
+    starts: np.ndarray,
+    ends: np.ndarray,
+    lengths: np.ndarray,
+    pairs: np.ndarray,
+    segments: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`length`, `split` and `omitted` of `_Pairs`, in one pass over the edges.
 
-    They follow from the pair of each node and the segment of each pair.
+    starts, ends: (E,) nodes of each edge; lengths: (E,) nm; pairs: (N,) the pair of each node;
+    segments: (P,) the segment of each pair.
     """
-    length, split, omitted = (
-        np.zeros(len(segments)),
-        np.zeros(len(starts), np.bool_),
-        np.zeros(len(starts), np.bool_),
-    )
-    current, total = 0, 0.0  # of the pair of the edge before, not in `length` yet
+    length = np.zeros(len(segments))
+    split = np.zeros(len(starts), np.bool_)
+    omitted = np.zeros(len(starts), np.bool_)
+    # Edges of a pair follow one another: their sum is kept in a register until the pair changes.
+    current = 0
+    total = 0.0
     for edge in range(len(starts)):
         pair, end_pair = pairs[starts[edge]], pairs[ends[edge]]
         segment, end_segment = segments[pair], segments[end_pair]
@@ -255,10 +270,11 @@ def _follow_edges(starts, ends, lengths, pairs, segments):
             omitted[edge] = True
         elif segment != end_segment:
             split[edge] = True
-        elif pair == end_pair:  # otherwise it joins two skeletons, within a merger
+        elif pair == end_pair:  # otherwise the edge joins two skeletons, within a merger
             if pair != current:
                 length[current] = total
-                current, total = pair, length[pair]
+                current = pair
+                total = length[pair]
             total += lengths[edge]
     length[current] = total
     return length, split, omitted
@@ -267,17 +283,20 @@ def _follow_edges(starts, ends, lengths, pairs, segments):
 def _on_mergers(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
     """Which pairs' segments hold two or more skeletons, (P,) bool.
 
-    Only pairs of more than `overlooked` nodes are looked at.
+    Pairs of at most `overlooked` nodes do not make a merger.
     """
-    return (np.bincount(pairs.segment, pairs.table.count > overlooked) > 1)[pairs.segment]
+    n_skeletons = np.bincount(pairs.segment, pairs.table.count > overlooked)
+    on_merger: np.ndarray = (n_skeletons > 1)[pairs.segment]
+    return on_merger
 
 
 def _excluded(pairs: _Pairs, overlooked: float = 0) -> np.ndarray:
-    """Which pairs' edges are wrong, (P,) bool: a merger and a skeleton that is part of one."""
+    """Which pairs' edges are wrong, (P,) bool: those on a merger to which their skeleton adds.
+
+    A skeleton of which all pairs on mergers have at most `overlooked` nodes is not to blame.
+    """
     on_merger = _on_mergers(pairs, overlooked)
-    return (
-        on_merger
-        & (np.bincount(pairs.skeleton, on_merger & (pairs.table.count > overlooked)) > 0)[
-            pairs.skeleton
-        ]
-    )
+    adds_to_merger = on_merger & (pairs.table.count > overlooked)
+    is_to_blame = np.bincount(pairs.skeleton, adds_to_merger) > 0
+    excluded: np.ndarray = on_merger & is_to_blame[pairs.skeleton]
+    return excluded

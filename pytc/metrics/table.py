@@ -219,16 +219,16 @@ def full_name(name: str) -> str:
     return begun[0] if name not in METRICS and len(begun) == 1 else name
 
 
-def headlines(figures: dict[str, float], chosen: str) -> list[str]:
-    """The figures to show first: the chosen one, then those of the table that there are."""
+def headlines(scores: dict[str, float], chosen: str) -> list[str]:
+    """The scores to show first, by name: the chosen one, then the table's headlines."""
     shown = (chosen, *(row.name for row in ROWS if row.headline))
-    return [name for name in dict.fromkeys(shown) if name in figures]
+    return [name for name in dict.fromkeys(shown) if name in scores]
 
 
-def panels(figures: dict[str, float], chosen: str) -> dict[str, list[str]]:
-    """Which of the figures are drawn together, by the panel's title; the chosen one always is."""
+def panels(scores: dict[str, float], chosen: str) -> dict[str, list[str]]:
+    """Which scores are drawn together, by the panel's title; the chosen one is always drawn."""
     drawn: dict[str, list[str]] = {}
     for row in ROWS:
-        if row.name in figures and (row.panel or row.name == chosen):
+        if row.name in scores and (row.panel or row.name == chosen):
             drawn.setdefault(row.panel or row.short, []).append(row.name)
     return drawn
