@@ -1,10 +1,11 @@
 """What --help says of metrics, methods and a run to resume; and that the name of a run resumes."""
 
+from pathlib import Path
+
 import pytest
 
 from pytc import cli
 from pytc.metrics.table import ROWS
-from pytc.runs import RUNS
 from pytc.segmentation.decode import METHODS
 
 
@@ -43,9 +44,9 @@ def test_the_help_says_how_to_resume(capsys):
 def test_a_run_is_resumed_by_its_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second"):
-        (RUNS / name / "checkpoints").mkdir(parents=True)
-        (RUNS / name / "checkpoints" / "last.pt").touch()
-    assert cli._run_to_resume("first") == RUNS / "first"
-    assert cli._run_to_resume(str(RUNS / "second")) == RUNS / "second"
+        (Path("runs") / name / "checkpoints").mkdir(parents=True)
+        (Path("runs") / name / "checkpoints" / "last.pt").touch()
+    assert cli._run_to_resume("first") == Path("runs") / "first"
+    assert cli._run_to_resume("runs/second") == Path("runs") / "second"
     with pytest.raises(ValueError, match="got 'frist'; did you mean 'first'"):
         cli._run_to_resume("frist")
