@@ -101,7 +101,7 @@ def test_every_floor_entry_exists():
     [
         "pytc.cli, pytc.main",
         "pytc.io.volume, pytc.io.skeleton, pytc.io.synthetic, pytc.io.datasets",
-        "pytc.segmentation.connected_components, pytc.segmentation.growing",
+        "pytc.segmentation.connected_components, pytc.segmentation.watershed",
         "pytc.segmentation.blockwise, pytc.metrics.overlap, pytc.metrics.skeleton",
         "pytc.evaluation.sweep, pytc.evaluation.report, pytc.evaluate",
     ],
