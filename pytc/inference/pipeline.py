@@ -1,4 +1,4 @@
-"""Inference as a whole: a run and images in, affinities and segmentations on disk."""
+"""Inference from a run and its images to predictions and segmentations on disk."""
 
 import hashlib
 import json
@@ -191,67 +191,65 @@ def predict(
     settings: InferConfig | Config,
     device: torch.device,
     weights: str,
-    made_by: dict | None = None,
+    made_by: dict[str, Any] | None = None,
     channels: Sequence[int] | None = None,
 ) -> Volume:
     """Predict one volume by a network in evaluation mode.
 
-    Writes and returns the Zarr array folder/affinities.zarr, or probabilities.zarr. Beside it goes
-    source.json, from which evaluate.py knows the volume's image and truth. trained: the config of
-    the network; settings: how to predict; weights: names the network's state, so that an earlier
-    prediction by the same is continued; made_by: how to make it again, for source.json; channels:
-    which of the network's channels are wanted, by default all.
+    Beside the prediction goes source.json, which tells evaluate.py the volume's image and truth.
+
+    Args:
+        trained: the config of the network.
+        settings: how to predict.
+        weights: names the state of the network; an earlier prediction by the same state goes on.
+        made_by: how infer.py makes the prediction again, for source.json.
+        channels: of the network that are stored; None for all.
+
+    Returns:
+        The Zarr array folder/affinities.zarr or folder/probabilities.zarr, (C, Z, Y, X).
     """
     volume = prepare_volume(volume, trained.data.synthetic)
-    kind, inference = target_kind(trained.target.kind), settings.inference
+    kind = target_kind(trained.target.kind)
+    inference = settings.inference
     if inference.activation_scale is None:
         inference = replace(inference, activation_scale=kind.scale)
     opened = open_source(volume, trained.data, trained.model.in_channels)
-    image = opened.image
     folder.mkdir(parents=True, exist_ok=True)
-    source = {
-        key: getattr(volume, key)
-        for key in ("image", "labels", "mask", "skeleton", "axes", "transpose", "attribution")
-    }
-    if volume.transpose is not None:
-        source["stored_axes"] = open_image(
-            replace(volume, transpose=None), trained.data
-        ).spatial_axes
-    source["intensity"] = opened.grey_range
-    source["segmentation"] = asdict(settings.segmentation)
-    source |= {"voxel_size": image.voxel_size, "target": kind.name, **(made_by or {})}
-    write_source(folder, source)
+    notes = _notes(volume, opened, trained, settings.segmentation)
+    write_source(folder, notes | (made_by or {}))
+
     channels = list(range(trained.model.out_channels) if channels is None else channels)
-    offsets = [
-        trained.target.offsets[channel] if kind.per_offset else (0, 0, 0) for channel in channels
-    ]
+    offsets = [(0, 0, 0)] * len(channels)
+    attributes = {
+        "activation": f"{kind.activation}({inference.activation_scale:g} x)",
+        "channels": kind.name,
+        "intensity": opened.grey_range,
+    }
+    if kind.per_offset:
+        offsets = [trained.target.offsets[channel] for channel in channels]
+        attributes["offsets"] = offsets
     precision = hardware.choose_precision(settings.system, device, trained.model)
 
     def network(patches: torch.Tensor) -> torch.Tensor:
         with hardware.autocast(device, precision):
             return finest(model(patches))[:, channels]
 
-    attributes = {
-        "activation": f"{kind.activation}({inference.activation_scale:g} x)",
-        "channels": kind.name,
-        "intensity": opened.grey_range,
-    }
-    attributes |= {"offsets": offsets} if kind.per_offset else {}
+    if inference.flips:
+        network = flip_averaged(network, offsets, kind.activation)
     window = inference.window or trained.data.patch_size
-    made_of = json.dumps(
-        [
-            weights,
-            asdict(inference),
-            window,
-            precision,
-            channels,
-            opened.grey_range,
-            _identity(image),
-        ]
-    )
+    # Whatever changes the prediction: blocks with another key are not continued.
+    made_of = [
+        weights,
+        asdict(inference),
+        window,
+        precision,
+        channels,
+        opened.grey_range,
+        _identity(opened.image),
+    ]
     return predict_volume(
-        flip_averaged(network, offsets, kind.activation) if inference.flips else network,
-        image,
+        network,
+        opened.image,
         folder / f"{kind.prediction}.zarr",
         grey_range=opened.grey_range,
         channels=len(channels),
@@ -260,15 +258,35 @@ def predict(
         activation=kind.activation,
         device=device,
         attributes=attributes,
-        key=hashlib.sha256(made_of.encode()).hexdigest(),
+        key=hashlib.sha256(json.dumps(made_of).encode()).hexdigest(),
     )
 
 
-def _identity(image: Volume) -> list:
-    """What tells one state of an image on disk from another without reading it.
+def _notes(
+    volume: VolumeConfig, opened: Source, trained: Config, segmentation: SegmentationConfig
+) -> dict[str, Any]:
+    """What source.json says of a prediction: the files of the volume, and how they are read."""
+    notes = {
+        "image": volume.image,
+        "labels": volume.labels,
+        "mask": volume.mask,
+        "skeleton": volume.skeleton,
+        "axes": volume.axes,
+        "transpose": volume.transpose,
+        "attribution": volume.attribution,
+        "intensity": opened.grey_range,
+        "segmentation": asdict(segmentation),
+        "voxel_size": opened.image.voxel_size,
+        "target": trained.target.kind,
+    }
+    if volume.transpose is not None:  # skeletons lie in the order in which the image is stored
+        stored = open_image(replace(volume, transpose=None), trained.data)
+        notes["stored_axes"] = stored.spatial_axes
+    return notes
 
-    Size and date of all its files.
-    """
+
+def _identity(image: Volume) -> list[Any]:
+    """What tells one state of an image on disk from another: size and date of all its files."""
     path, _ = split_path(image.path)
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
