@@ -188,7 +188,7 @@ def check_asked(config: Config) -> None:
     """ValueError for what can be seen to fail later, after the training or in the midst of it."""
     kind, offsets = TARGET_KINDS[config.target.kind], config.target.offsets
     others = ", ".join(row.name for row in TARGET_KINDS.values() if not row.per_offset)
-    if kind.decode == "components":
+    if kind.decode == "objects":
         require(
             config.model.spatial_dims == 3,
             f"model.spatial_dims 3 for the target {kind.name}, as sections that are predicted one "
