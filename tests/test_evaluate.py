@@ -158,11 +158,9 @@ def test_exact_sweep_finds_the_range_between(files, tmp_path):
 
 
 def test_first_compilation_is_announced(files, tmp_path):
-    code = (
-        "from pytc.commands import EvaluateConfig; from pytc.evaluate import evaluate; "
-        f"evaluate(EvaluateConfig(affinities={files.affinities!r}, labels={files.labels!r}, "
-        f"thresholds=(0.65,), output={str(tmp_path / 'out')!r}))"
-    )
+    words = ["--affinities", files.affinities, "--labels", files.labels, "--thresholds", "0.65"]
+    words += ["--output", str(tmp_path / "out")]
+    code = f"from pytc import cli; cli.evaluate({words})"
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
     first, second = (
         subprocess.run(
