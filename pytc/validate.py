@@ -1,8 +1,8 @@
 """pytc validate: score whole volumes by a run's checkpoints, beside it or after it.
 
-best.pt has one writer: where the run knows the figure loop.monitor (`LoopConfig.picks_best`), its
-`Keeper`; where it does not, as it scores no volumes, the run keeps its newest checkpoints, and
-best.pt is written here.
+If the run computes loop.monitor itself (`LoopConfig.picks_best`), it also picks best.pt, and here
+the scores are only written down. Otherwise the run keeps its newest checkpoints, and best.pt is
+picked here. Either way `pytc.models.checkpoint.save_if_best` writes it.
 """
 
 import fcntl
@@ -97,7 +97,7 @@ def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool
     With skip_older none that is older than a scored one.
     """
     # torch takes seconds to load, and --help needs none
-    from pytc.training.checkpoint import good_checkpoints
+    from pytc.models.checkpoint import good_checkpoints
 
     for state in good_checkpoints(folder, seen):
         if state["step"] not in scored and not (
@@ -110,15 +110,15 @@ def newest(folder: Path, scored: Collection[int], seen: set, *, skip_older: bool
 def score(
     run: Path, state: dict, rows: dict[int, dict], device: str, *, may_be_best: bool = True
 ) -> None:
-    """Predict and score by the weights of a checkpoint.
+    """Predict and score the volumes with the weights of a checkpoint.
 
-    Adds a row to `rows` and to files, and writes best.pt if it is the best and `may_be_best`.
+    Appends the scores to `rows`, validation.jsonl and TensorBoard; replaces best.pt if the run does
+    not pick it, `may_be_best` is true, and this checkpoint is the best so far.
     """
     from torch.utils.tensorboard import SummaryWriter
 
     from pytc import hardware
-    from pytc.models.checkpoint import restore_model
-    from pytc.training.checkpoint import loss_of, save_checkpoint
+    from pytc.models.checkpoint import restore_model, save_if_best
     from pytc.training.whole_volumes import validate_volumes
 
     step, (model, trained) = state["step"], restore_model(state)
@@ -131,12 +131,8 @@ def score(
         trained.loop.monitor,
     )
     if may_be_best and name in figures and not trained.loop.picks_best:
-        if all(
-            loss_of(name, figures[name]) < loss_of(name, row[name])
-            for row in rows.values()
-            if name in row
-        ):
-            save_checkpoint(run / "checkpoints" / "best.pt", state)
+        others = [row[name] for row in rows.values() if name in row]
+        save_if_best(run / "checkpoints", state, name, figures[name], others)
     rows[step] = {"step": step, "time": round(time.time(), 3), **figures}
     with replacing(run / "validation.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))

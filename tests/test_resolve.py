@@ -33,8 +33,9 @@ from pytc.models.anisotropy import fit_to_data
 from pytc.runs import load_config
 from pytc.training import memory_trial
 from pytc.training.distributed import Ranks
-from pytc.training.loop import Trainer, train
+from pytc.training.loop import train
 from pytc.training.resolve import Change, cpu_variant, differences, resolve
+from pytc.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "configs").glob("*.py"))
@@ -299,9 +300,10 @@ def test_a_trial_takes_the_steps_of_the_run_and_leaves_random_states_alone(monke
     """The steps of the trainer itself, the second with the optimizer's state in memory."""
     seen, states, step = [], [], Trainer.train_step
 
-    def watched(self, number, stop, *, detailed):
-        outcome = step(self, number, stop, detailed=detailed)
-        seen.append((self.loop.batch_size, self.optim.accumulate, len(outcome[2][0])))
+    def watched(self, *rest, **options):
+        outcome = step(self, *rest, **options)
+        batch_size = self.config.loop.batch_size
+        seen.append((batch_size, self.optim.accumulate, len(outcome.example.image)))
         states.append(len(self.optimizer.state))
         return outcome
 

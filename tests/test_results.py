@@ -35,11 +35,10 @@ from pytc.io.results import image_name, read_source, volume_names
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
 from pytc.models import build_model
-from pytc.models.checkpoint import FORMAT, export
+from pytc.models.checkpoint import FORMAT, export, save_checkpoint
 from pytc.models.weights import initialise
 from pytc.runs import find_run, find_weights
 from pytc.segmentation.edges import is_above
-from pytc.training.checkpoint import save_checkpoint
 from pytc.training.whole_volumes import scored_volumes
 from pytc.validate import validate
 

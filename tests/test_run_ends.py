@@ -17,7 +17,8 @@ from pytc.config import VolumeConfig
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.script import EXIT_INTERRUPTED
 from pytc.training.distributed import EXIT_REQUEUE
-from pytc.training.loop import Trainer, train
+from pytc.training.loop import train
+from pytc.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -46,13 +47,13 @@ def test_a_signal_ends_a_run_after_its_step_with_the_code_for_requeueing(tmp_pat
 
 FAILING = """
 import sys
-from pytc.training import loop
-step = loop.Trainer.train_step
+from pytc.training import trainer
+step = trainer.Trainer.train_step
 def failing(self, number, *rest, **options):
     if self.ranks.rank == 1 and number == 2:
         raise RuntimeError("rank 1 has had enough")
     return step(self, number, *rest, **options)
-loop.Trainer.train_step = failing
+trainer.Trainer.train_step = failing
 from pytc.cli import train
 train(sys.argv[1:])
 """

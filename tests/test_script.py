@@ -157,7 +157,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
         "from pytc.script import script\n"
         "with script():\n"
         "    import torch\n"
-        "    from pytc.training.checkpoint import save_checkpoint\n"
+        "    from pytc.models.checkpoint import save_checkpoint\n"
         "    save_checkpoint(Path('last.pt'), {'x': torch.zeros(1_000_000)})\n"
     )
     done = run(

@@ -17,9 +17,10 @@ from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, ROWS, full_name, headlines, metric, metric_names, panels
+from pytc.models.checkpoint import loss_of
 from pytc.target_kinds import TARGET_KINDS, target_kind
 from pytc.thresholds import DEFAULT_THRESHOLDS, parse_thresholds
-from pytc.training.checkpoint import Keeper, loss_of
+from pytc.training.checkpoint_keeper import CheckpointKeeper
 
 ROOT = Path(__file__).parent.parent
 
@@ -93,7 +94,7 @@ def test_a_metric_that_is_not_in_the_table_cannot_choose_anything(tmp_path):
             metric(name)
         with pytest.raises(ValueError, match=f"expected a metric, got '{name}'"):
             sweep_result([{name: 1.0, "threshold": 0.5}], name)
-    keeper = Keeper(tmp_path, LoopConfig(monitor="val/my_error", volumes_every=1))
+    keeper = CheckpointKeeper(tmp_path, LoopConfig(monitor="val/my_error", volumes_every=1))
     with pytest.raises(ValueError, match="expected a metric, got 'my_error'"):
         keeper.save({"step": 1}, {"val/my_error": 1.0})
     assert not list(tmp_path.glob("*.pt"))

@@ -42,10 +42,10 @@ from pytc.data.replay import make_sample, replay
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.io.volume import open_volume
 from pytc.models import build_model
-from pytc.models.checkpoint import load_checkpoint, load_model
+from pytc.models.checkpoint import good_checkpoints, load_checkpoint, load_model, save_checkpoint
 from pytc.runs import create_run, load_config, newest_run
-from pytc.training import loop
-from pytc.training.checkpoint import Keeper, good_checkpoints, save_checkpoint
+from pytc.training import trainer
+from pytc.training.checkpoint_keeper import CheckpointKeeper
 from pytc.training.distributed import EXIT_REQUEUE
 from pytc.training.loop import train
 from pytc.training.optim import MovingAverage, build_optimizer, learning_rate
@@ -296,7 +296,7 @@ def test_accumulation_takes_the_steps_of_a_larger_batch(finished, monkeypatch):
     The loss is normalised batch by batch, so all voxels of all samples are labelled.
     """
     monkeypatch.setattr(
-        loop, "build_optimizer", lambda model, _: torch.optim.SGD(model.parameters())
+        trainer, "build_optimizer", lambda model, _: torch.optim.SGD(model.parameters())
     )
     config = replace(
         tiny(max_steps=1),
@@ -347,7 +347,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path):
     "monitor, best", [("val/loss", {2, 4}), ("val/nerl", {1, 3}), ("val/dense_voi_sum", {2, 4})]
 )
 def test_the_keeper_keeps_the_best(tmp_path, monitor, best):
-    keeper = Keeper(
+    keeper = CheckpointKeeper(
         tmp_path / "checkpoints", LoopConfig(monitor=monitor, volumes_every=1, keep_checkpoints=2)
     )
     for step, score in enumerate((0.7, 0.2, 0.9, 0.1), 1):
@@ -361,12 +361,14 @@ def test_the_keeper_keeps_the_best(tmp_path, monitor, best):
 
 
 def test_the_keeper_leaves_the_best_to_another_process_if_that_scores_volumes(tmp_path):
-    keeper = Keeper(tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", keep_checkpoints=2))
+    keeper = CheckpointKeeper(
+        tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", keep_checkpoints=2)
+    )
     for step in (2, 4, 6):
         keeper.save({"step": step}, {"val/loss": 1 / step})
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.pt", "step-00000004.pt", "step-00000006.pt"}  # the newest
-    resumed = Keeper(
+    resumed = CheckpointKeeper(
         tmp_path / "checkpoints", LoopConfig(monitor="val/nerl", volumes_every=1), keeper.scores
     )
     resumed.save({"step": 8}, {"val/nerl": 0.1})  # from now on the run knows

@@ -315,7 +315,7 @@ def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
         path.unlink()
         return load_checkpoint(path, device)
 
-    monkeypatch.setattr("pytc.training.checkpoint.load_checkpoint", vanishes)
+    monkeypatch.setattr("pytc.models.checkpoint.load_checkpoint", vanishes)
     with pytest.warns(UserWarning, match="found no file"):
         assert newest(run / "checkpoints", [], set(), skip_older=False) is None
 

@@ -32,7 +32,8 @@ class Preparation:
 
     def augmented(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """The same, augmented as the config says."""
-        keys = torch.tensor([sample_key(*self.name(number)) for number in batch["number"].tolist()])
+        numbers = batch["number"].tolist()
+        keys = torch.tensor([sample_key(*self.sample_of(number)) for number in numbers])
         return augment(*self._moved(batch), keys, self.config.augment, self.voxel_size)
 
     def _moved(self, batch: dict) -> list[torch.Tensor]:
@@ -44,6 +45,6 @@ class Preparation:
         """(target, valid) for each scale, as from `make_targets`."""
         return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
 
-    def name(self, number: int) -> tuple[int, int, int]:
-        """The (seed, step, index) of a sample."""
+    def sample_of(self, number: int) -> tuple[int, int, int]:
+        """The (seed, step, index) of the sample with this number."""
         return self.config.loop.seed, *divmod(number, self.samples_per_step)

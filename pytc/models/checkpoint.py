@@ -1,22 +1,35 @@
-"""Checkpoints being read, and exported as safetensors: a network is rebuilt from its file alone."""
+"""The checkpoint of a run: its keys, and how it is written, read, found and exported.
+
+A checkpoint is one file that `torch.save` writes. It holds tensors and plain types only, so that it
+is read without executing anything, and the network is rebuilt from the file alone.
+
+    save_checkpoint, save_if_best                  write
+    read_file, load_checkpoint, restore_model      read
+    good_checkpoints                               find those of a run, the newest first
+    export                                         write the network alone, as .safetensors
+"""
 
 import json
+import os
+import warnings
 import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
 from pytc.config import Config
+from pytc.metrics.table import metric
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
 from pytc.renames import config_from_plain
 from pytc.runs import find_run, find_weights, load_config, replacing
 
 FORMAT = 1
-# Checkpoints of nnU-Net hold NumPy numbers, for which these, and only these, are let through.
+# Checkpoints of nnU-Net hold NumPy numbers. Only these NumPy types may be read.
 _SCALAR = np.float64(0).__reduce__()[0]
 HARMLESS = [
     np.dtype,
@@ -26,47 +39,121 @@ HARMLESS = [
 ]
 
 
-def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
-    """What a file of `torch.save` holds, after a test of its checksums.
+class Checkpoint(TypedDict, total=False):
+    """All keys of a checkpoint. An export has the first four, `model`, and None as `average`."""
 
-    Of .safetensors the tensors, as "model". Nothing in the file is executed. An export of pytc's is
-    read as a checkpoint without an average. ValueError if the file is missing or damaged.
+    format: int  # FORMAT of the release that wrote it
+    config: dict[str, Any]  # the resolved config of the run, as nested dictionaries
+    volumes: list[dict[str, Any]]  # facts of the training volumes, see `pytc.data.inspection`
+    step: int  # optimizer steps that were taken
+
+    skipped: int  # steps skipped in the whole run, because a loss or gradient was not finite
+    skipped_in_a_row: int  # steps skipped since the last one that was taken
+    model: dict[str, torch.Tensor]  # weights
+    average: dict[str, torch.Tensor] | None  # moving average of the weights, if the run has one
+    optimizer: dict[str, Any]  # state of AdamW
+    scaler: dict[str, Any]  # state of the GradScaler, empty unless the precision is fp16
+    scores: dict[int, float]  # step -> score (NaN: not scored) of each step-N.pt, the best first
+
+
+def save_checkpoint(path: Path, state: Checkpoint) -> None:
+    """Write `state` to `path`. If the process is killed, the old file or the new one is there."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch raises it while it cleans up after a failed write, and so hides the reason
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def save_if_best(
+    folder: Path, state: Checkpoint, monitor: str, score: float, others: Iterable[float]
+) -> None:
+    """Write `state` to best.pt if its score is better than all others. Nothing else writes best.pt.
+
+    The process that computes the monitored score calls it: the run itself, or `pytc.validate`
+    (see `LoopConfig.picks_best`).
+
+    Args:
+        folder: checkpoints/ of the run.
+        state: the checkpoint that was scored.
+        monitor: name of the score, e.g. val/loss: it says whether lower or higher is better.
+        score: of this checkpoint.
+        others: scores of the checkpoints before it.
+    """
+    if all(loss_of(monitor, score) < loss_of(monitor, other) for other in others):
+        save_checkpoint(folder / "best.pt", state)
+
+
+def loss_of(monitor: str, score: float) -> float:
+    """The score, with its sign changed if higher is better: a lower result is always better.
+
+    ValueError if the name is neither val/loss nor in the table of metrics.
+    """
+    name = monitor.rpartition("/")[2]
+    lower_is_better = name == "loss" or metric(name).lower_is_better
+    return score if lower_is_better else -score
+
+
+def read_file(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read what `torch.save` or safetensors has written; nothing in the file is executed.
+
+    Returns:
+        The object in the file. Of .safetensors it is a dictionary with the tensors as "model"; if
+        pytc exported the file, it has all keys of an exported `Checkpoint`.
+
+    Raises:
+        ValueError: the file is missing, or damaged (checksums are compared).
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"expected a checkpoint, found no file {path}")
     try:
         if path.suffix == ".safetensors":
-            from safetensors import safe_open
-
-            with safe_open(path, "pt", str(device)) as file:
-                metadata = file.metadata() or {}
-                state = {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118  (not a dict)
-            if metadata.get("format") == f"pytc {FORMAT}":
-                state |= {
-                    "format": FORMAT,
-                    "config": json.loads(metadata["config"]),
-                    "step": int(metadata["step"]),
-                    "volumes": json.loads(metadata.get("volumes", "[]")),
-                    "average": None,
-                }
-            return state
+            return _read_safetensors(path, device)
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(
-                path
-            ) as archive:  # torch.load does not look at the checksums that torch.save writes
-                if damaged := archive.testzip():
-                    raise OSError(f"{damaged} has another checksum than when it was written")
+            _compare_checksums(path)
         with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise ValueError(f"expected a readable checkpoint, got {path}: {error}") from error
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint or its export.
+def _read_safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
+    from safetensors import safe_open
 
-    ValueError if it is missing, damaged or not one of pytc's.
+    with safe_open(path, "pt", str(device)) as file:
+        metadata = file.metadata() or {}
+        names = list(file.keys())  # noqa: SIM118  (a safetensors file is no dictionary)
+        weights = {name: file.get_tensor(name) for name in names}
+    if metadata.get("format") != f"pytc {FORMAT}":
+        return {"model": weights}
+    return {
+        "format": FORMAT,
+        "config": json.loads(metadata["config"]),
+        "volumes": json.loads(metadata.get("volumes", "[]")),
+        "step": int(metadata["step"]),
+        "model": weights,
+        "average": None,
+    }
+
+
+def _compare_checksums(path: Path) -> None:
+    """OSError if a part of the file is damaged. torch.load does not look at the checksums."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise OSError(f"{damaged} has another checksum than when it was written")
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint or an export.
+
+    ValueError if it is missing or damaged, or if pytc did not write it.
     """
     state = read_file(path, device)
     if not isinstance(state, dict) or "format" not in state:
@@ -82,10 +169,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
-def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
-    """The network of a checkpoint that is read, in evaluation mode.
+def restore_model(state: Checkpoint) -> tuple[ConnectomicsModel, Config]:
+    """Build the network of a checkpoint, in evaluation mode, on the CPU.
 
-    Where there is a moving average, its weights are taken.
+    Its weights are the moving average if there is one.
     """
     config = config_from_plain(state["config"])
     model = build_model(config, "cpu", quiet=True)
@@ -96,7 +183,7 @@ def restore_model(state: dict[str, Any]) -> tuple[ConnectomicsModel, Config]:
 def load_model(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[ConnectomicsModel, Config, int]:
-    """The same from a file, a checkpoint or its export, with its step.
+    """Read a checkpoint or an export, and return (network, config, step).
 
     ValueError if `path` is neither.
     """
@@ -105,12 +192,46 @@ def load_model(
     return model.to(device), config, state["step"]
 
 
-def export(source: Path, target: Path) -> Path:
-    """Write the network of a run or checkpoint to a .safetensors file.
+def good_checkpoints(
+    folder: Path, seen: set[tuple[str, int]], device: torch.device | str = "cpu"
+) -> Iterator[Checkpoint]:
+    """Read last.pt, then step-N.pt from the newest to the oldest, then best.pt.
 
-    Its config goes into the metadata as JSON. Of a run, by its folder or its name, the checkpoint
-    that infer.py would take.
-    Returns the checkpoint. ValueError if `source` has none, or `target` has another suffix.
+    A file that cannot be read is skipped with a warning.
+
+    Args:
+        folder: checkpoints/ of a run.
+        seen: (name, time of change) of each file that was read before. Such a file is skipped until
+            it changes; each file that is read now is added.
+        device: where the tensors go.
+    """
+    newest_first = sorted(folder.glob("step-*.pt"), reverse=True)
+    for path in (*folder.glob("last.pt"), *newest_first, *folder.glob("best.pt")):
+        try:
+            version = (path.name, path.stat().st_mtime_ns)
+            if version in seen:
+                continue
+            seen.add(version)
+            state = load_checkpoint(path, device)
+        except (ValueError, OSError) as error:
+            warnings.warn(f"{error}: passed over", stacklevel=2)
+            continue
+        yield state
+
+
+def export(source: Path, target: Path) -> Path:
+    """Write the network of a checkpoint to a .safetensors file, its config as JSON in the metadata.
+
+    Args:
+        source: a checkpoint, or the folder or the name of a run, of which the checkpoint is taken
+            that infer.py would take.
+        target: the file to write.
+
+    Returns:
+        The checkpoint that was taken.
+
+    Raises:
+        ValueError: `source` has no checkpoint, or `target` has another suffix.
     """
     from safetensors.torch import save
 

@@ -21,7 +21,7 @@ from pytc.config import Config
 from pytc.training.distributed import Ranks
 
 if TYPE_CHECKING:
-    from pytc.training.loop import Trainer
+    from pytc.training.trainer import Trainer
 
 
 def batch_that_fits(
@@ -98,9 +98,9 @@ def trial_steps(
     with torch.random.fork_rng(devices=devices):
         trainer = make_trainer(config)
         gradients = copy.deepcopy(trainer.model) if several_ranks else None
-        trainer.batches = itertools.repeat(default_collate([sample] * size))
+        batches = itertools.repeat(default_collate([sample] * size))
         for step in range(2):
-            trainer.train_step(step, False, detailed=True)
+            trainer.train_step(step, batches, stop=False, detailed=True)
         del gradients
     if config.system.compile:
         torch.compiler.reset()

@@ -1,4 +1,4 @@
-"""What a run tells: progress on a terminal or as lines, log.jsonl and TensorBoard."""
+"""The log of a run: progress on the terminal, log.jsonl, TensorBoard, and how fast it is."""
 
 import json
 import logging
@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,15 +18,12 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Monitor:
-    """The voice of a run, on its main rank."""
+    """Writes the log of a run, on its main rank."""
 
     def __init__(self, run: Path, first_step: int, max_steps: int):
         self.log_path = run / "log.jsonl"
-        if self.log_path.exists():  # a resumed run takes the steps after first_step again
-            whole = [line for line in self.log_path.read_text().splitlines() if line.endswith("}")]
-            self.log_path.write_text(
-                "".join(f"{line}\n" for line in whole if json.loads(line)["step"] <= first_step)
-            )
+        if self.log_path.exists():
+            _drop_lines_after(self.log_path, first_step)
         self.log_file = open(self.log_path, "a", buffering=1)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
         self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
@@ -33,59 +31,59 @@ class Monitor:
     def say(self, line: str) -> None:
         LOGGER.info(line)
 
-    def record(self, step: int, figures: dict[str, float]) -> None:
-        """Append figures to log.jsonl, null where they are not finite, and TensorBoard.
+    def record(self, step: int, scalars: dict[str, float]) -> None:
+        """Append scalars to log.jsonl and TensorBoard; update the progress if they are of training.
 
-        Those of training are shown.
+        step: steps that were taken. In log.jsonl a number that is not finite becomes null.
         """
-        if "train/loss_total" in figures:
-            loss, rate = figures["train/loss_total"], figures["train/samples_per_second"]
+        if "train/loss_total" in scalars:
+            loss, rate = scalars["train/loss_total"], scalars["train/samples_per_second"]
             self.bar.show(step, f"loss {loss:.4f}, {rate:.3g} samples/s")
-        self.log(
-            step,
-            {name: round(float(x), 8) if math.isfinite(x) else None for name, x in figures.items()},
-        )
-        for name, value in figures.items():
+        self.log(step, {name: _json_number(value) for name, value in scalars.items()})
+        for name, value in scalars.items():
             self.board.add_scalar(name, value, step)
 
-    def log(self, step: int, content: dict) -> None:
-        self.log_file.write(
-            json.dumps({"step": step, "time": round(time.time(), 3), **content}) + "\n"
-        )
+    def log(self, step: int, content: dict[str, Any]) -> None:
+        """Append a line to log.jsonl."""
+        line = {"step": step, "time": round(time.time(), 3), **content}
+        self.log_file.write(json.dumps(line) + "\n")
 
     def skipped(
         self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]
     ) -> None:
-        """Log and say that step number `step` (from 0) is not taken.
+        """Log and print that step number `step` (from 0) was skipped.
 
-        samples: the (seed, step, index) of each.
+        samples: (seed, step, index) of each sample that may be the cause.
         """
         self.log(step + 1, {"skipped": samples, "loss": str(loss), "gradient_norm": str(norm)})
-        _, at, index = samples[0]
+        _, sample_step, index = samples[0]
         self.say(
             f"step {step + 1} is skipped: loss {loss}, gradient norm {norm}; "
             f"{len(samples)} suspect samples, the first by pytc replay "
-            f"--run {self.log_path.parent} --step {at} --index {index}"
+            f"--run {self.log_path.parent} --step {sample_step} --index {index}"
         )
 
     def panel(self, step: int, *volumes: torch.Tensor) -> None:
-        """A picture in TensorBoard of (image, target, valid, logits), each (B, C, Z, Y, X).
+        """Add a picture to TensorBoard: image, target, prediction and error side by side.
 
-        Of the first sample the first channel's middle slice, with the error where the target is
-        known; of classes, the number of the class as a grey value.
+        It shows the middle slice of the first channel of the first sample. The error is 0 where the
+        target is not valid. A class is shown as a grey value that grows with its number.
+
+        volumes: image, target, valid and logits, each (B, C, Z, Y, X).
         """
-        image, target, valid, logits = (v[0, :, v.shape[2] // 2].detach().float() for v in volumes)
-        image, valid, classes = image[0], valid[0], len(logits)
-        if len(target) < classes:
-            target = target[0]
-            prediction = logits.argmax(0)
-            error = (prediction != target).float()
-            prediction, target = prediction / (classes - 1), target / (classes - 1)
+        slices = [volume[0, :, volume.shape[2] // 2].detach().float() for volume in volumes]
+        image, target, valid, logits = slices  # each (C, Y, X)
+        largest_class = len(logits) - 1
+        if len(target) < len(logits):
+            classes = logits.argmax(0)
+            error = (classes != target[0]).float()
+            prediction = classes / largest_class
+            target = target / largest_class
         else:
-            target, prediction = target[0], torch.sigmoid(logits[0])
-            error = (prediction - target).abs()
-        slices = (image, target, prediction, error * valid)
-        picture = torch.cat(slices, dim=1).nan_to_num().clamp(0, 1).cpu().numpy()
+            prediction = torch.sigmoid(logits[0])
+            error = (prediction - target[0]).abs()
+        panels = (image[0], target[0], prediction, error * valid[0])
+        picture = torch.cat(panels, dim=1).nan_to_num().clamp(0, 1).cpu().numpy()
         self.board.add_image("image | target | prediction | error", picture, step, dataformats="HW")
 
     def close(self) -> None:
@@ -94,51 +92,76 @@ class Monitor:
         self.board.close()
 
 
-class Silent:
-    """What the other ranks have for a Monitor."""
+class NullMonitor:
+    """Stands in for a `Monitor` on all other ranks, and writes nothing."""
 
-    def __getattr__(self, name):
-        return lambda *_: None
+    def say(self, line: str) -> None: ...
+
+    def record(self, step: int, scalars: dict[str, float]) -> None: ...
+
+    def skipped(
+        self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]
+    ) -> None: ...
+
+    def panel(self, step: int, *volumes: torch.Tensor) -> None: ...
+
+    def close(self) -> None: ...
 
 
-class Clock:
-    """How fast batches of `samples` are gone through, and how long the loader is awaited.
+class Throughput:
+    """Samples per second, and the share of the time in which training waits for the loader.
 
-    `samples` counts those of all ranks.
+    samples: in a batch, of all ranks together.
     """
 
     def __init__(self, samples: int, device: torch.device):
-        self.samples, self.device = samples, device
+        self.samples = samples
+        self.device = device
         self.restart()
 
     def restart(self) -> None:
-        self.started, self.waited, self.batches = time.perf_counter(), 0.0, 0
+        """Count from now on."""
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.batches = 0
 
-    def next(self, batches: Iterator) -> dict:
-        """The next batch; the wait for it is counted."""
-        started = time.perf_counter()
-        batch = next(batches)
-        self.waited += time.perf_counter() - started
-        self.batches += 1
-        return batch
+    def timed(self, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Yield the batches; count them, and the wait for each."""
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            self.batches += 1
+            yield batch
 
-    def figures(self) -> dict[str, float]:
-        """Samples per second, share of waiting, and memory in GiB, on a GPU its peak.
+    def scalars(self) -> dict[str, float]:
+        """Samples per second, share of waiting, and memory in GiB (on a GPU, its peak).
 
-        All since the last call.
+        All are counted since the last call, or since `restart`.
         """
         seconds = time.perf_counter() - self.started
-        figures = {
-            "samples_per_second": self.batches * self.samples / seconds,
-            "data_wait": self.waited / seconds,
-        }
         if self.device.type == "cpu":
             used = psutil.Process().memory_info().rss
         else:
             used = torch.cuda.max_memory_allocated(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
-        self.restart()
-        return {
-            f"train/{name}": value
-            for name, value in (figures | {"memory_gib": used / 2**30}).items()
+        scalars = {
+            "train/samples_per_second": self.batches * self.samples / seconds,
+            "train/data_wait": self.waited / seconds,
+            "train/memory_gib": used / 2**30,
         }
+        self.restart()
+        return scalars
+
+
+def _drop_lines_after(log: Path, step: int) -> None:
+    """Delete what a resumed run will write again: the lines of later steps, and half a line."""
+    whole = [line for line in log.read_text().splitlines() if line.endswith("}")]
+    kept = [line for line in whole if json.loads(line)["step"] <= step]
+    log.write_text("".join(f"{line}\n" for line in kept))
+
+
+def _json_number(value: float) -> float | None:
+    return round(float(value), 8) if math.isfinite(value) else None

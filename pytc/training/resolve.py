@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from pytc.training.distributed import Ranks
-    from pytc.training.loop import Trainer
+    from pytc.training.trainer import Trainer
 
 NO_GPU = (
     "no GPU here: the small variant of this preset (--system.no-cpu-variant trains the full recipe)"
