@@ -1,7 +1,7 @@
-"""Checks of what a user says: each field of a config against its type, and plain ranges.
+"""Checks of what a user asks for: the type of each field of a config, and plain ranges.
 
-A class that extends `Section` checks all its fields when it is built, those that are added later
-too. Standard library only.
+A dataclass that extends `Section` checks the types of all its fields when it is made. Standard
+library only.
 """
 
 import difflib
@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 LONGEST_VALUE = 160  # characters of a wrong value that an error shows
@@ -25,27 +25,29 @@ def require(condition: bool, expected: str, got: Any) -> None:
         raise ValueError(f"expected {expected}, got {got!r}")
 
 
-def suggest(name: str, known: Iterable[str]) -> str:
-    """'; did you mean X?' for the nearest known name, or else the list of the known ones."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, 1)
-    if near:
-        return f"; did you mean {near[0]!r}?"
-    if known:
-        return f"; it has {', '.join(map(repr, known))}"
+def suggest(name: str, names: Iterable[str]) -> str:
+    """'; did you mean X?' with the most similar of `names`; if none is similar, all of them."""
+    names = list(names)
+    similar = difflib.get_close_matches(name, names, 1)
+    if similar:
+        return f"; did you mean {similar[0]!r}?"
+    if names:
+        return f"; it has {', '.join(map(repr, names))}"
     return ""
 
 
+@dataclass(frozen=True)
 class Section:
-    """Base of the config dataclasses: every field has the type that it is declared with.
+    """Base class of the config dataclasses. It checks that each field has its declared type.
 
-    Lists become tuples, and whole numbers in a float field become floats. ValueError names the
-    section and the field otherwise. A subclass checks ranges in its own `__post_init__`, after
-    `super().__post_init__()`, by `require` and the functions below.
+    A list becomes a tuple, and a whole number in a float field becomes a float. For any other type
+    a ValueError names the section and the field. A subclass checks ranges in its own
+    `__post_init__`, after `super().__post_init__()`, by `require` and the methods below.
     """
 
-    def __post_init__(self):
-        hints = _hints(type(self))
+    def __post_init__(self) -> None:
+        section_class: Any = type(self)
+        hints = _hints(section_class)
         for field in fields(self):
             value = getattr(self, field.name)
             converted = check_type(value, hints[field.name], self.title(field.name))
@@ -58,25 +60,30 @@ class Section:
         return f"{section}.{name}" if section else name
 
     def require_positive(self, *names: str) -> None:
+        """ValueError unless all numbers of these fields are above 0; a field may be None."""
         self._require_numbers(names, "above 0", lambda number: number > 0)
 
     def require_not_negative(self, *names: str) -> None:
+        """ValueError unless all numbers of these fields are 0 or more; a field may be None."""
         self._require_numbers(names, "of 0 or more", lambda number: number >= 0)
 
     def require_fraction(self, *names: str) -> None:
+        """ValueError unless all numbers of these fields are in [0, 1]; a field may be None."""
         self._require_numbers(names, "in [0, 1]", lambda number: 0 <= number <= 1)
 
     def require_below_one(self, *names: str) -> None:
+        """ValueError unless all numbers of these fields are in [0, 1); a field may be None."""
         self._require_numbers(names, "in [0, 1)", lambda number: 0 <= number < 1)
 
     def _require_numbers(
-        self, names: tuple[str, ...], expected: str, fits: Callable[[float], bool]
+        self, names: tuple[str, ...], expected: str, is_in_range: Callable[[float], bool]
     ) -> None:
-        """Each number of a field counts, of nested tuples too; None always fits."""
+        """ValueError for a number that is not finite or not in range, in nested tuples too."""
         for name in names:
             value = getattr(self, name)
-            finite = all(math.isfinite(number) and fits(number) for number in _numbers(value))
-            require(finite, f"{self.title(name)} {expected}", value)
+            for number in _numbers(value):
+                is_valid = math.isfinite(number) and is_in_range(number)
+                require(is_valid, f"{self.title(name)} {expected}", value)
 
 
 def check_type(value: Any, hint: Any, title: str) -> Any:
@@ -90,11 +97,17 @@ def check_type(value: Any, hint: Any, title: str) -> Any:
 
 
 def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
-    """The inverse of `asdict`, also by way of JSON.
+    """Make a dataclass from nested dictionaries: the inverse of `asdict`, also after JSON.
 
-    ValueError names an unknown field and the nearest known one, or a field with another type.
+    ValueError for an unknown field, with the most similar name, or a value of another type.
+
+    Args:
+        cls: the dataclass, or the type of a field.
+        value: plain types.
+        where: name of the value in errors.
     """
-    if is_dataclass(cls):
+    wants_section = is_dataclass(cls)
+    if wants_section:
         if is_dataclass(value):
             return value
         if not isinstance(value, dict):
@@ -103,8 +116,10 @@ def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
         for key in value:
             if key not in hints:
                 raise ValueError(f"{where} has no field {key!r}{suggest(str(key), hints)}")
-        given = {key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()}
-        return cls(**given)
+        arguments = {
+            key: from_plain(hints[key], item, f"{where}.{key}") for key, item in value.items()
+        }
+        return cls(**arguments)
     inner = typing.get_args(cls)
     if typing.get_origin(cls) is tuple and isinstance(value, list | tuple):
         items = inner[:1] * len(value) if inner[-1] is Ellipsis else inner
@@ -116,7 +131,7 @@ def from_plain(cls: Any, value: Any, where: str = "config") -> Any:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     """The type of each field."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cls)}
@@ -141,7 +156,7 @@ def _convert(value: Any, hint: Any) -> Any:
     return _convert_single(value, hint)
 
 
-def _convert_tuple(value: Any, inner: tuple[Any, ...]) -> tuple:
+def _convert_tuple(value: Any, inner: tuple[Any, ...]) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
     kinds = inner
@@ -184,7 +199,7 @@ def _expected(hint: Any) -> str:
 
 
 def _type_name(hint: Any) -> str:
-    """As it is written in the source: tuple[VolumeConfig, ...] or float | None."""
+    """The type as the source writes it, e.g. tuple[VolumeConfig, ...] or float | None."""
     inner = typing.get_args(hint)
     if hint is Ellipsis:
         return "..."
@@ -200,7 +215,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value in an error: a config's class, anything else as Python writes it, cut where long."""
+    """A value as an error shows it: the class of a config, else its repr, cut if it is long."""
     if is_dataclass(value):
         return f"{type(value).__name__}(...)"
     if isinstance(value, list | tuple) and any(map(is_dataclass, value)):
@@ -212,14 +227,13 @@ def _shown(value: Any) -> str:
 
 
 def _advice(value: Any, hint: Any) -> str:
-    """How to mend a common slip, if it is one."""
+    """How to correct a common mistake, or an empty string."""
     inner = typing.get_args(hint)
     if typing.get_origin(hint) is Literal and isinstance(value, str):
-        near = difflib.get_close_matches(
-            value, [item for item in inner if isinstance(item, str)], 1
-        )
-        if near:
-            return f"; did you mean {near[0]!r}?"
+        names = [item for item in inner if isinstance(item, str)]
+        similar = difflib.get_close_matches(value, names, 1)
+        if similar:
+            return f"; did you mean {similar[0]!r}?"
     if typing.get_origin(hint) is tuple and inner[-1] is Ellipsis:
         with suppress(TypeError):
             _convert(value, inner[0])

@@ -79,3 +79,18 @@ def tile(
         for n, w, s, low, high in zip(shape, window, stride, region.start, region.stop)
     )
     return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]
+
+
+def pairs(
+    offset: tuple[int, ...], shape: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices (source, target) of a batch (B, *shape): target is source moved by `offset`.
+
+    They hold every voxel v and its neighbour v + offset for which both lie inside the shape.
+    """
+    source = [slice(None)]
+    target = [slice(None)]
+    for distance, size in zip(offset, shape):
+        source.append(slice(max(0, -distance), max(0, size - max(0, distance))))
+        target.append(slice(max(0, distance), max(0, size + min(0, distance))))
+    return tuple(source), tuple(target)

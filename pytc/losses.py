@@ -1,107 +1,191 @@
-"""Masked losses as sums and counts, so that they can be normalised over every rank of a run.
+"""Masked losses as sums and counts, so that they can be normalised over all ranks of a run.
 
-Each loss is f(logits, target, valid) -> (sum, count): logits (B, C, Z, Y, X) of any float dtype,
-computed in float32; valid, bool, says where the target is known. The loss proper is sum / count,
-over the counts of all ranks; with nothing valid, sum, gradient and count are 0.
+To add a loss, write a function and a row of `ROWS`, both in this file: the name then works in
+loss.terms, and the help lists it. torch is imported inside the functions, since the config reads
+the rows and `--help` must answer at once.
 
-Channels are independent, each with a sigmoid: then target and valid have the shape of the logits,
-and the target lies in [0, 1]. Or they are alternatives, the classes, with a softmax over them: then
-target and valid are (B, 1, Z, Y, X), and the target holds the number of the true class. Dice,
-Tversky, focal loss and cross-entropy know both; with a single channel all are of the first kind.
+A loss is f(logits, target, valid) -> (sum, count): logits (B, C, Z, Y, X) of any float dtype, for
+which it computes in float32; valid, bool, says where the target is known. The loss proper is sum /
+count, both summed over all ranks. If nothing is valid, sum, gradient and count are 0.
+
+There are two kinds of channels:
+
+- Independent ones, each with a sigmoid. Target and valid have the shape of the logits, and the
+  target lies in [0, 1]. A single channel is always of this kind.
+- Classes, with a softmax over the channels. Target and valid are (B, 1, Z, Y, X), and the target
+  holds the number of the true class.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from pytc.config import LossConfig
+    from pytc.config import LossConfig
 
-Sums = tuple[torch.Tensor, torch.Tensor]
-Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Sums]
-# Voxels added to both halves of an overlap ratio, so that an empty channel has one. MONAI's
-# DiceLoss adds 1e-5: a small object that is missed altogether costs a little less here.
+    Sums = tuple[Tensor, Tensor]
+    Loss = Callable[[Tensor, Tensor, Tensor], Sums]
+
+# Voxels added to both halves of an overlap ratio, so that an empty channel has a ratio. MONAI's
+# DiceLoss adds 1e-5: with 1, a small object that is missed altogether costs a little less.
 SMOOTHING = 1.0
 
 
-def bce(logits, target, valid) -> Sums:
-    """Binary cross-entropy; the count is that of valid voxels."""
-    logits, target, known = _floats(logits, target, valid)
-    return F.binary_cross_entropy_with_logits(logits, target, known, reduction="sum"), known.sum()
+def bce(logits: Tensor, target: Tensor, valid: Tensor) -> Sums:
+    """Binary cross-entropy. The count is the number of valid voxels."""
+    import torch.nn.functional as F
+
+    logits, target, weight = _floats(logits, target, valid)
+    total = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+    return total, weight.sum()
 
 
-def balanced_bce(logits, target, valid, max_positive_weight: float = 10.0) -> Sums:
-    """Binary cross-entropy in which positive and negative voxels weigh as much as each other.
+def balanced_bce(
+    logits: Tensor, target: Tensor, valid: Tensor, max_positive_weight: float = 10.0
+) -> Sums:
+    """Binary cross-entropy in which positive voxels together weigh as much as negative ones.
 
-    They are weighted by negatives / positives, counted in that channel of that sample, so that the
-    loss does not depend on what else is in the batch; within [1 / max_positive_weight,
-    max_positive_weight]. The count is that of valid voxels, unweighted.
+    A positive voxel has the weight negatives / positives, limited to [1 / max_positive_weight,
+    max_positive_weight]. Both are counted in the same channel of the same sample, so that the loss
+    does not depend on what else is in the batch. The count is the number of valid voxels, without
+    weights.
     """
+    import torch.nn.functional as F
+
     logits, target, known = _floats(logits, target, valid)
     positives = (target * known).sum((2, 3, 4), keepdim=True)
     negatives = known.sum((2, 3, 4), keepdim=True) - positives
-    ratio = (negatives / positives.clamp(min=1)).clamp(1 / max_positive_weight, max_positive_weight)
+    ratio = negatives / positives.clamp(min=1)
+    ratio = ratio.clamp(1 / max_positive_weight, max_positive_weight)
     weight = known * (1 + (ratio - 1) * target)
-    return F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum"), known.sum()
+    total = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+    return total, known.sum()
 
 
-def focal(logits, target, valid, gamma: float = 2.0, class_weights=None) -> Sums:
+def focal(
+    logits: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    gamma: float = 2.0,
+    class_weights: Sequence[float] | None = None,
+) -> Sums:
     """Focal loss (Lin et al. 2017): cross-entropy times (1 - probability of the truth) ** gamma.
 
-    The count is that of valid voxels; over classes, that of their weights, as in `cross_entropy`.
+    The count is the number of valid voxels; for classes it is the sum of their weights, as in
+    `cross_entropy`.
     """
-    if _alternatives(logits, target):
+    import torch.nn.functional as F
+
+    if _are_classes(logits, target):
         entropy, weight = _class_entropy(logits, target, valid, class_weights)
-        # 1 - exp(-entropy), exact where it is small
-        missing = -torch.expm1(-entropy)
-        # a voxel without any doubt has no slope to the power of less than 1
+        # 1 - exp(-entropy), exact for small values too
+        missing = -(-entropy).expm1()
+        # at 0 a power below 1 has no finite slope
         return (entropy * missing.clamp(min=1e-12) ** gamma * weight).sum(), weight.sum()
-    logits, target, known = _floats(logits, target, valid)
-    entropy = F.binary_cross_entropy_with_logits(logits, target, known, reduction="none")
-    return (entropy * torch.sigmoid(logits * (1 - 2 * target)) ** gamma).sum(), known.sum()
+    logits, target, weight = _floats(logits, target, valid)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="none")
+    missing = (logits * (1 - 2 * target)).sigmoid()
+    return (entropy * missing**gamma).sum(), weight.sum()
 
 
-def mse(logits, target, valid) -> Sums:
-    """Squared error of sigmoid(logits); the count is that of valid voxels."""
-    logits, target, known = _floats(logits, target, valid)
-    return ((torch.sigmoid(logits) - target) ** 2 * known).sum(), known.sum()
+def mse(logits: Tensor, target: Tensor, valid: Tensor) -> Sums:
+    """Squared error of sigmoid(logits). The count is the number of valid voxels."""
+    logits, target, weight = _floats(logits, target, valid)
+    return ((logits.sigmoid() - target) ** 2 * weight).sum(), weight.sum()
 
 
-def tversky(logits, target, valid, alpha: float = 0.3) -> Sums:
+def tversky(logits: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.3) -> Sums:
     """1 - TP / (TP + alpha FP + (1 - alpha) FN) with soft counts (Salehi et al. 2017).
 
-    It is computed for each channel of each sample. Each count, over the valid voxels, is smoothed
-    by one voxel. The count of the loss is that of the channels of samples with any valid voxel. So
-    all classes weigh the same, class 0 included; one that a sample lacks asks for no voxel of it.
+    It is computed for each channel of each sample, over the valid voxels, and smoothed by one
+    voxel. The count is the number of (sample, channel) pairs with a valid voxel. So all classes
+    weigh the same, class 0 included; in a sample without a class, every voxel of it is wrong.
     """
     probability, truth, known = _probabilities(logits, target, valid)
-    probability, truth = probability * known, truth * known
-    hits = (probability * truth).sum((2, 3, 4))
+    probability = probability * known
+    truth = truth * known
+    hits = (probability * truth).sum((2, 3, 4))  # (B, C)
     false_positives = probability.sum((2, 3, 4)) - hits
     false_negatives = truth.sum((2, 3, 4)) - hits
     misses = alpha * false_positives + (1 - alpha) * false_negatives
-    present = valid.flatten(2).any(2).float().expand_as(hits)
-    return ((1 - (hits + SMOOTHING) / (hits + misses + SMOOTHING)) * present).sum(), present.sum()
+    losses = 1 - (hits + SMOOTHING) / (hits + misses + SMOOTHING)
+    counted = valid.flatten(2).any(2).float().expand_as(hits)
+    return (losses * counted).sum(), counted.sum()
 
 
-def dice(logits, target, valid) -> Sums:
-    """Soft Dice loss (Milletari et al. 2016): Tversky with both errors weighing one half."""
+def dice(logits: Tensor, target: Tensor, valid: Tensor) -> Sums:
+    """Soft Dice loss (Milletari et al. 2016): Tversky in which both errors weigh one half."""
     return tversky(logits, target, valid, alpha=0.5)
 
 
-def cross_entropy(logits, target, valid, class_weights=None) -> Sums:
-    """Cross-entropy over C > 1 classes, each voxel weighing what its true class does, by default 1.
+def cross_entropy(
+    logits: Tensor, target: Tensor, valid: Tensor, class_weights: Sequence[float] | None = None
+) -> Sums:
+    """Cross-entropy over C > 1 classes; with C = 1 it is `bce`.
 
-    With C = 1 it is `bce`. The count is the weight of the valid voxels, as in torch's
-    CrossEntropyLoss.
+    A voxel has the weight of its true class, by default 1. The count is the sum of the weights of
+    the valid voxels, as in torch's CrossEntropyLoss.
     """
     if logits.shape[1] == 1:
         return bce(logits, target, valid)
     entropy, weight = _class_entropy(logits, target, valid, class_weights)
     return (entropy * weight).sum(), weight.sum()
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """A row of the table of losses."""
+
+    name: str  # in loss.terms
+    meaning: str  # for the help
+    function: Loss
+    of_classes: bool = False  # whether it is defined for classes too
+    # keyword arguments of the function, from the config
+    options: Callable[[LossConfig], dict[str, Any]] = lambda config: {}
+
+
+ROWS = (
+    LossRow("bce", "binary cross-entropy of each channel", bce),
+    LossRow(
+        "balanced_bce",
+        "the same, but positive and negative voxels of a channel weigh the same in sum",
+        balanced_bce,
+        options=lambda config: {"max_positive_weight": config.max_positive_weight},
+    ),
+    LossRow("dice", "soft Dice, smoothed by one voxel", dice, of_classes=True),
+    LossRow(
+        "tversky",
+        "Dice in which false positives and false negatives have different weights",
+        tversky,
+        of_classes=True,
+        options=lambda config: {"alpha": config.tversky_alpha},
+    ),
+    LossRow(
+        "focal",
+        "cross-entropy in which hard voxels weigh more than easy ones",
+        focal,
+        of_classes=True,
+        options=lambda config: {
+            "gamma": config.focal_gamma,
+            "class_weights": config.class_weights,
+        },
+    ),
+    LossRow(
+        "cross_entropy",
+        "cross-entropy over classes; the same as bce for a single channel",
+        cross_entropy,
+        of_classes=True,
+        options=lambda config: {"class_weights": config.class_weights},
+    ),
+    LossRow("mse", "squared error of the probability", mse),
+)
+LOSSES = {row.name: row for row in ROWS}
 
 
 @dataclass(frozen=True)
@@ -111,58 +195,62 @@ class LossTerms:
     functions: dict[str, Loss]
     weights: tuple[float, ...]
 
-    def sums(self, logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> Sums:
-        """Sum and count of each term: two tensors with one entry a term."""
+    def sums(self, logits: Tensor, target: Tensor, valid: Tensor) -> Sums:
+        """Sum and count of each term: two tensors (terms,)."""
+        import torch
+
         pairs = [function(logits, target, valid) for function in self.functions.values()]
         return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
-    def weigh(self, values: torch.Tensor) -> torch.Tensor:
+    def weigh(self, values: Tensor) -> Tensor:
         """The weighted sum of the terms' values, (..., terms) -> (...)."""
         return (values * values.new_tensor(self.weights)).sum(-1)
 
-    def value(self, sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """The loss that sums and counts amount to, (..., terms) -> (...)."""
+    def value(self, sums: Tensor, counts: Tensor) -> Tensor:
+        """The loss that follows from sums and counts, (..., terms) -> (...)."""
         return self.weigh(_mean(sums, counts))
 
 
 def build_loss(config: LossConfig) -> LossTerms:
     """The terms of a config."""
-    class_weights = config.class_weights
-    known: dict[str, Loss] = {
-        "bce": bce,
-        "balanced_bce": partial(balanced_bce, max_positive_weight=config.max_positive_weight),
-        "dice": dice,
-        "tversky": partial(tversky, alpha=config.tversky_alpha),
-        "focal": partial(focal, gamma=config.focal_gamma, class_weights=class_weights),
-        "cross_entropy": partial(cross_entropy, class_weights=class_weights),
-        "mse": mse,
-    }
-    return LossTerms({term: known[term] for term in config.terms}, config.weights)
+    functions = {}
+    for name in config.terms:
+        row = LOSSES[name]
+        functions[name] = partial(row.function, **row.options(config))
+    return LossTerms(functions, config.weights)
 
 
 class SupervisedLoss(NamedTuple):
-    """The loss of a prediction: its total, and, detached, what it is made of."""
+    """The loss of a prediction: its total, and its parts, which are detached from the graph."""
 
-    total: torch.Tensor  # what is minimised
+    total: torch.Tensor  # () what is minimised
     scales: torch.Tensor  # (scales,) the loss at each scale, finest first, before its weight
     terms: torch.Tensor  # (terms,) each term at the finest scale, before its weight
 
 
 def deep_supervision_loss(
-    outputs: torch.Tensor | dict[str, torch.Tensor],
-    targets: list[tuple[torch.Tensor, torch.Tensor]],
+    outputs: Tensor | dict[str, Tensor],
+    targets: list[tuple[Tensor, Tensor]],
     loss: LossTerms,
     weights: Sequence[float] | None = None,
-    reduce_count: Callable[[torch.Tensor], torch.Tensor] = lambda count: count,
+    reduce_count: Callable[[Tensor], Tensor] = lambda count: count,
 ) -> SupervisedLoss:
     """The weighted sum of a loss over the scales of a prediction.
 
-    outputs: logits, or {"output", "ds_1", ...}, finest first; targets: (target, valid) for each of
-    them; weights: one a scale, by default 1, 1/2, 1/4, ... On N ranks whose gradients are averaged,
-    reduce_count maps the counts (a float tensor) to their sum over all ranks, divided by N: then
-    the mean of the returned losses over the ranks is the loss of the whole batch. ValueError where
-    the numbers of outputs, targets and weights differ.
+    Args:
+        outputs: logits, or {"output": logits, "ds_1": logits of the next coarser scale, ...}.
+        targets: (target, valid) for each scale, finest first.
+        loss: the terms.
+        weights: one for each scale; default 1, 1/2, 1/4, ...
+        reduce_count: for N ranks whose gradients are averaged, it maps the counts (a float tensor)
+            to their sum over all ranks, divided by N. Then the mean of the returned losses over the
+            ranks is the loss of the whole batch.
+
+    Raises:
+        ValueError: the numbers of outputs, targets and weights differ.
     """
+    import torch
+
     outputs = {"output": outputs} if isinstance(outputs, torch.Tensor) else outputs
     names = ["output", *(f"ds_{scale}" for scale in range(1, len(outputs)))]
     weights = [0.5**scale for scale in range(len(names))] if weights is None else weights
@@ -180,48 +268,57 @@ def deep_supervision_loss(
     return SupervisedLoss(total, scales.detach(), values[0].detach())
 
 
-@torch.no_grad()
-def channel_losses(
-    logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, loss: LossTerms
-) -> list[float]:
-    """The loss of each channel on its own, for a log.
+def channel_losses(logits: Tensor, target: Tensor, valid: Tensor, loss: LossTerms) -> list[float]:
+    """The loss of each channel by itself, for a log.
 
-    There is none where the channels are alternatives: a class has no loss without the others.
+    The list is empty for classes: a class has no loss without the others.
     """
-    if _alternatives(logits, target):
+    import torch
+
+    if _are_classes(logits, target):
         return []
-    parts = zip(logits.split(1, 1), target.split(1, 1), valid.split(1, 1))
-    pairs = [loss.sums(*part) for part in parts]
-    sums, counts = (torch.stack(column) for column in zip(*pairs))
-    return loss.value(sums, counts).tolist()
+    with torch.no_grad():
+        channels = zip(logits.split(1, 1), target.split(1, 1), valid.split(1, 1))
+        pairs = [loss.sums(*channel) for channel in channels]
+        sums = torch.stack([pair[0] for pair in pairs])
+        counts = torch.stack([pair[1] for pair in pairs])
+        return loss.value(sums, counts).tolist()
 
 
-def _mean(sums: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """sums / counts, and 0 where nothing counts."""
+def _mean(sums: Tensor, counts: Tensor) -> Tensor:
+    """sums / counts, and 0 where the count is 0."""
+    import torch
+
     return sums / torch.where(counts > 0, counts, 1)
 
 
-def _alternatives(logits: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether channels are classes: several of them, and a target that names one of them."""
+def _are_classes(logits: Tensor, target: Tensor) -> bool:
+    """Whether channels are classes: there are several, and one target, which names a class."""
     return logits.shape[1] > 1 and target.shape[1] == 1
 
 
-def _probabilities(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Probability and truth of each channel (B, C, Z, Y, X), and what is known, all float32.
+def _probabilities(logits: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probability, truth (both (B, C, Z, Y, X)) and validity of each channel, all float32.
 
-    Of classes what is known has a single channel.
+    For classes the validity is (B, 1, Z, Y, X).
     """
-    if not _alternatives(logits, target):
-        logits, target, known = _floats(logits, target, valid)
-        return torch.sigmoid(logits), target, known
-    logits, truth, known = _classes(logits, target, valid)
+    import torch
+
+    if not _are_classes(logits, target):
+        logits, target, weight = _floats(logits, target, valid)
+        return logits.sigmoid(), target, weight
+    logits, truth, weight = _class_floats(logits, target, valid)
     one_hot = torch.zeros_like(logits).scatter_(1, truth, 1.0)
-    return torch.softmax(logits, 1), one_hot, known
+    return logits.softmax(1), one_hot, weight
 
 
-def _class_entropy(logits, target, valid, class_weights) -> Sums:
+def _class_entropy(
+    logits: Tensor, target: Tensor, valid: Tensor, class_weights: Sequence[float] | None
+) -> Sums:
     """Cross-entropy of each voxel over the classes, and the voxel's weight, both (B, Z, Y, X)."""
-    logits, truth, known = _classes(logits, target, valid)
+    import torch.nn.functional as F
+
+    logits, truth, known = _class_floats(logits, target, valid)
     entropy = F.cross_entropy(logits, truth[:, 0], reduction="none")
     weight = known[:, 0]
     if class_weights is not None:
@@ -229,16 +326,18 @@ def _class_entropy(logits, target, valid, class_weights) -> Sums:
     return entropy, weight
 
 
-def _classes(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits in float32, the true class as int64, 0 if unknown, and what is known in float32.
+def _class_floats(logits: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits in float32, the true class as int64 (0 where it is not valid), validity in float32.
 
-    ValueError unless target and mask have the shape of one channel of the logits.
+    ValueError unless target and valid have the shape of one channel of the logits.
     """
+    import torch
+
     _floats(logits[:, :1], target, valid)
     return logits.float(), torch.where(valid, target.long(), 0), valid.float()
 
 
-def _floats(logits, target, valid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _floats(logits: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All three in float32; ValueError unless they have one shape."""
     if not logits.shape == target.shape == valid.shape:
         shapes = f"{tuple(target.shape)} and {tuple(valid.shape)}"

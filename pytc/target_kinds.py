@@ -1,50 +1,61 @@
-"""What a network can learn to predict, one row a kind: how its output becomes a result, and how
-that is scored.
+"""What a network can learn to predict: one row for each kind of target.
 
-`pytc.data.targets` makes the target of each kind from labels. Standard library only, so that help,
-checks and evaluate.py can read it without torch.
+A row says how the output of the network becomes a result, and how the result is scored. To add a
+kind, add its name to `TargetName` and a row here, and a function in `pytc.data.targets` that makes
+it from labels. Standard library only, so that help, checks and evaluate.py need no torch.
 """
 
 from dataclasses import dataclass
 from typing import Literal
+
+TargetName = Literal["affinity", "binary", "boundary", "classes"]
 
 
 @dataclass(frozen=True)
 class TargetKind:
     """A row of the table."""
 
-    name: str  # target.kind, and --target of evaluate.py
-    activation: Literal["sigmoid", "softmax"]  # from logits to what is stored
-    scale: float  # logits are multiplied by it before, unless inference.activation_scale says other
-    decode: Literal["objects", "threshold", "argmax"]  # from what is stored to segmentation.zarr
+    name: TargetName  # target.kind, and --target of evaluate.py
+    channels: Literal["offsets", "classes", "one"]  # one for each offset, or class, or a single one
+    default_loss: str  # a loss term that suits it
+    activation: Literal["sigmoid", "softmax"]  # from the logits to what is stored
+    scale: float  # factor of the logits before that, see inference.activation_scale
+    decode: Literal["objects", "threshold", "argmax"]  # makes segmentation.zarr from it
     task: Literal["instance", "semantic"]  # whose metrics score it
-    prediction: Literal["affinities", "probabilities"]  # stored as affinities.zarr, ...
-    per_offset: bool  # a channel for each offset of target.offsets
-    truth: Literal[
-        "objects", "foreground", "boundaries", "classes"
-    ]  # of the labels, to score against
-    meaning: str
+    prediction: Literal["affinities", "probabilities"]  # what is stored: affinities.zarr
+    truth: Literal["objects", "foreground", "boundaries", "classes"]  # made from labels
+    meaning: str  # what a channel says
+
+    @property
+    def per_offset(self) -> bool:
+        """Whether it has a channel for each of target.offsets."""
+        return self.channels == "offsets"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether its channels are classes, of which each voxel has exactly one."""
+        return self.channels == "classes"
 
 
 ROWS = (
     TargetKind(
-        "affinity", "sigmoid", 0.2, "objects", "instance", "affinities", True, "objects",
-        "whether a voxel and the one at an offset are the same object",
+        "affinity", "offsets", "bce", "sigmoid", 0.2, "objects", "instance", "affinities",
+        "objects", "whether a voxel and the one at an offset are the same object",
     ),
     TargetKind(
-        "binary", "sigmoid", 0.2, "threshold", "semantic", "probabilities", False, "foreground",
-        "whether a voxel belongs to any object",
+        "binary", "one", "bce", "sigmoid", 0.2, "threshold", "semantic", "probabilities",
+        "foreground", "whether a voxel belongs to any object",
     ),
     TargetKind(
-        "boundary", "sigmoid", 0.2, "threshold", "semantic", "probabilities", False, "boundaries",
-        "whether a voxel touches one of another label",
+        "boundary", "one", "bce", "sigmoid", 0.2, "threshold", "semantic", "probabilities",
+        "boundaries", "whether a voxel touches one of another label",
     ),
     TargetKind(
-        "classes", "softmax", 1.0, "argmax", "semantic", "probabilities", False, "classes",
-        "which of several classes a voxel belongs to",
+        "classes", "classes", "cross_entropy", "softmax", 1.0, "argmax", "semantic",
+        "probabilities", "classes", "which of several classes a voxel belongs to",
     ),
 )  # fmt: skip
-TARGET_KINDS = {row.name: row for row in ROWS}
+TARGET_KINDS: dict[str, TargetKind] = {row.name: row for row in ROWS}
 
 
 def target_kind(name: str) -> TargetKind:

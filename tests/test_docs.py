@@ -15,7 +15,8 @@ from PIL import Image
 from test_architecture import place
 from test_extending import SECTIONS, apply
 
-from pytc.config import LOSSES, Config, VolumeConfig
+from pytc.config import Config, VolumeConfig
+from pytc.losses import LOSSES
 from pytc.main import VERBS
 from pytc.renames import DOCUMENTED_FLAGS
 

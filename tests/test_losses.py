@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss, DiceLoss
 
-from pytc.config import LOSSES, Config, LossConfig, ModelConfig, TargetConfig
+from pytc.config import Config, LossConfig, ModelConfig, TargetConfig
 from pytc.losses import (
+    LOSSES,
     SMOOTHING,
     LossTerms,
     balanced_bce,

@@ -13,6 +13,7 @@ from pytc.config import Config, Lengths, Triple
 from pytc.data.sources import Source, open_source
 from pytc.io import intensity
 from pytc.io.labels import is_unlabelled
+from pytc.target_kinds import target_kind
 
 LOGGER = logging.getLogger(__name__)
 
@@ -181,7 +182,7 @@ def _doubts_about_patches(facts: Facts, config: Config) -> list[str]:
             "of each is mirrored and without labels; a smaller --data.patch-size avoids that"
         )
     alone = facts.labels is not None and facts.n_labels == 1
-    if alone and config.target.kind == "affinity":
+    if alone and target_kind(config.target.kind).task == "instance":
         doubts.append(
             f"{facts.labels} holds a single object: affinities learn to separate objects; "
             "for a mask take --target.kind binary --model.out-channels 1"

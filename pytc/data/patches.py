@@ -19,6 +19,7 @@ from pytc.data.shared_memory import shared_sources
 from pytc.data.sources import Source, open_source
 from pytc.geometry import Box
 from pytc.io.labels import UNLABELLED, is_unlabelled
+from pytc.target_kinds import target_kind
 
 VALIDATION_STREAM = 1
 
@@ -169,8 +170,8 @@ def _datasets(
     Memory for decoded chunks is shared out in proportion to the volumes' bytes.
     """
     data, target = config.data, config.target
-    # with two classes any label will do
-    checked = target.kind == "classes" and target.classes > 2
+    # with two classes, any label above 0 is class 1
+    has_ids = target_kind(target.kind).has_classes and target.classes > 2
     sources = [open_source(volume, data, config.model.in_channels) for volume in volumes]
     if stream == VALIDATION_STREAM:
         sources = [source for source in sources if source.labels is not None]
@@ -188,7 +189,7 @@ def _datasets(
             stream=stream,
             min_labelled=data.min_labelled,
             max_tries=data.max_tries,
-            classes=target.classes if checked else None,
+            classes=target.classes if has_ids else None,
             # a batch is of one dtype
             keep_uint8=all(source.stays_uint8 for source in sources),
         )

@@ -1,82 +1,105 @@
-"""What the network learns, from labels: affinities, a foreground mask, boundaries, or classes.
+"""What the network learns, made from labels: affinities, a foreground mask, boundaries, classes.
 
-Each comes with where it is known. Labels are (B, Z, Y, X) of an integer dtype: 0 background,
-negative unlabelled. Nothing outside the patch is known.
+Each target comes with a mask of where it is valid. Labels are (B, Z, Y, X) of an integer dtype: 0
+is background, a negative label is unlabelled. Nothing outside the patch is valid. To add a kind of
+target, write a function for `MAKERS`, and a row in `pytc.target_kinds`.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
 from pytc.config import TargetConfig, Triple
+from pytc.geometry import pairs
 
 FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
+
+Offsets = tuple[Triple, ...]
+Target = tuple[torch.Tensor, torch.Tensor]  # target and valid, both (B, C, Z, Y, X)
 
 
 def make_targets(
     labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...], axis: int = 0
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+) -> list[Target]:
     """(target, valid) for each scale (sz, sy, sx), both (B, C, Z / sz, Y / sy, X / sx), rounded up.
 
-    valid is bool; the target is bool, or for classes the number of each voxel's class as an integer
-    in a single channel. Labels are eroded first, in the plane of the sections that lie across
-    `axis`. With scale_by "stride", a scale's target is made from every s-th label, with offsets
-    divided by the stride, rounded half up, to at least 1 where they are not 0 (two channels may
-    then coincide). With "nearest", it is every s-th voxel of the full target. With "trilinear", it
-    is the full target resized from the voxels that are known, float32 in [0, 1].
+    config.scale_by says how a coarse target is made:
+
+    - stride: from every s-th label. Offsets are divided by the stride and rounded half up, to at
+      least 1 where they are not 0. Two channels may then be the same.
+    - nearest: every s-th voxel of the full target.
+    - trilinear: the full target, resized from its valid voxels: float32 in [0, 1].
+
+    Args:
+        labels: (B, Z, Y, X).
+        config: the kind of target, and how it is made.
+        scales: voxels of the patch for each voxel of a scale.
+        axis: the axis across which the sections lie: labels are eroded in their plane.
+
+    Returns:
+        valid is bool. The target is bool (or float32, see above); for classes it is the number of
+        the class, an integer in a single channel.
     """
     labels = erode(labels, config.erosion, axis)
+    make = MAKERS[config.kind]
     if config.scale_by == "trilinear":
-        target, valid = _target(labels, config, config.offsets)
+        target, valid = make(labels, config, config.offsets)
         return [_resized(target, valid, scale) for scale in scales]
     if config.scale_by == "nearest":
-        target, valid = _target(labels, config, config.offsets)
+        target, valid = make(labels, config, config.offsets)
         return [(_strided(target, scale), _strided(valid, scale)) for scale in scales]
-    offsets = [tuple(scaled_offset(offset, scale) for offset in config.offsets) for scale in scales]
-    return [
-        _target(_strided(labels, scale), config, scaled) for scale, scaled in zip(scales, offsets)
-    ]
+    targets = []
+    for scale in scales:
+        offsets = tuple(scaled_offset(offset, scale) for offset in config.offsets)
+        targets.append(make(_strided(labels, scale), config, offsets))
+    return targets
 
 
-def affinities(
-    labels: torch.Tensor, offsets: tuple[Triple, ...]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether v and v + offset are the same object, and where that is known.
+def affinities(labels: torch.Tensor, offsets: Offsets) -> Target:
+    """Whether v and v + offset are the same object: two bool tensors (B, N, Z, Y, X).
 
-    Returns two bool tensors (B, N, Z, Y, X). Background is no object. Known is where neither voxel
-    is unlabelled and v + offset lies in the patch. Offsets may have any sign.
+    Background is no object. Valid is where neither voxel is unlabelled and v + offset lies in the
+    patch. Offsets may have any sign.
     """
-    affinity = torch.zeros(
-        len(labels), len(offsets), *labels.shape[1:], dtype=torch.bool, device=labels.device
-    )
+    shape = (len(labels), len(offsets), *labels.shape[1:])
+    affinity = torch.zeros(shape, dtype=torch.bool, device=labels.device)
     valid = torch.zeros_like(affinity)
-    labelled, object_ = labels >= 0, labels > 0
+    is_labelled = labels >= 0
+    is_object = labels > 0
     for channel, offset in enumerate(offsets):
-        here, there = pairs(offset, labels.shape[1:])
-        torch.logical_and(
-            labels[here] == labels[there], object_[here], out=affinity[:, channel][here]
-        )
-        torch.logical_and(labelled[here], labelled[there], out=valid[:, channel][here])
+        source, target = pairs(offset, labels.shape[1:])
+        is_same = labels[source] == labels[target]
+        torch.logical_and(is_same, is_object[source], out=affinity[:, channel][source])
+        torch.logical_and(is_labelled[source], is_labelled[target], out=valid[:, channel][source])
     return affinity, valid
 
 
-def boundaries(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whether one of v's six neighbours has another label, and where that is known.
+def boundaries(labels: torch.Tensor) -> Target:
+    """Whether one of v's six neighbours has another label: two bool tensors (B, 1, Z, Y, X).
 
-    Returns two bool tensors (B, 1, Z, Y, X). Background counts as a label. Known is where v is
-    labelled, and is a boundary or has no unlabelled neighbour; neighbours outside the patch do not
-    count.
+    Background counts as a label. Valid is where v is labelled, and is a boundary or has no
+    unlabelled neighbour. Neighbours outside the patch do not count.
     """
-    labelled = labels >= 0
-    boundary, doubtful = torch.zeros_like(labelled), ~labelled
+    is_labelled = labels >= 0
+    boundary = torch.zeros_like(is_labelled)
+    is_doubtful = ~is_labelled
     for offset in FACES:
-        here, there = pairs(offset, labels.shape[1:])
-        boundary[here] |= (labels[here] != labels[there]) & labelled[here] & labelled[there]
-        doubtful[here] |= ~labelled[there]
-    return boundary[:, None], (labelled & (boundary | ~doubtful))[:, None]
+        source, target = pairs(offset, labels.shape[1:])
+        both_labelled = is_labelled[source] & is_labelled[target]
+        boundary[source] |= (labels[source] != labels[target]) & both_labelled
+        is_doubtful[source] |= ~is_labelled[target]
+    valid = is_labelled & (boundary | ~is_doubtful)
+    return boundary[:, None], valid[:, None]
 
 
-def class_ids(labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The class of each voxel, and where it is known, bool: two tensors (B, 1, Z, Y, X).
+def foreground(labels: torch.Tensor) -> Target:
+    """Whether v belongs to any object: two bool tensors (B, 1, Z, Y, X)."""
+    return (labels > 0)[:, None], (labels >= 0)[:, None]
+
+
+def class_ids(labels: torch.Tensor, classes: int) -> Target:
+    """The class of each voxel, and where it is valid, bool: two tensors (B, 1, Z, Y, X).
 
     With two classes every label above 0 is class 1.
     """
@@ -84,77 +107,77 @@ def class_ids(labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.T
     return ids[:, None], (labels >= 0)[:, None]
 
 
-def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
-    """Set to 0 each voxel with another label or 0 nearby, in the plane across `axis`.
+# For each row of `pytc.target_kinds`: f(labels, config, offsets) -> (target, valid). The offsets
+# are those of the scale at which the target is made.
+MAKERS: dict[str, Callable[[torch.Tensor, TargetConfig, Offsets], Target]] = {
+    "affinity": lambda labels, config, offsets: affinities(labels, offsets),
+    "binary": lambda labels, config, offsets: foreground(labels),
+    "boundary": lambda labels, config, offsets: boundaries(labels),
+    "classes": lambda labels, config, offsets: class_ids(labels, config.classes),
+}
 
-    Nearby is a square of 2 width + 1 voxels. Unlabelled voxels stay so, and like those outside the
-    patch erode nothing.
+
+def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
+    """Set each voxel to 0 that has another label, or 0, nearby in the plane across `axis`.
+
+    Nearby is a square of 2 width + 1 voxels. Unlabelled voxels stay unlabelled. They erode nothing,
+    nor does what lies outside the patch.
     """
     if width == 0:
         return labels
-    largest, smallest = labels, torch.where(labels < 0, torch.iinfo(labels.dtype).max, labels)
+    largest = labels
+    smallest = torch.where(labels < 0, torch.iinfo(labels.dtype).max, labels)
     for dim in {1, 2, 3} - {1 + axis}:
-        largest, smallest = (
-            _spread(largest, width, dim, torch.maximum),
-            _spread(smallest, width, dim, torch.minimum),
-        )
+        largest = _spread(largest, width, dim, torch.maximum)
+        smallest = _spread(smallest, width, dim, torch.minimum)
     return labels.masked_fill((labels > 0) & (largest != smallest), 0)
 
 
 def scaled_offset(offset: Triple, scale: Triple) -> Triple:
     """The offset at a coarser scale.
 
-    It is divided by the scale's stride and rounded half up, to at least 1 where it is not 0.
+    It is divided by the stride of the scale and rounded half up, to at least 1 where it is not 0.
     """
-
-    def divided(length: int, stride: int) -> int:
-        return max(1, (2 * length + stride) // (2 * stride)) if length else 0
-
-    return tuple(divided(o, s) if o >= 0 else -divided(-o, s) for o, s in zip(offset, scale))
+    z, y, x = (_divided(length, stride) for length, stride in zip(offset, scale))
+    return z, y, x
 
 
-def _target(labels: torch.Tensor, config: TargetConfig, offsets: tuple[Triple, ...]):
-    """Target and valid, both (B, C, Z, Y, X)."""
-    if config.kind == "affinity":
-        return affinities(labels, offsets)
-    if config.kind == "boundary":
-        return boundaries(labels)
-    if config.kind == "classes":
-        return class_ids(labels, config.classes)
-    return (labels > 0)[:, None], (labels >= 0)[:, None]
+def _divided(length: int, stride: int) -> int:
+    if length < 0:
+        return -_divided(-length, stride)
+    if length == 0:
+        return 0
+    return max(1, (2 * length + stride) // (2 * stride))
 
 
 def _strided(volume: torch.Tensor, scale: Triple) -> torch.Tensor:
-    return volume[(..., *(slice(None, None, s) for s in scale))]
+    return volume[(..., *(slice(None, None, step) for step in scale))]
 
 
-def _resized(
-    target: torch.Tensor, valid: torch.Tensor, scale: Triple
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of the known voxels, weighted as trilinear interpolation weighs them.
+def _resized(target: torch.Tensor, valid: torch.Tensor, scale: Triple) -> Target:
+    """The mean of the valid voxels, with the weights of trilinear interpolation.
 
-    It is known where one of them is.
+    It is valid where any of them is.
     """
     if scale == (1, 1, 1):
         return target, valid
-    size = [-(-n // s) for n, s in zip(target.shape[2:], scale)]
-    known = valid.float()
-    share = F.interpolate(known, size, mode="trilinear")
-    sums = F.interpolate(target.float() * known, size, mode="trilinear")
+    size = [-(-n // step) for n, step in zip(target.shape[2:], scale)]
+    weight = valid.float()
+    share = F.interpolate(weight, size, mode="trilinear")
+    sums = F.interpolate(target.float() * weight, size, mode="trilinear")
     coarse_valid = share > 0
     return (sums / torch.where(coarse_valid, share, 1)).clamp(max=1), coarse_valid
 
 
-def pairs(offset: Triple, shape: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where v is, and where v + offset is, for all v for which both lie inside (B, *shape)."""
-    here = (slice(None), *(slice(max(0, -o), max(0, n - max(0, o))) for o, n in zip(offset, shape)))
-    there = (slice(None), *(slice(max(0, o), max(0, n + min(0, o))) for o, n in zip(offset, shape)))
-    return here, there
+def _spread(
+    labels: torch.Tensor, width: int, dim: int, pick: Callable[..., torch.Tensor]
+) -> torch.Tensor:
+    """The largest (or smallest) label within `width` voxels along `dim`, exact for any integer.
 
-
-def _spread(labels: torch.Tensor, width: int, dim: int, pick) -> torch.Tensor:
-    """The largest (or smallest) label within `width` voxels along `dim`, exact for any integer."""
-    result, size = labels.clone(), labels.shape[dim]
+    pick: torch.maximum (or torch.minimum).
+    """
+    result = labels.clone()
+    size = labels.shape[dim]
     for step in range(1, min(width, size - 1) + 1):
         for to, start in ((0, step), (step, 0)):
             part = result.narrow(dim, to, size - step)

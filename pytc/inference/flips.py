@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from pytc.config import Triple
-from pytc.data.targets import pairs
+from pytc.geometry import pairs
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 

@@ -1,0 +1,56 @@
+"""From an image to a segmentation."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pytc.checks import Section
+from pytc.config.volumes import Triple
+
+SegmentationMethod = Literal["components", "components_watershed", "waterz", "mutex_watershed"]
+
+
+@dataclass(frozen=True)
+class InferenceConfig(Section):
+    """From an image to affinities."""
+
+    # Voxels of a window that is predicted at once. Default: the training patch.
+    window: Triple | None = None
+    overlap: float = 0.5  # Share of a window that the next window covers again.
+    # Weight of a voxel in a window: its distance to the border, or a Gaussian.
+    blending: Literal["distance", "gaussian"] = "distance"
+    # Average over the eight mirrorings of each window: eight times the work, better affinities.
+    flips: bool = False
+    # Windows predicted at once. On a CPU, PyTorch is slow if it is 1.
+    batch_size: int = 2
+    # Voxels of a block. A block is predicted, written and marked as done in one piece.
+    block: Triple = (512, 512, 512)
+    # Affinity = sigmoid(scale x logit); for classes a softmax of scale x logit. Default: 0.2, which
+    # keeps float16 from saturating, and 1 for classes.
+    activation_scale: float | None = None
+    checkpoint: Literal["best", "last"] = "best"  # Which checkpoint of the run to use.
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("window", "batch_size", "block", "activation_scale")
+        self.require_below_one("overlap")
+
+
+@dataclass(frozen=True)
+class SegmentationConfig(Section):
+    """From affinities to objects."""
+
+    threshold: float = 0.5  # Affinities above this join voxels, or fragments, to one object.
+    min_size: int = 0  # Objects of fewer voxels become background.
+    # components: neighbours with an affinity above the threshold are one object.
+    # components_watershed: the same; then a seeded watershed on the affinities, with the components
+    # as seeds, fills what is left. waterz: fragments with a mean affinity above the threshold are
+    # one object. mutex_watershed: reads the affinities over long distances, too. The last two need
+    # packages: pip install -e '.[agglomeration]' in a clone.
+    method: SegmentationMethod = "components"
+    # waterz: fragments are the components above this, filled by a seeded watershed.
+    fragment_threshold: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_fraction("threshold", "fragment_threshold")
+        self.require_not_negative("min_size")
