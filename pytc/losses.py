@@ -58,14 +58,14 @@ def balanced_bce(
     """
     import torch.nn.functional as F
 
-    logits, target, known = _floats(logits, target, valid)
-    positives = (target * known).sum((2, 3, 4), keepdim=True)
-    negatives = known.sum((2, 3, 4), keepdim=True) - positives
+    logits, target, mask = _floats(logits, target, valid)
+    positives = (target * mask).sum((2, 3, 4), keepdim=True)
+    negatives = mask.sum((2, 3, 4), keepdim=True) - positives
     ratio = negatives / positives.clamp(min=1)
     ratio = ratio.clamp(1 / max_positive_weight, max_positive_weight)
-    weight = known * (1 + (ratio - 1) * target)
+    weight = mask * (1 + (ratio - 1) * target)
     total = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
-    return total, known.sum()
+    return total, mask.sum()
 
 
 def focal(
@@ -107,9 +107,9 @@ def tversky(logits: Tensor, target: Tensor, valid: Tensor, alpha: float = 0.3) -
     voxel. The count is the number of (sample, channel) pairs with a valid voxel. So all classes
     weigh the same, class 0 included; in a sample without a class, every voxel of it is wrong.
     """
-    probability, truth, known = _probabilities(logits, target, valid)
-    probability = probability * known
-    truth = truth * known
+    probability, truth, mask = _probabilities(logits, target, valid)
+    probability = probability * mask
+    truth = truth * mask
     hits = (probability * truth).sum((2, 3, 4))  # (B, C)
     false_positives = probability.sum((2, 3, 4)) - hits
     false_negatives = truth.sum((2, 3, 4)) - hits
@@ -213,7 +213,7 @@ class LossTerms:
 
 def build_loss(config: LossConfig) -> LossTerms:
     """The terms of a config."""
-    functions = {}
+    functions: dict[str, Loss] = {}
     for name in config.terms:
         row = LOSSES[name]
         functions[name] = partial(row.function, **row.options(config))
@@ -318,9 +318,9 @@ def _class_entropy(
     """Cross-entropy of each voxel over the classes, and the voxel's weight, both (B, Z, Y, X)."""
     import torch.nn.functional as F
 
-    logits, truth, known = _class_floats(logits, target, valid)
+    logits, truth, mask = _class_floats(logits, target, valid)
     entropy = F.cross_entropy(logits, truth[:, 0], reduction="none")
-    weight = known[:, 0]
+    weight = mask[:, 0]
     if class_weights is not None:
         weight = weight * logits.new_tensor(class_weights)[truth[:, 0]]
     return entropy, weight

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Iterable
 
-# those of the BANIS baseline
+# the thresholds of the BANIS baseline; pytc has no other list
 DEFAULT_THRESHOLDS = tuple(1 / (1 + math.exp(-0.2 * k)) for k in range(-1, 12))
 
 
 def parse_thresholds(words: Iterable[str | float]) -> tuple[float, ...]:
     """Thresholds from numbers and ranges, e.g. ("0.3", "0.5:0.9:0.1") -> (0.3, 0.5, ..., 0.9).
 
-    A range MIN:MAX:STEP holds MIN, MIN + STEP, ..., and MAX where it is a whole number of steps
-    away. Raises: ValueError for what is neither, and for thresholds outside [0, 1].
+    A range MIN:MAX:STEP has MIN, MIN + STEP, and so on. MAX is in it if it is a whole number of
+    steps from MIN. ValueError for a word that is neither, and for a threshold outside [0, 1].
     """
     found: list[float] = []
     for word in words:

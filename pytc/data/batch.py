@@ -1,8 +1,10 @@
-"""A batch between loader and network, on the device: grey values, augmentation, targets."""
+"""What happens to a batch between loader and network: grey values, augmentation, targets."""
+
+from typing import Any
 
 import torch
 
-from pytc.config import Config, Triple
+from pytc.config import Config
 from pytc.data.augment import augment, section_axis
 from pytc.data.counter_random import sample_key
 from pytc.data.sources import training_voxel_size
@@ -11,38 +13,46 @@ from pytc.io.intensity import UINT8, to_float32
 
 
 class Preparation:
-    """The preparation of a run's batches.
+    """Makes of a loaded batch what the network takes.
 
-    The same sample comes out wherever and whenever it is made.
-
-    samples_per_step: those of all ranks and accumulated batches together; sample `number` is then
-    the one with index number % samples_per_step of step number // samples_per_step, from which its
-    augmentation follows. voxel_size: of the training volumes', in nm, the one that allows the
-    fewest axes to be exchanged.
+    A sample follows from its number alone, wherever and whenever it is made.
     """
 
     def __init__(self, config: Config, device: torch.device, samples_per_step: int):
-        self.config, self.device, self.samples_per_step = config, device, samples_per_step
+        """samples_per_step: of all ranks and accumulated batches. From it and a sample's number
+        follow the step and the index of the sample, and from them its augmentation.
+        """
+        self.config = config
+        self.device = device
+        self.samples_per_step = samples_per_step
         self.voxel_size = training_voxel_size(config.data)
 
-    def plain(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    def plain(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch as it is: image (B, C, Z, Y, X) float32, labels (B, Z, Y, X) int32."""
-        image, labels = self._moved(batch)
-        return to_float32(image, UINT8) if image.dtype == torch.uint8 else image, labels
+        image, labels = self._move(batch)
+        if image.dtype == torch.uint8:
+            image = to_float32(image, UINT8)
+        return image, labels
 
-    def augmented(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, augmented as the config says."""
+    def augmented(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch after augmentation, of the same shapes and dtypes as from `plain`."""
         numbers = batch["number"].tolist()
         keys = torch.tensor([sample_key(*self.sample_of(number)) for number in numbers])
-        return augment(*self._moved(batch), keys, self.config.augment, self.voxel_size)
+        image, labels = self._move(batch)
+        image, moved = augment(image, labels, keys, self.config.augment, self.voxel_size)
+        assert moved is not None  # as labels were given
+        return image, moved
 
-    def _moved(self, batch: dict) -> list[torch.Tensor]:
-        return [batch[part].to(self.device, non_blocking=True) for part in ("image", "labels")]
+    def _move(self, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image and labels on the device."""
+        image = batch["image"].to(self.device, non_blocking=True)
+        labels = batch["labels"].to(self.device, non_blocking=True)
+        return image, labels
 
     def targets(
-        self, labels: torch.Tensor, scales: tuple[Triple, ...]
+        self, labels: torch.Tensor, scales: tuple[tuple[int, ...], ...]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(target, valid) for each scale, as from `make_targets`."""
+        """(target, valid) for each scale, see `make_targets`."""
         return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
 
     def sample_of(self, number: int) -> tuple[int, int, int]:

@@ -1,8 +1,8 @@
-"""Random numbers as a function of (key, stream, counter), with no hidden state.
+"""Random numbers as a function of (key, stream, counter), without hidden state.
 
-A sample's key and the name of the augmentation that draws fix every number: it does not matter
-which other samples share the batch, on which device they are, or which other augmentations are
-switched on. The generator is splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+Every number follows from the key of a sample and the name of the augmentation that draws it. It
+does not depend on the other samples of the batch, on the device, or on the other augmentations. The
+generator is splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
 generators, 2014) in wrapping int64 arithmetic.
 """
 
@@ -14,10 +14,9 @@ import math
 
 import torch
 
-# signed
-GAMMA, *MULTIPLIERS = (
-    n - (1 << 64) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-)
+# The constants of splitmix64, as signed 64-bit integers.
+GAMMA = 0x9E3779B97F4A7C15 - 2**64
+MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def sample_key(seed: int, step: int, index: int) -> int:
@@ -25,36 +24,39 @@ def sample_key(seed: int, step: int, index: int) -> int:
     key = torch.zeros((), dtype=torch.int64)
     for number in (seed, step, index):
         key = _mix(key + number + GAMMA)
-    return key.item()
+    return int(key.item())
 
 
-def shuffled(place: int, size: int, name: str) -> int:
-    """Where `place` of 0 .. size - 1 comes to lie in a random order, which the name fixes.
+def shuffled(index: int, size: int, name: str) -> int:
+    """The new position of `index` after 0 .. size - 1 were shuffled; `name` fixes the order.
 
-    Four rounds of a Feistel network permute all numbers of as many bits; one that comes out at size
-    or above goes through again. No table is needed, however large the size. Source: Black and
-    Rogaway, "Ciphers with arbitrary finite domains" (2002).
+    A Feistel network of four rounds permutes all numbers of the same number of bits. A result of
+    `size` or more goes through it again. So no table is needed, however large the size is. Source:
+    Black and Rogaway, "Ciphers with arbitrary finite domains" (2002).
     """
     half = ((size - 1).bit_length() + 1) // 2
     mask = (1 << half) - 1
     while True:
-        left, right = place >> half, place & mask
+        left, right = index >> half, index & mask
         for turn in range(4):
             text = f"{name} {turn} {right}".encode()
             digest = hashlib.blake2b(text, digest_size=8).digest()
             left, right = right, left ^ (int.from_bytes(digest, "little") & mask)
-        place = left << half | right
-        if place < size:
-            return place
+        index = left << half | right
+        if index < size:
+            return index
 
 
 class SampleRandom:
-    """Draws for a batch, one row a sample.
+    """Draws random numbers for a batch, a row for each sample.
 
-    Row i depends on keys[i], the stream's name and the calls made so far.
+    Row i follows from keys[i], the name of the stream, and the number of calls before. Results are
+    on the CPU unless a device is named, so that a decision never waits for a GPU. The numbers are
+    the same on every device, bit for bit.
 
-    keys: integer tensor (B,). Draws land on the CPU unless a device is named, so that a decision
-    taken from one never waits for a GPU; the numbers are the same on every device, bit for bit.
+    Args:
+        keys: integer tensor (B,), from `sample_key`.
+        stream: another name gives other numbers.
     """
 
     def __init__(self, keys: torch.Tensor, stream: str):
@@ -65,7 +67,7 @@ class SampleRandom:
         self.counter = 0
 
     def rows(self, rows: list[int] | torch.Tensor) -> SampleRandom:
-        """The draws to come, of some of the rows only."""
+        """Draws the same numbers from now on, for some of the rows only."""
         part = object.__new__(SampleRandom)
         part.state, part.counter = self.state[rows], self.counter
         return part
@@ -73,12 +75,12 @@ class SampleRandom:
     def uniform(
         self, *shape: int, low: float = 0.0, high: float = 1.0, device: str | torch.device = "cpu"
     ):
-        """Uniform in [low, high): float32 (B, *shape), in steps of 2^-24 of the range."""
+        """Uniform in [low, high), in steps of 2^-24 of the range: float32 (B, *shape)."""
         unit = _shift(self._bits(math.prod(shape), device), 40).to(torch.float32) * 2.0**-24
         return (unit * (high - low) + low).view(-1, *shape)
 
     def integers(self, low: int, high: int, *shape: int) -> torch.Tensor:
-        """Uniform among low, ..., high - 1: int64 (B, *shape); the range is smaller than 2^31."""
+        """Uniform among low, ..., high - 1, fewer than 2^31 numbers: int64 (B, *shape)."""
         bits = self._bits(math.prod(shape), "cpu")
         return (_shift(_shift(bits, 33) * (high - low), 31) + low).view(-1, *shape)
 
@@ -89,7 +91,7 @@ class SampleRandom:
     def normal(self, *shape: int, device: str | torch.device = "cpu") -> torch.Tensor:
         """Standard normal: float32 (B, *shape).
 
-        It is one of 65,536 equally likely quantiles, so at most 4.3 in size.
+        A number is one of 65,536 equally likely quantiles, so its magnitude is at most 4.3.
         """
         size = math.prod(shape)
         bits = self._bits(-(-size // 4), device)
@@ -108,7 +110,7 @@ class SampleRandom:
 
 
 def _shift(bits: torch.Tensor, places: int) -> torch.Tensor:
-    """Logical shift to the right; torch's own copies the sign."""
+    """Logical shift to the right; the >> of torch copies the sign bit."""
     return (bits >> places) & ((1 << 64 - places) - 1)
 
 

@@ -1,4 +1,4 @@
-"""What was read, in a line a volume, and what looks wrong with it before any work starts."""
+"""A first look at the volumes: a line about each, and a warning of what looks wrong with it."""
 
 import logging
 import math
@@ -17,17 +17,17 @@ from pytc.target_kinds import target_kind
 
 LOGGER = logging.getLogger(__name__)
 
-# The neighbours along an axis of most voxels have the same label, of few the same grey value.
+# Most voxels have the same label as their neighbour along an axis; few have the same grey value.
 LABELS_AGREE = 0.9
 GREYS_AGREE = 0.5
 FEW_VALUES = 8
-# Voxels that differ in size by more than this factor along an axis show another tissue.
+# A network does not fit voxels that differ in size by more than this factor along an axis.
 SIZES_ALIKE = 1.5
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a volume that was opened; plain types, as a checkpoint keeps them."""
+    """Facts of an opened volume, as plain types: a checkpoint keeps them."""
 
     name: str
     image: str
@@ -43,7 +43,7 @@ class Facts:
     n_labels: int = 0  # in the sample
     sampled: bool = False  # whether the volume is larger than the sample
     foreground: float = 0.0  # share of voxels with a label above 0
-    unlabelled: float = 0.0  # share of voxels whose label is unknown
+    unlabelled: float = 0.0  # share of unlabelled voxels
 
     def __str__(self) -> str:
         low, high = self.grey_range
@@ -67,12 +67,13 @@ class Facts:
 
 
 def inspect(source: Source) -> tuple[Facts, list[str]]:
-    """The facts of a volume, and a sentence for each thing that looks wrong with it.
+    """The facts of a volume, and a sentence about each thing that looks wrong with it.
 
-    A sample of a large volume is looked at. ValueError names the first voxel in it whose grey value
-    is no finite number.
+    Of a large volume a sample is read. ValueError names the first voxel whose grey value is not a
+    finite number.
     """
-    image, boxes = source.image, intensity.take_sample(source.image)
+    image = source.image
+    boxes = intensity.take_sample(image)
     values = intensity.without_padding(boxes)
     facts = Facts(
         name=source.name,
@@ -102,21 +103,24 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
             f"the labels {source.labels.path} look like an image: most neighbouring voxels have "
             f"different ones ({most:,} in one patch); are image and labels exchanged?"
         )
-    known = [~is_unlabelled(box) for box in labels]
+    is_labelled = [~is_unlabelled(box) for box in labels]
     if source.mask is not None:
         masks = intensity.take_sample(source.mask)
-        known = [each & (mask[0] != 0) for each, mask in zip(known, masks)]
-    ids = np.unique(np.concatenate([box[each] for box, each in zip(labels, known)]))
+        is_labelled = [flags & (mask[0] != 0) for flags, mask in zip(is_labelled, masks)]
+    ids = np.concatenate([box[flags] for box, flags in zip(labels, is_labelled)])
     total = sum(box.size for box in labels)
-    inside = sum(int(np.count_nonzero(each)) for each in known)
-    full = sum(int(np.count_nonzero(box[each])) for box, each in zip(labels, known))
-    counted = {"n_labels": int(np.count_nonzero(ids)), "foreground": full / total}
-    unlabelled = 1 - inside / total
-    return replace(facts, labels=source.labels.path, unlabelled=unlabelled, **counted), doubts
+    facts = replace(
+        facts,
+        labels=source.labels.path,
+        n_labels=int(np.count_nonzero(np.unique(ids))),
+        foreground=np.count_nonzero(ids) / total,
+        unlabelled=1 - ids.size / total,
+    )
+    return facts, doubts
 
 
 def looks_like_labels(boxes: Sequence[np.ndarray]) -> bool:
-    """Whether the values of an image are few, or mostly those of their neighbours."""
+    """Whether an image has few values, or most voxels have the value of their neighbour."""
     padding = intensity.padding_value(list(boxes))
     values = intensity.without_padding(list(boxes))[::7]
     if len(np.unique(values)) < FEW_VALUES:
@@ -131,7 +135,7 @@ def looks_like_labels(boxes: Sequence[np.ndarray]) -> bool:
 
 
 def looks_like_image(boxes: Sequence[np.ndarray]) -> bool:
-    """Whether most labels differ from their neighbour's."""
+    """Whether most labels differ from the label of their neighbour."""
     same, pairs = 0, 0
     for box in boxes:
         before, after = box[..., :-1], box[..., 1:]
@@ -142,13 +146,13 @@ def looks_like_image(boxes: Sequence[np.ndarray]) -> bool:
 
 
 def inspect_run(config: Config) -> list[Facts]:
-    """The facts of a run's training volumes; says what was read of all its volumes.
+    """Log a line about each volume of a run; returns the facts of its training volumes.
 
     Args:
-        config: of the run; its synthetic volumes have been made.
+        config: of the run, whose synthetic volumes have been made.
 
     Raises:
-        ValueError: a volume is not there, does not fit, or differs from the training volumes in the
+        ValueError: a volume is missing, does not fit, or differs from the training volumes in the
             order of its axes or the size of its voxels.
     """
     training: list[Facts] = []
@@ -193,10 +197,10 @@ def _doubts_about_patches(facts: Facts, config: Config) -> list[str]:
 def require_alike(
     facts: Facts, training: Sequence[Facts], *, prefix: str, role: str, transpose: str = ""
 ) -> None:
-    """ValueError, with the flag that mends it, if a volume differs from the training volumes.
+    """ValueError, with the flag that helps, if a volume does not fit the training volumes.
 
-    All have one order of axes. Voxel sizes are known of all or of none; that of a validation or
-    input volume is near that of a training volume.
+    All volumes must have the same order of axes. Either all have a voxel size or none has. The
+    voxel size of a validation or input volume must be close to that of a training volume.
 
     Args:
         facts: of the volume.
@@ -210,41 +214,42 @@ def require_alike(
     first = training[0]
     if facts.axes != first.axes:
         flag = transpose or f"{prefix}transpose {first.axes}"
-        told = "" if facts.axes_from else f", or {prefix}axes {first.axes} if it is stored so"
+        hint = "" if facts.axes_from else f", or {prefix}axes {first.axes} if it is stored so"
         raise ValueError(
             f"expected the axes {first.axes} of the training volume {first.image} in the {role} "
-            f"volume {facts.image}, got {facts.axes!r}; {flag} reads them in this order{told}"
+            f"volume {facts.image}, got {facts.axes!r}; {flag} reads them in this order{hint}"
         )
+    size = facts.voxel_size
     sizes = [each.voxel_size for each in training if each.voxel_size is not None]
-    if not sizes and facts.voxel_size is not None and role != "input":
+    if not sizes and size is not None and role != "input":
         raise ValueError(
             f"expected the voxel size of the training volume {first.image} (by "
             f"--data.train.0.voxel-size, in nm), as that of {facts.image} is known, got None"
         )
-    if sizes and facts.voxel_size is None:
+    if sizes and size is None:
         raise ValueError(
             f"expected the voxel size of the {role} volume {facts.image} (by {prefix}voxel-size, "
             f"in nm), as that of the training volume {first.image}, {sizes[0]}, is known, got None"
         )
-    if sizes and role != "training":
-        near = any(_near(facts.voxel_size, size) for size in sizes)
+    if sizes and size is not None and role != "training":
         require(
-            near,
+            any(_are_close(size, other) for other in sizes),
             f"voxels of about {sizes[0]} nm, as in the training volume {first.image}, in the "
             f"{role} volume {facts.image} ({prefix}voxel-size corrects it)",
-            facts.voxel_size,
+            size,
         )
 
 
-def _near(size: Lengths, other: Lengths) -> bool:
+def _are_close(size: Lengths, other: Lengths) -> bool:
     return all(max(a, b) <= SIZES_ALIKE * min(a, b) for a, b in zip(size, other))
 
 
 def grey_doubts(facts: Facts, training: Sequence[Facts]) -> list[str]:
-    """A sentence if an input's grey values, once mapped, lie far from all training volumes'."""
+    """A sentence if the mapped grey values of an input differ much from all training volumes."""
     if not training:
         return []
-    shifts = [intensity.shift_between(facts.histogram, each.histogram) for each in training]
+    histogram = list(facts.histogram)
+    shifts = [intensity.shift_between(histogram, list(each.histogram)) for each in training]
     if min(shifts) <= intensity.FAR:
         return []
     nearest = training[int(np.argmin(shifts))]
@@ -261,5 +266,5 @@ def to_plain(training: Sequence[Facts]) -> list[dict[str, Any]]:
 
 
 def from_plain(kept: Sequence[dict[str, Any]]) -> list[Facts]:
-    """Facts from a checkpoint; none from one that was written before they were kept."""
+    """Facts from a checkpoint; an empty list if a release before they were kept wrote it."""
     return [Facts(**facts) for facts in kept]

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from pytc.checks import require
 from pytc.config import Config, Triple, VolumeConfig
 from pytc.data.mixing import StratifiedConcatDataset, WeightedConcatDataset
-from pytc.data.shared_memory import shared_sources
+from pytc.data.shared_memory import OnceANode, shared_sources
 from pytc.data.sources import Source, open_source
 from pytc.geometry import Box
 from pytc.io.labels import UNLABELLED, is_unlabelled
@@ -23,75 +23,86 @@ from pytc.target_kinds import target_kind
 
 VALIDATION_STREAM = 1
 
+TrainingPatches = StratifiedConcatDataset | WeightedConcatDataset
+
 
 @dataclass(eq=False)
-class PatchDataset(Dataset):
-    """Crops of one volume at random positions.
+class PatchDataset(Dataset[dict[str, Any]]):
+    """Crops of one volume at random positions. Sample n is a dictionary:
 
-    Sample n is {"image": (C, Z, Y, X) float32 with the volume's grey range as 0 to 1, or uint8 with
-    0 to 255 as this range, "labels": (Z, Y, X) int32 with 0 background and -1 unlabelled,
-    "number": n}. keep_uint8: whether such uint8 is left for the device to map. A crop needs a share
-    of at least `min_labelled` foreground voxels; where `max_tries` positions do not give one, the
-    best of them is taken, and ValueError raised if that has none at all. With `classes`, a label of
-    that number or above is a ValueError.
+    - image: (C, Z, Y, X) float32, in which 0 and 1 are the ends of the volume's grey range. Or
+      uint8, in which 0 and 255 are the ends, if `keep_uint8` and the volume is such.
+    - labels: (Z, Y, X) int32, 0 = background, -1 = unlabelled.
+    - number: n.
     """
 
-    source: Source
+    source: Source  # with labels, else ValueError
     patch_size: Triple
     seed: int
-    stream: int = 0
-    min_labelled: float = 0.0
+    stream: int = 0  # another stream draws other crops
+    min_labelled: float = 0.0  # share of foreground voxels of a crop that is accepted at once
+    # Crops that are tried. If none is accepted, the one with the largest share is taken; if all
+    # have no foreground, ValueError.
     max_tries: int = 20
-    classes: int | None = None
-    keep_uint8: bool = True
-    # any sample number is valid, however many the length says make an epoch
+    classes: int | None = None  # if given, a label of this number or above is a ValueError
+    keep_uint8: bool = True  # leave it to the device to map uint8 to float32
+    # any sample number is valid, although len() says how many make an epoch
     endless: ClassVar[bool] = True
 
-    def __post_init__(self):
-        require(
-            self.source.labels, f"labels for the volume {self.source.name}, by data.*.labels", None
-        )
+    def __post_init__(self) -> None:
+        if self.source.labels is None:
+            raise ValueError(
+                f"expected labels for the volume {self.source.name}, by data.*.labels, got None"
+            )
+        self.labels = self.source.labels
 
     def __len__(self) -> int:
-        """Samples in an epoch, which draws as many voxels as the volume holds."""
+        """Samples in an epoch, which draws as many voxels as the volume has."""
         return max(1, round(math.prod(self.source.shape) / math.prod(self.patch_size)))
 
-    def __getitem__(self, n: int) -> dict:
-        rng = np.random.Generator(
-            np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n])
-        )
-        room = [max(0, size - patch) for size, patch in zip(self.source.shape, self.patch_size)]
-        size = tuple(map(min, self.patch_size, self.source.shape))
-        best, best_share = None, 0.0
-        for _ in range(self.max_tries):
-            start = tuple(int(rng.integers(r + 1)) for r in room)
-            crop = Box(start, tuple(map(sum, zip(start, size))))
-            labels = self._labels(crop)
-            share = np.count_nonzero(labels > 0) / math.prod(self.patch_size)
-            if share > best_share:
-                best, best_share = (crop, labels), share
-            if best_share >= max(self.min_labelled, 1e-12):
-                break
-        require(
-            best,
-            f"labelled voxels in {self.source.labels.path}, or a larger data.max_tries where they "
-            "are sparse",
-            f"none in {self.max_tries} patches of {self.patch_size}",
-        )
-        crop, labels = best
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        crop, labels = self._draw(n)
         read = self.source.read
         if self.keep_uint8 and self.source.stays_uint8:
             read = self.source.image.read
-        image = read(crop.start, crop.stop)
-        missing = [(0, p - s) for p, s in zip(self.patch_size, size)]
+        image = read(cast(Triple, crop.start), cast(Triple, crop.stop))
+        # a volume that is smaller than the patch is mirrored, and unlabelled there
+        missing = [(0, patch - size) for patch, size in zip(self.patch_size, crop.shape)]
         return {
             "image": np.pad(image, [(0, 0), *missing], mode="reflect"),
             "labels": np.pad(labels, missing, constant_values=UNLABELLED),
             "number": n,
         }
 
-    def _labels(self, crop: Box) -> np.ndarray:
-        stored = self.source.labels[crop.slices]
+    def _draw(self, n: int) -> tuple[Box, np.ndarray]:
+        """The crop of sample n, and its labels."""
+        rng = np.random.Generator(
+            np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n])
+        )
+        size = tuple(map(min, self.patch_size, self.source.shape))
+        room = [whole - part for whole, part in zip(self.source.shape, size)]
+        enough = max(self.min_labelled, 1e-12)
+        best = None
+        best_share = 0.0
+        for _ in range(self.max_tries):
+            start = tuple(int(rng.integers(most + 1)) for most in room)
+            crop = Box(start, tuple(a + length for a, length in zip(start, size)))
+            labels = self._read_labels(crop)
+            share = np.count_nonzero(labels > 0) / math.prod(self.patch_size)
+            if share > best_share:
+                best, best_share = (crop, labels), share
+            if best_share >= enough:
+                break
+        if best is None:
+            raise ValueError(
+                f"expected labelled voxels in {self.labels.path}, or a larger data.max_tries where "
+                f"they are sparse, got none in {self.max_tries} patches of {self.patch_size}"
+            )
+        return best
+
+    def _read_labels(self, crop: Box) -> np.ndarray:
+        """Labels of a crop as int32, -1 where they are unlabelled or masked."""
+        stored = self.labels[crop.slices]
         labels = compact_labels(stored)
         if self.source.mask is not None:
             labels[self.source.mask[crop.slices] == 0] = UNLABELLED
@@ -100,16 +111,16 @@ class PatchDataset(Dataset):
             require(
                 largest < self.classes,
                 f"class ids below {self.classes} (target.classes), -1 or a mask where there are "
-                f"none, in {self.source.labels.path}",
+                f"none, in {self.labels.path}",
                 largest,
             )
         return labels
 
 
 def compact_labels(labels: np.ndarray) -> np.ndarray:
-    """Labels as int32, same partition: ids that do not fit are renumbered within the patch.
+    """Labels as int32: 0 stays 0, unlabelled becomes -1, equal ids stay equal.
 
-    0 stays, and what `is_unlabelled` becomes -1.
+    Ids that are too large for int32 are numbered anew within the patch.
     """
     largest = np.iinfo(np.int32).max
     if labels.dtype.kind == "b" or np.iinfo(labels.dtype).max <= largest:
@@ -127,22 +138,25 @@ def compact_labels(labels: np.ndarray) -> np.ndarray:
 def step_numbers(
     first_step: int, batch_size: int, accumulate: int = 1, rank: int = 0, world: int = 1
 ) -> Iterator[int]:
-    """The sample numbers of one rank, step by step from `first_step` on, without end.
+    """Yield the sample numbers of one rank, from `first_step` on, without end.
 
-    Step s consists of the numbers [s x G, (s + 1) x G), G = world x accumulate x batch; they are
-    dealt to ranks in such a way that every rank and every accumulated batch has its own, and that
-    the step as a whole is the same for any number of ranks.
+    Step s takes the numbers [s x G, (s + 1) x G) with G = world x accumulate x batch_size, whatever
+    the number of ranks. Every rank and every accumulated batch gets numbers of its own.
     """
     for batch in itertools.count(first_step * accumulate):
         first = (batch * world + rank) * batch_size
         yield from range(first, first + batch_size)
 
 
-def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset:
-    """The training volumes of a config, mixed as it says.
+def train_dataset(
+    config: Config, chunk_memory: int = 0, once_a_node: OnceANode | None = None
+) -> TrainingPatches:
+    """Crops of the training volumes, mixed as data.mixing says.
 
-    A process that reads keeps up to `chunk_memory` bytes of decoded chunks; once_a_node as in
-    `shared_sources`.
+    Args:
+        config: of the run.
+        chunk_memory: bytes of decoded chunks that each loader process keeps.
+        once_a_node: see `shared_sources`.
     """
     data = config.data
     parts = _datasets(config, data.train, 0, chunk_memory, once_a_node)
@@ -153,22 +167,25 @@ def train_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Da
     return WeightedConcatDataset(parts, weights, length, seed=config.loop.seed)
 
 
-def val_dataset(config: Config, chunk_memory: int = 0, once_a_node=None) -> Dataset | None:
-    """Fixed crops of the validation volumes that have labels, each volume in turn.
+def val_dataset(
+    config: Config, chunk_memory: int = 0, once_a_node: OnceANode | None = None
+) -> StratifiedConcatDataset | None:
+    """Fixed crops of the validation volumes that have labels, from each volume in turn.
 
-    None if none has.
+    None if no volume has labels. Arguments as for `train_dataset`.
     """
     parts = _datasets(config, config.data.validation, VALIDATION_STREAM, chunk_memory, once_a_node)
     return StratifiedConcatDataset(parts) if parts else None
 
 
 def _datasets(
-    config: Config, volumes: tuple[VolumeConfig, ...], stream: int, chunk_memory: int, once_a_node
-) -> list:
-    """Crops of each volume.
-
-    Memory for decoded chunks is shared out in proportion to the volumes' bytes.
-    """
+    config: Config,
+    volumes: tuple[VolumeConfig, ...],
+    stream: int,
+    chunk_memory: int,
+    once_a_node: OnceANode | None,
+) -> list[PatchDataset]:
+    """Crops of each volume. The memory for decoded chunks is divided by the volumes' bytes."""
     data, target = config.data, config.target
     # with two classes, any label above 0 is class 1
     has_ids = target_kind(target.kind).has_classes and target.classes > 2

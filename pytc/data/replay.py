@@ -1,4 +1,4 @@
-"""A sample of a run, made again by its number, without the steps before.
+"""Make one training sample of a run again from its number, without the steps before it.
 
     pytc replay --run runs/mine --step 1200 --index 3
 
@@ -18,9 +18,9 @@ from pytc.runs import load_config
 
 
 def replay(config: ReplayConfig) -> Path:
-    """Write the sample and print what is in it; returns the path of the file.
+    """Write the sample, print a line about each array, and return the path of the file.
 
-    ValueError for an impossible sample.
+    ValueError if the run has no such sample.
     """
     run = Path(config.run)
     trained = load_config(run)
@@ -51,10 +51,12 @@ def replay(config: ReplayConfig) -> Path:
 
 
 def make_sample(config: Config, number: int, samples_per_step: int) -> dict[str, np.ndarray]:
-    """Sample `number` of a run, at each stage of its preparation.
+    """Sample `number` of a run at each stage of its preparation, by name:
 
-    crop (C, Z, Y, X) as read, raw (the same, augmented, float32), labels (Z, Y, X) int32, target
-    and valid (channels, Z, Y, X) at full resolution, bool, but the target of classes an integer.
+    - crop: (C, Z, Y, X) as it is read.
+    - raw: (C, Z, Y, X) float32, after augmentation.
+    - labels: (Z, Y, X) int32, after augmentation.
+    - target, valid: (channels, Z, Y, X) bool at full resolution; the target of classes is integer.
     """
     # torch takes seconds to load, and --help needs none
     import torch

@@ -9,7 +9,6 @@ import math
 import os
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def shared_sources(sources: list[Source], once_a_node: OnceANode | None) -> list
     for volume, descriptor in zip(mapped, descriptors):
         weakref.finalize(volume, os.close, descriptor)
     rest = iter(mapped)
-    return [replace(source, **{name: next(rest) for name in source.parts}) for source in sources]
+    return [source.with_parts({name: next(rest) for name in source.parts}) for source in sources]
 
 
 def decode_all(volumes: list[Volume]) -> list[int]:
@@ -74,7 +73,7 @@ def decode_all(volumes: list[Volume]) -> list[int]:
 def decode_one(volume: Volume) -> int:
     """Write ([C,] Z, Y, X) of a volume as .npy to a file in memory; returns the descriptor."""
     LOGGER.info(f"decoding into memory: {volume.path}")
-    depth, *plane = volume.spatial_shape
+    depth, height, width = volume.spatial_shape
     descriptor = os.memfd_create(volume.path[-200:])
     channels = (volume.n_channels,) if "c" in volume.axes else ()
     shape = channels + volume.spatial_shape
@@ -82,7 +81,7 @@ def decode_one(volume: Volume) -> int:
     volume.keep_decoded(2 * CHUNK * array.nbytes // depth)
     for start in range(0, depth, CHUNK):
         stop = min(start + CHUNK, depth)
-        array[..., start:stop, :, :] = volume.read((start, 0, 0), (stop, *plane))
+        array[..., start:stop, :, :] = volume.read((start, 0, 0), (stop, height, width))
     return descriptor
 
 

@@ -41,6 +41,12 @@ class Source:
         parts = {"image": self.image, "labels": self.labels, "mask": self.mask}
         return {name: part for name, part in parts.items() if part is not None}
 
+    def with_parts(self, parts: dict[str, Volume]) -> "Source":
+        """The same source with other volumes; it then has those in `parts` alone."""
+        return replace(
+            self, image=parts["image"], labels=parts.get("labels"), mask=parts.get("mask")
+        )
+
     @property
     def voxel_size(self) -> tuple[float, float, float]:
         """nm along each spatial axis; 1 nm where no voxel size is stated."""

@@ -16,11 +16,12 @@ from pytc.geometry import pairs
 FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 Offsets = tuple[Triple, ...]
+Scale = tuple[int, ...]  # voxels of the patch along each axis for a voxel of the scale
 Target = tuple[torch.Tensor, torch.Tensor]  # target and valid, both (B, C, Z, Y, X)
 
 
 def make_targets(
-    labels: torch.Tensor, config: TargetConfig, scales: tuple[Triple, ...], axis: int = 0
+    labels: torch.Tensor, config: TargetConfig, scales: tuple[Scale, ...], axis: int = 0
 ) -> list[Target]:
     """(target, valid) for each scale (sz, sy, sx), both (B, C, Z / sz, Y / sy, X / sx), rounded up.
 
@@ -133,7 +134,7 @@ def erode(labels: torch.Tensor, width: int, axis: int = 0) -> torch.Tensor:
     return labels.masked_fill((labels > 0) & (largest != smallest), 0)
 
 
-def scaled_offset(offset: Triple, scale: Triple) -> Triple:
+def scaled_offset(offset: Triple, scale: Scale) -> Triple:
     """The offset at a coarser scale.
 
     It is divided by the stride of the scale and rounded half up, to at least 1 where it is not 0.
@@ -150,11 +151,12 @@ def _divided(length: int, stride: int) -> int:
     return max(1, (2 * length + stride) // (2 * stride))
 
 
-def _strided(volume: torch.Tensor, scale: Triple) -> torch.Tensor:
-    return volume[(..., *(slice(None, None, step) for step in scale))]
+def _strided(volume: torch.Tensor, scale: Scale) -> torch.Tensor:
+    z, y, x = scale
+    return volume[..., ::z, ::y, ::x]
 
 
-def _resized(target: torch.Tensor, valid: torch.Tensor, scale: Triple) -> Target:
+def _resized(target: torch.Tensor, valid: torch.Tensor, scale: Scale) -> Target:
     """The mean of the valid voxels, with the weights of trilinear interpolation.
 
     It is valid where any of them is.

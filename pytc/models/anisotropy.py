@@ -98,7 +98,9 @@ def cumulative(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...
     )
 
 
-def fit_to_data(config: ModelConfig, patch_size: Triple, voxel_size: Lengths) -> ModelConfig:
+def fit_to_data(
+    config: ModelConfig, patch_size: Triple | None, voxel_size: Lengths | None
+) -> ModelConfig:
     """The config with the fields that the training data decide filled in where they are None."""
     if config.voxel_size is None:
         config = replace(config, voxel_size=voxel_size)

@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from pytc.runs import find_run, find_weights, load_config, replacing
 FORMAT = 1
 # Checkpoints of nnU-Net hold NumPy numbers. Only these NumPy types may be read.
 _SCALAR = np.float64(0).__reduce__()[0]
-HARMLESS = [
+HARMLESS: list[Any] = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "?")),
     (_SCALAR, "numpy.core.multiarray.scalar"),
@@ -166,7 +166,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
             f"expected a pytc checkpoint of format {FORMAT}, got {path} of format "
             f"{state['format']}, which takes a newer release of pytc"
         )
-    return state
+    return cast(Checkpoint, state)
 
 
 def restore_model(state: Checkpoint) -> tuple[ConnectomicsModel, Config]:

@@ -1,8 +1,9 @@
-"""Weights from elsewhere, as the start of a training.
+"""Start a training from the weights of another network.
 
-They come from other runs, official MedNeXt, nnU-Net, Lightning or safetensors.
+They come from another run, official MedNeXt, nnU-Net, Lightning or safetensors.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,17 +16,17 @@ from pytc.models.base import ConnectomicsModel
 from pytc.models.checkpoint import read_file
 from pytc.runs import find_weights
 
-# Where frameworks keep the weights in a checkpoint, and what they put before the names.
+# Under which keys frameworks keep the weights in a checkpoint, and what they put before the names.
 ENTRIES = ("average", "model", "state_dict", "network_weights")
 PREFIXES = ("model.", "net.", "module.")
-IDLE = "dummy_tensor"  # the official MedNeXt holds it and never uses it
+IDLE = "dummy_tensor"  # the official MedNeXt has this tensor and never uses it
 
 
 @dataclass
 class Report:
-    """What became of each parameter, by name.
+    """What was done with each parameter, by name.
 
-    `reset` and `unmatched` hold shapes (in the file, in the network).
+    `reset` and `unmatched` have pairs of shapes: in the file, in the network.
     """
 
     source: Path
@@ -33,8 +34,8 @@ class Report:
     resampled: list[str] = field(default_factory=list)  # UpKern: kernels of another size
     reset: dict[str, tuple] = field(default_factory=dict)  # heads, initialised anew on request
     unmatched: dict[str, tuple] = field(default_factory=dict)  # of another shape
-    skipped: list[str] = field(default_factory=list)  # in the file alone
-    missing: list[str] = field(default_factory=list)  # in the network alone, left as initialised
+    skipped: list[str] = field(default_factory=list)  # only in the file
+    missing: list[str] = field(default_factory=list)  # only in the network: they stay as they are
 
     def __str__(self) -> str:
         lines = [
@@ -56,33 +57,40 @@ class Report:
 
 
 def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
-    """Start `model` from the weights that its config names, and tell what was taken.
+    """Start `model` from the file that its config names as `pretrained` or `upkern`.
 
-    The config's fields are `pretrained` and `upkern`. UpKern (Roy et al. 2023, arXiv:2303.09975)
-    takes the weights of a network of smaller kernels, each kernel stretched by trilinear
-    interpolation. None if the config names no file. ValueError, before any weight is set, for a
-    file that is unreadable, if no tensor fits, or if one has another shape, but for those of heads
-    under `reset_head`.
+    UpKern (Roy et al. 2023, arXiv:2303.09975) takes the weights of a network with smaller kernels,
+    and enlarges each kernel by trilinear interpolation.
+
+    Returns:
+        What was taken; None if the config names no file.
+
+    Raises:
+        ValueError: the file cannot be read, no tensor fits, or a tensor has another shape and is
+            not that of a head under `reset_head`. No weight is set then.
     """
-    source = config.pretrained or config.upkern
-    if source is None:
+    name_or_path = config.pretrained or config.upkern
+    if name_or_path is None:
         return None
-    source = find_weights(source)
-    own, fitting = model.state_dict(), {}
-    found = read_weights(source, own)
-    report = Report(source, missing=[name for name in own if name not in found])
-    heads = head_names(config) if config.reset_head else ()
+    source = find_weights(name_or_path)
+    current = model.state_dict()
+    found = read_weights(source, current)
+    fitting: dict[str, Tensor] = {}
+    report = Report(source, missing=[name for name in current if name not in found])
+    heads = head_names(config) if config.reset_head else set()
     for name, tensor in found.items():
-        if name not in own:
+        if name not in current:
             report.skipped.append(name)
-        elif tensor.shape == own[name].shape:
+            continue
+        shape = current[name].shape
+        if tensor.shape == shape:
             fitting[name] = tensor
-        elif config.upkern and tensor.ndim > 2 and tensor.shape[:2] == own[name].shape[:2]:
-            fitting[name] = resample_kernel(tensor, tuple(own[name].shape[2:]))
+        elif config.upkern and tensor.ndim > 2 and tensor.shape[:2] == shape[:2]:
+            fitting[name] = resample_kernel(tensor, tuple(shape[2:]))
             report.resampled.append(name)
         else:
             differing = report.reset if name in heads else report.unmatched
-            differing[name] = tuple(tensor.shape), tuple(own[name].shape)
+            differing[name] = tuple(tensor.shape), tuple(shape)
     report.matched = list(fitting)
     if report.unmatched or not fitting:
         hint = (
@@ -96,12 +104,12 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
             f"expected kernels of another size in {source} for upkern, got the same; "
             "--model.pretrained takes weights as they are"
         )
-    model.load_state_dict(own | fitting)
+    model.load_state_dict(current | fitting)
     return report
 
 
 def resample_kernel(kernel: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Stretch kernels (outputs, inputs, ...) to `size` by linear interpolation, in float32."""
+    """Enlarge kernels (outputs, inputs, ...) to `size` by linear interpolation, in float32."""
     return F.interpolate(kernel.float(), size, mode="trilinear" if len(size) == 3 else "bilinear")
 
 
@@ -114,23 +122,30 @@ def head_names(config: ModelConfig) -> set[str]:
     }
 
 
-def read_weights(path: Path, known: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint or a bare state dict, under the names of the network.
+def read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, or of a bare state dict, under the names of the network.
 
-    The network's own names are `known`. The moving average where there is one; names are freed of
-    the wrappers of compilation, Lightning and DDP. ValueError if the file is missing, unreadable,
-    holds no weights, or two for one name.
+    If the checkpoint has a moving average, its tensors are taken. The prefixes that compilation,
+    Lightning and DDP put before a name are removed.
+
+    Args:
+        path: the file.
+        names: of the network's parameters and buffers.
+
+    Raises:
+        ValueError: the file is missing, cannot be read, has no weights, or two for one name.
     """
     state = read_file(path)
-    entries = [
-        state[entry]
-        for entry in ENTRIES
-        if isinstance(state, dict) and isinstance(state.get(entry), dict)
-    ]
-    state, renamed = entries[0] if entries else state, {}
-    for name, tensor in state.items() if isinstance(state, dict) else ():
+    if not isinstance(state, dict):
+        state = {}
+    for entry in ENTRIES:
+        if isinstance(state.get(entry), dict):
+            state = state[entry]
+            break
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
         name = str(name).replace("_orig_mod.", "")
-        while name not in known and name.startswith(PREFIXES):
+        while name not in names and name.startswith(PREFIXES):
             name = name.partition(".")[2]
         if name in renamed:
             raise ValueError(f"expected one tensor a parameter, got two for {name}")

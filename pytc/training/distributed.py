@@ -32,28 +32,27 @@ FAILURE = "pytc/failure"  # key in the ranks' store: the rank that failed first,
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all processes of a run; one process is simply one rank of one."""
+    """This process among all processes of a run; a run of one process is rank 0 of 1."""
 
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0
-    local_world: int = 1
+    rank: int = 0  # number of this process
+    world: int = 1  # processes of the run
+    local_rank: int = 0  # number of this process on its node
+    local_world: int = 1  # processes on its node
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
-        """The sum of `value` over all ranks, on every rank; `value` itself is not changed."""
+        """The sum of `value` over all ranks, on every rank; `value` is not changed."""
         value = value.detach().clone()
         if self.world > 1:
             dist.all_reduce(value)
         return value
 
     def mean_count(self, count: torch.Tensor) -> torch.Tensor:
-        """What to divide a local sum by, so that DDP's average over ranks is a mean.
-
-        It is the mean over all counted values of all ranks.
+        """The number to divide a local sum by, so that DDP's average over the ranks is the mean
+        over all counted values of all ranks.
         """
         return self.sum(count) / self.world
 
@@ -65,9 +64,9 @@ class Ranks:
         return values
 
     def once_a_node(self, make):
-        """What make() returns on the first rank of this one's node.
+        """Call make() on the first rank of each node; every rank returns its node's result.
 
-        ValueError on all ranks if any of them fails.
+        ValueError on all ranks if any call fails.
         """
         made, error = None, None
         if self.local_rank == 0:
@@ -82,13 +81,13 @@ class Ranks:
 
 
 def read_environment(environment=os.environ) -> Ranks:
-    """Ranks as torchrun set them, or as Slurm did (srun), or a single one."""
+    """The ranks that torchrun or Slurm (srun) started, or a single one."""
     if "WORLD_SIZE" in environment:
         return Ranks(
-            *(
-                int(environment[name])
-                for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-            )
+            rank=int(environment["RANK"]),
+            world=int(environment["WORLD_SIZE"]),
+            local_rank=int(environment["LOCAL_RANK"]),
+            local_world=int(environment["LOCAL_WORLD_SIZE"]),
         )
     if int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment:
         world = int(environment["SLURM_NTASKS"])
@@ -100,10 +99,11 @@ def read_environment(environment=os.environ) -> Ranks:
 
 
 def meeting_point(environment=os.environ) -> str:
-    """Where the ranks find each other, tcp://HOST:PORT.
+    """The address at which the ranks find each other, tcp://HOST:PORT.
 
-    As torchrun says, or the first node of a Slurm job. The port of a Slurm job follows from its
-    number, so that two jobs on a node do not meet. ValueError if neither says.
+    MASTER_ADDR and MASTER_PORT if they are set, else the first node of a Slurm job. The port of a
+    Slurm job follows from its number, so that two jobs on a node do not meet. ValueError if there
+    is neither.
     """
     host, port = environment.get("MASTER_ADDR"), environment.get("MASTER_PORT")
     if "SLURM_JOB_ID" in environment:
@@ -118,10 +118,10 @@ def meeting_point(environment=os.environ) -> str:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of a list of Slurm's, e.g. gpu007 of gpu[007-010,12],cpu1."""
-    prefix, number, suffix = re.match(
-        r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^\[,]*)", nodes
-    ).groups()
+    """The first name of a list as Slurm writes it, e.g. gpu007 of gpu[007-010,12],cpu1."""
+    match = re.match(r"([^\[,]*)(?:\[([^\],-]+)[^\]]*\])?([^\[,]*)", nodes)
+    assert match is not None  # every part of the pattern may be empty
+    prefix, number, suffix = match.groups()
     return prefix + (number or "") + suffix
 
 
@@ -162,13 +162,14 @@ def joined(ranks: Ranks, device: torch.device):
     except Exception as error:
         line = user_message(error)
         first, reason = first_failure(store, ranks.rank, line or repr(error))
-        if first == ranks.rank and line is None:
-            raise
         if first == ranks.rank:
+            if line is None:
+                raise
             raise RankError(line, is_reported=False) from error
         # The same error, or a connection that was lost because the other rank ended.
-        told = line is None or line == reason
-        raise RankError(line or f"rank {first} failed: {reason}", is_reported=told) from error
+        is_reported = line is None or line == reason
+        message = line or f"rank {first} failed: {reason}"
+        raise RankError(message, is_reported=is_reported) from error
     dist.barrier()  # nothing is on its way any more
     gc.collect()  # what a reference cycle keeps alive may hold the group
     dist.destroy_process_group()
@@ -255,12 +256,13 @@ def start_forkserver() -> None:
 def live_with_parent(worker: int) -> None:
     """DataLoader `worker_init_fn`: ignore SIGNALS, and exit when the trainer exits.
 
-    torch watches the process that forked the workers, the forkserver, which itself lives as long as
-    they do.
+    torch watches the forkserver instead, which lives as long as the workers it forked.
     """
 
     def end_with_parent():
-        wait([parent_process().sentinel])
+        parent = parent_process()
+        assert parent is not None  # this is a child process
+        wait([parent.sentinel])
         os._exit(1)
 
     for number in SIGNALS:

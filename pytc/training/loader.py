@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pytc import hardware
 from pytc.config import Config
+from pytc.data.patches import TrainingPatches
 from pytc.training import distributed
 from pytc.training.distributed import Ranks
 
@@ -31,25 +32,22 @@ def make_loader(
         sampler: numbers of the samples; by default each item of the dataset, in order.
     """
     workers = hardware.choose_workers(config.system, device, ranks.local_world)
-    processes = {}
-    if workers:
+    has_workers = workers > 0
+    if has_workers:
         distributed.start_forkserver()
-        processes = {
-            "multiprocessing_context": START_METHOD,
-            "worker_init_fn": distributed.live_with_parent,
-            "persistent_workers": True,
-        }
     return DataLoader(
         dataset,
         config.loop.batch_size,
         sampler=sampler,
         num_workers=workers,
         pin_memory=device.type == "cuda",
-        **processes,
+        multiprocessing_context=START_METHOD if has_workers else None,
+        worker_init_fn=distributed.live_with_parent if has_workers else None,
+        persistent_workers=has_workers,
     )
 
 
-def read_first_patches(*mixes: Dataset | None) -> None:
+def read_first_patches(*mixes: TrainingPatches | None) -> None:
     """Read a patch of each volume; ValueError for one that cannot be read or has no labels."""
     for mix in mixes:
         if mix is not None:

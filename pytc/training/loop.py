@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 from pytc import hardware
 from pytc.checks import require
 from pytc.config import Config
 from pytc.data.inspection import inspect_run, to_plain
-from pytc.data.patches import step_numbers, train_dataset, val_dataset
+from pytc.data.patches import TrainingPatches, step_numbers, train_dataset, val_dataset
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.models import name_plugins
 from pytc.models.checkpoint import Checkpoint, good_checkpoints
@@ -134,8 +134,8 @@ class Run:
         self,
         trainer: Trainer,
         resume: Path | None,
-        dataset: Dataset,
-        validation: Dataset | None,
+        dataset: TrainingPatches,
+        validation: TrainingPatches | None,
         volumes: list[dict[str, Any]],
     ):
         """Continue the run in the folder `resume`, or make a new one.
@@ -216,7 +216,7 @@ class Run:
                 step, self.batches, stop=bool(signals), detailed=is_logged
             )
             self.begun = True
-            if result.suspects:
+            if result.broken_samples:
                 self.tell_skip(step, result)
             if is_logged:
                 self.monitor.record(done, result.scalars | self.throughput.scalars())
@@ -268,7 +268,7 @@ class Run:
         """Log a step that was skipped; RunError if too many in a row were."""
         loss = result.scalars["train/loss_total"]
         norm = result.scalars["train/gradient_norm"]
-        self.monitor.skipped(step, loss, norm, result.suspects)
+        self.monitor.skipped(step, loss, norm, result.broken_samples)
         in_a_row = self.trainer.skipped_in_a_row
         if in_a_row >= self.loop.max_skipped:
             raise RunError(

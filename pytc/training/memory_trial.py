@@ -1,7 +1,7 @@
-"""What `system.auto` does on a GPU before a run: try by the run's own steps how many patches fit.
+"""`system.auto` on a GPU: find the largest batch that fits, by steps of the run itself.
 
-The trial is a `Trainer` like the run's, with the same scaler, compiled or not, accumulating or not,
-over copies of one training sample.
+A trial is made by a `Trainer` of the same config as that of the run (same precision, compiled or
+not, accumulating or not), on copies of one training sample.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
 from pytc.checks import require
 from pytc.config import Config
+from pytc.data.patches import TrainingPatches
 from pytc.training.distributed import Ranks
 
 if TYPE_CHECKING:
@@ -26,51 +27,56 @@ if TYPE_CHECKING:
 
 def batch_that_fits(
     config: Config,
-    dataset: Dataset,
+    dataset: TrainingPatches,
     ranks: Ranks,
     device: torch.device,
     make_trainer: Callable[[Config], Trainer],
 ) -> tuple[int, str]:
-    """The largest batch, `loop.batch_size` or a divisor of it, that every rank's GPU can take; why.
+    """The largest batch that fits the GPU of every rank, and a sentence about it.
 
-    ValueError if not even one patch fits.
+    It is loop.batch_size or a divisor of it. ValueError if not even one patch fits.
+
+    make_trainer: makes the trainer of a config, on this rank alone.
     """
-    wanted = config.loop.batch_size
+    recipe = config.loop.batch_size
     sample = dataset[0]
     torch.cuda.reset_peak_memory_stats(device)
-    mine = largest_batch(
-        lambda size: trial_steps(make_trainer, config, sample, size, ranks.world > 1), wanted
+    fits_here = largest_batch(
+        lambda size: trial_steps(make_trainer, config, sample, size, ranks.world > 1), recipe
     )
     used = f"{torch.cuda.max_memory_reserved(device) / 2**30:.1f} GiB"
     total = f"{torch.cuda.get_device_properties(device).total_memory / 2**30:.1f} GiB"
     _free_memory()
-    fits = min(ranks.gather(mine))
+    fits = min(ranks.gather(fits_here))
     require(
         fits > 0,
         f"a GPU with memory for one patch of {config.data.patch_size}, or a smaller "
         "data.patch_size, or model.checkpoint_style",
         total,
     )
-    if fits < wanted:
+    if fits < recipe:
         return fits, (
-            f"{wanted} patches did not fit; "
-            f"{wanted // fits} batches a step keep the recipe's number"
+            f"{recipe} patches did not fit; "
+            f"{recipe // fits} batches a step keep the recipe's number"
         )
-    return fits, f"{mine} patches took {used} of {total}"
+    return fits, f"{fits_here} patches took {used} of {total}"
 
 
-def largest_batch(try_batch: Callable[[int], None], wanted: int) -> int:
-    """Of wanted and its divisors, each at most half the one before, the first that fits; else 0.
+def largest_batch(try_batch: Callable[[int], None], recipe: int) -> int:
+    """The first batch that fits: `recipe`, or a divisor of it at most half as large as the last.
+
+    0 if not even one patch fits.
 
     try_batch: raises torch.OutOfMemoryError for a batch that does not fit.
     """
-    size = wanted
-    while size:
+    size = recipe
+    while size > 0:
         try:
             try_batch(size)
-            break
         except torch.OutOfMemoryError:
-            size = next((n for n in range(size // 2, 0, -1) if wanted % n == 0), 0)
+            size = next((n for n in range(size // 2, 0, -1) if recipe % n == 0), 0)
+        else:
+            break
     return size
 
 
@@ -81,12 +87,14 @@ def trial_steps(
     size: int,
     several_ranks: bool,
 ) -> None:
-    """Two steps of a run with `size` copies of a sample; the second has the optimizer's state.
+    """Take two steps with `size` copies of a sample; random states are left as they were.
 
-    several_ranks: the run copies all gradients, to sum them over the ranks. Nothing stays behind,
-    and random states are left as they were. torch.OutOfMemoryError if a step does not fit.
+    The state of the optimizer takes memory in the second step only. torch.OutOfMemoryError if a
+    step does not fit.
+
+    several_ranks: the run will copy all gradients to sum them over the ranks.
     """
-    _free_memory()  # an attempt that failed was kept alive by its error, up to here
+    _free_memory()  # the tensors of a failed attempt were kept alive by its exception
     batches_a_step = config.optim.accumulate * (config.loop.batch_size // size)
     config = replace(
         config,
@@ -107,5 +115,6 @@ def trial_steps(
 
 
 def _free_memory() -> None:
+    """Give the memory of deleted tensors back to the GPU."""
     gc.collect()
     torch.cuda.empty_cache()

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,10 +12,9 @@ from pytc.config import OptimConfig
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW, fused; weight decay acts on kernels, not on biases and normalisation."""
-    kernels, others = (
-        [p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False)
-    )
-    groups = [
+    kernels = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [
         {"params": kernels, "weight_decay": config.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
@@ -24,9 +24,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
     """Learning rate of step `step` (from 0).
 
-    It is a linear warm-up, then a constant rate (none) or a cosine that reaches 0 at max_steps.
-    Nothing is remembered, so a resumed run follows the same course, and a run whose max_steps is
-    raised continues on the longer cosine from where it stands.
+    It rises linearly over the warm-up; then it stays constant (schedule none), or falls along a
+    cosine that reaches 0 at max_steps. It follows from the step alone. So a resumed run has the
+    same rates, and a run whose max_steps is raised continues on the longer cosine.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
@@ -39,17 +39,19 @@ def learning_rate(config: OptimConfig, step: int, max_steps: int) -> float:
 class MovingAverage:
     """Exponential moving average of a model's weights.
 
-    average = decay x average + (1 - decay) x weights. Over the first steps the decay is (1 + step)
-    / (warmup + step), so that early weights are soon forgotten (the rule of TensorFlow's
-    ExponentialMovingAverage; warmup 10 there).
+    average = decay x average + (1 - decay) x weights. In the first steps the decay is smaller, (1 +
+    step) / (warmup + step), so that the initial weights are soon forgotten. Source: TensorFlow's
+    ExponentialMovingAverage, with a warmup of 10.
     """
 
     def __init__(self, model: nn.Module, config: OptimConfig):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay, self.warmup_steps = config.ema_decay, config.ema_warmup_steps
+        self.decay = config.ema_decay
+        self.warmup_steps = config.ema_warmup_steps
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after step `step` (from 0); buffers are copied."""
         decay = min(self.decay, (1 + step) / (max(1, self.warmup_steps) + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for average, buffer in zip(self.model.buffers(), model.buffers()):

@@ -1,11 +1,11 @@
-"""From what was asked to what will run, in one order; no other place rewrites a config.
+"""From the config that was asked for to the one that will run. No other module changes a config.
 
-1. `cpu_variant`: the small variant of a preset, as the default that flags override.
-2. `resolve`: epochs become steps; what the network takes from the data is filled in; a batch that
-   does not fit the GPU is split.
+1. `cpu_variant`: the small variant of a preset. It is a default, so flags override it.
+2. `resolve`: epochs become steps; the network gets the voxel size and the patch of the data; a
+   batch that does not fit the GPU is split.
 
-Each change is told with its reason, and saved with the run. A flag that a user gave is never
-replaced: where it cannot hold, it is refused.
+Each change is printed and saved with its reason. A flag that a user gave is never replaced: if it
+cannot hold, it is refused.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pytc.target_kinds import TARGET_KINDS
 
 if TYPE_CHECKING:
     import torch
-    from torch.utils.data import Dataset
 
+    from pytc.data.patches import TrainingPatches
     from pytc.training.distributed import Ranks
     from pytc.training.trainer import Trainer
 
@@ -37,7 +37,8 @@ NO_GPU = (
     "no GPU here: the small variant of this preset (--system.no-cpu-variant trains the full recipe)"
 )
 UNIT_OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-# fields of `model` that say how the same weights are computed with, or where they come from
+# Fields of `model` that a resumed run may change: they say how to compute with the weights, or
+# where the weights came from.
 FREE_WHEN_RESUMED = (
     "model.checkpoint_style",
     "model.dropout",
@@ -57,25 +58,31 @@ class Change:
     field: str  # e.g. loop.max_steps
     before: Any
     after: Any
-    why: str
+    why: str  # the reason
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """What will run, and how it came about."""
+    """What will run, and what was changed for it."""
 
     config: Config
     changes: list[Change]
-    # rows for the table of the machine: the batch, where system.auto has looked at it
+    # rows for the table of the machine: the batch, if system.auto is on
     choices: list[hardware.Choice]
 
 
 def cpu_variant(preset: Config, flags: Collection[str] = ()) -> Config:
-    """A small relative of a preset, for minutes on a CPU: same data, target and loss; a small
-    network, patch and run.
+    """A small variant of a preset, which trains on a CPU in minutes.
 
-    flags: fields that the command line names, e.g. model.mednext_size. ValueError for one that the
-    variant has no use for.
+    It has the data, the target and the loss of the preset, but a small network, small patches and
+    few steps.
+
+    Args:
+        preset: the full recipe.
+        flags: fields that the command line names, e.g. model.mednext_size.
+
+    Raises:
+        ValueError: a flag is of no use in the variant.
     """
     model = replace(
         preset.model,
@@ -93,9 +100,10 @@ def cpu_variant(preset: Config, flags: Collection[str] = ()) -> Config:
             model, architecture="mednext_custom", expansion=(2,) * 9, block_counts=(1,) * 9
         )
     precision = preset.system.precision
-    if precision == "fp16":  # which is for GPUs
+    if precision == "fp16":  # it is for GPUs
         precision = "auto"
-    patch_size = tuple(min(size, 48) for size in preset.data.patch_size)
+    depth, height, width = preset.data.patch_size
+    patch_size = (min(depth, 48), min(height, 48), min(width, 48))
     return replace(
         preset,
         model=model,
@@ -120,7 +128,7 @@ def cpu_variant(preset: Config, flags: Collection[str] = ()) -> Config:
 
 def resolve(
     config: Config,
-    dataset: Dataset,
+    dataset: TrainingPatches,
     ranks: Ranks,
     device: torch.device,
     make_trainer: Callable[[Config], Trainer],
@@ -128,64 +136,100 @@ def resolve(
     flags: Collection[str] = (),
     resume: Path | None = None,
 ) -> Resolved:
-    """What will run where `config` was asked for.
+    """What will run if `config` is asked for.
 
     Args:
+        config: what was asked for.
         dataset: the training patches; its length is an epoch.
+        ranks: the processes of the run.
+        device: of this rank.
         make_trainer: makes the trainer that `system.auto` measures, on this rank alone.
-        flags: fields that the command line names, which are kept as they are.
-        resume: the run that goes on, if one does: it keeps its network and its batch.
+        flags: fields that the command line names. They are never replaced.
+        resume: the run to continue, if any. It keeps its network and its batch.
 
     Raises:
         ValueError: a flag cannot hold, or not even one patch fits the GPU.
     """
-    changes = []
+    resolved = epochs_to_steps(config, len(dataset), ranks)
+    changes = differences(config, resolved, f"an epoch is {len(dataset)} patches")
+    config = resolved
 
-    def change(section: str, why: str, **values: Any) -> None:
-        nonlocal config
-        after = replace(config, **{section: replace(getattr(config, section), **values)})
-        changes.extend(differences(config, after, why))
-        config = after
+    resolved, why = fit_network(config, resume)
+    changes += differences(config, resolved, why)
+    config = resolved
 
-    if config.loop.epochs is not None:
-        samples = ranks.world * config.loop.batch_size * config.optim.accumulate
-        steps = math.ceil(config.loop.epochs * len(dataset) / samples)
-        change("loop", f"an epoch is {len(dataset)} patches", max_steps=steps, epochs=None)
-    if resume is None:
-        why, patch_size = "as the training data are", config.data.patch_size
-        voxel_size = training_voxel_size(config.data)
-    else:
-        why, started = "as the run began", load_config(resume).model
-        patch_size, voxel_size = started.image_size, started.voxel_size
-    fitted = fit_to_data(config.model, patch_size, voxel_size)
-    change("model", why, voxel_size=fitted.voxel_size, image_size=fitted.image_size)
     choices = []
     if config.system.auto:
-        from pytc.training.memory_trial import batch_that_fits
-
-        size, reason = config.loop.batch_size, "as set: on a CPU nothing is tried"
-        if resume is not None:
-            reason = "that of the run so far"
-        elif device.type == "cuda":
-            size, reason = batch_that_fits(config, dataset, ranks, device, make_trainer)
-        if size < config.loop.batch_size:
-            parts = config.loop.batch_size // size
-            accumulate = config.optim.accumulate * parts
-            require(
-                not {"loop.batch_size", "optim.accumulate"} & set(flags),
-                f"a batch that fits the GPU, such as --loop.batch-size {size} "
-                f"--optim.accumulate {accumulate}",
-                f"--loop.batch-size {config.loop.batch_size}",
-            )
-            change("loop", reason, batch_size=size)
-            change("optim", reason, accumulate=accumulate)
-        patches = f"{size} patches, {size * config.optim.accumulate} a step"
-        choices.append(("batch", patches, reason))
+        resolved, why = fit_batch(config, dataset, ranks, device, make_trainer, flags, resume)
+        changes += differences(config, resolved, why)
+        config = resolved
+        size, per_step = config.loop.batch_size, config.loop.batch_size * config.optim.accumulate
+        choices.append(("batch", f"{size} patches, {per_step} a step", why))
     return Resolved(config, changes, choices)
 
 
+def epochs_to_steps(config: Config, patches: int, ranks: Ranks) -> Config:
+    """The config with loop.max_steps instead of loop.epochs; nothing else reads loop.epochs.
+
+    patches: in an epoch.
+    """
+    if config.loop.epochs is None:
+        return config
+    samples_per_step = ranks.world * config.loop.batch_size * config.optim.accumulate
+    steps = math.ceil(config.loop.epochs * patches / samples_per_step)
+    return replace(config, loop=replace(config.loop, max_steps=steps, epochs=None))
+
+
+def fit_network(config: Config, resume: Path | None) -> tuple[Config, str]:
+    """The config with the network's voxel size and patch filled in, and where they come from."""
+    if resume is None:
+        why = "as the training data are"
+        model = fit_to_data(config.model, config.data.patch_size, training_voxel_size(config.data))
+    else:
+        why = "as the run began"
+        started = load_config(resume).model
+        model = fit_to_data(config.model, started.image_size, started.voxel_size)
+    return replace(config, model=model), why
+
+
+def fit_batch(
+    config: Config,
+    dataset: TrainingPatches,
+    ranks: Ranks,
+    device: torch.device,
+    make_trainer: Callable[[Config], Trainer],
+    flags: Collection[str],
+    resume: Path | None,
+) -> tuple[Config, str]:
+    """The config with a batch that fits every GPU, and the reason for its size.
+
+    A batch that does not fit is split into several smaller ones per step, so that a step takes as
+    many patches as the recipe says. A batch is never made larger, since that changes the recipe;
+    `hardware.auto_configure_training` may do so.
+    """
+    from pytc.training.memory_trial import batch_that_fits
+
+    if resume is not None:
+        return config, "that of the run so far"
+    if device.type != "cuda":
+        return config, "as set: on a CPU nothing is tried"
+    size, why = batch_that_fits(config, dataset, ranks, device, make_trainer)
+    if size == config.loop.batch_size:
+        return config, why
+    accumulate = config.optim.accumulate * (config.loop.batch_size // size)
+    require(
+        not {"loop.batch_size", "optim.accumulate"} & set(flags),
+        f"a batch that fits the GPU, such as --loop.batch-size {size} "
+        f"--optim.accumulate {accumulate}",
+        f"--loop.batch-size {config.loop.batch_size}",
+    )
+    loop = replace(config.loop, batch_size=size)
+    optim = replace(config.optim, accumulate=accumulate)
+    return replace(config, loop=loop, optim=optim), why
+
+
 def check_asked(config: Config) -> None:
-    """ValueError for what can be seen to fail later, after the training or in the midst of it."""
+    """ValueError for a config that is sure to fail later, during training or after it."""
     kind, offsets = TARGET_KINDS[config.target.kind], config.target.offsets
     others = ", ".join(row.name for row in TARGET_KINDS.values() if not row.per_offset)
     if kind.decode == "objects":
@@ -202,8 +246,10 @@ def check_asked(config: Config) -> None:
             f"or another target.kind: {others}",
             offsets,
         )
-    for name in ("pretrained", "upkern"):
-        path = getattr(config.model, name)
+    for name, path in (
+        ("pretrained", config.model.pretrained),
+        ("upkern", config.model.upkern),
+    ):
         require(path is None or Path(path).is_file(), f"a file of weights at model.{name}", path)
 
 
@@ -212,20 +258,20 @@ def check_resumed(config: Config, run: Path) -> None:
     started = load_config(run)
     fixed = [change for change in differences(started, config, "") if _is_fixed(change)]
     if fixed:
-        wanted = ", ".join(f"{change.field} {change.after!r}" for change in fixed)
+        asked = ", ".join(f"{change.field} {change.after!r}" for change in fixed)
         held = ", ".join(f"{change.before!r}" for change in fixed)
         raise ValueError(
-            f"expected {run} to go on with its own network, got {wanted} for {held}; "
+            f"expected {run} to go on with its own network, got {asked} for {held}; "
             "start another run for it, by --model.pretrained from these weights if they fit"
         )
 
 
 def _is_fixed(change: Change) -> bool:
-    """Whether a run that has begun cannot change a field so."""
+    """Whether a resumed run may not make this change."""
     if change.field in ("model.voxel_size", "model.image_size"):
-        return change.after is not None  # None: as the run began
+        return change.after is not None  # None stands for the value with which the run began
     if change.field == "optim.ema_decay":
-        return change.before == 0  # there is no average to go on with
+        return change.before == 0  # there is no average to continue
     if change.field.startswith("model."):
         return change.field not in FREE_WHEN_RESUMED
     return change.field in ("target.kind", "target.offsets")
@@ -250,23 +296,23 @@ def differences(before: Any, after: Any, why: str, name: str = "") -> list[Chang
 
 
 def write_resolved(folder: Path, asked: Config, config: Config, changes: list[Change]) -> None:
-    """Write config.json, what was asked for, and resolved.json, what runs and what was changed.
+    """Write config.json (what was asked for) and resolved.json (what runs, and the changes).
 
-    Of a run that goes on, config.json stays, and the list of changes grows.
+    If the run is resumed, config.json stays, and what differs now is added to the changes.
     """
     path = folder / "resolved.json"
-    told = [asdict(change) for change in changes]
+    rows = [asdict(change) for change in changes]
     if path.is_file():
         before = json.loads(path.read_text())
         continued = differences(load_config(folder), config, "asked for when the run went on")
-        told = [*before["changes"], *map(asdict, continued)]
-    write_json(path, {"config": asdict(config), "changes": told})
+        rows = [*before["changes"], *map(asdict, continued)]
+    write_json(path, {"config": asdict(config), "changes": rows})
     if not (folder / "config.json").is_file():
         write_json(folder / "config.json", asdict(asked))
 
 
 def describe(changes: Iterable[Change]) -> str:
-    """Lines to print: each reason, then its fields from what was asked to what will run."""
+    """Lines to print: each reason, then the fields it changed, from what was asked to what runs."""
     lines = []
     for why, group in groupby(changes, lambda change: change.why):
         lines.append(f"{why}:")

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -15,7 +15,7 @@ from pytc.config import Config
 from pytc.data.batch import Preparation
 from pytc.losses import build_loss, channel_losses, deep_supervision_loss
 from pytc.models import build_model
-from pytc.models.base import finest
+from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import FORMAT, Checkpoint
 from pytc.models.weights import Report, initialise
 from pytc.training import distributed
@@ -49,8 +49,8 @@ class StepResult(NamedTuple):
     stop: bool  # whether any rank was asked to stop
     scalars: dict[str, float]  # for the log, by name
     example: Example  # of the step's last batch
-    # (seed, step, index) of the samples that may be the cause, if the step was skipped
-    suspects: list[tuple[int, int, int]]
+    # if the step was skipped, (seed, step, index) of the samples that may be the cause
+    broken_samples: list[tuple[int, int, int]]
 
 
 class Trainer:
@@ -75,7 +75,7 @@ class Trainer:
             torch.manual_seed(config.loop.seed)
             self.model = build_model(config, device, quiet=True)
         self.model.require_size(config.data.patch_size)
-        self.network = torch.compile(self.model) if config.system.compile else self.model
+        self.network: Any = torch.compile(self.model) if config.system.compile else self.model
         if ranks.world > 1:
             distributed.lay_out_gradients(self.model)
             self.network = DistributedDataParallel(self.network)
@@ -99,9 +99,11 @@ class Trainer:
         self.skipped_in_a_row = 0
 
     @property
-    def eval_model(self) -> torch.nn.Module:
+    def eval_model(self) -> ConnectomicsModel:
         """The network that is validated and used: the moving average if there is one."""
-        return self.model if self.average is None else self.average.model
+        if self.average is None:
+            return self.model
+        return cast(ConnectomicsModel, self.average.model)
 
     def train_step(
         self, step: int, batches: Iterator[Batch], *, stop: bool, detailed: bool
@@ -128,7 +130,7 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         largest = self.optim.clip_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest))
-        suspects = []
+        broken_samples = []
         if math.isfinite(loss) and math.isfinite(norm):
             self.scaler.step(self.optimizer)
             if self.average is not None:
@@ -140,7 +142,7 @@ class Trainer:
         else:
             self.skipped += 1
             self.skipped_in_a_row += 1
-            suspects = self.find_suspects(passes)
+            broken_samples = self.find_broken_samples(passes)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -152,7 +154,7 @@ class Trainer:
         if detailed:
             scalars |= self.loss_scalars(parts, example)
             scalars["train/skipped_steps"] = self.skipped
-        return StepResult(stop, scalars, example, suspects)
+        return StepResult(stop, scalars, example, broken_samples)
 
     def forward_backward(self, batch: Batch, *, synchronise: bool) -> tuple[Pass, Example]:
         """Add the gradients of a batch to those of the step.
@@ -184,8 +186,8 @@ class Trainer:
         loss = torch.stack([kept.loss for kept in passes]).mean(0, keepdim=True)
         parts = torch.stack([kept.parts for kept in passes]).mean(0)
         number_of_stops, *sums = self.ranks.sum(torch.cat((stops, loss, parts))).tolist()
-        loss, *parts = [value / self.ranks.world for value in sums]
-        return number_of_stops > 0, loss, parts
+        means = [value / self.ranks.world for value in sums]
+        return number_of_stops > 0, means[0], means[1:]
 
     def loss_scalars(self, parts: list[float], example: Example) -> dict[str, float]:
         """The loss of each scale, term and channel, for the log."""
@@ -196,7 +198,7 @@ class Trainer:
         values |= {f"channel_{number}": loss for number, loss in enumerate(per_channel)}
         return {f"train/loss_{name}": value for name, value in values.items()}
 
-    def find_suspects(self, passes: list[Pass]) -> list[tuple[int, int, int]]:
+    def find_broken_samples(self, passes: list[Pass]) -> list[tuple[int, int, int]]:
         """The samples of a step, on all ranks, whose logits are not finite; all if none is."""
         is_finite: dict[int, bool] = {}
         for kept in passes:
@@ -252,7 +254,9 @@ class Trainer:
         """Continue from a checkpoint."""
         self.model.load_state_dict(state["model"])
         if self.average is not None:
-            self.average.model.load_state_dict(state["average"])
+            average = state["average"]
+            assert average is not None  # `check_resumed` has refused such a checkpoint
+            self.average.model.load_state_dict(average)
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty if the run was not in fp16
             self.scaler.load_state_dict(state["scaler"])

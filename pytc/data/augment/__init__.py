@@ -1,7 +1,7 @@
-"""The augmentations of a config, in their order: geometry, imaging, then what tissue lacks.
+"""Augmentation: `augment` does all that a config asks for, in a fixed order.
 
-Single ones for use elsewhere: `drop_slices` and `shift_slices` for batches, and as MONAI transforms
-`DropSliced` and `ShiftSliced`, with which MONAI is imported.
+Two augmentations are meant for use elsewhere too: `drop_slices` and `shift_slices` for batches,
+`DropSliced` and `ShiftSliced` as MONAI transforms. MONAI is imported when one of these is.
 """
 
 from collections.abc import Callable
@@ -21,10 +21,7 @@ SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def section_axis(voxel_size: tuple[float, float, float]) -> int:
-    """The axis across which sections were cut: the one of the largest voxels.
-
-    If several have the largest, it is the first of them.
-    """
+    """The axis across which sections were cut: that of the largest voxels, the first if several."""
     return voxel_size.index(max(voxel_size))
 
 
@@ -37,67 +34,102 @@ def augment(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Augment a batch as `config` says; what happens to a sample follows from its key alone.
 
-    image: (B, C, Z, Y, X) uint8, or float in [0, 1]; labels: (B, Z, Y, X), a signed integer dtype,
-    or None; keys: (B,) from `sample_key`; voxel_size: nm along z, y, x. Returns the image in
-    float32, not clamped to [0, 1], and labels of the same dtype, -1 where a voxel comes from
-    outside the patch. ValueError if shapes or dtypes do not fit.
+    Args:
+        image: (B, C, Z, Y, X) uint8, or float in [0, 1].
+        labels: (B, Z, Y, X) of a signed integer dtype, or None.
+        keys: (B,) from `sample_key`.
+        config: probability and strength of each augmentation.
+        voxel_size: nm along z, y, x.
+
+    Returns:
+        The image in float32, not clamped to [0, 1]; labels of the same dtype, -1 where a voxel
+        comes from outside the patch.
+
+    Raises:
+        ValueError: shapes or dtypes do not fit.
     """
     _check(image, labels, keys, voxel_size)
-    axis, shape, c = section_axis(voxel_size), image.shape[2:], config
-
-    def rng(stream: str) -> SampleRandom:
-        return SampleRandom(keys, stream)
-
-    permutations = deformation.draw_permutations(
-        rng("permute_axes"), shape, prob=c.permute_prob, voxel_size=voxel_size
-    )
-    turns = deformation.draw_turns(
-        rng("rot90"), shape, prob=c.rot90_prob, voxel_size=voxel_size, axis=axis
-    )
-    flips = deformation.draw_flips(rng("flip"), shape, prob=c.flip_prob)
-    image, labels = deformation.reorient(image, labels, flips @ turns @ permutations)
+    image, labels = _reorient(image, labels, keys, config, voxel_size)
     image = to_float32(image, UINT8) if image.dtype == torch.uint8 else image.float()
-
-    matrices = deformation.draw_affine(
-        rng("affine"),
-        shape,
-        prob=c.affine_prob,
-        scale=c.affine_scale,
-        shear=c.affine_shear,
-        rotation=c.affine_rotation,
-        voxel_size=voxel_size,
-    )
-    knots = deformation.draw_elastic(
-        rng("elastic"),
-        shape,
-        prob=c.elastic_prob,
-        spacing=c.elastic_spacing,
-        magnitude=c.elastic_magnitude,
-        voxel_size=voxel_size,
-    )
-    image, labels = deformation.deform(image, labels, matrices, knots)
-
+    image, labels = _deform(image, labels, keys, config, voxel_size)
+    axis = section_axis(voxel_size)
     image, labels = deformation.misalign(
         image,
         labels,
-        rng("misalign"),
-        prob=c.misalign_prob,
-        max_shift=c.misalign_max,
-        max_rotation=c.misalign_rotation,
+        SampleRandom(keys, "misalign"),
+        prob=config.misalign_prob,
+        max_shift=config.misalign_max,
+        max_rotation=config.misalign_rotation,
         axis=axis,
     )
     for function, settings in imaging.list_damages(config, axis):
         if settings.get("axis") == "random":
             image = _across_random_axes(function, image, keys, settings)
         else:
-            image, labels = function(image, labels, rng(function.__name__), **settings)
+            rng = SampleRandom(keys, function.__name__)
+            image, labels = function(image, labels, rng, **settings)
     return image, labels
+
+
+def _reorient(
+    image: torch.Tensor,
+    labels: torch.Tensor | None,
+    keys: torch.Tensor,
+    config: AugmentConfig,
+    voxel_size: tuple[float, float, float],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Permute, turn and mirror each sample, by copying its voxels once."""
+    shape = image.shape[2:]
+    permutations = deformation.draw_permutations(
+        SampleRandom(keys, "permute_axes"), shape, prob=config.permute_prob, voxel_size=voxel_size
+    )
+    turns = deformation.draw_turns(
+        SampleRandom(keys, "rot90"),
+        shape,
+        prob=config.rot90_prob,
+        voxel_size=voxel_size,
+        axis=section_axis(voxel_size),
+    )
+    flips = deformation.draw_flips(SampleRandom(keys, "flip"), shape, prob=config.flip_prob)
+    return deformation.reorient(image, labels, flips @ turns @ permutations)
+
+
+def _deform(
+    image: torch.Tensor,
+    labels: torch.Tensor | None,
+    keys: torch.Tensor,
+    config: AugmentConfig,
+    voxel_size: tuple[float, float, float],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Resample each sample through its affine map and its elastic field, once for both."""
+    shape = image.shape[2:]
+    matrices = deformation.draw_affine(
+        SampleRandom(keys, "affine"),
+        shape,
+        prob=config.affine_prob,
+        scale=config.affine_scale,
+        shear=config.affine_shear,
+        rotation=config.affine_rotation,
+        voxel_size=voxel_size,
+    )
+    knots = deformation.draw_elastic(
+        SampleRandom(keys, "elastic"),
+        shape,
+        prob=config.elastic_prob,
+        spacing=config.elastic_spacing,
+        magnitude=config.elastic_magnitude,
+        voxel_size=voxel_size,
+    )
+    return deformation.deform(image, labels, matrices, knots)
 
 
 def _across_random_axes(
     function: Callable, image: torch.Tensor, keys: torch.Tensor, settings: dict[str, Any]
 ) -> torch.Tensor:
-    """Damage slices of each sample across an axis that is drawn from its key, for each kind."""
+    """Damage slices of each sample across a random axis, which follows from its key.
+
+    function: the augmentation; each has axes of its own.
+    """
     rng = SampleRandom(keys, function.__name__)
     axes = SampleRandom(keys, f"{function.__name__} axis").integers(0, 3).flatten().tolist()
     damaged = {}
@@ -113,16 +145,22 @@ def _across_random_axes(
     return image
 
 
-def _check(image, labels, keys, voxel_size) -> None:
-    fit = image.ndim == 5 and (image.dtype == torch.uint8 or image.is_floating_point())
-    require(fit, "an image (B, C, Z, Y, X), uint8 or float", (*image.shape, image.dtype))
+def _check(
+    image: torch.Tensor,
+    labels: torch.Tensor | None,
+    keys: torch.Tensor,
+    voxel_size: tuple[float, float, float],
+) -> None:
+    """ValueError if the arguments of `augment` do not fit."""
+    is_image = image.ndim == 5 and (image.dtype == torch.uint8 or image.is_floating_point())
+    require(is_image, "an image (B, C, Z, Y, X), uint8 or float", (*image.shape, image.dtype))
     expected = (len(image), *image.shape[2:])
-    fit = labels is None or (tuple(labels.shape) == expected and labels.dtype in SIGNED)
-    require(
-        fit,
-        f"labels {expected} of a signed integer dtype",
-        labels is None or (*labels.shape, labels.dtype),
-    )
+    if labels is not None:
+        require(
+            tuple(labels.shape) == expected and labels.dtype in SIGNED,
+            f"labels {expected} of a signed integer dtype",
+            (*labels.shape, labels.dtype),
+        )
     require(
         tuple(keys.shape) == expected[:1],
         f"a key for each of {len(image)} samples",

@@ -1,13 +1,16 @@
-"""Damage: what goes wrong with slices and with the grey values of an EM volume.
+"""Defects of imaging: damaged slices and changed grey values. Labels are returned as they are.
 
-Labels are never touched. Every function is f(image, labels, rng, *, ...) -> (image, labels): image
-(B, C, Z, Y, X) float with a grey range of [0, 1] (results are not clamped to it), labels (B, Z, Y,
-X) or None, handed through. Each sample is chosen with probability `prob`; one that is not chosen
-comes back bit for bit, and with none chosen the input itself comes back. Slices lie across `axis`:
-0, 1 or 2 for z, y or x.
+Every function is f(image, labels, rng, *, ...) -> (image, labels):
 
-To add a kind of damage: write its function here, its fields in `pytc.config.AugmentConfig`, and its
-line in `list_damages`.
+- image: (B, C, Z, Y, X) float with a grey range of [0, 1]; results are not clamped to it.
+- labels: (B, Z, Y, X) or None.
+- rng: draws for each sample of the batch.
+- prob: probability that a sample is chosen. A sample that is not chosen is returned bit for bit; if
+  none is chosen, the input itself is returned.
+- axis: the axis across which the slices lie: 0, 1 or 2 for z, y or x.
+
+To add one, write a function here, its line in `list_damages`, and its fields in
+`pytc.config.augment`.
 """
 
 import math
@@ -19,11 +22,18 @@ import torch
 from pytc.config import AugmentConfig
 from pytc.data.counter_random import SampleRandom
 
-Result = tuple[torch.Tensor, torch.Tensor | None]
+Labels = torch.Tensor | None
+Result = tuple[torch.Tensor, Labels]
 
 
 def drop_slices(
-    image, labels, rng: SampleRandom, *, drop_prob: float, prob: float = 1.0, axis: int = 0
+    image: torch.Tensor,
+    labels: Labels,
+    rng: SampleRandom,
+    *,
+    drop_prob: float,
+    prob: float = 1.0,
+    axis: int = 0,
 ) -> Result:
     """Blank (set to 0) each slice of a chosen sample with probability `drop_prob`."""
     picked = _pick_slices(image, rng, prob, drop_prob, axis)
@@ -31,8 +41,8 @@ def drop_slices(
 
 
 def shift_slices(
-    image,
-    labels,
+    image: torch.Tensor,
+    labels: Labels,
     rng: SampleRandom,
     *,
     shift_prob: float,
@@ -41,10 +51,11 @@ def shift_slices(
     axis: int = 0,
     fill: Literal["border", "wrap"] = "border",
 ) -> Result:
-    """Shift each slice of a chosen sample, with probability `shift_prob`, in plane.
+    """Shift each slice of a chosen sample in plane, with probability `shift_prob`.
 
-    The shifts along the two in-plane axes are whole numbers, drawn apart. What moves in from
-    outside is the nearest voxel of the slice ("border") or its opposite side ("wrap").
+    The shifts along the two in-plane axes are independent whole numbers, up to `max_shift`. The gap
+    is filled with the nearest voxels of the slice (fill="border") or with its opposite side
+    ("wrap").
     """
     picked = _pick_slices(image, rng, prob, shift_prob, axis)
     shifts = rng.integers(-max_shift, max_shift + 1, image.shape[2 + axis], 2)[picked].to(
@@ -63,7 +74,13 @@ def shift_slices(
 
 
 def missing_section(
-    image, labels, rng: SampleRandom, *, prob: float, longest: int = 3, axis: int = 0
+    image: torch.Tensor,
+    labels: Labels,
+    rng: SampleRandom,
+    *,
+    prob: float,
+    longest: int = 3,
+    axis: int = 0,
 ) -> Result:
     """Blank (set to 0) a run of 1 to `longest` neighbouring slices of a chosen sample."""
     depth = image.shape[2 + axis]
@@ -76,8 +93,8 @@ def missing_section(
 
 
 def blur_slices(
-    image,
-    labels,
+    image: torch.Tensor,
+    labels: Labels,
     rng: SampleRandom,
     *,
     blur_prob: float,
@@ -85,21 +102,20 @@ def blur_slices(
     prob: float = 1.0,
     axis: int = 0,
 ) -> Result:
-    """Blur each slice of a chosen sample, with probability `blur_prob`, by a Gaussian in plane.
+    """Blur each slice of a chosen sample in plane by a Gaussian, with probability `blur_prob`.
 
-    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels. It is cut off at 3
-    max_sigma, and at the border its weights are renormalised.
+    Its standard deviation is drawn from [max_sigma / 4, max_sigma) voxels. The Gaussian ends at 3
+    max_sigma; at the border, the weights inside the slice are scaled to a sum of 1.
     """
     picked = _pick_slices(image, rng, prob, blur_prob, axis)
     sigma = rng.uniform(image.shape[2 + axis], low=max_sigma / 4, high=max_sigma)[picked].to(image)
-    return _change(
-        image, picked, lambda slices: _blur(slices, sigma, math.ceil(3 * max_sigma)), axis
-    ), labels
+    radius = math.ceil(3 * max_sigma)
+    return _change(image, picked, lambda slices: _blur(slices, sigma, radius), axis), labels
 
 
 def slice_contrast(
-    image,
-    labels,
+    image: torch.Tensor,
+    labels: Labels,
     rng: SampleRandom,
     *,
     contrast_prob: float,
@@ -108,63 +124,85 @@ def slice_contrast(
     prob: float = 1.0,
     axis: int = 0,
 ) -> Result:
-    """Change contrast and brightness of each slice of a chosen sample on its own.
+    """Change the contrast and brightness of each slice of a chosen sample by itself.
 
     With probability `contrast_prob` a slice is multiplied by 1 +- scale, and +- offset is added.
     """
-    return _scale_and_add(
-        image, rng, _pick_slices(image, rng, prob, contrast_prob, axis), scale, offset, axis
-    ), labels
+    picked = _pick_slices(image, rng, prob, contrast_prob, axis)
+    return _scale_and_add(image, rng, picked, scale, offset, axis), labels
 
 
 def intensity(
-    image, labels, rng: SampleRandom, *, prob: float, scale: float, offset: float
+    image: torch.Tensor,
+    labels: Labels,
+    rng: SampleRandom,
+    *,
+    prob: float,
+    scale: float,
+    offset: float,
 ) -> Result:
-    """Multiply a chosen sample by a number in 1 +- scale, and add one in +- offset."""
-    return _scale_and_add(image, rng, rng.bernoulli(prob), scale, offset), labels
+    """Multiply a chosen sample by a number in 1 +- scale, and add a number in +- offset."""
+    picked = rng.bernoulli(prob)
+    return _scale_and_add(image, rng, picked, scale, offset), labels
 
 
-def gamma(image, labels, rng: SampleRandom, *, prob: float, low: float, high: float) -> Result:
-    """Raise a chosen sample to a power in [low, high), drawn evenly in its logarithm.
+def gamma(
+    image: torch.Tensor, labels: Labels, rng: SampleRandom, *, prob: float, low: float, high: float
+) -> Result:
+    """Raise a chosen sample to a power in [low, high), whose logarithm is uniform.
 
-    The sign of a value stays.
+    A value keeps its sign.
     """
     picked = rng.bernoulli(prob)
     power = (low * (high / low) ** rng.uniform())[picked].to(image)
-    return _change(image, picked, lambda x: (x.abs() ** _column(power, x)).copysign(x)), labels
+
+    def raise_to_power(x: torch.Tensor) -> torch.Tensor:
+        return (x.abs() ** _column(power, x)).copysign(x)
+
+    return _change(image, picked, raise_to_power), labels
 
 
-def noise(image, labels, rng: SampleRandom, *, prob: float, max_sigma: float) -> Result:
+def noise(
+    image: torch.Tensor, labels: Labels, rng: SampleRandom, *, prob: float, max_sigma: float
+) -> Result:
     """Add Gaussian noise to a chosen sample, its standard deviation drawn from [0, max_sigma)."""
     picked = rng.bernoulli(prob)
     sigma = rng.uniform(high=max_sigma)[picked].to(image)
 
     def add_noise(x: torch.Tensor) -> torch.Tensor:
-        return (
-            rng.rows(picked).normal(*x.shape[1:], device=x.device).mul_(_column(sigma, x)).add_(x)
-        )
+        normal = rng.rows(picked).normal(*x.shape[1:], device=x.device)
+        return normal.mul_(_column(sigma, x)).add_(x)
 
     return _change(image, picked, add_noise), labels
 
 
-def cutout(image, labels, rng: SampleRandom, *, prob: float, size: float, most: int = 3) -> Result:
+def cutout(
+    image: torch.Tensor,
+    labels: Labels,
+    rng: SampleRandom,
+    *,
+    prob: float,
+    size: float,
+    most: int = 3,
+) -> Result:
     """Set 1 to `most` boxes of a chosen sample to their mean grey value, in each channel.
 
     An edge of a box is at least 1 voxel and at most a share `size` of the patch along that axis.
     """
     rows = rng.bernoulli(prob).nonzero().flatten().tolist()
     counts = rng.integers(1, most + 1)
-    edges, places = rng.uniform(most, 3, high=size), rng.uniform(most, 3)
+    edges = rng.uniform(most, 3, high=size)  # as shares of the patch
+    positions = rng.uniform(most, 3)
     if not rows:
         return image, labels
     extent = torch.tensor(image.shape[2:])
     lengths = (edges * extent).long() + 1
-    starts = (places * (extent - lengths + 1)).long()
+    starts = (positions * (extent - lengths + 1)).long()
     image = image.clone()
     for row in rows:
         for start, length in zip(starts[row, : counts[row]].tolist(), lengths[row].tolist()):
             box = image[(row, slice(None), *(slice(a, a + n) for a, n in zip(start, length)))]
-            # float32 sums depend on the threads
+            # a sum in float32 depends on the number of threads
             box.copy_(box.mean((1, 2, 3), keepdim=True, dtype=torch.float64))
     return image, labels
 
@@ -212,9 +250,13 @@ def _change(
     change: Callable[[torch.Tensor], torch.Tensor],
     axis: int = 0,
 ) -> torch.Tensor:
-    """The image with `change`, from (n, C, ...) to the same, made to what is picked.
+    """The image after `change` was applied to what is picked.
 
-    That is samples (B,) or slices (B, n).
+    Args:
+        image: (B, C, Z, Y, X).
+        picked: bool, samples (B,) or slices (B, n).
+        change: maps (k, C, ...), the k picked samples or slices, to the same shape.
+        axis: across which the slices lie.
     """
     if not picked.any():
         return image
@@ -222,31 +264,38 @@ def _change(
         return change(image)
     image = image.clone()
     parts = image if picked.ndim == 1 else image.movedim(2 + axis, 1)
-    places = tuple(index.to(image.device) for index in picked.nonzero(as_tuple=True))
-    parts[places] = change(parts[places])
+    where = tuple(index.to(image.device) for index in picked.nonzero(as_tuple=True))
+    parts[where] = change(parts[where])
     return image
 
 
 def _column(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """One value for each entry of the first axis of `like`, shaped to broadcast."""
+    """The values, one for each entry of the first axis of `like`, in a shape that broadcasts."""
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
 def _scale_and_add(
-    image, rng: SampleRandom, picked: torch.Tensor, scale: float, offset: float, axis: int = 0
-):
+    image: torch.Tensor,
+    rng: SampleRandom,
+    picked: torch.Tensor,
+    scale: float,
+    offset: float,
+    axis: int = 0,
+) -> torch.Tensor:
+    """Multiply what is picked by numbers in 1 +- scale, and add numbers in +- offset."""
     factors = rng.uniform(*picked.shape[1:], low=1 - scale, high=1 + scale)[picked].to(image)
     offsets = rng.uniform(*picked.shape[1:], low=-offset, high=offset)[picked].to(image)
-    return _change(
-        image, picked, lambda x: (x * _column(factors, x)).add_(_column(offsets, x)), axis
-    )
+
+    def change(x: torch.Tensor) -> torch.Tensor:
+        return (x * _column(factors, x)).add_(_column(offsets, x))
+
+    return _change(image, picked, change, axis)
 
 
 def _blur(slices: torch.Tensor, sigma: torch.Tensor, radius: int) -> torch.Tensor:
-    """Gaussian blur of slices (n, C, H, W) in plane, of each with its own sigma (n,).
+    """Blur slices (n, C, H, W) in plane by a Gaussian, each with its own sigma (n,).
 
-    Tap by tap rather than as a matrix product, whose rounding would depend on how many slices there
-    are.
+    It is summed tap by tap: the rounding of a matrix product depends on the number of slices.
     """
     for dim in (2, 3):
         reach = min(radius, slices.shape[dim] - 1)

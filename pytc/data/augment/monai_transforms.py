@@ -1,4 +1,4 @@
-"""MONAI dictionary transforms over the slice damage of `imaging`, randomised as MONAI's own."""
+"""MONAI dictionary transforms that damage slices as `imaging` does, randomised as MONAI's are."""
 
 from collections.abc import Callable, Hashable, Mapping
 from functools import partial
@@ -16,10 +16,14 @@ from pytc.data.counter_random import SampleRandom
 
 
 class SliceTransform(RandomizableTransform, MapTransform):
-    """Damages slices of arrays or tensors at `keys`, all in the same way, with probability `prob`.
+    """Damages slices of the arrays or tensors at `keys`, all in the same way, and returns copies.
 
-    They are (C, D, H, W) or (D, H, W); ValueError for other shapes. axis: 0, 1 or 2 of D, H, W;
-    None: a random one each time. Returns copies.
+    Args:
+        damage: of `imaging`, with its strengths.
+        keys: of images (C, D, H, W) or (D, H, W); ValueError for other shapes.
+        prob: probability that anything is done.
+        allow_missing_keys: whether a key may be missing.
+        axis: across which the slices lie: 0, 1 or 2 of D, H, W; None: a random one each time.
     """
 
     def __init__(
@@ -32,9 +36,10 @@ class SliceTransform(RandomizableTransform, MapTransform):
     ):
         RandomizableTransform.__init__(self, prob)
         MapTransform.__init__(self, keys, allow_missing_keys)
-        known = axis is None or (axis in (0, 1, 2) and not isinstance(axis, bool))
-        require(known, "axis 0, 1 or 2 (of D, H, W), or None for a random one", axis)
-        self.damage, self.axis = damage, axis
+        is_valid = axis is None or (axis in (0, 1, 2) and not isinstance(axis, bool))
+        require(is_valid, "axis 0, 1 or 2 (of D, H, W), or None for a random one", axis)
+        self.damage = damage
+        self.axis = axis
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         result = dict(data)
@@ -52,7 +57,7 @@ class SliceTransform(RandomizableTransform, MapTransform):
     def _damaged(self, image: Any) -> Any:
         axis = self.axis
         if axis is None:
-            axis = SampleRandom(self.sample, "slices_axis").integers(0, 3).item()
+            axis = int(SampleRandom(self.sample, "slices_axis").integers(0, 3).item())
         whole = convert_to_tensor(image, track_meta=False)
         channels = whole if whole.ndim == 4 else whole[None]
         rng = SampleRandom(self.sample, type(self).__name__)
