@@ -1,7 +1,7 @@
-"""What this process may use, as limited by cgroups and affinity, and what is chosen for it.
+"""What this process may use of the machine, and what is chosen for it.
 
-`pytc hardware` prints both. torch is imported where it is asked, so that `--help` answers
-at once.
+`pytc hardware` prints both. torch is imported inside the functions, so that `--help`
+answers at once.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import platform
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from pytc import console, messages
+from pytc import cgroups, console, messages
 from pytc.checks import require
 from pytc.config import Config, ModelConfig, SystemConfig
 
@@ -30,99 +29,41 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-CGROUPS, OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# A cgroup's limit of memory and what is used of it: v2, v1.
-MEMORY_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
 GIB = 2**30
 GB = 10**9
-MEMORY_SHARE = 0.7  # of a device's memory, for the patches of a batch
-LARGEST_BATCH = 8  # patches that `auto_configure_training` puts into a batch by itself
+MEMORY_SHARE = 0.7  # share of the memory of a device that the patches of a batch may take
+LARGEST_BATCH = 8  # `auto_configure_training` makes no batch larger than this
 KERNEL = 3  # voxels: the usual extent of a kernel
-Choice = tuple[str, str, str]  # what the machine has or what was chosen for it: name, value, reason
+# (name, value, reason) of what the machine has, or of what was chosen for it
+Choice = tuple[str, str, str]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
-def cpu_count(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> int:
+def cpu_count(root: Path = cgroups.ROOT, membership: Path = cgroups.MEMBERSHIP) -> int:
     """CPU cores that this process may use, at least 1.
 
-    The least of its affinity and of the quotas of its cgroups (v2 or v1).
+    It is the smallest of the number of its affinity and the quotas of its cgroups.
     """
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:
         cores = psutil.cpu_count()
-    for folder in _cgroups("cpu", root, own):
-        cores = min(cores, _cpu_quota(folder, cores))
-    return max(1, cores)
+    return max(1, min([cores, *cgroups.cpu_quotas(root, membership)]))
 
 
-def _cpu_quota(folder: Path, without_limit: int) -> int:
-    """Whole cores that a cgroup allows."""
-    words = _words(folder / "cpu.max")  # v2: QUOTA PERIOD, the quota "max" for no limit
-    if not words:  # v1: a file each, the quota -1 for no limit
-        words = _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
-    if len(words) != 2 or words[0] in ("max", "-1"):
-        return without_limit
-    quota, period = map(int, words)
-    return quota // period
-
-
-def memory(root: Path = CGROUPS, own: Path = OWN_CGROUP) -> tuple[int, int]:
-    """(limit, available) memory of this process in bytes, within the limits of its cgroups.
-
-    The page cache counts as available, since the kernel gives it up when memory is asked for.
-    """
+def memory(root: Path = cgroups.ROOT, membership: Path = cgroups.MEMBERSHIP) -> tuple[int, int]:
+    """(limit, available) memory of this process in bytes, within the limits of its cgroups."""
     machine = psutil.virtual_memory()
-    limit, available = machine.total, machine.available
-    for folder in _cgroups("memory", root, own):
-        for limit_file, usage_file in MEMORY_FILES:
-            allowed, used = _words(folder / limit_file), _words(folder / usage_file)
-            if allowed in ([], ["max"]) or used == []:
-                continue
-            unused = int(allowed[0]) - int(used[0]) + _page_cache(folder)
-            limit = min(limit, int(allowed[0]))
-            available = min(available, max(0, unused))
-    return limit, available
-
-
-def _page_cache(folder: Path) -> int:
-    """Bytes of files that a cgroup holds in memory and has not used lately."""
-    words = _words(folder / "memory.stat")  # NAME VALUE NAME VALUE ...
-    stat = dict(zip(words[::2], words[1::2]))
-    return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
-
-
-def _cgroups(controller: str, root: Path, own: Path) -> Iterator[Path]:
-    """The folders of this process's cgroup and of those around it, each of which may set limits."""
-    if not own.is_file():
-        return
-    for line in own.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        tops = []
-        if not controllers:  # v2 has one tree for all controllers
-            tops = [root, root / "unified"]
-        elif controller in controllers.split(","):
-            tops = [root / controller]
-        for top in tops:
-            folder = top / path.strip("/")
-            for candidate in (folder, *folder.parents):
-                if candidate.is_relative_to(top):
-                    yield candidate
-
-
-def _words(file: Path) -> list[str]:
-    """The words of a file, none of one that does not exist."""
-    return file.read_text().split() if file.is_file() else []
+    limits = [(machine.total, machine.available), *cgroups.memory_limits(root, membership)]
+    return min(limit for limit, _ in limits), min(available for _, available in limits)
 
 
 def detect_gpu_info() -> dict[str, Any]:
     """The GPUs that torch can use.
 
     Returns:
-        num_gpus; and for each GPU gpu_names, gpu_memory_gb (in units of 10^9 bytes) and
-        compute_capabilities, (major, minor); total_memory_gb of all.
+        num_gpus; lists with an entry for each GPU: gpu_names, gpu_memory_gb (in units of 10^9
+        bytes) and compute_capabilities, (major, minor); total_memory_gb, the sum.
     """
     import torch
 
@@ -139,11 +80,11 @@ def detect_gpu_info() -> dict[str, Any]:
 
 
 def detect_cpu_info() -> dict[str, Any]:
-    """Cores and memory, as far as affinity and cgroups let this process use them.
+    """Cores and memory that this process may use, within its affinity and its cgroups.
 
     Returns:
-        num_cpus (cores), num_logical_cpus (two for a core with hyper-threading), total_memory_gb
-        and available_memory_gb, in units of 10^9 bytes.
+        num_cpus (cores); num_logical_cpus (a core with hyper-threading counts as two);
+        total_memory_gb and available_memory_gb, in units of 10^9 bytes.
     """
     logical = cpu_count()
     physical = psutil.cpu_count(logical=False)  # None where the system does not say
@@ -157,16 +98,18 @@ def detect_cpu_info() -> dict[str, Any]:
 
 
 def auto_configure_training(config: Config) -> Config:
-    """The config fitted to this machine, with a table of what was chosen and why.
+    """Fit a config to this machine, for a script of your own; print what was chosen and why.
 
-    - system.precision, workers and threads, where they are left open: as `choose_precision`,
-      `choose_workers` and `choose_threads` say, for one process on each GPU.
-    - loop.batch_size and optim.accumulate: see `batch_by_rule`. A batch becomes smaller or larger
-      than the recipe's; where it becomes smaller, a step takes as many patches in more batches.
+    - system.precision, workers and threads are chosen where they are left open, by
+      `choose_precision`, `choose_workers` and `choose_threads`, for one process on each GPU.
+    - loop.batch_size and optim.accumulate are set by `batch_by_rule`. A batch may become smaller
+      than the recipe's (a step then takes as many patches in more batches), or larger.
 
-    `train.py --system.auto` measures the memory of real training steps instead.
+    `train.py --system.auto` has another rule on purpose. It measures the memory of real training
+    steps, and never makes a batch larger: a step of a run takes as many patches as its recipe says,
+    so that the run can be compared with other runs of the recipe. Here the caller gets the config
+    back before anything runs, and may refuse the larger batch.
     """
-
     device = choose_device(config.system)
     gpus = detect_gpu_info()
     ranks = max(1, gpus["num_gpus"]) if device.type == "cuda" else 1
@@ -193,13 +136,13 @@ def auto_configure_training(config: Config) -> Config:
 
 
 def batch_by_rule(config: Config, device: torch.device, precision: str) -> tuple[int, int, str]:
-    """(patches in a batch, batches a step, the reason), by a rule of thumb.
+    """(patches in a batch, batches in a step, the reason), by a rule of thumb.
 
-    A patch of 128 voxels a side takes 1 GB in half precision, 2 GB in fp32, and others in
-    proportion to their voxels. On a GPU a batch takes at most 70 % of the memory of the smallest
-    one, and 8 patches, or as many as the recipe says if those are more; it may be larger than the
-    recipe's. On a CPU it takes at most 70 % of what is available, and is never made larger, since
-    that makes a step longer by as much.
+    A patch of 128 voxels a side takes 1 GB in half precision and 2 GB in fp32; other patches take
+    memory in proportion to their voxels. On a GPU, a batch takes at most 70 % of the memory of the
+    smallest GPU. It has at most 8 patches, or as many as the recipe says if that is more. On a CPU,
+    a batch takes at most 70 % of the available memory, and is never larger than the recipe's, since
+    a larger one only makes a step longer.
     """
     patch_gb = math.prod(config.data.patch_size) / 128**3
     if precision == "fp32":
@@ -221,7 +164,7 @@ def batch_by_rule(config: Config, device: torch.device, precision: str) -> tuple
 
 
 def torchrun_hint(device: torch.device, ranks: int) -> str:
-    """The command that trains on all GPUs of this machine; empty if this one uses all it has."""
+    """A hint how to train on all GPUs of this machine; empty if the run uses all of them."""
     import torch
 
     if device.type != "cuda" or ranks > 1 or torch.cuda.device_count() == 1:
@@ -235,7 +178,7 @@ def torchrun_hint(device: torch.device, ranks: int) -> str:
 
 
 def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
-    """The device of this rank; ValueError if a GPU is asked for and there is none."""
+    """The device of this rank; ValueError if a GPU is asked for but there is none."""
     import torch
 
     has_gpu = torch.cuda.is_available()
@@ -251,19 +194,25 @@ def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
 
 def choose_precision(
     system: SystemConfig, device: torch.device, model: ModelConfig, coarsest: int = KERNEL
-) -> str:
-    """fp32, bf16 or fp16, as asked for, or what is fast on this device.
+) -> Precision:
+    """The precision that was asked for, or else the one that is fast on this device.
 
-    On a GPU that is bf16, or fp16 on one that lacks it (before Ampere). On a CPU bf16 where it has
-    the instructions and the network is made of dense convolutions: the gradients of depthwise ones,
-    as in MedNeXt, gain nothing clear (a training step takes 0.86 times fp32's computing, but 1.5
-    times its time by the clock; forward 1.13 times: benchmarks/README.md, Networks). ValueError for
-    a precision in which this torch and cuDNN compute wrongly; a warning for one in which they are
-    slow.
+    On a GPU it is bf16, or fp16 if the GPU has no bf16 (before Ampere). On a CPU it is bf16 if the
+    CPU has the instructions and the network is made of dense convolutions. Depthwise convolutions,
+    as in MedNeXt, gain nothing clear: a training step takes 0.86 times the computing of fp32, but
+    1.5 times its time by the clock, and a forward pass 1.13 times (benchmarks/README.md, Networks).
 
-    coarsest: for training, the voxels along the shortest axis of a patch at the network's coarsest
-    level. Where they are fewer than a kernel's, torch's gradients in bf16 on a CPU hold whatever
-    was in memory (oneDNN, torch 2.13).
+    Args:
+        system: what was asked for.
+        device: of this rank.
+        model: the network.
+        coarsest: for training, the voxels along the shortest axis of a patch at the coarsest level
+            of the network. If they are fewer than a kernel's, gradients in bf16 on a CPU hold
+            whatever was in memory (oneDNN, torch 2.13).
+
+    Raises:
+        ValueError: this torch and cuDNN compute wrongly in the precision. If they are slow in it,
+            there is a warning.
     """
     precision, _ = precision_and_reason(system, device, model, coarsest)
     if precision == "bf16" and device.type == "cpu":
@@ -282,11 +231,8 @@ def choose_precision(
 
 def precision_and_reason(
     system: SystemConfig, device: torch.device, model: ModelConfig, coarsest: int = KERNEL
-) -> tuple[str, str]:
-    """What `choose_precision` returns, and why.
-
-    Faults of versions that cannot be avoided are not looked for.
-    """
+) -> tuple[Precision, str]:
+    """What `choose_precision` returns, and the reason; without its errors and warnings."""
     import torch
 
     if system.precision != "auto":
@@ -328,12 +274,13 @@ def versions() -> tuple[str, int | None]:
 def version_fault(
     torch_version: str, cudnn: int | None, precision: str, device_type: str
 ) -> tuple[str, str]:
-    """What is known to be wrong with 3-D convolutions in these versions, if anything.
+    """The fault of 3-D convolutions in these versions, if one has been reported.
 
-    Returns ("wrong" or "slow", what and the remedy), else ("", "").
+    - wrong: bf16 on cuDNN 9.8 to 9.10 (pytorch issue 163539).
+    - slow: bf16 or fp16 on torch 2.9, four times slower (pytorch issue 166122).
 
-    Wrong: bf16 on cuDNN 9.8 to 9.10 (pytorch issue 163539). Slow: bf16 or fp16 on torch 2.9, four
-    times (166122).
+    Returns:
+        ("wrong" or "slow", a description with the remedy), or ("", "").
     """
     on_gpu = device_type == "cuda"
     if on_gpu and precision == "bf16" and cudnn is not None and 90800 <= cudnn < 91100:
@@ -352,7 +299,7 @@ def version_fault(
 def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has bf16 instructions (AVX512-BF16 or AMX).
 
-    Emulated bf16 is many times slower than fp32.
+    Without them, bf16 is emulated, and many times slower than fp32.
     """
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.is_file() else ""
@@ -360,8 +307,10 @@ def cpu_multiplies_bf16() -> bool:
 
 
 def choose_workers(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
-    """Loader processes of a rank: none on a CPU, whose cores train; with a GPU, its share of the
-    cores but one, at most 8.
+    """Loader processes of a rank.
+
+    On a CPU there are none, since its cores train. With a GPU, a rank gets its share of the cores
+    less one, at most 8.
     """
     if system.workers is not None:
         return system.workers
@@ -381,7 +330,7 @@ def choose_threads(system: SystemConfig, local_ranks: int) -> int:
 def chunk_memory(system: SystemConfig, device: torch.device, local_ranks: int) -> int:
     """Bytes of decoded chunks that a loader process may keep.
 
-    All loader processes of a machine share a quarter of the available memory.
+    All loader processes of a machine together may take a quarter of the available memory.
     """
     _, available = memory()
     loaders = local_ranks * max(1, choose_workers(system, device, local_ranks))
@@ -395,12 +344,11 @@ def survey(
     local_ranks: int = 1,
     coarsest: int = KERNEL,
 ) -> list[Choice]:
-    """What the machine has, and what is chosen for a rank; coarsest as in choose_precision."""
-    import torch
+    """Rows about what the machine has, and what is chosen for a rank.
 
-    def chosen(field: str, value, reason: str) -> Choice:
-        is_open = getattr(system, field) in ("auto", None)
-        return field, str(value), reason if is_open else "as set"
+    coarsest: see `choose_precision`.
+    """
+    import torch
 
     on_gpu = device.type == "cuda"
     limit, available = memory()
@@ -414,17 +362,19 @@ def survey(
     threads = choose_threads(system, local_ranks)
     workers = choose_workers(system, device, local_ranks)
     why_workers = "its share of the cores but one, at most 8" if on_gpu else "the CPU's cores train"
+    why_device = "a GPU" if on_gpu else "no GPU that torch can use"
+    why_threads = f"share of {local_ranks} ranks on this machine"
     choices += [
-        chosen("device", device.type, "a GPU" if on_gpu else "no GPU that torch can use"),
+        ("device", device.type, why_device if system.device == "auto" else "as set"),
         ("CPU cores", str(cpu_count()), f"what affinity and cgroups leave of {os.cpu_count()}"),
         (
             "memory",
             f"{limit / GIB:.1f} GiB",
             f"the least of machine and cgroups; {available / GIB:.1f} available",
         ),
-        chosen("threads", threads, f"share of {local_ranks} ranks on this machine"),
-        chosen("workers", workers, why_workers),
-        chosen("precision", precision, reason),
+        ("threads", str(threads), why_threads if system.threads is None else "as set"),
+        ("workers", str(workers), why_workers if system.workers is None else "as set"),
+        ("precision", precision, reason),
         (
             "versions",
             f"torch {versions()[0]}",

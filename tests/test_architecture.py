@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = {
     "pytc": 0,
+    "pytc.cgroups": 0,
     "pytc.checks": 0,
     "pytc.config": 0,
     "pytc.commands": 0,
