@@ -56,3 +56,24 @@ def networks_are_built_on_the_cpu():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pytc.models.default_device", default_device)
         yield
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """A folder in which one run of 8 steps is finished; each module of tests has its own."""
+    from tiny_runs import tiny
+
+    from pytc.training.loop import train
+
+    folder = tmp_path_factory.mktemp("work")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train(tiny())
+    return folder
+
+
+@pytest.fixture
+def finished(workplace, monkeypatch):
+    """The folder of that run; the test runs in `workplace`."""
+    monkeypatch.chdir(workplace)
+    return workplace / "runs" / "tiny"
