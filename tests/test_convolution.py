@@ -17,8 +17,15 @@ from reference_models import fill_parameters, make_image
 from torch import nn
 
 from pytc.config import ModelConfig
-from pytc.models import build_model, get_architecture_builder
-from pytc.models.convolution import Conv3d, ConvTranspose3d, Depthwise, Perceptron
+from pytc.models import build_model, convolution, get_architecture_builder
+from pytc.models.convolution import (
+    Conv2d,
+    Conv3d,
+    ConvTranspose3d,
+    Depthwise,
+    Perceptron,
+    by_halves,
+)
 from pytc.models.fast_cpu import FastMedNeXtBlock, fast_cpu, perceptron
 from pytc.models.layers import ChannelNorm, InstanceNorm
 from pytc.models.mednext import MedNeXtBlock
@@ -56,6 +63,49 @@ def test_convolutions_equal_pytorch(kind, kernel, stride):
                 plain.zero_grad()
                 for ours, theirs in zip(results(mine, x), results(plain, x.double()), strict=True):
                     torch.testing.assert_close(ours, theirs.float(), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kernel", [2, 3, (1, 3, 3), (5, 3, 1)])
+@pytest.mark.parametrize("stride", [1, 2, (1, 2, 2)])
+def test_one_sample_by_halves_equals_pytorch(monkeypatch, bias, kernel, stride):
+    used = []
+    monkeypatch.setattr(
+        convolution,
+        "by_halves",
+        lambda *a: used.append(a) or by_halves(*a),
+    )
+    sizes = kernel if isinstance(kernel, tuple) else (kernel,) * 3
+    padding = tuple((size - 1) // 2 for size in sizes)
+    mine = Conv3d(3, 4, kernel, stride, padding, bias=bias)
+    plain = nn.Conv3d(3, 4, kernel, stride, padding, bias=bias).double()
+    plain.load_state_dict(mine.state_dict())
+    for size in ((6, 8, 4), (9, 7, 5), (12, 5, 6)):
+        x = make_image((1, 3, *size)).contiguous(memory_format=torch.channels_last_3d)
+        mine.zero_grad()
+        plain.zero_grad()
+        for ours, theirs in zip(results(mine, x), results(plain, x.double()), strict=True):
+            torch.testing.assert_close(ours, theirs.float(), atol=2e-5, rtol=1e-4)
+    assert used
+
+
+def test_layers_of_other_rules_are_pytorch_s_own():
+    x = make_image((1, 4, 6, 6, 6))
+    for layer in (
+        Conv3d(4, 4, 3, padding="same", groups=4),
+        Conv3d(4, 4, 3, padding=1, groups=4, padding_mode="circular"),
+        Conv3d(4, 4, 3, padding="same"),
+        Conv3d(4, 4, 3, padding=1, padding_mode="reflect"),
+        Conv3d(4, 4, 3, padding=2, dilation=2),
+        Conv3d(4, 4, 3, padding=1, groups=2),
+        Conv3d(4, 4, 1, padding=1),
+        Conv2d(4, 4, 1, 2, padding=1),
+        Conv2d(4, 4, 1, 2, groups=2),
+        Conv2d(4, 4, 1, padding="same"),
+    ):
+        kind = nn.Conv3d if isinstance(layer, nn.Conv3d) else nn.Conv2d
+        image = x if kind is nn.Conv3d else x[:, :, 0]
+        torch.testing.assert_close(layer(image), kind.forward(layer, image))
 
 
 @pytest.mark.parametrize("up", [False, True])

@@ -1,9 +1,10 @@
 """Convolutions that a CPU computes faster than PyTorch's layers do, with equal results.
 
-`fast_cpu.py` puts these forms into a network. PyTorch 2.13 takes slow paths on a CPU for three
-kinds of convolution (measured in benchmarks/README.md):
+`fast_cpu.py` puts these forms into a network. PyTorch 2.13 takes slow paths on a CPU for four kinds
+of convolution (measured in benchmarks/README.md):
 
     kind                            here it is
+    dense, one small sample         that of two samples: the halves of its output (`by_halves`)
     1x1x1                           a matrix product of voxels by channels
     depthwise, gradient by input    a depthwise convolution by the mirrored kernel (`Depthwise`)
     depthwise, gradient by weight   a sum of gradients of 2-D convolutions (`weight_gradient`)
@@ -24,6 +25,8 @@ from pytc.config import Triple
 
 # oneDNN's gradient by the weight of a 2-D depthwise convolution is fast up to so many columns.
 FAST_COLUMNS = 3
+# Larger single samples PyTorch gives to oneDNN by itself (`is_slow_alone`).
+ONEDNN_FROM = 20480
 
 
 class Conv2d(nn.Conv2d):
@@ -34,16 +37,18 @@ class Conv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.kernel_size != (1, 1):
+        if self.kernel_size != (1, 1) or self.padding != (0, 0):
             return super().forward(x)
         a, b = self.stride
-        return F.conv2d(x[:, :, ::a, ::b], self.weight, self.bias)
+        return F.conv2d(x[:, :, ::a, ::b], self.weight, self.bias, groups=self.groups)
 
 
 class Conv3d(nn.Conv3d):
     """`nn.Conv3d`: same arguments, parameters and results."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if is_slow_alone(self, x):
+            return by_halves(x, self.weight, self.bias, self.stride, self.padding)
         if not is_fast(self, x):
             return super().forward(x)
         if self.groups > 1:
@@ -74,7 +79,7 @@ def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> boo
     """
     if x.device.type != "cpu" or torch.compiler.is_exporting():
         return False
-    if layer.bias is None or max(layer.dilation) > 1:
+    if layer.bias is None or max(layer.dilation) > 1 or not has_zeros_around(layer):
         return False
     if torch.compiler.is_compiling() and (layer.groups == 1 or max(layer.stride) == 1):
         return False
@@ -83,6 +88,51 @@ def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> boo
     is_depthwise = layer.groups == layer.in_channels == layer.out_channels
     is_same = all(size == 2 * pad + 1 for size, pad in zip(layer.kernel_size, layer.padding))
     return is_depthwise and is_same
+
+
+def has_zeros_around(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d) -> bool:
+    """Whether a layer pads its image by so many zeros along each axis, and not by other rules."""
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def is_slow_alone(layer: nn.Conv3d, x: Tensor) -> bool:
+    """Whether this is a dense convolution of one sample that PyTorch does not give to oneDNN.
+
+    It does for two samples, and for one where batch x channels x Z x Y exceed ONEDNN_FROM (ATen's
+    use_mkldnn, in torch 2.13; bf16 always goes to oneDNN). The output must have two halves along z.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        return False
+    if len(x) != 1 or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    if not has_zeros_around(layer) or layer.groups > 1 or max(layer.dilation) > 1:
+        return False
+    if max(layer.kernel_size) == 1 or x[..., 0].numel() > ONEDNN_FROM:
+        return False
+    margins = 2 * layer.padding[0] - layer.kernel_size[0]
+    slices = (x.shape[2] + margins) // layer.stride[0] + 1
+    return slices > 0 and slices % 2 == 0
+
+
+def by_halves(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple
+) -> Tensor:
+    """The convolution of one sample as that of two, which are the halves of its output along z.
+
+        output      ---- a ---- ---- b ----
+        image     [ . . . a . . . ]
+                              [ . . . b . . . ]       each half sees as far as the kernel reaches
+
+    (1, C, Z, Y, X) -> (1, D, ...). Costs a copy of the image and of the output.
+    """
+    step, depth, pad = stride[0], weight.shape[2], padding[0]
+    if pad:
+        x = F.pad(x.movedim(1, -1), (0, 0, 0, 0, 0, 0, pad, pad)).movedim(-1, 1)
+    half = ((x.shape[2] - depth) // step + 1) // 2  # slices of the output in each half
+    seen = (half - 1) * step + depth  # slices of the image that one half sees
+    halves = torch.cat((x[:, :, :seen], x[:, :, half * step : half * step + seen]))
+    y = F.conv3d(halves, weight, bias, stride, (0, *padding[1:]))  # (2, D, half, ...)
+    return torch.cat(y.split(1), dim=2)
 
 
 def cast_as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
