@@ -1,5 +1,9 @@
 """Fragments, region graph, average linkage and cuts equal their plain forms, bit for bit."""
 
+import re
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +15,7 @@ from pytc.segmentation.merge_tree import Merges, MergeTree, load_merge_tree, rel
 from pytc.segmentation.region_graph import region_graph
 from pytc.segmentation.watershed import seeded_watershed
 
+ROOT = Path(__file__).parent.parent
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 3, 0), (0, 0, 3))
 EDGE_WEIGHTS = (3, 3, 3, 1, 1, 1)
 
@@ -115,3 +120,14 @@ def test_what_does_not_fit_is_refused():
         seeded_watershed(fragments[:2], affinities)
     with pytest.raises(ValueError, match="a fragment block of 1 voxel or more"):
         make_fragments(affinities, FragmentSettings(block=(0, 1, 1)))
+
+
+def test_the_page_on_decoding_runs_and_names_what_there_is():
+    text = (ROOT / "docs" / "decode.md").read_text()
+    exec(text.split("```python\n")[1].split("```")[0], {})
+    names = re.findall(r"`plain\.(\w+)`", text)
+    assert names and all(hasattr(plain, name) for name in names)
+    for name, file in re.findall(r"`([\w.]+)` in `(\w+)\.py`", text):
+        found = import_module(f"pytc.segmentation.{file}")
+        for part in name.split("."):
+            found = getattr(found, part)

@@ -43,7 +43,8 @@ def agglomerate(
     segmentations = waterz.agglomerate(
         backward, [1 - threshold], fragments=fragments.astype(np.uint64, order="C")
     )
-    return next(iter(segmentations)).copy()
+    segmentation: np.ndarray = next(iter(segmentations)).copy()
+    return segmentation
 
 
 def mutex_watershed(
@@ -68,7 +69,10 @@ def mutex_watershed(
         len(affinities),
     )
     certainty = _as_fractions(affinities, np.float64) - threshold
-    return mwatershed.agglom(certainty, [list(offset) for offset in offsets], strides=strides)
+    segmentation: np.ndarray = mwatershed.agglom(
+        certainty, [list(offset) for offset in offsets], strides=strides
+    )
+    return segmentation
 
 
 def _extra(name: str) -> ModuleType:

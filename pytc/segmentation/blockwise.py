@@ -5,7 +5,7 @@ It is equal to that of the whole, bit for bit.
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_d
 def segment_volume(
     affinities: Volume, output: str | Path, config: SegmentationConfig, *, planes: int | None = None
 ) -> None:
-    """Segment a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64.
+    """Segments a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64.
 
     An older one is replaced.
 
@@ -46,10 +46,13 @@ def segment_volume(
     not depend on it. ValueError if there are no offsets, or one slab does not hold the volume and
     config.method has no exact form by slabs. The output appears under its name when it is whole.
     """
-    stated = affinities.offsets is not None and "c" in affinities.axes
-    require(stated, "affinities with channels and the attribute offsets", affinities)
+    offsets = affinities.offsets
+    if offsets is None or "c" not in affinities.axes:
+        raise ValueError(
+            f"expected affinities with channels and the attribute offsets, got {affinities!r}"
+        )
     check_dtype(affinities.dtype)
-    channels = channels_to_read(affinities.n_channels, affinities.offsets, config)
+    channels = channels_to_read(affinities.n_channels, offsets, config)
     length = affinities.spatial_shape[0]
     if planes is None:
         planes = fitting_planes(affinities.spatial_shape, affinities.dtype, len(channels), config)
@@ -57,7 +60,7 @@ def segment_volume(
 
     output = Path(output)
     # single files appear when they are whole; a Zarr array takes its place then
-    whole = nullcontext(output)
+    whole: AbstractContextManager[Path] = nullcontext(output)
     if any(part.endswith(".zarr") for part in output.parts):
         whole = replacing(output)
         replaceable = not output.exists() or is_zarr(output)
@@ -89,7 +92,7 @@ def fitting_planes(
     voxel = n_channels * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
     voxel += method_of(config).memory
     plane = voxel * math.prod(shape[1:])
-    planes = max(1, psutil.virtual_memory().available // 2 // plane)
+    planes = max(1, int(psutil.virtual_memory().available) // 2 // plane)
     # slabs of whole chunks, as create_volume makes them, are read and written fastest
     if planes >= shape[0] or planes < CHUNK:
         return planes
@@ -142,9 +145,12 @@ def _component_slabs(
     length, *plane = affinities.spatial_shape
     slabs = [(start, min(start + planes, length)) for start in range(0, length, planes)]
     ranges = ranges_above(config.threshold, affinities.dtype)
-    first, sizes = [0], [np.zeros(1, np.int64)]  # numbers of a slab begin at first + 1
+    first = [0]  # numbers of a slab begin at first + 1
+    sizes = [np.zeros(1, np.int64)]
     parents = np.zeros(1, labels.dtype)
-    last_values = last_labels = None  # of the plane before the slab
+    # of the plane before the slab
+    last_values: np.ndarray = np.empty((3, *plane), affinities.dtype)
+    last_labels: np.ndarray = np.empty(plane, labels.dtype)
     for start, stop in track(slabs, "components", "slabs"):
         # planes beyond the slab; the one after is never read
         before = int(start > 0)
@@ -166,7 +172,8 @@ def _component_slabs(
         if config.min_size > 1:
             sizes.append(component_sizes(slab, count)[1:])
         first.append(first[-1] + count)
-        last_values, last_labels = values[:, inside.stop - 1].copy(), slab[-1].copy()
+        last_values[...] = values[:, inside.stop - 1]
+        last_labels[...] = slab[-1]
         labels[start:stop] = slab
     numbers = final_numbers(
         parents, np.concatenate(sizes) if config.min_size > 1 else sizes[0][:0], config.min_size

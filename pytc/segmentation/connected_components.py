@@ -21,10 +21,11 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 
+from pytc.segmentation.compiled import compiled
 from pytc.segmentation.edges import (
+    Ranges,
     check_affinities,
     comparable,
     edge_flags,
@@ -72,7 +73,7 @@ def connected_components_3d(
         raise ValueError(f"expected a bool mask of shape {shape}, got {mask.dtype} {mask.shape}")
     ranges = ranges_above(threshold, affinities.dtype)
     edges = comparable(affinities[:3])
-    labels = np.empty(shape, label_dtype(shape))
+    labels: np.ndarray = np.empty(shape, label_dtype(shape))
     count = label_planes(
         edges, ranges, 0, shape[0], labels, mask=mask, min_size=min_size, threads=threads
     )
@@ -154,7 +155,7 @@ def unit_channels(n_channels: int, offsets: Sequence[Sequence[int]]) -> list[int
 
 def label_planes(
     edges: np.ndarray,
-    ranges: tuple,
+    ranges: Ranges,
     start: int,
     stop: int,
     labels: np.ndarray,
@@ -202,7 +203,7 @@ def label_planes(
 
 def label_slab(
     edges: np.ndarray,
-    ranges: tuple,
+    ranges: Ranges,
     start: int,
     stop: int,
     labels: np.ndarray,
@@ -237,11 +238,13 @@ def label_slab(
 def _are_runs_long(flags: np.ndarray) -> bool:
     """Whether more than two thirds of a sample of voxels have an edge along x."""
     sample = flags[:, ::16] & X_EDGE
-    return 3 * np.count_nonzero(sample) > 2 * sample.size
+    return bool(3 * np.count_nonzero(sample) > 2 * sample.size)
 
 
-@numba.njit(cache=True, nogil=True)
-def _find_events(flags, z, y, joins_plane_before, events):
+@compiled
+def _find_events(
+    flags: np.ndarray, z: int, y: int, joins_plane_before: bool, events: np.ndarray
+) -> None:
     """Writes the event bits of each voxel of a row, from the edge flags of it and its neighbours.
 
     FOREGROUND: it has an edge. STARTS_RUN: it has one, but none to the voxel before along x.
@@ -276,8 +279,15 @@ def _find_events(flags, z, y, joins_plane_before, events):
         )
 
 
-@numba.njit(cache=True, nogil=True)
-def _link_runs(flags, labels, start, with_lone_voxels, runs_are_long, events):
+@compiled
+def _link_runs(
+    flags: np.ndarray,
+    labels: np.ndarray,
+    start: int,
+    with_lone_voxels: bool,
+    runs_are_long: bool,
+    events: np.ndarray,
+) -> None:
     """Points every voxel of the planes from `start` on at an earlier one of its component.
 
     A pointer is the index of that voxel + 1. Where runs are long, a voxel within one is passed over
@@ -318,8 +328,8 @@ def _link_runs(flags, labels, start, with_lone_voxels, runs_are_long, events):
                         root, _ = unite(parents, root, in_z)
 
 
-@numba.njit(cache=True, nogil=True)
-def _number_roots(labels, shared):
+@compiled
+def _number_roots(labels: np.ndarray, shared: np.ndarray) -> int:
     """Turns pointers at earlier voxels into numbers from 1 in raster order, in place.
 
     A pointer's target has its number already. shared (labels.size + 1,) becomes, of each number,
@@ -330,15 +340,22 @@ def _number_roots(labels, shared):
         pointer = labels[i]
         is_root = pointer == i + 1
         count += is_root
-        number = labels[max(np.int64(pointer), 1) - 1] * labels.dtype.type(pointer > 0)
+        number = labels[max(np.int64(pointer), np.int64(1)) - 1] * labels.dtype.type(pointer > 0)
         number = labels.dtype.type(count) if is_root else number
         labels[i] = number
         shared[number] = not is_root
     return count
 
 
-@numba.njit(cache=True, nogil=True)
-def join_face(flags, before, after, first_before, first_after, parents):
+@compiled
+def join_face(
+    flags: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    first_before: int,
+    first_after: int,
+    parents: np.ndarray,
+) -> None:
     """Unites components across the face of two slabs, where `flags` (Y, X) has an edge along z.
 
     before, after (Y, X): labels on either side, numbered within their slabs. In the table `parents`
@@ -358,8 +375,8 @@ def component_sizes(labels: np.ndarray, count: int) -> np.ndarray:
     return _count(labels.ravel(), np.zeros(count + 1, np.int64))
 
 
-@numba.njit(cache=True, nogil=True)
-def _count(labels, sizes):
+@compiled
+def _count(labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     last, run = labels.dtype.type(0), 0
     for label in labels:
         if label != last:
@@ -370,8 +387,8 @@ def _count(labels, sizes):
     return sizes
 
 
-@numba.njit(cache=True, nogil=True)
-def final_numbers(parents, sizes, min_size):
+@compiled
+def final_numbers(parents: np.ndarray, sizes: np.ndarray, min_size: int) -> np.ndarray:
     """The final label of each entry: roots are numbered from 1 in their order.
 
     Those of fewer than min_size voxels get 0. parents: entry 0 is the background, and none points
@@ -392,8 +409,8 @@ def final_numbers(parents, sizes, min_size):
     return numbers
 
 
-@numba.njit(cache=True, nogil=True)
-def relabel(labels, table):
+@compiled
+def relabel(labels: np.ndarray, table: np.ndarray) -> None:
     """Replaces each label by its entry in the table, in place; 0 stays."""
     last = number = labels.dtype.type(0)
     for i in range(len(labels)):

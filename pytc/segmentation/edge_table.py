@@ -11,12 +11,20 @@ to another node item by item. All are plain arrays, so that compiled functions c
     length        (N,)  items in each list
 """
 
-import numba
 import numpy as np
 
+from pytc.segmentation.compiled import compiled
 
-@numba.njit(cache=True, nogil=True)
-def append_item(fragment, item, head, tail, following, degree):
+
+@compiled
+def append_item(
+    fragment: int,
+    item: int,
+    head: np.ndarray,
+    tail: np.ndarray,
+    following: np.ndarray,
+    degree: np.ndarray,
+) -> None:
     """Puts an item at the end of a fragment's list of edges."""
     following[item] = -1
     if head[fragment] < 0:
@@ -27,25 +35,25 @@ def append_item(fragment, item, head, tail, following, degree):
     degree[fragment] += 1
 
 
-@numba.njit(cache=True, nogil=True)
-def table_size(n_edges):
+@compiled
+def table_size(n_edges: int) -> int:
     size = 16
     while size < 2 * n_edges:
         size *= 2
     return size
 
 
-@numba.njit(cache=True, nogil=True)
-def _home(a, b, n_slots):
+@compiled
+def _home(a: int, b: int, n_slots: int) -> int:
     """The slot at which the search for the edge between a and b begins."""
     low, high = np.uint64(min(a, b)), np.uint64(max(a, b))
     mixed = low * np.uint64(0x9E3779B97F4A7C15) ^ high * np.uint64(0xC2B2AE3D27D4EB4F)
     mixed ^= mixed >> np.uint64(32)
-    return np.int64(mixed & np.uint64(n_slots - 1))
+    return np.int64(mixed & np.uint64(n_slots - 1))  # type: ignore[return-value]
 
 
-@numba.njit(cache=True, nogil=True)
-def _slot_of(a, b, end_a, end_b, slots):
+@compiled
+def _slot_of(a: int, b: int, end_a: np.ndarray, end_b: np.ndarray, slots: np.ndarray) -> int:
     """The slot of the edge between a and b, or the empty one where it belongs."""
     slot = _home(a, b, len(slots))
     while slots[slot] > 0:
@@ -56,19 +64,20 @@ def _slot_of(a, b, end_a, end_b, slots):
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
-def edge_between(a, b, end_a, end_b, slots):
+@compiled
+def edge_between(a: int, b: int, end_a: np.ndarray, end_b: np.ndarray, slots: np.ndarray) -> int:
     """The edge between a and b, or -1."""
-    return slots[_slot_of(a, b, end_a, end_b, slots)] - 1
+    edge: int = slots[_slot_of(a, b, end_a, end_b, slots)] - 1
+    return edge
 
 
-@numba.njit(cache=True, nogil=True)
-def insert_edge(edge, end_a, end_b, slots):
+@compiled
+def insert_edge(edge: int, end_a: np.ndarray, end_b: np.ndarray, slots: np.ndarray) -> None:
     slots[_slot_of(end_a[edge], end_b[edge], end_a, end_b, slots)] = edge + 1
 
 
-@numba.njit(cache=True, nogil=True)
-def remove_edge(edge, end_a, end_b, slots):
+@compiled
+def remove_edge(edge: int, end_a: np.ndarray, end_b: np.ndarray, slots: np.ndarray) -> None:
     """Takes an edge out of the table, and closes the gap (Knuth, TAOCP 3, 6.4, algorithm R)."""
     mask = len(slots) - 1
     gap = _slot_of(end_a[edge], end_b[edge], end_a, end_b, slots)

@@ -1,16 +1,19 @@
 """Edges between neighbours: which are above a threshold, or all in descending order.
 
-Those above a threshold are one byte of flags a voxel.
+Which are above a threshold is one byte a voxel: bits 1, 2, 4 are the edges to the next voxel along
+z, y, x. Comparisons are exact for every dtype, and read affinities where they lie.
 """
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
-import numba
 import numpy as np
 
+from pytc.segmentation.compiled import compiled, thread_count
+
+# Two closed ranges of values: low, high, low, high (`ranges_above`).
+Ranges = tuple[np.generic, np.generic, np.generic, np.generic]
 AFFINITY_DTYPES = ("float16", "float32", "float64", "uint8")
 DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)  # times 1 << bit, its first six bits differ for each bit
 BITS = np.argsort(DE_BRUIJN << np.arange(64, dtype=np.uint64) >> np.uint64(58))
@@ -56,7 +59,7 @@ def comparable(affinities: np.ndarray) -> np.ndarray:
     return affinities
 
 
-def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
+def ranges_above(threshold: float, dtype: np.dtype) -> Ranges:
     """Two closed ranges of `comparable` values that hold exactly the values > threshold.
 
     Returns (low, high, low, high). The comparison is exact; uint8 stands for value / 255, bool and
@@ -83,7 +86,7 @@ def ranges_above(threshold: float, dtype: np.dtype) -> tuple:
     return bits, infinity, np.uint16(1), np.uint16(0)
 
 
-def _whole_numbers_above(threshold: float, dtype: np.dtype) -> tuple:
+def _whole_numbers_above(threshold: float, dtype: np.dtype) -> Ranges:
     """`ranges_above` of bool and of integers that stand for themselves."""
     kind = np.dtype(np.uint16) if dtype == np.bool_ else dtype
     least, most = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
@@ -98,13 +101,20 @@ def is_above(values: np.ndarray, threshold: float) -> np.ndarray:
     """value > threshold, compared in float64, as a bool array; uint8 stands for value / 255."""
     low, high, low2, high2 = ranges_above(threshold, values.dtype)
     values = comparable(values)
-    return ((values >= low) & (values <= high)) | ((values >= low2) & (values <= high2))
+    above: np.ndarray = (values >= low) & (values <= high)
+    above |= (values >= low2) & (values <= high2)
+    return above
 
 
 def edge_flags(
-    affinities: np.ndarray, ranges: tuple, start: int, stop: int, mask, flags: np.ndarray
+    affinities: np.ndarray,
+    ranges: Ranges,
+    start: int,
+    stop: int,
+    mask: np.ndarray | None,
+    flags: np.ndarray,
 ) -> None:
-    """Fill `flags` (stop - start, Y, X) uint8 with the edges of each voxel.
+    """Fills `flags` (stop - start, Y, X) uint8 with the edges of each voxel.
 
     Bits 1, 2, 4 of v tell of an edge to the next voxel along z, y, x. `affinities` (3, Z, Y, X) as
     `comparable` gives them, planes start to stop; edges that leave the volume or have an end
@@ -114,7 +124,10 @@ def edge_flags(
         affinities[0, start:stop],
         affinities[1, start:stop],
         affinities[2, start:stop],
-        *ranges,
+        ranges[0],
+        ranges[1],
+        ranges[2],
+        ranges[3],
         flags,
     )
     if stop == affinities.shape[1]:
@@ -130,8 +143,17 @@ def edge_flags(
         flags[~inside] = 0
 
 
-@numba.njit(cache=True, nogil=True)
-def _threshold(along_z, along_y, along_x, low, high, low2, high2, flags):
+@compiled
+def _threshold(
+    along_z: np.ndarray,
+    along_y: np.ndarray,
+    along_x: np.ndarray,
+    low: np.generic,
+    high: np.generic,
+    low2: np.generic,
+    high2: np.generic,
+    flags: np.ndarray,
+) -> None:
     for z in range(flags.shape[0]):
         for y in range(flags.shape[1]):
             a, b, c, out = along_z[z, y], along_y[z, y], along_x[z, y], flags[z, y]
@@ -147,9 +169,9 @@ def _threshold(along_z, along_y, along_x, low, high, low2, high2, flags):
 
 
 def values_above(affinities: np.ndarray, floor: float) -> np.ndarray:
-    """The finite values above `floor` that there are, float64, ascending.
+    """The finite values above `floor` in the affinities, float64, ascending.
 
-    Of float16 and uint8, they are all that there can be.
+    For float16 and uint8 all possible values, whether they occur or not.
     """
     small = affinities.dtype.itemsize < 4
     values = _every_value(affinities.dtype) if small else np.unique(affinities).astype(np.float64)
@@ -166,100 +188,98 @@ def slabs_of(
 ) -> list[tuple[int, int]]:
     """(start, stop) of a slab of planes for each thread.
 
-    It is a single one where tables of all floors would be too large.
+    A single slab where there are so many floors that a table of them for each would be too large.
     """
-    threads = (threads or numba.config.NUMBA_NUM_THREADS) if n_floors < 1 << 16 else 1
+    threads = (threads or thread_count()) if n_floors < 1 << 16 else 1
     slabs = max(1, min(length, threads))
     return list(pairwise(length * i // slabs for i in range(slabs + 1)))
 
 
 def descending_edges(
-    affinities: np.ndarray,
-    slabs: list[tuple[int, int]],
-    labels: np.ndarray,
-    floors: np.ndarray,
-    nodes: np.ndarray,
+    affinities: np.ndarray, start: int, stop: int, fragments: np.ndarray, floors: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Edges above the lowest floor in descending order, and how many are above each floor.
+    """Edges between two fragments in descending order: a counting sort, of one bucket a floor.
 
-    The counts are from the highest floor to the lowest. affinities (3, Z, Y, X), of which those of
-    the planes in slabs, each by a thread; labels (Z, Y, X): edges within one label, 0 apart, are
-    left out; floors: ascending. An edge (n, 2) is the numbers that its voxels have in nodes (Z, Y,
-    X). Edges between the same floors come in the raster order of their first voxel, then z, y, x.
-    Memory: up to 10 bytes an edge (18 with uint64 nodes).
+    Args:
+        affinities: (3, Z, Y, X), of which planes start to stop - 1 are read.
+        fragments: (Z, Y, X), from 1. Edges within one fragment are left out.
+        floors: (T,) ascending. Edges above the lowest are found; those between the same two floors
+            come in the raster order of their first voxel, then z, y, x.
+
+    Returns:
+        (edges, ends): the fragments at both ends (E, 2), and how many edges are above each floor
+        (T,), from the highest floor to the lowest.
+
+    Memory: up to 10 bytes an edge (18 with uint64 fragments).
     """
-    small = affinities.dtype.itemsize < 4
-    levels = (
-        np.searchsorted(floors, _every_value(affinities.dtype)) if small else np.empty(0, np.int64)
-    )
+    levels = np.empty(0, np.int64)
+    if affinities.dtype.itemsize < 4:  # of so few values each one's bucket is looked up
+        levels = np.searchsorted(floors, _every_value(affinities.dtype))
     levels = levels.astype(np.min_scalar_type(len(floors)))
-    values, ranges = comparable(affinities), ranges_above(floors[0], affinities.dtype)
-    _, height, width = labels.shape
+    values = comparable(affinities)
+    ranges = ranges_above(floors[0], affinities.dtype)
+    depth, height, width = fragments.shape
+
+    flags = np.zeros((1, height, -(-width // 8) * 8), np.uint8)
+    inside = flags[:, :, :width]
+    words = flags[0].view(np.uint64)  # eight voxels each
+    found: np.ndarray = np.empty(3 * height * width, label_dtype((4, height, width)))
+    found_levels = np.empty(len(found), levels.dtype)
+    counts = np.zeros(len(floors) + 1, np.int64)  # of bucket k: above k of the floors
+    planes = []
+    for z in range(start, stop):
+        edge_flags(values, ranges, z, z + 1, None, inside)
+        _drop_within_fragments(inside[0], fragments[z], fragments[min(z + 1, depth - 1)])
+        count = _find_edges(words, values[:, z], levels, floors, found, found_levels, counts)
+        planes.append((found[:count].copy(), found_levels[:count].copy()))
+
+    from_the_top = counts[::-1].cumsum()
+    places = from_the_top[::-1] - counts  # where each bucket begins
+    edges: np.ndarray = np.empty((counts.sum(), 2), fragments.dtype)
     strides = np.array([height * width, width, 1])
-
-    def find(slab):
-        flags = np.zeros((1, height, -(-width // 8) * 8), np.uint8)
-        inside, words = flags[:, :, :width], flags[0].view(np.uint64)
-        found = np.empty(3 * height * width, label_dtype((4, height, width)))
-        found_levels, counts = (
-            np.empty(len(found), levels.dtype),
-            np.zeros(len(floors) + 1, np.int64),
-        )
-        planes = []
-        for z in range(*slab):
-            edge_flags(values, ranges, z, z + 1, None, inside)
-            _drop_within_labels(inside[0], labels[z], labels[min(z + 1, len(labels) - 1)])
-            count = _find_edges(words, values[:, z], levels, floors, found, found_levels, counts)
-            planes.append((found[:count].copy(), found_levels[:count].copy()))
-        return planes, counts
-
-    def place(slab, planes, places):
-        for i, z in enumerate(range(*slab)):
-            _place(*planes[i], nodes[z : z + 2].ravel(), strides, places, edges)
-            planes[i] = None
-
-    with ThreadPoolExecutor(len(slabs)) as pool:
-        found, counts = zip(*pool.map(find, slabs))
-        counts = np.array(counts).T[::-1]  # of each level, the highest first, in each slab
-        places = (np.cumsum(counts) - counts.ravel()).reshape(counts.shape)[::-1].T.copy()
-        edges = np.empty((counts.sum(), 2), nodes.dtype)
-        list(pool.map(place, slabs, found, places))
-    return edges, np.cumsum(counts.sum(1))[:-1]
+    planes.reverse()  # so that each can be let go once its edges have their places
+    for z in range(start, stop):
+        _place(*planes.pop(), fragments[z : z + 2].ravel(), strides, places, edges)
+    return edges, from_the_top[:-1]
 
 
-@numba.njit(cache=True, nogil=True)
-def _drop_within_labels(flags, labels, below):
+@compiled
+def _drop_within_fragments(flags: np.ndarray, fragments: np.ndarray, below: np.ndarray) -> None:
+    """Clears the flags of edges within one fragment, in one plane; below: the next plane."""
     height, width = flags.shape
     for y in range(height):
-        row, to, here, down, right = (
-            flags[y],
-            below[y],
-            labels[y],
-            labels[min(y + 1, height - 1)],
-            labels[y, 1:],
-        )
+        row, here = flags[y], fragments[y]
+        to_z, to_y, to_x = below[y], fragments[min(y + 1, height - 1)], fragments[y, 1:]
         for x in range(width):
-            apart = here[x] == 0
-            apart_z, apart_y = apart | (here[x] != to[x]), apart | (here[x] != down[x])
-            row[x] &= np.uint8(apart_z) | (np.uint8(apart_y) << np.uint8(1)) | np.uint8(4)
+            apart_z = np.uint8(here[x] != to_z[x])
+            apart_y = np.uint8(here[x] != to_y[x])
+            row[x] &= apart_z | (apart_y << np.uint8(1)) | np.uint8(4)
         for x in range(width - 1):
-            row[x] &= np.uint8(3) | (
-                np.uint8((here[x] == 0) | (here[x] != right[x])) << np.uint8(2)
-            )
+            row[x] &= np.uint8(3) | (np.uint8(here[x] != to_x[x]) << np.uint8(2))
 
 
-@numba.njit(cache=True, nogil=True)
-def _find_edges(words, values, levels, floors, found, found_levels, counts):
-    """Write 4 x index + axis and the level of each flag set in a plane.
+@compiled
+def _find_edges(
+    words: np.ndarray,
+    values: np.ndarray,
+    levels: np.ndarray,
+    floors: np.ndarray,
+    found: np.ndarray,
+    found_levels: np.ndarray,
+    counts: np.ndarray,
+) -> int:
+    """Lists the edges of a plane: 4 x voxel + axis in `found`, their buckets in `found_levels`.
 
-    Returns how many. words: flags, by eights.
+    words (Y, X / 8): the flags as 64-bit integers, so that eight voxels without an edge are passed
+    over at once. levels: the bucket of each possible value; or empty, and it is searched in the
+    floors. counts: how many edges each bucket has, added to. Returns the number of edges.
     """
     count, width = 0, values.shape[2]
     for y in range(len(words)):
         for x in range(0, width, 8):
             flags = words[y, x // 8]
             while flags:
-                rest = flags & (flags - np.uint64(1))
+                rest = flags & (flags - np.uint64(1))  # without its lowest bit
                 bit = BITS[((flags ^ rest) * DE_BRUIJN) >> np.uint64(58)]
                 flags = rest
                 at, axis = x + (bit >> 3), bit & 7
@@ -275,12 +295,22 @@ def _find_edges(words, values, levels, floors, found, found_levels, counts):
     return count
 
 
-@numba.njit(cache=True, nogil=True)
-def _place(found, levels, nodes, strides, places, edges):
-    """Write each edge of a plane to the next place of its level."""
+@compiled
+def _place(
+    found: np.ndarray,
+    levels: np.ndarray,
+    fragments: np.ndarray,
+    strides: np.ndarray,
+    places: np.ndarray,
+    edges: np.ndarray,
+) -> None:
+    """Writes each edge of a plane to the next place of its bucket.
+
+    fragments: of this plane and the next, flat; strides: from a voxel to the next along each axis.
+    """
     for n in range(len(found)):
         edge, level = np.int64(found[n]), np.int64(levels[n])
         place = places[level]
         places[level] = place + 1
         voxel = edge >> 2
-        edges[place, 0], edges[place, 1] = nodes[voxel], nodes[voxel + strides[edge & 3]]
+        edges[place, 0], edges[place, 1] = fragments[voxel], fragments[voxel + strides[edge & 3]]

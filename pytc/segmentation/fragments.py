@@ -18,12 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-import numba
 import numpy as np
 from scipy import ndimage
 
 from pytc.checks import require
 from pytc.geometry import Box, blocks
+from pytc.segmentation.compiled import compiled, thread_count
 from pytc.segmentation.connected_components import label_planes
 from pytc.segmentation.edges import (
     check_affinities,
@@ -76,18 +76,18 @@ def make_fragments(
     require(min(settings.block) > 0, "a fragment block of 1 voxel or more", settings.block)
     require(min(settings.halo) >= 0, "a fragment halo of 0 voxels or more", settings.halo)
     shape = affinities.shape[1:]
-    labels = np.empty(shape, label_dtype(shape))
+    labels: np.ndarray = np.empty(shape, label_dtype(shape))
     grid = blocks(shape, settings.block)
 
     def fill(box: Box) -> tuple[np.ndarray, np.ndarray]:
         region = grown(box, settings.halo, shape)
-        inside = box.moved([-s for s in region.start])
+        inside = box.moved(tuple(-s for s in region.start))
         part = fragments_of_block(affinities[(slice(0, 3), *region.slices)], inside, settings)
         sizes, first_voxels = measure(part, box, shape)
         labels[box.slices] = part
         return sizes, first_voxels
 
-    with ThreadPoolExecutor(threads or numba.config.NUMBA_NUM_THREADS) as pool:
+    with ThreadPoolExecutor(threads or thread_count()) as pool:
         measured = list(pool.map(fill, grid))
         before = np.cumsum([0, *(len(sizes) - 1 for sizes, _ in measured)])
         list(pool.map(lambda box, n: _raise(labels[box.slices], n), grid, before))
@@ -193,8 +193,8 @@ def _raise(labels: np.ndarray, by: int) -> None:
     np.add(labels, labels.dtype.type(by), out=labels, where=labels > 0)
 
 
-@numba.njit(cache=True, nogil=True)
-def _number(labels, numbers):
+@compiled
+def _number(labels: np.ndarray, numbers: np.ndarray) -> None:
     """Renumbers labels as 1, 2, ... in the order in which they come, in place; numbers: all 0."""
     count = 0
     for i in range(len(labels)):
@@ -207,8 +207,8 @@ def _number(labels, numbers):
         labels[i] = numbers[label]
 
 
-@numba.njit(cache=True, nogil=True)
-def _measure(labels, sizes, first):
+@compiled
+def _measure(labels: np.ndarray, sizes: np.ndarray, first: np.ndarray) -> None:
     for i in range(len(labels)):
         label = labels[i]
         if sizes[label] == 0:

@@ -12,9 +12,9 @@ longer, and a hash table finds the edge between two fragments. Cost: O(E log E l
 100 bytes an edge. Plain form: `plain.average_linkage`.
 """
 
-import numba
 import numpy as np
 
+from pytc.segmentation.compiled import compiled, inlined
 from pytc.segmentation.edge_table import (
     append_item,
     edge_between,
@@ -42,8 +42,10 @@ def average_linkage(graph: RegionGraph) -> Merges:
     return Merges(scores, ids[first], ids[second])
 
 
-@numba.njit(cache=True, nogil=True)
-def _link(end_a, end_b, sums, weights, n_fragments):
+@compiled
+def _link(
+    end_a: np.ndarray, end_b: np.ndarray, sums: np.ndarray, weights: np.ndarray, n_fragments: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merges of fragments 0 .. n - 1, numbered in the order of their ids.
 
     end_a, end_b, sums, weights: (E,) of the edges, sorted by (end_a, end_b); overwritten.
@@ -123,11 +125,27 @@ def _link(end_a, end_b, sums, weights, n_fragments):
     return scores[:count], first[:count], second[:count]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _add_up(
-    moved, other, item, kept, neighbour, end_a, end_b, sums, weights, alive, head, tail, following,
-    degree, slots, heap_scores, heap_edges, size,
-):  # fmt: skip
+    moved: int,
+    other: int,
+    item: int,
+    kept: int,
+    neighbour: int,
+    end_a: np.ndarray,
+    end_b: np.ndarray,
+    sums: np.ndarray,
+    weights: np.ndarray,
+    alive: np.ndarray,
+    head: np.ndarray,
+    tail: np.ndarray,
+    following: np.ndarray,
+    degree: np.ndarray,
+    slots: np.ndarray,
+    heap_scores: np.ndarray,
+    heap_edges: np.ndarray,
+    size: int,
+) -> int:
     """Makes one of two edges between `kept` and `neighbour`: the one of the lower index lives on.
 
     item: the place of edge `moved` in the list of the fragment that is gone. Returns the size of
@@ -157,13 +175,13 @@ def _add_up(
     return size
 
 
-@numba.njit(cache=True, nogil=True)
-def _mean(edge, sums, weights):
+@compiled
+def _mean(edge: int, sums: np.ndarray, weights: np.ndarray) -> float:
     return np.float64(sums[edge]) / UNIT / np.float64(weights[edge])
 
 
-@numba.njit(cache=True, nogil=True)
-def _sift_up(i, scores, edges):
+@compiled
+def _sift_up(i: int, scores: np.ndarray, edges: np.ndarray) -> None:
     score, edge = scores[i], edges[i]
     while i > 0:
         parent = (i - 1) >> 1
@@ -174,8 +192,8 @@ def _sift_up(i, scores, edges):
     scores[i], edges[i] = score, edge
 
 
-@numba.njit(cache=True, nogil=True)
-def _sift_down(i, size, scores, edges):
+@compiled
+def _sift_down(i: int, size: int, scores: np.ndarray, edges: np.ndarray) -> None:
     if size == 0:
         return
     score, edge = scores[i], edges[i]
@@ -191,6 +209,6 @@ def _sift_down(i, size, scores, edges):
     scores[i], edges[i] = score, edge
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _comes_first(score, edge, other_score, other_edge):
+@inlined
+def _comes_first(score: float, edge: int, other_score: float, other_edge: int) -> bool:
     return score > other_score or (score == other_score and edge < other_edge)

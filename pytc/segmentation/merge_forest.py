@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import numba
 import numpy as np
 
+from pytc.segmentation.compiled import compiled
 from pytc.segmentation.connected_components import component_sizes, label_slab
 from pytc.segmentation.edges import (
     check_affinities,
@@ -48,7 +48,7 @@ class MergeForest:
     edges: np.ndarray  # (M, 2) fragments
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     n_positive: int  # how many of the edges are above 0: these the seeded watershed visits
-    min_size: np.unsignedinteger  # 2 or more: smaller components get no label
+    min_size: int  # 2 or more: smaller components get no label
     grow: bool  # whether a seeded watershed follows at each threshold
     queried: np.ndarray | None  # (F,) fragments whose labels will be asked for; None for all
 
@@ -96,9 +96,7 @@ def build_merge_forest(
     queried = None if query is None else query(fragments)
 
     def edges_of(slab: Slab) -> Edges:
-        edges, ends = descending_edges(
-            affinities, [(slab.start, slab.stop)], fragments, levels, fragments
-        )
+        edges, ends = descending_edges(affinities, slab.start, slab.stop, fragments, levels)
         tracked = _tracked(fragments, slab, None if grow else queried)
         parents = np.arange(1, len(tracked), dtype=fragments.dtype)
         _keep_tracked(edges, ends, slab.before, grow, parents, sizes, tracked, least)
@@ -119,16 +117,17 @@ def _label_fragments(
     shape = affinities.shape[1:]
     values = comparable(affinities)
     ranges = ranges_above(threshold, affinities.dtype)
-    fragments = np.empty(shape, label_dtype(shape))
+    fragments: np.ndarray = np.empty(shape, label_dtype(shape))
 
     def label(bound: tuple[int, int]) -> np.ndarray:
         part = fragments[slice(*bound)]
         shared = np.empty(part.size + 1, np.bool_)
         count = label_slab(values, ranges, *bound, part, shared)
         if min_size == 2:
-            return shared[1 : count + 1] + fragments.dtype.type(1)
-        capped = np.minimum(component_sizes(part, count)[1:], min_size)
-        return capped.astype(fragments.dtype)
+            sizes = np.where(shared[1 : count + 1], 2, 1)
+        else:
+            sizes = np.minimum(component_sizes(part, count)[1:], min_size)
+        return sizes.astype(fragments.dtype)
 
     def number(slab: Slab) -> None:
         part = fragments[slab.start : slab.stop]
@@ -179,7 +178,7 @@ def _level_by_level(slabs: list[Edges]) -> Edges:
     return np.concatenate(pieces), np.sum([ends for _, ends in slabs], axis=0)
 
 
-def roots_at_thresholds(forest: MergeForest) -> Iterator[Callable]:
+def roots_at_thresholds(forest: MergeForest) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """At each threshold in turn, a function from fragments (n,) to the roots of their components.
 
     The roots are (n,) uint64. A root is 0 where `connected_components_3d` with the forest's
@@ -213,6 +212,7 @@ def line_up(forest: MergeForest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         threshold at which point order[i] has a label. joined[i]: that at which it has the label of
         point order[i + 1]. NEVER if there is none.
     """
+    assert forest.queried is not None
     order = np.argsort(forest.queried, kind="stable")
     fragments = forest.queried[order]
     born = np.where(forest.sizes[fragments] >= forest.min_size, 0, NEVER)
@@ -254,8 +254,17 @@ def _walk(next_point: np.ndarray, last_points: np.ndarray) -> list[int]:
     return line
 
 
-@numba.njit(cache=True, nogil=True)
-def _keep_tracked(edges, ends, before, grow, parents, sizes, tracked, min_size):
+@compiled
+def _keep_tracked(
+    edges: np.ndarray,
+    ends: np.ndarray,
+    before: int,
+    grow: bool,
+    parents: np.ndarray,
+    sizes: np.ndarray,
+    tracked: np.ndarray,
+    min_size: int,
+) -> None:
     """Keeps only the edges by which a tracked fragment may get another label, in place.
 
     Kruskal's algorithm on the edges of one slab. Of each root it knows in `tracked` whether its
@@ -294,8 +303,8 @@ def _keep_tracked(edges, ends, before, grow, parents, sizes, tracked, min_size):
         ends[level] = count
 
 
-@numba.njit(cache=True, nogil=True)
-def _join(edges, parents, sizes, min_size):
+@compiled
+def _join(edges: np.ndarray, parents: np.ndarray, sizes: np.ndarray, min_size: int) -> None:
     """Merges the components at the ends of each edge; of each root, `sizes` has the voxels."""
     for n in range(len(edges)):
         root, child = unite(parents, edges[n, 0], edges[n, 1])
@@ -303,8 +312,8 @@ def _join(edges, parents, sizes, min_size):
             sizes[root] = min(sizes[root] + sizes[child], min_size)
 
 
-@numba.njit(cache=True, nogil=True)
-def _grow(edges, parents, sizes, min_size):
+@compiled
+def _grow(edges: np.ndarray, parents: np.ndarray, sizes: np.ndarray, min_size: int) -> None:
     """The seeded watershed on fragments: components of min_size voxels or more are the seeds.
 
     Smaller ones are joined with each other and to seeds. A seed stays a root, and two do not merge.
@@ -317,8 +326,10 @@ def _grow(edges, parents, sizes, min_size):
             parents[b - 1] = a
 
 
-@numba.njit(cache=True, nogil=True)
-def _roots(parents, sizes, min_size, fragments):
+@compiled
+def _roots(
+    parents: np.ndarray, sizes: np.ndarray, min_size: int, fragments: np.ndarray
+) -> np.ndarray:
     """The root of each fragment's component, or 0 if it is too small."""
     found = np.zeros(len(fragments), np.uint64)
     for n in range(len(fragments)):
@@ -328,10 +339,18 @@ def _roots(parents, sizes, min_size, fragments):
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _join_lines(
-    edges, ends, min_size, parents, sizes, last_point_of_root, next_point, born, joined
-):
+    edges: np.ndarray,
+    ends: np.ndarray,
+    min_size: int,
+    parents: np.ndarray,
+    sizes: np.ndarray,
+    last_point_of_root: np.ndarray,
+    next_point: np.ndarray,
+    born: np.ndarray,
+    joined: np.ndarray,
+) -> None:
     """Merges components in the order of the edges, and with them their lists of points (`line_up`).
 
     Of each root, `sizes` has the voxels and `last_point_of_root` the last point, or -1.

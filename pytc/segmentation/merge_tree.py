@@ -16,10 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numba
 import numpy as np
 
 from pytc.checks import require
+from pytc.segmentation.compiled import compiled
 from pytc.segmentation.connected_components import relabel
 from pytc.segmentation.edges import slabs_of
 from pytc.segmentation.union_find import unite
@@ -123,8 +123,8 @@ def relabelled(
     return labels
 
 
-@numba.njit(cache=True, nogil=True)
-def _unite_all(roots, first, second):
+@compiled
+def _unite_all(roots: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
     """Joins the pairs (union-find), and points each fragment at its cluster's lowest."""
     parents = roots[1:]
     for i in range(len(first)):

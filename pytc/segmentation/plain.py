@@ -136,7 +136,7 @@ def region_graph(
         {(a, b): [sum, weight]}, a < b: the sum over all edges between a and b of weight times
         affinity, in whole numbers of 2^-24, and the sum of their weights.
     """
-    graph = defaultdict(lambda: [0, 0])
+    graph: defaultdict[Pair, list[int]] = defaultdict(lambda: [0, 0])
     for affinity, voxel, other, channel in affinity_edges(affinities, offsets):
         a, b = int(fragments[voxel]), int(fragments[other])
         if a and b and a != b:

@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from pytc.checks import require
+from pytc.segmentation.compiled import compiled
 from pytc.segmentation.edges import check_affinities, comparable, slabs_of
 
 UNIT = 2.0**24  # a sum of 1.0 is the whole number 2^24
@@ -40,7 +40,8 @@ class RegionGraph:
     @property
     def scores(self) -> np.ndarray:
         """(E,) float64: the mean affinity of each pair."""
-        return self.sums / UNIT / self.weights
+        scores: np.ndarray = self.sums / UNIT / self.weights
+        return scores
 
 
 def region_graph(
@@ -164,11 +165,22 @@ class _PairSums:
         return merge_graphs([RegionGraph(self.pairs[:n], self.sums[:n], self.weights[:n])])
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled
 def _add_rows(
-    row, last_row, row_count, fragments, values, table, offset, weight, slots, pairs, sums,
-    weights, count,
-):  # fmt: skip
+    row: int,
+    last_row: int,
+    row_count: int,
+    fragments: np.ndarray,
+    values: np.ndarray,
+    table: np.ndarray,
+    offset: tuple[int, int, int],
+    weight: int,
+    slots: np.ndarray,
+    pairs: np.ndarray,
+    sums: np.ndarray,
+    weights: np.ndarray,
+    count: int,
+) -> tuple[int, int]:
     """Adds the edges of rows (z, y) from number `row` on; stops where the table may get too full.
 
     Returns the first row that is not added, and the number of pairs so far.
@@ -207,12 +219,12 @@ def _add_rows(
     return row, count
 
 
-@numba.njit(cache=True, nogil=True)
-def _find_slot(low, high, slots, pairs):
+@compiled
+def _find_slot(low: np.uint64, high: np.uint64, slots: np.ndarray, pairs: np.ndarray) -> int:
     """The slot of the pair (low, high), or the empty one where it belongs (linear probing)."""
     mixed = low * np.uint64(0x9E3779B97F4A7C15) ^ high * np.uint64(0xC2B2AE3D27D4EB4F)
     mixed ^= mixed >> np.uint64(32)
-    slot = np.int64(mixed & np.uint64(len(slots) - 1))
+    slot = int(mixed & np.uint64(len(slots) - 1))
     while slots[slot] > 0:
         entry = slots[slot] - 1
         if pairs[entry, 0] == low and pairs[entry, 1] == high:
@@ -221,8 +233,8 @@ def _find_slot(low, high, slots, pairs):
     return slot
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill_slots(slots, pairs, count):
+@compiled
+def _fill_slots(slots: np.ndarray, pairs: np.ndarray, count: int) -> None:
     for entry in range(count):
         slots[_find_slot(pairs[entry, 0], pairs[entry, 1], slots, pairs)] = entry + 1
 

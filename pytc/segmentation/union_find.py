@@ -12,11 +12,13 @@ Sources: Galler and Fischer, "An improved equivalence algorithm" (1964); path ha
 van Leeuwen, "Worst-case analysis of set union algorithms" (1984).
 """
 
-import numba
+import numpy as np
+
+from pytc.segmentation.compiled import compiled, inlined
 
 
-@numba.njit(cache=True, nogil=True)
-def find(parents, entry):
+@compiled
+def find(parents: np.ndarray, entry: int) -> int:
     """The root of an entry. Each entry on the way then points at its grandparent."""
     while parents[entry - 1] != entry:
         parents[entry - 1] = parents[parents[entry - 1] - 1]
@@ -24,8 +26,8 @@ def find(parents, entry):
     return entry
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def unite(parents, a, b):
+@inlined
+def unite(parents: np.ndarray, a: int, b: int) -> tuple[int, int]:
     """Merges the sets of two entries.
 
     Returns (root, child): the root of both, and the root of one before, which now points at it.

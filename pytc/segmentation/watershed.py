@@ -19,9 +19,9 @@ Source: Cousty et al., "Watershed cuts: minimum spanning forests and the drop of
 (2009).
 """
 
-import numba
 import numpy as np
 
+from pytc.segmentation.compiled import compiled
 from pytc.segmentation.edges import check_affinities, ranges_above
 from pytc.segmentation.union_find import find
 
@@ -54,7 +54,7 @@ def seeded_watershed(
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
     labels = np.array(seeds, order="C")
     strengths = _strengths(affinities[:3], floor)
-    parents = np.empty(labels.size, _index_dtype(labels.size))
+    parents: np.ndarray = np.empty(labels.size, _index_dtype(labels.size))
     _point_to_strongest(labels, strengths, parents)
     ends, levels = _edges_of_basins(labels, strengths, parents)
     _join(labels.reshape(-1), parents, _strongest_first(ends, levels))
@@ -74,16 +74,16 @@ def _strengths(affinities: np.ndarray, floor: float) -> np.ndarray:
     """
     dtype = np.dtype(f"u{affinities.dtype.itemsize}")
     patterns = affinities.view(dtype)
-    low, high = ranges_above(floor, affinities.dtype)[:2]
+    low, high, _, _ = ranges_above(floor, affinities.dtype)
     if low.dtype.kind == "f":
         low, high = low.view(dtype), high.view(dtype)
-    if low <= 1 and patterns.max(initial=0) <= high:
+    if int(low) <= 1 and patterns.max(initial=0) <= int(high):
         return patterns
     return np.where((patterns >= low) & (patterns <= high), patterns, dtype.type(0))
 
 
-@numba.njit(cache=True, nogil=True)
-def _point_to_strongest(labels, strengths, parents):
+@compiled
+def _point_to_strongest(labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray) -> None:
     """Points each unlabelled voxel at the end of its chain: a labelled voxel, or its basin's root.
 
     labels: (Z, Y, X); strengths: (3, Z, Y, X) unsigned; parents: (Z Y X,), filled as `union_find`
@@ -129,8 +129,10 @@ def _point_to_strongest(labels, strengths, parents):
         parents[voxel] = find(parents, voxel + 1)
 
 
-@numba.njit(cache=True, nogil=True)
-def _edges_of_basins(labels, strengths, parents):
+@compiled
+def _edges_of_basins(
+    labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Edges between two groups of which one at least is a basin, in raster order.
 
     Returns (ends, levels): the roots at both ends (E, 2), and the strengths (E,).
@@ -168,8 +170,8 @@ def _edges_of_basins(labels, strengths, parents):
     return ends[:count], levels[:count]
 
 
-@numba.njit(cache=True, nogil=True)
-def _enlarged(ends, levels, room):
+@compiled
+def _enlarged(ends: np.ndarray, levels: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     """Copies with twice the length, and `room` more."""
     length = 2 * len(levels) + room
     longer_ends = np.empty((length, 2), ends.dtype)
@@ -186,8 +188,8 @@ def _strongest_first(ends: np.ndarray, levels: np.ndarray) -> np.ndarray:
     return ends[np.argsort(~levels, kind="stable")]  # ~ turns the order of unsigned integers round
 
 
-@numba.njit(cache=True, nogil=True)
-def _counting_sort(ends, levels):
+@compiled
+def _counting_sort(ends: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """The edges in descending strength, for strengths of 16 bits at most."""
     highest = (1 << 16) - 1
     starts = np.zeros(highest + 1, np.int64)
@@ -204,8 +206,8 @@ def _counting_sort(ends, levels):
     return ordered
 
 
-@numba.njit(cache=True, nogil=True)
-def _join(labels, parents, edges):
+@compiled
+def _join(labels: np.ndarray, parents: np.ndarray, edges: np.ndarray) -> None:
     """Joins groups edge by edge, of which one at most holds a seed, and labels every voxel."""
     for edge in range(len(edges)):
         a, b = find(parents, edges[edge, 0]), find(parents, edges[edge, 1])
