@@ -224,13 +224,13 @@ def _find_slot(low: np.uint64, high: np.uint64, slots: np.ndarray, pairs: np.nda
     """The slot of the pair (low, high), or the empty one where it belongs (linear probing)."""
     mixed = low * np.uint64(0x9E3779B97F4A7C15) ^ high * np.uint64(0xC2B2AE3D27D4EB4F)
     mixed ^= mixed >> np.uint64(32)
-    slot = int(mixed & np.uint64(len(slots) - 1))
+    slot = np.int64(mixed & np.uint64(len(slots) - 1))
     while slots[slot] > 0:
         entry = slots[slot] - 1
         if pairs[entry, 0] == low and pairs[entry, 1] == high:
             break
         slot = (slot + 1) & (len(slots) - 1)
-    return slot
+    return slot  # type: ignore[return-value]
 
 
 @compiled
