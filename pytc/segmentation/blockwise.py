@@ -80,7 +80,7 @@ def segment_volume(
         ) as labels,
     ):
         if planes >= length:
-            _segment_whole(affinities, channels, config, labels)
+            _segment_whole(affinities, offsets, config, labels)
         else:
             _component_slabs(affinities, channels, config, planes, labels)
 
@@ -122,14 +122,14 @@ def _require_in_memory(shape: Sequence[int], planes: int, config: SegmentationCo
 
 
 def _segment_whole(
-    affinities: Volume, channels: list[int], config: SegmentationConfig, labels: Volume
+    affinities: Volume, offsets: Offsets, config: SegmentationConfig, labels: Volume
 ) -> None:
-    """Segment a volume that fits into memory."""
-    offsets = [affinities.offsets[channel] for channel in channels]
+    """Segment a volume that fits into memory; offsets: of each of its channels."""
+    channels = channels_to_read(affinities.n_channels, offsets, config)
     with Progress("segmenting", "steps", 3) as progress:
         values = affinities.read_channels(channels)
         progress.show(1, "read")
-        segmentation = decode(values, offsets, config)
+        segmentation = decode(values, [offsets[channel] for channel in channels], config)
         progress.show(2, config.method)
         labels[...] = segmentation
         progress.show(3, "written")
