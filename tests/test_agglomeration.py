@@ -2,9 +2,11 @@ import sys
 
 import numpy as np
 import pytest
-from reference_segmentation import STEPS, random_affinities
+from reference_segmentation import random_affinities
 
 from pytc.segmentation.agglomeration import agglomerate, mutex_watershed
+
+STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
 
 def line(values):
