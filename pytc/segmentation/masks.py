@@ -1,6 +1,9 @@
 """From stored probabilities to a stored mask, or to classes. Each output is whole, or not there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,19 +17,8 @@ BLOCK = (256, 256, 256)  # voxels read at once
 
 def threshold_volume(probabilities: Volume, output: Path, threshold: float) -> None:
     """Write the mask probability > threshold, uint8 (Z, Y, X), of one channel of probabilities."""
-    shape, axes = probabilities.spatial_shape, probabilities.spatial_axes
-    with (
-        replacing(output) as path,
-        create_volume(
-            path,
-            shape,
-            np.uint8,
-            axes=axes,
-            voxel_size=probabilities.voxel_size,
-            attributes={"threshold": threshold},
-        ) as mask,
-    ):
-        for box in blocks(shape, BLOCK):
+    with _new_mask(probabilities, output, {"threshold": threshold}) as mask:
+        for box in blocks(mask.spatial_shape, BLOCK):
             mask[box.slices] = is_above(probabilities.read(box.start, box.stop)[0], threshold)
 
 
@@ -35,18 +27,24 @@ def argmax_volume(probabilities: Volume, output: Path) -> None:
 
     The array's attribute `classes` is the number of channels of `probabilities`.
     """
-    shape, axes = probabilities.spatial_shape, probabilities.spatial_axes
+    with _new_mask(probabilities, output, {"classes": probabilities.n_channels}) as segmentation:
+        for box in blocks(segmentation.spatial_shape, BLOCK):
+            classes = probabilities.read(box.start, box.stop).argmax(0)
+            segmentation[box.slices] = classes.astype(np.uint8)
+
+
+@contextmanager
+def _new_mask(probabilities: Volume, output: Path, attributes: dict[str, Any]) -> Iterator[Volume]:
+    """An empty uint8 volume as large as the probabilities, renamed to `output` at the end."""
     with (
         replacing(output) as path,
         create_volume(
             path,
-            shape,
+            probabilities.spatial_shape,
             np.uint8,
-            axes=axes,
+            axes=probabilities.spatial_axes,
             voxel_size=probabilities.voxel_size,
-            attributes={"classes": probabilities.n_channels},
-        ) as segmentation,
+            attributes=attributes,
+        ) as mask,
     ):
-        for box in blocks(shape, BLOCK):
-            classes = probabilities.read(box.start, box.stop).argmax(0)
-            segmentation[box.slices] = classes.astype(np.uint8)
+        yield mask
