@@ -18,8 +18,8 @@ import numpy as np
 
 from pytc.io.volume import open_volume
 from pytc.metrics.overlap import overlap_metrics
-from pytc.segmentation.agglomeration import agglomerate, mutex_watershed
 from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.packages import mutex_watershed, waterz_segments
 from pytc.segmentation.watershed import seeded_watershed
 
 try:
@@ -106,7 +106,7 @@ def main() -> None:
             watershed(height, seeds)
         ),
         "waterz: components (0.8, min_size 200), grown, then merged above a mean of 0.6": lambda: (
-            agglomerate(edges, fragments, 0.6)
+            waterz_segments(edges, fragments, 0.6)
         ),
         "mwatershed: mutex watershed of all channels, threshold 0.5": lambda: mutex_watershed(
             affinities, offsets

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from pytc.config import SegmentationConfig
-from pytc.segmentation.agglomeration import agglomerate, mutex_watershed
 from pytc.segmentation.connected_components import (
     connected_components_3d,
     short_range,
@@ -23,6 +22,7 @@ from pytc.segmentation.connected_components import (
 )
 from pytc.segmentation.edges import is_above, label_dtype
 from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
+from pytc.segmentation.packages import mutex_watershed, waterz_segments
 from pytc.segmentation.watershed import seeded_watershed
 
 Offsets = Sequence[Sequence[int]]
@@ -151,7 +151,7 @@ def _components_watershed(
 def _waterz(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
     seeds = replace(config, threshold=config.fragment_threshold, min_size=FRAGMENT_SIZE)
     fragments = _components_watershed(affinities, offsets, seeds)
-    segments = agglomerate(affinities, fragments, config.threshold, offsets)
+    segments = waterz_segments(affinities, fragments, config.threshold, offsets)
     return _numbered(segments, config.min_size)
 
 

@@ -1,4 +1,4 @@
-"""Agglomeration by optional packages: waterz and mwatershed.
+"""Decoders of other packages, to compare with: waterz and mwatershed.
 
 waterz merges by the mean affinity of touching fragments; mwatershed is the mutex watershed. Neither
 works in place or by blocks: both copy the affinities, to float32 and float64.
@@ -15,7 +15,7 @@ from pytc.segmentation.connected_components import short_range
 from pytc.segmentation.edges import check_affinities
 
 
-def agglomerate(
+def waterz_segments(
     affinities: np.ndarray,
     fragments: np.ndarray,
     threshold: float,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference_segmentation import random_affinities
 
-from pytc.segmentation.agglomeration import agglomerate, mutex_watershed
+from pytc.segmentation.packages import mutex_watershed, waterz_segments
 
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
@@ -19,7 +19,7 @@ def line(values):
 @pytest.mark.parametrize(
     "package, call",
     [
-        ("waterz", lambda a: agglomerate(a, np.ones(a.shape[1:], int), 0.5)),
+        ("waterz", lambda a: waterz_segments(a, np.ones(a.shape[1:], int), 0.5)),
         ("mwatershed", lambda a: mutex_watershed(a, STEPS)),
     ],
 )
@@ -37,9 +37,9 @@ def test_mean_affinity_decides():
     affinities = line([0.9, 0.2, 0.9, 0.7, 0.9])
     fragments = np.array([[[3, 3, 5, 5, 8, 8]]], np.uint16)
     before = fragments.copy()
-    assert agglomerate(affinities, fragments, 0.6).tolist() == [[[3, 3, 5, 5, 5, 5]]]
-    assert len(np.unique(agglomerate(affinities, fragments, 0.1))) == 1
-    assert agglomerate(affinities, fragments, 0.8).tolist() == fragments.tolist()
+    assert waterz_segments(affinities, fragments, 0.6).tolist() == [[[3, 3, 5, 5, 5, 5]]]
+    assert len(np.unique(waterz_segments(affinities, fragments, 0.1))) == 1
+    assert waterz_segments(affinities, fragments, 0.8).tolist() == fragments.tolist()
     np.testing.assert_array_equal(fragments, before)
 
 
@@ -55,7 +55,7 @@ def test_edges_lead_forward_along_each_axis(axis):
     fragments = np.moveaxis(
         np.broadcast_to(np.array([1, 2, 3, 4])[:, None, None], (4, 4, 4)), 0, axis
     )
-    joined = np.moveaxis(agglomerate(affinities, fragments, 0.5), axis, 0)[:, 0, 0]
+    joined = np.moveaxis(waterz_segments(affinities, fragments, 0.5), axis, 0)[:, 0, 0]
     assert joined[1] == joined[2] and len(set(joined)) == 3
     pairs = np.moveaxis(mutex_watershed(affinities, STEPS), axis, 0)
     assert (pairs[1] == pairs[2]).all() and (pairs[1] != 0).all()
@@ -76,6 +76,6 @@ def test_refuses():
     pytest.importorskip("waterz")
     pytest.importorskip("mwatershed")
     with pytest.raises(ValueError, match="fragments"):
-        agglomerate(line([0.5]), np.ones((2, 2, 2), int), 0.5)
+        waterz_segments(line([0.5]), np.ones((2, 2, 2), int), 0.5)
     with pytest.raises(ValueError, match="2 offsets, got 3"):
         mutex_watershed(line([0.5]), STEPS[:2])
