@@ -6,9 +6,13 @@ One axis order, the stored one.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytc.checks import require
+
+# An axis counts as fine while its voxels are less than this many times those of the finest one.
+RATIO = 2
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,18 @@ class Box:
         start = tuple(map(max, self.start, other.start))
         stop = tuple(map(min, self.stop, other.stop))
         return Box(start, stop) if all(a < b for a, b in zip(start, stop)) else None
+
+
+def thick_axis(voxel_size: Sequence[float] | None) -> int | None:
+    """The axis across thick sections: the only one with voxels of at least RATIO times the finest.
+
+    Args:
+        voxel_size: along each axis, in any unit; None for voxels of equal sides.
+    """
+    if voxel_size is None:
+        return None
+    thick = [axis for axis, size in enumerate(voxel_size) if size >= RATIO * min(voxel_size)]
+    return thick[0] if len(thick) == 1 else None
 
 
 def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:

@@ -26,9 +26,9 @@ UNITS = SHORT_AND_LONG[:3]
 THRESHOLDS = (0.9, 0.75, 0.6, 0.3)
 
 
-def afresh(affinities, offsets, config):
+def afresh(affinities, config):
     """A method of its own, whose segments nothing joins."""
-    labels = plain.flood_fill(affinities[:3], config.threshold, config.min_size)
+    labels = plain.flood_fill(affinities.steps, config.threshold, config.min_size)
     return labels.astype(np.uint32)
 
 
@@ -67,7 +67,9 @@ def test_one_threshold_equals_the_textbook(method, min_size):
 
 
 @pytest.mark.parametrize("needed", (False, True))
-@pytest.mark.parametrize("method", ("components", "components_watershed", "afresh"))
+@pytest.mark.parametrize(
+    "method", ("components", "components_watershed", "agglomeration", "afresh")
+)
 def test_many_thresholds_equal_one_after_the_other(monkeypatch, method, needed):
     """Segments of fragments are numbered in the order of the labels, and 0 where these are 0."""
     if method == "afresh":

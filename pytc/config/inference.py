@@ -6,7 +6,9 @@ from typing import Literal
 from pytc.checks import Section
 from pytc.config.volumes import Triple
 
-SegmentationMethod = Literal["components", "components_watershed", "waterz", "mutex_watershed"]
+SegmentationMethod = Literal[
+    "agglomeration", "components", "components_watershed", "waterz", "mutex_watershed"
+]
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,29 @@ class SegmentationConfig(Section):
 
     threshold: float = 0.5  # Affinities above this join voxels, or fragments, to one object.
     min_size: int = 0  # Objects of fewer voxels become background.
-    # components: neighbours with an affinity above the threshold are one object.
-    # components_watershed: the same; then a seeded watershed on the affinities, with the components
-    # as seeds, fills what is left. waterz: fragments with a mean affinity above the threshold are
-    # one object. mutex_watershed: reads the affinities over long distances, too. The last two need
-    # packages: pip install -e '.[agglomeration]' in a clone.
+    # agglomeration: fragments with a mean affinity above the threshold are one object; it reads the
+    # affinities over long distances, too. components: neighbours with an affinity above the
+    # threshold are one object. components_watershed: the same; then a seeded watershed on the
+    # affinities, with the components as seeds, fills what is left. For comparison: waterz and
+    # mutex_watershed, which need packages: pip install -e '.[agglomeration]' in a clone.
     method: SegmentationMethod = "components"
-    # waterz: fragments are the components above this, filled by a seeded watershed.
+    # agglomeration: where fragments begin; a seeded watershed makes them whole. components: at
+    # connected components above fragment_threshold. distance_peaks: where the distance to the
+    # nearest membrane is largest. sections: the same in each thick section on its own. auto:
+    # sections where voxels are at least twice as long along one axis, otherwise components.
+    fragment_seeds: Literal["auto", "components", "distance_peaks", "sections"] = "auto"
+    # agglomeration, waterz: fragments begin inside, where affinities are above this.
     fragment_threshold: float = 0.8
+    fragment_min_size: int = 20  # agglomeration: voxels of the smallest component that begins one.
+    # agglomeration: fragments are made in blocks of this many voxels. It changes the result a
+    # little, as fragments end at the faces of blocks; agglomeration joins them again.
+    fragment_block: Triple = (256, 256, 256)
+    # agglomeration: weight of each affinity channel in the mean, whole numbers. Default: 9 for
+    # edges to the next voxel and 3 for longer ones; a third of that across thick sections.
+    edge_weights: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_fraction("threshold", "fragment_threshold")
-        self.require_not_negative("min_size")
+        self.require_not_negative("min_size", "fragment_min_size", "edge_weights")
+        self.require_positive("fragment_block")

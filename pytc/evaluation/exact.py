@@ -57,13 +57,34 @@ def exact_sweep(
     # A row holds down to where the next one begins; the last of the times is NEVER.
     lowest = thresholds[np.append(times[1:-1], len(thresholds)) - 1]
 
-    squares = _squared_run_lengths(skeleton, nodes, joined, len(lowest))
-    split, merge = _information(skeleton.ids[nodes], born, joined, len(lowest))
-    erl = np.maximum(squares, 0) / skeletons.total_length
-    columns = (lowest, erl, erl / skeletons.max_erl, split + merge, split, merge)
-    names = ("threshold", *EXACT_METRICS)
-    rows = [dict(zip(names, row)) for row in np.column_stack(columns).tolist()]
+    columns = {"threshold": lowest} | skeleton_curve(skeletons, nodes, born, joined, len(lowest))
+    rows = [dict(zip(columns, row)) for row in np.column_stack(list(columns.values())).tolist()]
     return sweep_result(rows, metric)
+
+
+def skeleton_curve(
+    skeletons: SkeletonMetrics,
+    nodes: np.ndarray,
+    born: np.ndarray,
+    joined: np.ndarray,
+    n_rows: int,
+) -> dict[str, np.ndarray]:
+    """EXACT_METRICS at each row.
+
+    Args:
+        nodes: (N,) the node at each place on the line.
+        born: (N,) the row from which it has a label; n_rows if it never has one.
+        joined: (N,) the row at which the gap behind it closes; n_rows if at none.
+
+    Returns:
+        {name: (n_rows,) float64}.
+    """
+    skeleton = skeletons.skeleton
+    squares = _squared_run_lengths(skeleton, nodes, joined, n_rows)
+    split, merge = _information(skeleton.ids[nodes], born, joined, n_rows)
+    erl = np.maximum(squares, 0) / skeletons.total_length
+    columns = (erl, erl / skeletons.max_erl, split + merge, split, merge)
+    return dict(zip(EXACT_METRICS, columns))
 
 
 def _squared_run_lengths(

@@ -82,7 +82,9 @@ class Decoding:
     thresholds: tuple[float, ...] = DEFAULT_THRESHOLDS  # each in [0, 1]; not read by Mode.AS_IS
     segmentation: SegmentationConfig = SegmentationConfig()  # its threshold is not read
     metric: str | None = None  # picks the threshold; None: the default for the truth that there is
-    every_threshold: bool = False  # in a sweep also the curve of scores over all thresholds
+    # In a sweep also the curve of scores over all thresholds; a method with a merge tree always has
+    # it.
+    every_threshold: bool = False
 
     @property
     def segments(self) -> bool:
@@ -138,7 +140,7 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
     }
     array = volumes[prediction.content]
     _check_volumes(volumes, array)
-    if decoding.every_threshold:
+    if decoding.every_threshold and method_of(decoding.segmentation).tree is None:
         _check_every_threshold(kind, decoding, metric, files)
     stated = [volume.voxel_size for volume in volumes.values() if volume.voxel_size is not None]
     voxel_size = stated[0] if stated else prediction.voxel_size

@@ -232,11 +232,10 @@ def draw_sweep(sweep: Sweep) -> bytes:
 
 def _draw_score(axes: "Axes", sweep: Sweep, name: str, colour: str, zorder: int) -> None:
     """One score over the threshold; the metric that decides is drawn larger, its best starred."""
-    rows, curve, best = sweep["all_results"], sweep["curve"][::-1], sweep["best_metrics"]
-    has_curve = bool(curve) and name in curve[0]
+    rows, curve, best = sweep["all_results"], sweep["curve"], sweep["best_metrics"]
+    has_curve = name in curve
     if has_curve:
-        changes = [row["threshold"] for row in curve]
-        values = [row[name] for row in curve]
+        changes, values = curve["threshold"][::-1], curve[name][::-1]
         axes.step(changes, values, where="post", linewidth=0.8, color=colour)
     is_chosen = name == sweep["metric"]
     axes.plot(
@@ -251,6 +250,8 @@ def _draw_score(axes: "Axes", sweep: Sweep, name: str, colour: str, zorder: int)
     )
     if not is_chosen:
         return
+    if sweep["plateau"] is not None:
+        axes.axvspan(*sweep["plateau"], color=colour, alpha=0.1, linewidth=0)
     axes.plot(
         best["threshold"],
         best[name],

@@ -18,6 +18,7 @@ from pytc.segmentation.edges import ranges_above
 
 BESIDE_SCORES = ("threshold", "merge_tolerance_nodes", "min_size", "method", "mean_over")
 BEST_SEGMENTATION = "best_segmentation.zarr"  # of a sweep
+NARROW = 0.05  # a plateau of fewer thresholds is warned of
 SEGMENTATION_AT_ONE = "segmentation_at_threshold.zarr"  # of a single threshold
 
 
@@ -79,6 +80,8 @@ def print_results(inputs: Inputs, sweep: Sweep | None, output: Path) -> None:
         best = sweep["best_threshold"]
         if best in (min(thresholds), max(thresholds)) and not sweep["curve"]:
             print("the best threshold lies at an end of the sweep: others may be better")
+        for line in plateau_in_words(sweep):
+            print(line)
         print(f"best segmentation: {output / BEST_SEGMENTATION}")
         if inputs.prediction.made_by is not None:
             print(f"infer.py makes it by: {_infer_line(inputs, inputs.prediction.made_by, best)}")
@@ -87,6 +90,21 @@ def print_results(inputs: Inputs, sweep: Sweep | None, output: Path) -> None:
     elif (output / BEST_SEGMENTATION).is_dir():
         _print_earlier_sweep(inputs, output)
     print(f"report: {output / 'report.html'}", flush=True)
+
+
+def plateau_in_words(sweep: Sweep) -> list[str]:
+    """What the plateau around the best threshold says of other volumes; nothing without one."""
+    if sweep["plateau"] is None:
+        return []
+    low, high = sweep["plateau"]
+    row = metric(sweep["metric"])
+    unit = f" {row.unit}" if row.unit else ""
+    lines = [
+        f"thresholds from {low:.3f} to {high:.3f} are within {row.tolerance:g}{unit} of the best"
+    ]
+    if high - low < NARROW:
+        lines.append("that is narrow: the best threshold of another volume may lie elsewhere")
+    return lines
 
 
 def _print_earlier_sweep(inputs: Inputs, output: Path) -> None:

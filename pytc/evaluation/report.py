@@ -22,18 +22,20 @@ from pytc.evaluation.printing import (
     SEGMENTATION_AT_ONE,
     by_class,
     in_words,
+    plateau_in_words,
     print_results,
     print_scores,
     print_summary,
 )
 from pytc.evaluation.scoring import (
     overlaps,
+    read_prediction,
     read_truth,
     score_segmentation,
     segment,
     sweep_thresholds,
 )
-from pytc.evaluation.sweep import Sweep
+from pytc.evaluation.sweep import Curve, Sweep
 from pytc.io.results import prediction_key
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import Volume, create_volume
@@ -117,10 +119,10 @@ def evaluate_volume(inputs: Inputs, output: Path, backend: str = "pytc") -> Eval
     segmentation: np.ndarray | Volume = inputs.array
     if inputs.decoding.segments:
         _announce(inputs)
-        values = inputs.array.read_channels(inputs.channels)
-        sweep = sweep_thresholds(inputs, values, labels)
-        segmentation = segment(inputs, values, sweep["best_threshold"])
-        del values
+        decoded = read_prediction(inputs)
+        sweep = sweep_thresholds(inputs, decoded, labels)
+        segmentation = segment(inputs, decoded, sweep["best_threshold"])
+        del decoded
     table = overlaps(inputs, labels, segmentation)
     if sweep is None:
         scores = score_segmentation(inputs, labels, table)
@@ -222,7 +224,7 @@ def _write(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
         curves = draw_sweep(sweep)
         files = {"sweep.png": curves, "sweep.csv": _csv(sweep["all_results"])}
         if sweep["curve"]:
-            files["exact_sweep.csv"] = _csv(sweep["curve"])
+            files["exact_sweep.csv"] = _csv_of_columns(sweep["curve"])
     files["report.html"] = _page(inputs, evaluation, curves).encode()
     output.mkdir(parents=True, exist_ok=True)
     if sweep is not None:
@@ -252,6 +254,7 @@ def _page(inputs: Inputs, evaluation: Evaluation, curves: bytes | None) -> str:
         scores=scores,
         metric=inputs.metric,
         sweep=evaluation.sweep,
+        plateau=[] if evaluation.sweep is None else plateau_in_words(evaluation.sweep),
         headlines=headlines(scores, inputs.metric),
         rows={name: metric(name) for name in scores if is_metric(name)},
         classes=by_class(scores),
@@ -316,6 +319,14 @@ def _csv(rows: Sequence[dict[str, float]]) -> bytes:
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _csv_of_columns(columns: Curve) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values())))
     return text.getvalue().encode()
 
 

@@ -1,10 +1,13 @@
 """Scores of a prediction: at each of its thresholds, or of a segmentation as it is."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from pytc.evaluation.exact import exact_sweep
-from pytc.evaluation.inputs import Inputs
-from pytc.evaluation.sweep import Sweep, semantic_sweep, threshold_sweep
+from pytc.evaluation.inputs import Inputs, Mode
+from pytc.evaluation.sweep import Curve, Sweep, semantic_sweep, sweep_result, threshold_sweep
+from pytc.evaluation.tree_curve import tree_curve
 from pytc.io.labels import is_unlabelled
 from pytc.metrics.overlap import Contingency, Labels, contingency_table, metrics_of_table
 from pytc.metrics.semantic import (
@@ -17,7 +20,9 @@ from pytc.metrics.semantic import (
     semantic_metrics,
 )
 from pytc.metrics.skeleton import SkeletonMetrics
-from pytc.segmentation.decode import decode
+from pytc.metrics.table import metric
+from pytc.segmentation.agglomeration import Agglomeration
+from pytc.segmentation.decode import decode, merge_tree
 from pytc.segmentation.edges import is_above
 
 
@@ -56,54 +61,87 @@ def best_scores(inputs: Inputs) -> dict[str, float]:
     """
     labels = read_truth(inputs)
     if inputs.decoding.segments:
-        values = inputs.array.read_channels(inputs.channels)
-        best: dict[str, float] = sweep_thresholds(inputs, values, labels)["best_metrics"]
+        decoded = read_prediction(inputs)
+        best: dict[str, float] = sweep_thresholds(inputs, decoded, labels)["best_metrics"]
         return best
     return score_segmentation(inputs, labels, overlaps(inputs, labels, inputs.array))
 
 
-def sweep_thresholds(inputs: Inputs, values: np.ndarray, labels: Labels | None) -> Sweep:
+@dataclass(frozen=True)
+class Decoded:
+    """A prediction in memory, decoded as far as it can be without a threshold."""
+
+    values: np.ndarray  # (C, Z, Y, X), the channels to segment by
+    tree: Agglomeration | None  # fragments and merges, where the method has them
+
+
+def read_prediction(inputs: Inputs) -> Decoded:
+    """Read a prediction; where its method has a merge tree, make that, too."""
+    values = inputs.array.read_channels(inputs.channels)
+    tree = None
+    if inputs.kind.task == "instance":
+        tree = merge_tree(values, inputs.offsets, inputs.decoding.segmentation, inputs.voxel_size)
+    return Decoded(values, tree)
+
+
+def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None) -> Sweep:
     """The scores at each threshold, as `sweep_result` has them.
 
     Args:
-        values: (C, Z, Y, X), the channels to segment by.
         labels: as `read_truth` returns them.
     """
     decoding = inputs.decoding
     if inputs.kind.task == "semantic":
         assert labels is not None, "a semantic metric needs labels"
         return semantic_sweep(
-            values[0], labels[...], thresholds=decoding.thresholds, metric=inputs.metric
+            decoded.values[0], labels[...], thresholds=decoding.thresholds, metric=inputs.metric
         )
-    thresholds = list(decoding.thresholds)
-    curve = []
-    if decoding.every_threshold:
-        assert inputs.skeleton is not None, "the curve needs skeletons"
-        exact = exact_sweep(
-            values,
-            inputs.skeleton,
-            metric=inputs.metric,
-            min_size=decoding.segmentation.min_size,
-        )
-        thresholds = sorted({*thresholds, exact["best_threshold"]})
-        curve = exact["all_results"]
+    curve = _curve(inputs, decoded, labels)
+    thresholds = set(decoding.thresholds)
+    if inputs.metric in curve:
+        sign = -1 if metric(inputs.metric).lower_is_better else 1
+        best = int(np.argmax(sign * curve[inputs.metric]))
+        thresholds.add(float(curve["threshold"][best]))
     swept = threshold_sweep(
-        values,
+        decoded.values,
         inputs.skeleton,
-        thresholds,
+        sorted(thresholds) if curve else decoding.thresholds,
         inputs.metric,
         labels=labels,
         config=decoding.segmentation,
         offsets=inputs.offsets,
+        agglomeration=decoded.tree,
     )
-    return swept | {"curve": curve}
+    if (
+        decoding.segmentation.method == "components_watershed"
+    ):  # the curve is of what it starts from
+        return swept | {"curve": curve}
+    return sweep_result(swept["all_results"], inputs.metric, curve)
 
 
-def segment(inputs: Inputs, values: np.ndarray, threshold: float) -> np.ndarray:
+def _curve(inputs: Inputs, decoded: Decoded, labels: Labels | None) -> Curve:
+    """The scores at every threshold, where they are to be counted; otherwise nothing."""
+    decoding = inputs.decoding
+    min_size = decoding.segmentation.min_size
+    if decoded.tree is not None and decoding.mode is Mode.SWEEP:
+        skeletons = None if inputs.skeleton is None else SkeletonMetrics(inputs.skeleton)
+        return tree_curve(decoded.tree, skeletons=skeletons, labels=labels, min_size=min_size)
+    if not decoding.every_threshold:
+        return {}
+    assert inputs.skeleton is not None, "the curve needs skeletons"
+    exact = exact_sweep(decoded.values, inputs.skeleton, metric=inputs.metric, min_size=min_size)
+    rows = exact["all_results"]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def segment(inputs: Inputs, decoded: Decoded, threshold: float) -> np.ndarray:
     """The segmentation (Z, Y, X) that a row of the sweep has scored; a mask is uint8."""
     if inputs.kind.task == "semantic":
-        return is_above(values[0], threshold).astype(np.uint8)
-    return decode(values, inputs.offsets, inputs.decoding.at(threshold))
+        return is_above(decoded.values[0], threshold).astype(np.uint8)
+    config = inputs.decoding.at(threshold)
+    if decoded.tree is not None:
+        return decoded.tree.segmentation(threshold, min_size=config.min_size)
+    return decode(decoded.values, inputs.offsets, config, inputs.voxel_size)
 
 
 def overlaps(inputs: Inputs, labels: Labels | None, segmentation: Labels) -> Contingency | None:

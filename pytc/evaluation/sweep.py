@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pytc.checks import suggest
-from pytc.config import SegmentationConfig
+from pytc.config import Lengths, SegmentationConfig
 from pytc.io.skeleton import Skeleton
 from pytc.metrics.overlap import Labels, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.pair_table import number_ids
@@ -16,7 +16,8 @@ from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.table import full_name, metric_names
 from pytc.metrics.table import metric as metric_row
 from pytc.progress import track
-from pytc.segmentation.decode import Levels, decode_levels
+from pytc.segmentation.agglomeration import Agglomeration
+from pytc.segmentation.decode import Levels, decode_levels, levels_of_tree
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 from pytc.segmentation.plain import NEIGHBOURS
 from pytc.thresholds import DEFAULT_THRESHOLDS
@@ -29,30 +30,77 @@ DENSE_METRICS = metric_names("instance", "labels")
 
 # What a sweep returns, as `sweep_result` makes it.
 Sweep = dict[str, Any]
+# {"threshold": (R,), and each score: (R,)}, thresholds in descending order; a row holds from its
+# threshold up to that of the row before.
+Curve = dict[str, np.ndarray]
 
 
-def sweep_result(rows: list[dict[str, float]], metric: str) -> Sweep:
+def sweep_result(rows: list[dict[str, float]], metric: str, curve: Curve | None = None) -> Sweep:
     """What a sweep has found.
 
     Args:
         rows: of each threshold a dictionary with "threshold" and every score, by name.
         metric: picks the best row; of equal scores the first.
+        curve: scores at every threshold, where they were counted.
 
     Returns:
         "metric": its name. "best_threshold" and "best_METRIC", e.g. "best_nerl": those of the best
-        row. "best_metrics": the best row. "all_results": all rows. "curve": empty; the rows of an
-        exact sweep go here, to be drawn behind the others.
+        row. "best_metrics": the best row. "all_results": all rows. "curve": empty; scores at every
+        threshold go here, as a `Curve`, where they were counted. "plateau": as `plateau` returns
+        it, from the curve where there is one.
     """
     sign = -1 if metric_row(metric).lower_is_better else 1
     best = max(rows, key=lambda row: sign * row[metric])
+    curve = curve or {}
+    has_curve = metric in curve
+    thresholds = curve["threshold"] if has_curve else [row["threshold"] for row in rows]
+    scores = curve[metric] if has_curve else [row[metric] for row in rows]
     return {
         "metric": metric,
         "best_threshold": best["threshold"],
         f"best_{metric}": best[metric],
         "best_metrics": best,
         "all_results": rows,
-        "curve": (),
+        "curve": curve,
+        "plateau": plateau(thresholds, scores, metric, holds_to_next=has_curve),
     }
+
+
+def plateau(
+    thresholds: Sequence[float] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    metric: str,
+    *,
+    holds_to_next: bool,
+) -> tuple[float, float] | None:
+    """The range of thresholds around the best one in which the score is nearly as good.
+
+    A wide range is likely to hold the best threshold of another volume, too.
+
+    Args:
+        thresholds: (R,) in any order.
+        scores: (R,) of the metric.
+        metric: its tolerance says what is nearly as good.
+        holds_to_next: whether a score holds from its threshold up to the next higher one, or 1.
+
+    Returns:
+        (lowest, highest) threshold; None for a metric without a tolerance.
+    """
+    row = metric_row(metric)
+    if row.tolerance is None:
+        return None
+    order = np.argsort(thresholds)
+    rising = np.asarray(thresholds, np.float64)[order]
+    values = np.asarray(scores, np.float64)[order] * (-1 if row.lower_is_better else 1)
+    best = int(np.argmax(values))
+    is_far = values < values[best] - row.tolerance
+    before = np.flatnonzero(is_far[:best])
+    after = np.flatnonzero(is_far[best:])
+    first = int(before[-1]) + 1 if len(before) else 0
+    end = best + int(after[0]) if len(after) else len(rising)  # the first row beyond the plateau
+    if not holds_to_next:
+        return float(rising[first]), float(rising[end - 1])
+    return float(rising[first]), float(rising[end]) if end < len(rising) else 1.0
 
 
 def threshold_sweep(
@@ -65,6 +113,8 @@ def threshold_sweep(
     config: SegmentationConfig = SegmentationConfig(),  # noqa: B008
     offsets: Sequence[Sequence[int]] | None = None,
     mask: np.ndarray | None = None,
+    voxel_size: Lengths | None = None,
+    agglomeration: Agglomeration | None = None,
 ) -> Sweep:
     """Segment at each threshold, and score.
 
@@ -77,6 +127,8 @@ def threshold_sweep(
         config: the method, and its settings other than the threshold.
         offsets: (C, 3) voxels; None where the first three channels are those to the next voxel
             along z, y and x.
+        voxel_size: nm along z, y, x; None for voxels of equal sides.
+        agglomeration: what `decode.merge_tree` makes of all this, where it is at hand.
 
     Returns:
         What `sweep_result` makes of the rows. With skeletons each row has SKELETON_METRICS, with
@@ -103,10 +155,14 @@ def threshold_sweep(
     if skeletons is not None and labels is None:
         needed = skeletons.segments_at_nodes
     descending = sorted(set(thresholds), reverse=True)
+    if agglomeration is None:
+        all_levels = decode_levels(
+            affinities, offsets, config, descending, voxel_size, needed=needed
+        )
+    else:
+        all_levels = levels_of_tree(agglomeration, config, descending)
     scored = (
-        row
-        for levels in decode_levels(affinities, offsets, config, descending, needed=needed)
-        for row in _score_levels(levels, skeletons, labels, mask)
+        row for levels in all_levels for row in _score_levels(levels, skeletons, labels, mask)
     )
     rows = {}
     for threshold, scores in zip(track(descending, "scored", "thresholds"), scored):

@@ -39,6 +39,13 @@ class Metric:
         return self.better == "lower"
 
     @property
+    def tolerance(self) -> float | None:
+        """Scores that differ by no more are as good in practice; None for counts and lengths."""
+        if self.unit == "bits":
+            return 0.05
+        return 0.02 if self.unit == "" and self.decimals > 0 else None
+
+    @property
     def title(self) -> str:
         """The short name with its unit, for the report."""
         return f"{self.short}, {self.unit}" if self.unit else self.short

@@ -12,9 +12,8 @@ from itertools import accumulate
 from operator import mul
 
 from pytc.config import Lengths, ModelConfig, Triple
+from pytc.geometry import RATIO
 
-# An axis counts as fine while its voxels are less than this many times those of the finest one.
-RATIO = 2
 SMALLEST = 4  # voxels of a patch that nnU-Net leaves along each axis at its coarsest level
 ENDLESS = 2**62  # voxels along an axis without a patch: it can be halved at every level
 

@@ -129,7 +129,9 @@ def _segment_whole(
     with Progress("segmenting", "steps", 3) as progress:
         values = affinities.read_channels(channels)
         progress.show(1, "read")
-        segmentation = decode(values, [offsets[channel] for channel in channels], config)
+        segmentation = decode(
+            values, [offsets[channel] for channel in channels], config, affinities.voxel_size
+        )
         progress.show(2, config.method)
         labels[...] = segmentation
         progress.show(3, "written")

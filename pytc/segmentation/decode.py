@@ -2,6 +2,7 @@
 
     decode              the labels at one threshold
     decode_levels       the labels at many thresholds: fragments, and the segment of each of them
+    merge_tree          fragments and all their merges, from which any threshold is cut
 
 To add a method: a function here, a row in ROWS, and its name in `SegmentationConfig.method`. A
 method that joins fragments gives its fragments and merges as `Levels`.
@@ -14,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from pytc.config import SegmentationConfig
+from pytc.config import Lengths, SegmentationConfig
+from pytc.segmentation.agglomeration import Agglomeration, agglomerate
 from pytc.segmentation.connected_components import (
     connected_components_3d,
     short_range,
@@ -31,6 +33,20 @@ Segments = Callable[[np.ndarray], np.ndarray]  # fragments (n,) -> their segment
 SAMPLE = 24  # every n-th row of every n-th plane tells how many edges lie between two thresholds
 EDGES_AS_A_DECODE = 0.3  # a voxel: joining so many edges one by one costs as much as a decode
 FRAGMENT_SIZE = 20  # voxels: smaller fragments are left to the seeded watershed
+
+
+@dataclass(frozen=True)
+class Affinities:
+    """Affinities in memory, and what is needed to read them."""
+
+    values: np.ndarray  # (C, Z, Y, X) float16, float32, float64, or uint8 for value / 255
+    offsets: Offsets  # (C, 3) voxels
+    voxel_size: Lengths | None = None  # nm along z, y, x; None for voxels of equal sides
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(3, Z, Y, X): the channels to the next voxel along z, y and x."""
+        return short_range(self.values, self.offsets)
 
 
 @dataclass(frozen=True)
@@ -55,23 +71,30 @@ class Method:
     memory: int  # bytes a voxel that it needs at worst beyond affinities and labels
     # Whether the scores at every threshold can be counted: segments are components, grown or not.
     has_curve: bool
+    # Fragments and all their merges, where a threshold is but a position among the merges.
+    tree: "MakeTree | None" = None
     settings: tuple[str, ...] = ()  # fields of the config that it reads besides those that all read
 
 
-Decode = Callable[[np.ndarray, Offsets, SegmentationConfig], np.ndarray]
+Decode = Callable[[Affinities, SegmentationConfig], np.ndarray]
+MakeTree = Callable[[Affinities, SegmentationConfig], Agglomeration]
 Needed = Callable[[np.ndarray], np.ndarray] | None
-DecodeLevels = Callable[
-    [np.ndarray, Offsets, SegmentationConfig, Sequence[float], Needed], Iterator[Levels]
-]
+DecodeLevels = Callable[[Affinities, SegmentationConfig, Sequence[float], Needed], Iterator[Levels]]
 
 
-def decode(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
+def decode(
+    affinities: np.ndarray,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    voxel_size: Lengths | None = None,
+) -> np.ndarray:
     """Segment affinities by config.method at config.threshold.
 
     Args:
         affinities: (C, Z, Y, X) float16, float32, float64, or uint8 for value / 255.
         offsets: (C, 3) voxels; channel c at v says whether v and v + offsets[c] are one object.
             Those that `channels_to_read` leaves out need not be there.
+        voxel_size: nm along z, y, x; None for voxels of equal sides.
 
     Returns:
         Labels (Z, Y, X) uint32, or uint64 from 2^32 voxels on: 0 = background, 1, 2, ... Objects of
@@ -81,7 +104,7 @@ def decode(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig)
         ValueError: if affinities or offsets do not fit the method.
         ImportError: if the method needs a package that is not installed; the message names it.
     """
-    return method_of(config).decode(affinities, offsets, config)
+    return method_of(config).decode(Affinities(affinities, offsets, voxel_size), config)
 
 
 def decode_levels(
@@ -89,6 +112,7 @@ def decode_levels(
     offsets: Offsets,
     config: SegmentationConfig,
     thresholds: Sequence[float],
+    voxel_size: Lengths | None = None,
     *,
     needed: Needed = None,
 ) -> Iterator[Levels]:
@@ -98,7 +122,7 @@ def decode_levels(
     share one decode.
 
     Args:
-        affinities, offsets: as for `decode`.
+        affinities, offsets, voxel_size: as for `decode`.
         thresholds: in descending order.
         needed: picks the fragments whose segments are asked for, (n,), out of all (Z, Y, X); None:
             those of every fragment may be.
@@ -107,7 +131,37 @@ def decode_levels(
         Levels that together have an item for each threshold, in order. A segment is 0 where
         `decode` has the label 0, and segments are numbered in the order of its labels.
     """
-    return method_of(config).levels(affinities, offsets, config, thresholds, needed)
+    opened = Affinities(affinities, offsets, voxel_size)
+    return method_of(config).levels(opened, config, thresholds, needed)
+
+
+def merge_tree(
+    affinities: np.ndarray,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    voxel_size: Lengths | None = None,
+) -> Agglomeration | None:
+    """Fragments and all their merges, from which `decode` cuts; None if the method has none.
+
+    Args:
+        affinities, offsets, voxel_size: as for `decode`.
+        config: its threshold and min_size are not read.
+    """
+    tree = method_of(config).tree
+    if tree is None:
+        return None
+    return tree(Affinities(affinities, offsets, voxel_size), config)
+
+
+def levels_of_tree(
+    agglomeration: Agglomeration, config: SegmentationConfig, thresholds: Sequence[float]
+) -> Iterator[Levels]:
+    """What `decode_levels` yields, cut from a merge tree."""
+    cuts = (
+        agglomeration.tree.cut(threshold, min_size=config.min_size).__getitem__
+        for threshold in thresholds
+    )
+    yield Levels(agglomeration.fragments, cuts)
 
 
 def channels_to_read(n_channels: int, offsets: Offsets, config: SegmentationConfig) -> list[int]:
@@ -134,76 +188,84 @@ def method_of(config: SegmentationConfig) -> Method:
     return METHODS[config.method]
 
 
-def _components(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
-    return connected_components_3d(
-        short_range(affinities, offsets), config.threshold, min_size=config.min_size
-    )
+def _components(affinities: Affinities, config: SegmentationConfig) -> np.ndarray:
+    return connected_components_3d(affinities.steps, config.threshold, min_size=config.min_size)
 
 
-def _components_watershed(
-    affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig
-) -> np.ndarray:
-    short = short_range(affinities, offsets)
-    seeds = connected_components_3d(short, config.threshold, min_size=config.min_size)
-    return seeded_watershed(seeds, short)
+def _components_watershed(affinities: Affinities, config: SegmentationConfig) -> np.ndarray:
+    steps = affinities.steps
+    seeds = connected_components_3d(steps, config.threshold, min_size=config.min_size)
+    return seeded_watershed(seeds, steps)
 
 
-def _waterz(affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig) -> np.ndarray:
+def _agglomerate(affinities: Affinities, config: SegmentationConfig) -> Agglomeration:
+    return agglomerate(affinities.values, affinities.offsets, config, affinities.voxel_size)
+
+
+def _agglomeration(affinities: Affinities, config: SegmentationConfig) -> np.ndarray:
+    made = _agglomerate(affinities, config)
+    return made.segmentation(config.threshold, min_size=config.min_size)
+
+
+def _waterz(affinities: Affinities, config: SegmentationConfig) -> np.ndarray:
     seeds = replace(config, threshold=config.fragment_threshold, min_size=FRAGMENT_SIZE)
-    fragments = _components_watershed(affinities, offsets, seeds)
-    segments = waterz_segments(affinities, fragments, config.threshold, offsets)
+    fragments = _components_watershed(affinities, seeds)
+    segments = waterz_segments(affinities.values, fragments, config.threshold, affinities.offsets)
     return _numbered(segments, config.min_size)
 
 
-def _mutex_watershed(
-    affinities: np.ndarray, offsets: Offsets, config: SegmentationConfig
-) -> np.ndarray:
-    segments = mutex_watershed(affinities, offsets, threshold=config.threshold)
+def _mutex_watershed(affinities: Affinities, config: SegmentationConfig) -> np.ndarray:
+    segments = mutex_watershed(affinities.values, affinities.offsets, threshold=config.threshold)
     return _numbered(segments, config.min_size)
 
 
 def _component_levels(
-    affinities: np.ndarray,
-    offsets: Offsets,
+    affinities: Affinities,
     config: SegmentationConfig,
     thresholds: Sequence[float],
     needed: Needed,
 ) -> Iterator[Levels]:
-    short = short_range(affinities, offsets)
-    for group in _groups(short, list(thresholds)):
+    steps = affinities.steps
+    for group in _groups(steps, list(thresholds)):
         if len(group) == 1:  # needs no forest
-            labels = connected_components_3d(short, group[0], min_size=config.min_size)
+            labels = connected_components_3d(steps, group[0], min_size=config.min_size)
             yield Levels(labels, iter([_unchanged]))
         else:
-            forest = build_merge_forest(short, group, min_size=config.min_size, query=needed)
+            forest = build_merge_forest(steps, group, min_size=config.min_size, query=needed)
             yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
 
 
-def _grown_levels(
-    affinities: np.ndarray,
-    offsets: Offsets,
+def _watershed_levels(
+    affinities: Affinities,
     config: SegmentationConfig,
     thresholds: Sequence[float],
     needed: Needed,
 ) -> Iterator[Levels]:
     """As one group, since most of the time goes into edges below the last threshold."""
-    short = short_range(affinities, offsets)
     forest = build_merge_forest(
-        short, thresholds, min_size=config.min_size, grow=True, query=needed
+        affinities.steps, thresholds, min_size=config.min_size, grow=True, query=needed
     )
     yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
 
 
+def _agglomeration_levels(
+    affinities: Affinities,
+    config: SegmentationConfig,
+    thresholds: Sequence[float],
+    needed: Needed,
+) -> Iterator[Levels]:
+    return levels_of_tree(_agglomerate(affinities, config), config, thresholds)
+
+
 def _levels_afresh(
-    affinities: np.ndarray,
-    offsets: Offsets,
+    affinities: Affinities,
     config: SegmentationConfig,
     thresholds: Sequence[float],
     needed: Needed,
 ) -> Iterator[Levels]:
     """For methods whose segments are not joined from those at a higher threshold."""
     for threshold in thresholds:
-        labels = decode(affinities, offsets, replace(config, threshold=threshold))
+        labels = method_of(config).decode(affinities, replace(config, threshold=threshold))
         yield Levels(labels, iter([_unchanged]))
 
 
@@ -238,6 +300,23 @@ def _numbered(segments: np.ndarray, min_size: int) -> np.ndarray:
 
 ROWS = (
     Method(
+        "agglomeration",
+        _agglomeration,
+        _agglomeration_levels,
+        reads_long_range=True,
+        by_slabs=False,
+        memory=52,  # the watershed's; the graph is smaller
+        has_curve=True,
+        tree=_agglomerate,
+        settings=(
+            "fragment_seeds",
+            "fragment_threshold",
+            "fragment_min_size",
+            "fragment_block",
+            "edge_weights",
+        ),
+    ),
+    Method(
         "components",
         _components,
         _component_levels,
@@ -249,7 +328,7 @@ ROWS = (
     Method(
         "components_watershed",
         _components_watershed,
-        _grown_levels,
+        _watershed_levels,
         reads_long_range=False,
         by_slabs=False,  # a seeded watershed has no exact form by slabs
         memory=52,  # a copy of the labels, parents, strengths, and edges of basins

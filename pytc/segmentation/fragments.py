@@ -115,7 +115,7 @@ def fragments_of_block(
         seeds = _components(affinities, settings.threshold, settings.min_size)
     else:
         seeds = _distance_peaks(affinities, settings)
-    labels = np.ascontiguousarray(seeded_watershed(seeds, affinities)[inside.slices])
+    labels = np.ascontiguousarray(_flooded(seeds, affinities, settings.sections)[inside.slices])
     _number(labels.reshape(-1), np.zeros(int(seeds.max(initial=0)) + 1, labels.dtype))
     return labels
 
@@ -137,6 +137,20 @@ def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndar
     local = np.unravel_index(first, labels.shape)
     places = [axis + start for axis, start in zip(local, box.start)]
     return sizes, np.ravel_multi_index(places, shape)
+
+
+def _flooded(seeds: np.ndarray, affinities: np.ndarray, sections: int | None) -> np.ndarray:
+    """The seeds grown by the seeded watershed; with thick sections, each section on its own."""
+    if sections is None:
+        return seeded_watershed(seeds, affinities)
+    labels = np.empty_like(seeds)
+    for section in range(seeds.shape[sections]):
+        inside: list[slice] = [slice(None)] * 3
+        inside[sections] = slice(section, section + 1)
+        labels[tuple(inside)] = seeded_watershed(
+            seeds[tuple(inside)], affinities[(slice(None), *inside)]
+        )
+    return labels
 
 
 def _components(affinities: np.ndarray, threshold: float, min_size: int) -> np.ndarray:

@@ -199,43 +199,51 @@ def roots_at_thresholds(forest: MergeForest) -> Iterator[Callable[[np.ndarray], 
 
 
 def line_up(forest: MergeForest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Orders the queried fragments so that at every threshold each component is a stretch of them.
+    """Orders the queried fragments as `line_up_points` says; a point is an entry of `queried`."""
+    assert forest.queried is not None
+    return line_up_points(
+        forest.queried, forest.sizes, forest.edges, forest.ends, min_size=forest.min_size
+    )
 
-    A point is an entry of `forest.queried`. Each component keeps its points as a circular list, in
-    which the last point is followed by the first. Two lists become one by swapping what follows
-    their last points:
+
+def line_up_points(
+    fragments: np.ndarray, sizes: np.ndarray, edges: np.ndarray, ends: np.ndarray, *, min_size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Orders points so that at every threshold each component is a stretch of them.
+
+    Each component keeps its points as a circular list, in which the last point is followed by the
+    first. Two lists become one by swapping what follows their last points:
 
         a -> b -> (a)   and   c -> d -> (c)      become      a -> b -> c -> d -> (a)
+
+    Args:
+        fragments: (F,) of each point.
+        sizes: (N + 1,) voxels of each fragment, at most min_size; 0 for one that never has a label.
+        edges: (M, 2) fragments, in the order in which they are joined.
+        ends: (T,) how many edges are joined at each threshold; thresholds descend.
+        min_size: 1 or more; smaller components have no label.
 
     Returns:
         (order, born, joined), each (F,). order: the points. born[i]: the index of the first
         threshold at which point order[i] has a label. joined[i]: that at which it has the label of
         point order[i + 1]. NEVER if there is none.
     """
-    assert forest.queried is not None
-    order = np.argsort(forest.queried, kind="stable")
-    fragments = forest.queried[order]
-    born = np.where(forest.sizes[fragments] >= forest.min_size, 0, NEVER)
+    order = np.argsort(fragments, kind="stable")
+    fragments = fragments[order]
+    born = np.where(sizes[fragments] >= min_size, 0, NEVER)
     # points of one fragment are together from the start
     is_same = np.diff(fragments, append=fragments.dtype.type(0)) == 0
+    is_same[-1:] = False
     joined = np.where(is_same, 0, NEVER)
     last_points = np.flatnonzero(~is_same)
     next_point = np.arange(1, len(fragments) + 1)
     next_point[last_points] = np.append(0, last_points + 1)[:-1]
-    last_point_of_root = np.full(forest.sizes.shape, -1, np.int32)
+    last_point_of_root = np.full(sizes.shape, -1, np.int32)
     last_point_of_root[fragments[last_points]] = last_points
 
-    parents = np.arange(1, len(forest.sizes), dtype=forest.fragments.dtype)
+    parents = np.arange(1, len(sizes), dtype=edges.dtype)
     _join_lines(
-        forest.edges,
-        forest.ends,
-        forest.min_size,
-        parents,
-        forest.sizes.copy(),
-        last_point_of_root,
-        next_point,
-        born,
-        joined,
+        edges, ends, min_size, parents, sizes.copy(), last_point_of_root, next_point, born, joined
     )
     line = _walk(next_point, np.flatnonzero(joined == NEVER))
     return order[line], born[line], np.maximum(joined, born)[line]

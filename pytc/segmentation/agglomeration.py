@@ -1,0 +1,105 @@
+"""Agglomeration: affinities become fragments, and a merge tree that joins them to neurons.
+
+    affinities --make_fragments--> fragments --region_graph--> graph --average_linkage--> merges
+
+The threshold comes last: a segmentation at any threshold is cut from fragments and merges, so one
+pass over the volume serves a decode, a sweep and a viewer's slider. Plain form: `plain.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytc.checks import require
+from pytc.config import Lengths, SegmentationConfig
+from pytc.geometry import RATIO, thick_axis
+from pytc.segmentation.connected_components import short_range
+from pytc.segmentation.fragments import FragmentSettings, make_fragments
+from pytc.segmentation.linkage import average_linkage
+from pytc.segmentation.merge_tree import MergeTree, relabelled
+from pytc.segmentation.region_graph import region_graph
+
+STEP_WEIGHT = 9  # of an edge to the next voxel
+LONG_WEIGHT = 3  # of a longer edge: its neighbours tell nearly the same
+ACROSS_SECTIONS = 3  # weights of edges across thick sections are divided by this
+
+
+@dataclass(frozen=True)
+class Agglomeration:
+    """A volume cut into fragments, and how these are joined."""
+
+    fragments: np.ndarray  # (Z, Y, X) uint32 or uint64, 0 = background
+    tree: MergeTree
+
+    def segmentation(self, threshold: float, *, min_size: int = 0) -> np.ndarray:
+        """The segmentation (Z, Y, X) at a threshold, numbered as `MergeTree.cut` says."""
+        return relabelled(self.fragments, self.tree.cut(threshold, min_size=min_size))
+
+
+def agglomerate(
+    affinities: np.ndarray,
+    offsets: Sequence[Sequence[int]],
+    config: SegmentationConfig,
+    voxel_size: Lengths | None = None,
+) -> Agglomeration:
+    """The fragments of a volume in memory, and all their merges by average linkage.
+
+    Args:
+        affinities: (C, Z, Y, X) float16, float32, float64, or uint8 for value / 255.
+        offsets: (C, 3) voxels, 0 or more; those to the next voxel along z, y and x are among them.
+        config: how fragments are made, and the weights of edges. The threshold is not read.
+        voxel_size: nm along z, y, x; None for voxels of equal sides.
+
+    Raises:
+        ValueError: if affinities, offsets and config do not fit each other.
+    """
+    weights = edge_weights(config, offsets, voxel_size)
+    made = make_fragments(short_range(affinities, offsets), fragment_settings(config, voxel_size))
+    graph = region_graph(made.labels, affinities, offsets, weights)
+    merges = average_linkage(graph)
+    return Agglomeration(made.labels, MergeTree(merges, made.sizes, made.first_voxels))
+
+
+def fragment_settings(config: SegmentationConfig, voxel_size: Lengths | None) -> FragmentSettings:
+    """How the fragments of a volume with this voxel size are made.
+
+    Raises:
+        ValueError: if each section is to be treated on its own, and no axis has thick sections.
+    """
+    thick = thick_axis(voxel_size)
+    seeds = config.fragment_seeds
+    if seeds == "auto":
+        seeds = "components" if thick is None else "sections"
+    if seeds != "sections":
+        thick = None
+    else:
+        require(
+            thick is not None,
+            f"a voxel size at least {RATIO} times as large along one axis for "
+            "segmentation.fragment_seeds sections",
+            voxel_size,
+        )
+    return FragmentSettings(
+        seeds="components" if seeds == "components" else "distance_peaks",
+        threshold=config.fragment_threshold,
+        min_size=config.fragment_min_size,
+        block=config.fragment_block,
+        sections=thick,
+    )
+
+
+def edge_weights(
+    config: SegmentationConfig, offsets: Sequence[Sequence[int]], voxel_size: Lengths | None
+) -> tuple[int, ...]:
+    """The weight of each channel's edges: config.edge_weights, or the default ones."""
+    if config.edge_weights is not None:
+        return config.edge_weights
+    thick = thick_axis(voxel_size)
+    weights = []
+    for offset in offsets:
+        weight = STEP_WEIGHT if sum(offset) == 1 else LONG_WEIGHT
+        if thick is not None and offset[thick] != 0:
+            weight //= ACROSS_SECTIONS
+        weights.append(weight)
+    return tuple(weights)
