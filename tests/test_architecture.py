@@ -40,6 +40,7 @@ FLOORS = {
     "pytc.inference": 3,
     "pytc.segmentation.blockwise": 3,
     "pytc.segmentation.decode": 3,
+    "pytc.segmentation.stored_tree": 3,
     "pytc.inference.pipeline": 4,
     "pytc.evaluation": 4,
     "pytc.training": 5,

@@ -6,7 +6,14 @@ import numpy as np
 
 from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.inputs import Inputs, Mode
-from pytc.evaluation.sweep import Curve, Sweep, semantic_sweep, sweep_result, threshold_sweep
+from pytc.evaluation.sweep import (
+    Curve,
+    Sweep,
+    score_levels,
+    semantic_sweep,
+    sweep_result,
+    threshold_sweep,
+)
 from pytc.evaluation.tree_curve import tree_curve
 from pytc.io.labels import is_unlabelled
 from pytc.metrics.overlap import Contingency, Labels, contingency_table, metrics_of_table
@@ -22,8 +29,9 @@ from pytc.metrics.semantic import (
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import metric
 from pytc.segmentation.agglomeration import Agglomeration
-from pytc.segmentation.decode import decode, merge_tree
+from pytc.segmentation.decode import decode, levels_of_tree, merge_tree, method_of
 from pytc.segmentation.edges import is_above
+from pytc.segmentation.stored_tree import read_tree
 
 
 def read_truth(inputs: Inputs) -> Labels | None:
@@ -71,17 +79,25 @@ def best_scores(inputs: Inputs) -> dict[str, float]:
 class Decoded:
     """A prediction in memory, decoded as far as it can be without a threshold."""
 
-    values: np.ndarray  # (C, Z, Y, X), the channels to segment by
+    values: np.ndarray | None  # (C, Z, Y, X), the channels to segment by; None with a tree
     tree: Agglomeration | None  # fragments and merges, where the method has them
+
+    @property
+    def channels(self) -> np.ndarray:
+        assert self.values is not None, "a method without a tree reads the prediction"
+        return self.values
 
 
 def read_prediction(inputs: Inputs) -> Decoded:
-    """Read a prediction; where its method has a merge tree, make that, too."""
-    values = inputs.array.read_channels(inputs.channels)
-    tree = None
-    if inputs.kind.task == "instance":
-        tree = merge_tree(values, inputs.offsets, inputs.decoding.segmentation, inputs.voxel_size)
-    return Decoded(values, tree)
+    """Read a prediction, or the merge tree that infer.py made of it, or make that."""
+    config = inputs.decoding.segmentation
+    if inputs.kind.task == "semantic" or method_of(config).tree is None:
+        return Decoded(inputs.array.read_channels(inputs.channels), None)
+    tree = read_tree(inputs.array, inputs.offsets, config, inputs.voxel_size)
+    if tree is None:
+        values = inputs.array.read_channels(inputs.channels)
+        tree = merge_tree(values, inputs.offsets, config, inputs.voxel_size)
+    return Decoded(None, tree)
 
 
 def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None) -> Sweep:
@@ -90,46 +106,55 @@ def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None) ->
     Args:
         labels: as `read_truth` returns them.
     """
-    decoding = inputs.decoding
+    decoding, config = inputs.decoding, inputs.decoding.segmentation
     if inputs.kind.task == "semantic":
         assert labels is not None, "a semantic metric needs labels"
         return semantic_sweep(
-            decoded.values[0], labels[...], thresholds=decoding.thresholds, metric=inputs.metric
+            decoded.channels[0], labels[...], thresholds=decoding.thresholds, metric=inputs.metric
         )
-    curve = _curve(inputs, decoded, labels)
-    thresholds = set(decoding.thresholds)
+    skeletons = None if inputs.skeleton is None else SkeletonMetrics(inputs.skeleton)
+    curve: Curve = {}
+    if decoding.mode is Mode.SWEEP and decoded.tree is not None:
+        curve = tree_curve(
+            decoded.tree, skeletons=skeletons, labels=labels, min_size=config.min_size
+        )
+    elif decoding.every_threshold:
+        curve = _component_curve(inputs, decoded)
+    thresholds = list(decoding.thresholds)
     if inputs.metric in curve:
-        sign = -1 if metric(inputs.metric).lower_is_better else 1
-        best = int(np.argmax(sign * curve[inputs.metric]))
-        thresholds.add(float(curve["threshold"][best]))
-    swept = threshold_sweep(
-        decoded.values,
-        inputs.skeleton,
-        sorted(thresholds) if curve else decoding.thresholds,
-        inputs.metric,
-        labels=labels,
-        config=decoding.segmentation,
-        offsets=inputs.offsets,
-        agglomeration=decoded.tree,
-    )
-    if (
-        decoding.segmentation.method == "components_watershed"
-    ):  # the curve is of what it starts from
-        return swept | {"curve": curve}
-    return sweep_result(swept["all_results"], inputs.metric, curve)
+        thresholds = sorted({*thresholds, best_threshold(curve, inputs.metric)})
+    if decoded.tree is None:
+        rows = threshold_sweep(
+            decoded.channels,
+            inputs.skeleton,
+            thresholds,
+            inputs.metric,
+            labels=labels,
+            config=config,
+            offsets=inputs.offsets,
+            voxel_size=inputs.voxel_size,
+        )["all_results"]
+    else:
+        descending = sorted(set(thresholds), reverse=True)
+        levels = levels_of_tree(decoded.tree, config, descending)
+        scored = score_levels(levels, descending, skeletons, labels)
+        rows = [scored[threshold] for threshold in thresholds]
+    if config.method == "components_watershed":  # the curve is of its seeds
+        return sweep_result(rows, inputs.metric) | {"curve": curve}
+    return sweep_result(rows, inputs.metric, curve)
 
 
-def _curve(inputs: Inputs, decoded: Decoded, labels: Labels | None) -> Curve:
-    """The scores at every threshold, where they are to be counted; otherwise nothing."""
-    decoding = inputs.decoding
-    min_size = decoding.segmentation.min_size
-    if decoded.tree is not None and decoding.mode is Mode.SWEEP:
-        skeletons = None if inputs.skeleton is None else SkeletonMetrics(inputs.skeleton)
-        return tree_curve(decoded.tree, skeletons=skeletons, labels=labels, min_size=min_size)
-    if not decoding.every_threshold:
-        return {}
-    assert inputs.skeleton is not None, "the curve needs skeletons"
-    exact = exact_sweep(decoded.values, inputs.skeleton, metric=inputs.metric, min_size=min_size)
+def best_threshold(curve: Curve, name: str) -> float:
+    """The threshold of a curve at which a score is best; of equal scores the highest."""
+    sign = -1 if metric(name).lower_is_better else 1
+    return float(curve["threshold"][np.argmax(sign * curve[name])])
+
+
+def _component_curve(inputs: Inputs, decoded: Decoded) -> Curve:
+    """The scores of components at every threshold."""
+    assert inputs.skeleton is not None, "the curve of components needs skeletons"
+    min_size = inputs.decoding.segmentation.min_size
+    exact = exact_sweep(decoded.channels, inputs.skeleton, metric=inputs.metric, min_size=min_size)
     rows = exact["all_results"]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
@@ -137,11 +162,11 @@ def _curve(inputs: Inputs, decoded: Decoded, labels: Labels | None) -> Curve:
 def segment(inputs: Inputs, decoded: Decoded, threshold: float) -> np.ndarray:
     """The segmentation (Z, Y, X) that a row of the sweep has scored; a mask is uint8."""
     if inputs.kind.task == "semantic":
-        return is_above(decoded.values[0], threshold).astype(np.uint8)
+        return is_above(decoded.channels[0], threshold).astype(np.uint8)
     config = inputs.decoding.at(threshold)
     if decoded.tree is not None:
         return decoded.tree.segmentation(threshold, min_size=config.min_size)
-    return decode(decoded.values, inputs.offsets, config, inputs.voxel_size)
+    return decode(decoded.channels, inputs.offsets, config, inputs.voxel_size)
 
 
 def overlaps(inputs: Inputs, labels: Labels | None, segmentation: Labels) -> Contingency | None:

@@ -1,6 +1,6 @@
 """Scores of a segmentation at many thresholds, and the best of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,7 @@ from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.table import full_name, metric_names
 from pytc.metrics.table import metric as metric_row
 from pytc.progress import track
-from pytc.segmentation.agglomeration import Agglomeration
-from pytc.segmentation.decode import Levels, decode_levels, levels_of_tree
+from pytc.segmentation.decode import Levels, decode_levels
 from pytc.segmentation.edges import check_affinities, check_dtype, is_above
 from pytc.segmentation.plain import NEIGHBOURS
 from pytc.thresholds import DEFAULT_THRESHOLDS
@@ -114,7 +113,6 @@ def threshold_sweep(
     offsets: Sequence[Sequence[int]] | None = None,
     mask: np.ndarray | None = None,
     voxel_size: Lengths | None = None,
-    agglomeration: Agglomeration | None = None,
 ) -> Sweep:
     """Segment at each threshold, and score.
 
@@ -128,7 +126,6 @@ def threshold_sweep(
         offsets: (C, 3) voxels; None where the first three channels are those to the next voxel
             along z, y and x.
         voxel_size: nm along z, y, x; None for voxels of equal sides.
-        agglomeration: what `decode.merge_tree` makes of all this, where it is at hand.
 
     Returns:
         What `sweep_result` makes of the rows. With skeletons each row has SKELETON_METRICS, with
@@ -155,22 +152,32 @@ def threshold_sweep(
     if skeletons is not None and labels is None:
         needed = skeletons.segments_at_nodes
     descending = sorted(set(thresholds), reverse=True)
-    if agglomeration is None:
-        all_levels = decode_levels(
-            affinities, offsets, config, descending, voxel_size, needed=needed
-        )
-    else:
-        all_levels = levels_of_tree(agglomeration, config, descending)
-    scored = (
-        row for levels in all_levels for row in _score_levels(levels, skeletons, labels, mask)
-    )
-    rows = {}
-    for threshold, scores in zip(track(descending, "scored", "thresholds"), scored):
-        rows[threshold] = {"threshold": float(threshold), **scores}
+    levels = decode_levels(affinities, offsets, config, descending, voxel_size, needed=needed)
+    rows = score_levels(levels, descending, skeletons, labels, mask)
     return sweep_result([rows[threshold] for threshold in thresholds], metric)
 
 
-def _score_levels(
+def score_levels(
+    levels: Iterable[Levels],
+    descending: Sequence[float],
+    skeletons: SkeletonMetrics | None,
+    labels: Labels | None,
+    mask: np.ndarray | None = None,
+) -> dict[float, dict[str, float]]:
+    """{threshold: its row of a sweep} of segmentations that levels hold.
+
+    Args:
+        levels: of `descending`, the thresholds.
+        labels, mask: as in `threshold_sweep`.
+    """
+    scored = (row for group in levels for row in _score_group(group, skeletons, labels, mask))
+    rows = {}
+    for threshold, scores in zip(track(descending, "scored", "thresholds"), scored):
+        rows[threshold] = {"threshold": float(threshold), **scores}
+    return rows
+
+
+def _score_group(
     levels: Levels,
     skeletons: SkeletonMetrics | None,
     labels: Labels | None,

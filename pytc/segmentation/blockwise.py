@@ -28,10 +28,12 @@ from pytc.segmentation.decode import (
     Offsets,
     channels_to_read,
     decode,
+    merge_tree,
     method_of,
     settings_of,
 )
 from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
+from pytc.segmentation.stored_tree import read_tree, write_tree
 
 
 def segment_volume(
@@ -126,12 +128,21 @@ def _segment_whole(
 ) -> None:
     """Segment a volume that fits into memory; offsets: of each of its channels."""
     channels = channels_to_read(affinities.n_channels, offsets, config)
+    offsets = [offsets[channel] for channel in channels]
+    made = None
+    if method_of(config).tree is not None:
+        made = read_tree(affinities, offsets, config, affinities.voxel_size)
     with Progress("segmenting", "steps", 3) as progress:
-        values = affinities.read_channels(channels)
-        progress.show(1, "read")
-        segmentation = decode(
-            values, [offsets[channel] for channel in channels], config, affinities.voxel_size
-        )
+        if made is None:
+            values = affinities.read_channels(channels)
+            progress.show(1, "read")
+            made = merge_tree(values, offsets, config, affinities.voxel_size)
+            if made is not None:
+                write_tree(made, affinities, offsets, config, affinities.voxel_size)
+        if made is None:
+            segmentation = decode(values, offsets, config, affinities.voxel_size)
+        else:
+            segmentation = made.segmentation(config.threshold, min_size=config.min_size)
         progress.show(2, config.method)
         labels[...] = segmentation
         progress.show(3, "written")

@@ -47,6 +47,7 @@ class MergeTree:
     merges: Merges
     sizes: np.ndarray  # (N + 1,) int64: voxels of each fragment; entry 0 is the background
     first_voxels: np.ndarray  # (N + 1,) int64: raster index of each fragment's first voxel
+    key: str = ""  # names what a stored tree was made from
 
     def __post_init__(self) -> None:
         n = len(self.sizes)
@@ -79,11 +80,12 @@ class MergeTree:
         numbers[segments] = np.arange(1, len(segments) + 1, dtype=np.uint64)
         return numbers[roots]
 
-    def save(self, path: Path) -> None:
-        """Writes the tree as an .npz file."""
+    def save(self, path: Path, key: str = "") -> None:
+        """Writes the tree as an .npz file, with a key that names what it was made from."""
         np.savez(
             path,
             format=FORMAT,
+            key=key,
             scores=self.merges.scores,
             first=self.merges.first,
             second=self.merges.second,
@@ -98,7 +100,7 @@ def load_merge_tree(path: Path) -> MergeTree:
         with np.load(path) as stored:
             require(int(stored["format"]) == FORMAT, f"format {FORMAT} in {path}", stored["format"])
             merges = Merges(stored["scores"], stored["first"], stored["second"])
-            return MergeTree(merges, stored["sizes"], stored["first_voxels"])
+            return MergeTree(merges, stored["sizes"], stored["first_voxels"], str(stored["key"]))
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"expected a merge tree in {path}: {error}") from error
 
