@@ -54,6 +54,35 @@ def sure_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
     return affinities
 
 
+def scored_afresh(affinities, score, prefix="", *, watershed=False, decode=connected_components_3d):
+    """The scores of each threshold, decoded and counted on its own."""
+    rows = []
+    for threshold in DEFAULT_THRESHOLDS:
+        segmentation = decode(affinities, threshold)
+        if watershed:
+            segmentation = seeded_watershed(segmentation, affinities)
+        rows.append({f"{prefix}{name}": x for name, x in score(segmentation).items()})
+    return rows
+
+
+def times_of(routes, affinities, options) -> dict[str, float]:
+    """{name: seconds of the fastest call}; ends the script where equal routes differ.
+
+    routes: {name: (call, is it slow, the route with equal rows)}.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):
+        results = {name: call(affinities) for name, (call, _, _) in routes.items()}  # compiles
+    for name, (_, _, equal) in routes.items():
+        if equal and results[name] != results[equal]:
+            sys.exit(f"{name} differs from {equal}")
+    times = {name: [] for name in routes}
+    for repeat in range(max(options.repeats, options.slow_repeats)):
+        for name, (call, slow, _) in routes.items():
+            if repeat < (options.slow_repeats if slow else options.repeats):
+                times[name].append(common.seconds(partial(call, affinities), 1))
+    return {name: min(taken) for name, taken in times.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -73,16 +102,11 @@ def main() -> None:
         "fair": common.synthetic_affinities(truth, options.seed),
     }
 
-    def afresh(affinities, *, dense=False, growing=False, decode=connected_components_3d):
-        rows = []
-        for threshold in DEFAULT_THRESHOLDS:
-            segmentation = decode(affinities, threshold)
-            segmentation = seeded_watershed(segmentation, affinities) if growing else segmentation
-            figures = (
-                overlap_metrics(truth, segmentation) if dense else metrics.compute(segmentation)
-            )
-            rows.append({f"dense_{name}": x for name, x in figures.items()} if dense else figures)
-        return rows
+    def afresh(affinities, **named):
+        return scored_afresh(affinities, metrics.compute, **named)
+
+    def afresh_dense(affinities, **named):
+        return scored_afresh(affinities, partial(overlap_metrics, truth), "dense_", **named)
 
     def sweep(affinities, *, dense=False, **named):
         rows = threshold_sweep(
@@ -99,7 +123,7 @@ def main() -> None:
             common.connectivity_graph(affinities, threshold), connectivity=6
         )
 
-    routes = {  # name: (call, is it slow, the route with equal rows)
+    routes = {
         "one decode": (lambda a: connected_components_3d(a, MIDDLE), False, None),
         "scores of the nodes, once": (lambda a: metrics.compute(truth), False, None),
         "13 thresholds, NERL and VOI at nodes": (sweep, False, "the same, each decoded afresh"),
@@ -119,14 +143,14 @@ def main() -> None:
             False,
             "the same, each decoded and counted afresh",
         ),
-        "the same, each decoded and counted afresh": (lambda a: afresh(a, dense=True), True, None),
+        "the same, each decoded and counted afresh": (afresh_dense, True, None),
         "13 thresholds, grown, dense": (
             lambda a: sweep(a, dense=True, config=GROWN),
             False,
             "the same, each decoded, grown and counted afresh",
         ),
         "the same, each decoded, grown and counted afresh": (
-            lambda a: afresh(a, dense=True, growing=True),
+            lambda a: afresh_dense(a, watershed=True),
             True,
             None,
         ),
@@ -144,19 +168,9 @@ def main() -> None:
             f"one decode is at {MIDDLE:.3f}",
         )
     )
-    columns = {}
-    for volume, affinities in volumes.items():
-        with contextlib.redirect_stdout(io.StringIO()):
-            results = {name: call(affinities) for name, (call, _, _) in routes.items()}  # compiles
-        for name, (_, _, equal) in routes.items():
-            if equal and results[name] != results[equal]:
-                sys.exit(f"{name} differs from {equal}")
-        times = {name: [] for name in routes}
-        for repeat in range(max(options.repeats, options.slow_repeats)):
-            for name, (call, slow, _) in routes.items():
-                if repeat < (options.slow_repeats if slow else options.repeats):
-                    times[name].append(common.seconds(partial(call, affinities), 1))
-        columns[volume] = {name: min(taken) for name, taken in times.items()}
+    columns = {
+        volume: times_of(routes, affinities, options) for volume, affinities in volumes.items()
+    }
     rows = [
         (
             name,

@@ -238,14 +238,22 @@ def precision_and_reason(
     if system.precision != "auto":
         return system.precision, "as set"
     if device.type == "cpu":
-        if not cpu_multiplies_bf16():
-            return "fp32", "this CPU has no bf16 instructions"
-        if model.architecture.startswith("mednext"):
-            return "fp32", "depthwise convolutions train slowly in bf16 on a CPU"
-        if coarsest < KERNEL:
-            return "fp32", "the coarsest level is too small for gradients in bf16 on a CPU"
-        return "bf16", "this CPU has bf16 instructions"
-    major, minor = torch.cuda.get_device_capability(device)
+        return _precision_on_cpu(model, coarsest)
+    return _precision_on_gpu(*torch.cuda.get_device_capability(device))
+
+
+def _precision_on_cpu(model: ModelConfig, coarsest: int) -> tuple[Precision, str]:
+    if not cpu_multiplies_bf16():
+        return "fp32", "this CPU has no bf16 instructions"
+    if model.architecture.startswith("mednext"):
+        return "fp32", "depthwise convolutions train slowly in bf16 on a CPU"
+    if coarsest < KERNEL:
+        return "fp32", "the coarsest level is too small for gradients in bf16 on a CPU"
+    return "bf16", "this CPU has bf16 instructions"
+
+
+def _precision_on_gpu(major: int, minor: int) -> tuple[Precision, str]:
+    """By the compute capability."""
     if major < 7:
         return "fp32", f"compute capability {major}.{minor} is not faster in half precision"
     if major < 8:

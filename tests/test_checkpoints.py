@@ -109,7 +109,8 @@ def test_killed_ten_times_a_run_ends_in_the_same_weights_bit_for_bit(finished, t
         process.send_signal(signal.SIGTERM if attempt % 2 else signal.SIGKILL)
         exits.append(process.wait())
         assert not psutil.wait_procs(loaders, timeout=30)[1]  # none outlives the run
-        assert reached < (reached := step_of(run)) < 120
+        before, reached = reached, step_of(run)
+        assert before < reached < 120
         workers = str(attempt % 3)
         process = subprocess.Popen(
             [

@@ -121,7 +121,7 @@ def test_methods_of_other_packages(package, method):
     np.testing.assert_array_equal(decode(affinities, offsets, config), labels)
     small = replace(config, min_size=labels.size)
     assert not decode(affinities, offsets, small).any()
-    (first, second) = decode_levels(affinities, offsets, config, (0.5, 0.05))
+    (first, _) = decode_levels(affinities, offsets, config, (0.5, 0.05))
     np.testing.assert_array_equal(next(first.segments)(first.fragments), labels)
     assert channels_to_read(6, offsets, config) == (
         [0, 1, 2] if method == "waterz" else [0, 1, 2, 3, 4, 5]

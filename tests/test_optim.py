@@ -1,6 +1,7 @@
 """Learning rate, weight decay and moving average, each against its definition."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     rates = [learning_rate(config, step, 24) for step in range(25)]
     assert rates[:5] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
     assert rates[14] == pytest.approx(1.0) and rates[24] == pytest.approx(0.0)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:]))
+    assert all(a > b for a, b in pairwise(rates[4:]))
     assert learning_rate(replace(config, schedule="none"), 20, 24) == 2.0
 
 

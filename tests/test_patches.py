@@ -111,7 +111,7 @@ def test_the_mask_makes_voxels_unlabelled_not_background(tmp_path, source):
 
 
 def test_a_small_volume_is_padded_with_unlabelled_voxels(source):
-    opened, image, _ = source
+    opened, _, _ = source
     sample = PatchDataset(opened, (32, 32, 32), seed=0)[0]
     assert sample["image"].shape == (1, 32, 32, 32)
     assert (sample["labels"][20:] == -1).all() and (sample["labels"][:, 30:] == -1).all()

@@ -53,7 +53,7 @@ def test_skeletons_are_trees_on_their_own_labels(made):
         for _ in nodes:
             reached = reached | matrix[reached].any(0)
         assert reached.all()
-    assert 0 < skeleton.edge_lengths.min()
+    assert skeleton.edge_lengths.min() > 0
 
 
 def test_edges_are_steps_along_the_neurite(made):

@@ -128,7 +128,7 @@ def _read_safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
 
     with safe_open(path, "pt", str(device)) as file:
         metadata = file.metadata() or {}
-        names = list(file.keys())  # noqa: SIM118  (a safetensors file is no dictionary)
+        names = list(file.keys())
         weights = {name: file.get_tensor(name) for name in names}
     if metadata.get("format") != f"pytc {FORMAT}":
         return {"model": weights}

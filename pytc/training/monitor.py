@@ -24,7 +24,7 @@ class Monitor:
         self.log_path = run / "log.jsonl"
         if self.log_path.exists():
             _drop_lines_after(self.log_path, first_step)
-        self.log_file = open(self.log_path, "a", buffering=1)
+        self.log_file = open(self.log_path, "a", buffering=1)  # noqa: SIM115, as long as the run
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
         self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
 

@@ -97,7 +97,7 @@ def main() -> None:
                 shape = [1, 1, 32, 16, 32] if supervised else None
                 network = create_mednext_v1(1, 6, size, kernel, supervised)
                 # the official backward pass is slow
-                quick = kernel == 3 or kernel == 5 and size in "SB"
+                quick = kernel == 3 or (kernel == 5 and size in "SB")
                 cases[f"{size} k{kernel}{' supervised' * supervised}"] = record(
                     config, network, shape, quick
                 )
