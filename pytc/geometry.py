@@ -6,7 +6,7 @@ One axis order, the stored one.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from pytc.checks import require
@@ -33,11 +33,20 @@ class Box:
     def slices(self) -> tuple[slice, ...]:
         return tuple(slice(a, b) for a, b in zip(self.start, self.stop))
 
+    @property
+    def channel_slices(self) -> tuple[slice, ...]:
+        """Of an array (C, *spatial): all channels of this box."""
+        return (slice(None), *self.slices)
+
     def moved(self, offset: tuple[int, ...]) -> Box:
         """This box, `offset` voxels further on."""
         return Box(
             *(tuple(a + o for a, o in zip(corner, offset)) for corner in (self.start, self.stop))
         )
+
+    def seen_from(self, other: Box) -> Box:
+        """This box in the coordinates of another, whose start is their origin."""
+        return self.moved(tuple(-a for a in other.start))
 
     def intersection(self, other: Box) -> Box | None:
         """The voxels in both boxes, or None."""
@@ -56,6 +65,12 @@ def thick_axis(voxel_size: Sequence[float] | None) -> int | None:
         return None
     thick = [axis for axis, size in enumerate(voxel_size) if size >= RATIO * min(voxel_size)]
     return thick[0] if len(thick) == 1 else None
+
+
+def as_triple(values: Iterable[int]) -> tuple[int, int, int]:
+    """Three numbers, one for each spatial axis, as a tuple."""
+    z, y, x = values
+    return z, y, x
 
 
 def blocks(shape: tuple[int, ...], block: tuple[int, ...]) -> list[Box]:

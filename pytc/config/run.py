@@ -74,6 +74,11 @@ class ValidationConfig(Section):
         require(is_rising, expected, self.thresholds)
         object.__setattr__(self, "thresholds", thresholds)
 
+    @property
+    def numbers(self) -> tuple[float, ...] | None:
+        """The thresholds as numbers, ranges written out; None for the default ones."""
+        return None if self.thresholds is None else parse_thresholds(self.thresholds)
+
 
 @dataclass(frozen=True)
 class SystemConfig(Section):

@@ -5,7 +5,7 @@ at the other end, so the prediction moves back by the offset; without that the a
 by a voxel.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Literal
 
@@ -19,7 +19,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 def flip_averaged(
     network: Network,
-    offsets: tuple[Triple, ...],
+    offsets: Sequence[Triple],
     activation: Literal["sigmoid", "softmax"] = "sigmoid",
 ) -> Network:
     """A network whose probabilities are the mean over all mirrorings of its input.
@@ -32,12 +32,13 @@ def flip_averaged(
     over_classes = activation == "softmax"
 
     def averaged(x: torch.Tensor) -> torch.Tensor:
-        total = count = None
+        total = torch.zeros(0)
+        count = torch.zeros(0)
         for flips in product((False, True), repeat=3):
             dims = [2 + axis for axis, flipped in enumerate(flips) if flipped]
             logits = network(x.flip(dims)).float().flip(dims)
             probability = torch.softmax(logits, 1) if over_classes else torch.sigmoid(logits)
-            if total is None:
+            if not any(flips):  # the first of them
                 total = torch.zeros_like(probability)
                 count = probability.new_zeros(1, *probability.shape[1:])
             for channel, offset in enumerate(offsets):

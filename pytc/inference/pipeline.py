@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from pytc.config import Config, SegmentationConfig, VolumeConfig
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source
 from pytc.data.synthetic_volumes import prepare_volume
-from pytc.inference.flips import flip_averaged
+from pytc.inference.flips import Network, flip_averaged
 from pytc.inference.predict import predict_volume
 from pytc.io.results import (
     read_source,
@@ -34,7 +34,7 @@ from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
-from pytc.runs import find_run, find_weights, require_writable
+from pytc.runs import find_run, find_weights, newest_run, require_writable
 from pytc.script import command_line
 from pytc.segmentation.blockwise import require_segmentable, segment_volume
 from pytc.segmentation.decode import settings_of
@@ -55,7 +55,8 @@ def infer(config: InferConfig) -> list[Path]:
     load_plugins(config.plugins)
     device = hardware.choose_device(config.system)
     torch.set_num_threads(hardware.choose_threads(config.system, 1))
-    checkpoint = find_weights(config.run, config.inference.checkpoint)
+    run = config.run or newest_run("checkpoints/last.pt")
+    checkpoint = find_weights(run, config.inference.checkpoint)
     state = load_checkpoint(checkpoint, device)
     model, trained = restore_model(state)
     model = model.to(device)
@@ -72,7 +73,7 @@ def infer(config: InferConfig) -> list[Path]:
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
 
-    folders = _result_folders(config, volumes, trained)
+    folders = _result_folders(config, run, volumes, trained)
     for source, folder in zip(sources, folders):
         require_writable(folder)
         _check_decode(trained, source.image, config)
@@ -82,7 +83,7 @@ def infer(config: InferConfig) -> list[Path]:
         prediction = predict(model, trained, volume, folder, config, device, weights, made_by)
         segment(prediction, folder / "segmentation.zarr", kind, config.segmentation)
         print(f"results: {folder}", flush=True)
-    _print_next(config, folders)
+    _print_next(config, run, folders)
     return folders
 
 
@@ -92,16 +93,15 @@ def volumes_to_predict(
     """The input named, or else the validation volumes of the run, with the axes to read them in."""
     if config.input is None:
         require(
-            trained.data.validation,
+            len(trained.data.validation) > 0,
             "a volume to predict, by --input IMAGE, as this run has no validation volume",
             None,
         )
         return trained.data.validation
     order = None
     if config.transpose:
-        require(
-            training, "a checkpoint that knows its training volumes' axes for --transpose", None
-        )
+        expected = "a checkpoint that names the axes of its training volumes for --transpose"
+        require(len(training) > 0, expected, None)
         order = training[0].axes
     return (replace(config.input_volume(), transpose=order),)
 
@@ -128,7 +128,7 @@ def segment(prediction: Volume, output: Path, kind: TargetKind, config: Segmenta
         "threshold": f"threshold {config.threshold:g}",
         "argmax": f"the most probable of {prediction.n_channels} classes",
     }
-    write = {
+    write: dict[str, Callable[[Volume, Path], None]] = {
         "objects": partial(segment_volume, config=config),
         "threshold": partial(threshold_volume, threshold=config.threshold),
         "argmax": argmax_volume,
@@ -139,7 +139,7 @@ def segment(prediction: Volume, output: Path, kind: TargetKind, config: Segmenta
 
 
 def _result_folders(
-    config: InferConfig, volumes: Sequence[VolumeConfig], trained: Config
+    config: InferConfig, run: str | Path, volumes: Sequence[VolumeConfig], trained: Config
 ) -> list[Path]:
     """A folder for the results of each volume, in which none of another image are replaced."""
     located = [prepare_volume(volume, trained.data.synthetic) for volume in volumes]
@@ -147,7 +147,7 @@ def _result_folders(
         (volume,) = located
         require_same_image(Path(config.output), volume.image)
         return [Path(config.output)]
-    parent = find_run(config.run) / "predictions"
+    parent = find_run(run) / "predictions"
     folders: list[Path] = []
     for volume, name in zip(located, volume_names(located)):
         folders.append(results_folder(parent, name, volume.image, taken=folders))
@@ -170,14 +170,16 @@ def _made_by(config: InferConfig, trained: Config) -> dict[str, Any]:
     return {"infer": flags(config, default), "defaults": asdict(trained.segmentation)}
 
 
-def _print_next(config: InferConfig, folders: Sequence[Path]) -> None:
+def _print_next(config: InferConfig, run: str | Path, folders: Sequence[Path]) -> None:
     """The line to type next, if there is any truth to score against."""
     sources = [read_source(folder) for folder in folders]
     if not any(source["labels"] or source["skeleton"] for source in sources):
         return
     kind = target_kind(sources[0]["target"])
     what = "segmentation" if kind.decode == "argmax" else kind.prediction
-    words = [f"--{what}", f"{folders[0]}/{what}.zarr"] if config.output else ["--run", config.run]
+    words = ["--run", str(run)]
+    if config.output:
+        words = [f"--{what}", f"{folders[0]}/{what}.zarr"]
     if kind.decode != "argmax":
         words.append("--sweep")
     print(f"next: {command_line('evaluate', words)}", flush=True)
@@ -230,12 +232,13 @@ def predict(
         attributes["offsets"] = offsets
     precision = hardware.choose_precision(settings.system, device, trained.model)
 
-    def network(patches: torch.Tensor) -> torch.Tensor:
+    def logits(patches: torch.Tensor) -> torch.Tensor:
         with hardware.autocast(device, precision):
             return finest(model(patches))[:, channels]
 
+    network: Network = logits
     if inference.flips:
-        network = flip_averaged(network, offsets, kind.activation)
+        network = flip_averaged(logits, offsets, kind.activation)
     window = inference.window or trained.data.patch_size
     # Whatever changes the prediction: blocks with another key are not continued.
     made_of = [

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pytc.config import InferenceConfig, Triple
-from pytc.geometry import Box, blocks, tile
+from pytc.geometry import Box, as_triple, blocks, tile
 from pytc.inference.flips import Network
 from pytc.io.intensity import Range, read_grey
 from pytc.io.results import MANIFEST
@@ -69,6 +69,7 @@ def predict_volume(
                 attributes=attributes,
             ).close()
             write_json(new / manifest.name, {"key": key, "finished": finished})
+    assert config.activation_scale is not None, "the pipeline has filled it in"
     affinities = open_volume(output, writable=True)
     if len(finished) == len(boxes):
         LOGGER.info(f"{output}: already predicted by these weights and settings")
@@ -91,7 +92,7 @@ def predict_volume(
             )
             scaled = torch.from_numpy(logits).mul_(config.activation_scale)
             activated = scaled.softmax(0) if activation == "softmax" else scaled.sigmoid_()
-            affinities[(slice(None), *box.slices)] = activated.to(torch.float16).numpy()
+            affinities[box.channel_slices] = activated.to(torch.float16).numpy()
             finished.append(number)
             done += counts[number]
             write_json(manifest, {"key": key, "finished": finished})
@@ -121,8 +122,10 @@ def predict_block(
     windows: those that touch the block, of one size; show: is told how many of them are done.
     """
     window = windows[0].shape
-    starts, stops = zip(*((w.start, w.stop) for w in windows))
-    region = Box(tuple(map(min, zip(*starts))), tuple(map(max, zip(*stops))))
+    region = Box(
+        tuple(map(min, zip(*(w.start for w in windows)))),
+        tuple(map(max, zip(*(w.stop for w in windows)))),
+    )
     pixels = _read_padded(image, grey_range, region)
     weights = blending_weights(window, config.blending)
     total = np.zeros((channels, *box.shape), np.float32)
@@ -130,19 +133,15 @@ def predict_block(
 
     for first in range(0, len(windows), config.batch_size):
         batch = windows[first : first + config.batch_size]
-        patches = np.stack(
-            [pixels[(slice(None), *w.moved([-s for s in region.start]).slices)] for w in batch]
-        )
+        patches = np.stack([pixels[w.seen_from(region).channel_slices] for w in batch])
         with torch.inference_mode():
             logits = network(torch.from_numpy(patches).to(device)).float().cpu().numpy()
         for w, values in zip(batch, logits):
             part = w.intersection(box)
-            inside, there = (
-                part.moved([-s for s in w.start]).slices,
-                part.moved([-s for s in box.start]).slices,
-            )
-            total[(slice(None), *there)] += values[(slice(None), *inside)] * weights[inside]
-            norm[there] += weights[inside]
+            assert part is not None, "every window touches the block"
+            inside, target = part.seen_from(w), part.seen_from(box)
+            total[target.channel_slices] += values[inside.channel_slices] * weights[inside.slices]
+            norm[target.slices] += weights[inside.slices]
         show(first + len(batch))
     total /= norm
     return total
@@ -170,7 +169,7 @@ def _read_padded(image: Volume, grey_range: Range, region: Box) -> np.ndarray:
     It is reflected where it leaves the volume at the far end.
     """
     stop = tuple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
-    pixels = read_grey(image, region.start, stop, grey_range)
+    pixels = read_grey(image, as_triple(region.start), as_triple(stop), grey_range)
     return np.pad(
         pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect"
     )

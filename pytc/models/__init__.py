@@ -41,10 +41,24 @@ class Network:
 
 
 # Fields of ModelConfig that are asked of every network, which may refuse deep supervision.
-SHARED = ("architecture", "in_channels", "out_channels", "pretrained", "reset_head")
-SHARED += ("deep_supervision",)
-CUSTOM_MEDNEXT = ("base_channels", "expansion", "block_counts", "do_res", "do_res_up_down")
-CUSTOM_MEDNEXT += ("norm", "grn", "spatial_dims")
+SHARED = (
+    "architecture",
+    "in_channels",
+    "out_channels",
+    "pretrained",
+    "reset_head",
+    "deep_supervision",
+)
+CUSTOM_MEDNEXT = (
+    "base_channels",
+    "expansion",
+    "block_counts",
+    "do_res",
+    "do_res_up_down",
+    "norm",
+    "grn",
+    "spatial_dims",
+)
 MEDNEXT = ("kernel_size", "checkpoint_style", "upkern")
 LEVELS = ("features", "strides", "voxel_size")
 BUILT_IN = {

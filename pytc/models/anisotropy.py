@@ -12,7 +12,7 @@ from itertools import accumulate
 from operator import mul
 
 from pytc.config import Lengths, ModelConfig, Triple
-from pytc.geometry import RATIO
+from pytc.geometry import RATIO, as_triple
 
 SMALLEST = 4  # voxels of a patch that nnU-Net leaves along each axis at its coarsest level
 ENDLESS = 2**62  # voxels along an axis without a patch: it can be halved at every level
@@ -48,7 +48,7 @@ def plan_levels(
     left = (ENDLESS,) * len(spacing) if patch_size is None else patch_size
     stride = (1,) * len(spacing)
     wide = (False,) * len(spacing)
-    levels = []
+    levels: list[Level] = []
     while len(levels) != count:
         # an axis that was wide at a finer level stays so
         finest = min(spacing)
@@ -86,7 +86,7 @@ def level_strides(config: ModelConfig) -> tuple[Triple, ...]:
     if config.strides is not None:
         return config.strides
     levels = plan_levels(config.voxel_size, len(config.features))
-    return tuple(level.stride for level in levels[1:])
+    return tuple(as_triple(level.stride) for level in levels[1:])
 
 
 def cumulative(strides: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:

@@ -191,7 +191,7 @@ def finest(outputs: Tensor | dict[str, Tensor]) -> Tensor:
 
 def require_image_size(config: ModelConfig) -> None:
     require(
-        config.image_size,
+        config.image_size is not None,
         f"an image_size for {config.architecture} (train.py takes data.patch_size)",
         None,
     )

@@ -15,13 +15,16 @@ All arrays are channels-last, so that (B, C, Z, Y, X) lies in memory as (B, Z, Y
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_weight
 
 from pytc.config import Triple
+from pytc.geometry import as_triple
 
 # oneDNN's gradient by the weight of a 2-D depthwise convolution is fast up to so many columns.
 FAST_COLUMNS = 3
@@ -48,7 +51,8 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_slow_alone(self, x):
-            return by_halves(x, self.weight, self.bias, self.stride, self.padding)
+            stride, padding = as_triple(self.stride), as_triple(map(int, self.padding))
+            return by_halves(x, self.weight, self.bias, stride, padding)
         if not is_fast(self, x):
             return super().forward(x)
         if self.groups > 1:
@@ -61,13 +65,14 @@ class Conv3d(nn.Conv3d):
 class ConvTranspose3d(nn.ConvTranspose3d):
     """`nn.ConvTranspose3d`: same arguments, parameters and results."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no output_size
         if not is_fast(self, x) or any(self.output_padding):
             return super().forward(x)
         if self.groups > 1:
             tensors = cast_as_autocast(x, self.weight, self.bias)
             return Depthwise.apply(*tensors, self.stride, True)
-        return spread(pointwise(x, self.weight.flatten(1).T, None), self.stride, bias=self.bias)
+        stride = as_triple(self.stride)
+        return spread(pointwise(x, self.weight.flatten(1).T, None), stride, bias=self.bias)
 
 
 def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> bool:
@@ -85,6 +90,7 @@ def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> boo
         return False
     if layer.groups == 1:
         return max(layer.kernel_size) == 1 and not any(layer.padding)
+    assert not isinstance(layer.padding, str)  # `has_zeros_around` says so
     is_depthwise = layer.groups == layer.in_channels == layer.out_channels
     is_same = all(size == 2 * pad + 1 for size, pad in zip(layer.kernel_size, layer.padding))
     return is_depthwise and is_same
@@ -109,7 +115,7 @@ def is_slow_alone(layer: nn.Conv3d, x: Tensor) -> bool:
         return False
     if max(layer.kernel_size) == 1 or x[..., 0].numel() > ONEDNN_FROM:
         return False
-    margins = 2 * layer.padding[0] - layer.kernel_size[0]
+    margins = 2 * int(layer.padding[0]) - layer.kernel_size[0]
     slices = (x.shape[2] + margins) // layer.stride[0] + 1
     return slices > 0 and slices % 2 == 0
 
@@ -135,15 +141,15 @@ def by_halves(
     return torch.cat(y.split(1), dim=2)
 
 
-def cast_as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors in the dtype that autocast would choose for a convolution.
+def cast_as_autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
+    """The tensors in the dtype that autocast would choose for a convolution; None stays None.
 
     Autocast casts for the operations that it knows, and it does not know the forms of this file.
     """
     if not torch.is_autocast_enabled("cpu"):
         return tensors
     dtype = torch.get_autocast_dtype("cpu")
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -163,7 +169,7 @@ def spread(
     if max(stride) == 1 and bias is None:
         return x
     if size is None:
-        size = tuple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride))
+        size = as_triple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride))
     fill = x.new_zeros(x.shape[1]) if bias is None else bias.to(x.dtype)
     y = fill.expand(len(x), *size, -1).clone()  # (B, *size, C)
     a, b, c = stride
@@ -249,7 +255,7 @@ def weight_gradient(x: Tensor, g: Tensor, weight: Tensor) -> Tensor:
             for sample in range(len(x)):
                 slices = part[sample, :, first:last].transpose(0, 1)  # (C, Z', ..) -> (Z', C, ..)
                 gradients = g[sample, :, first - shift : last - shift].transpose(0, 1)
-                out[:, :, t, :, columns] += torch.nn.grad.conv2d_weight(
+                out[:, :, t, :, columns] += conv2d_weight(
                     slices, shape, gradients, padding=padding, groups=channels
                 )
     return out

@@ -57,12 +57,14 @@ def perceptron(
     be written over the residual.
     """
     batch, space = len(x), x.shape[2:]
-    if _fits_into_weights(norm, x):
+    if isinstance(norm, InstanceNorm) and _is_precise(x):
         weight, bias = _with_norm(norm, x, inner)  # (B, H, C), (B, H)
     else:
         x = norm(x)
+        assert inner.bias is not None, "`is_fast` is false of a layer without a bias"
         weight = inner.weight.flatten(1).expand(batch, -1, -1)  # (H, C) -> (B, H, C)
         bias = inner.bias.expand(batch, -1)  # (H,) -> (B, H)
+    assert outer.bias is not None, "`is_fast` is false of a layer without a bias"
     weights = cast_as_autocast(weight, bias, outer.weight.flatten(1), outer.bias)
     rows = _as_rows(x)  # (B, V, C)
     residual_rows = None if residual is None else _as_rows(residual)  # (B, V, D)
@@ -79,10 +81,9 @@ def _as_rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).flatten(1, -2)
 
 
-def _fits_into_weights(norm: nn.Module, x: Tensor) -> bool:
-    """Whether this norm can be made part of the next layer's weights, and these are precise."""
-    is_precise = x.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
-    return isinstance(norm, InstanceNorm) and is_precise
+def _is_precise(x: Tensor) -> bool:
+    """Whether weights of which a norm is made part keep enough digits."""
+    return x.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
 
 
 def _with_norm(norm: InstanceNorm, x: Tensor, layer: Conv3d) -> tuple[Tensor, Tensor]:
@@ -94,6 +95,7 @@ def _with_norm(norm: InstanceNorm, x: Tensor, layer: Conv3d) -> tuple[Tensor, Te
 
     and the normalised image is never written to memory. Scale and shift differ by sample.
     """
+    assert norm.weight is not None and norm.bias is not None, "MedNeXt's norms are affine"
     mean, variance = Moments.apply(x)  # (B, C) each
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - mean * scale

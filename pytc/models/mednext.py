@@ -10,6 +10,7 @@ The layers are PyTorch's own. On a CPU, `fast_cpu.py` swaps them for faster ones
 
 from collections import OrderedDict
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,10 @@ SIZES = {
 # The authors recompute activations of these sizes (their create_mednext_v1), which otherwise need
 # more memory at 128 voxels a side than most GPUs have.
 RECOMPUTED = ("M", "L")
-CONVOLUTION = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM = {"group": InstanceNorm, "layer": ChannelNorm}
+# Any, as a layer of 2-D and one of 3-D have no type in common
+CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[str, type[nn.Module]] = {"group": InstanceNorm, "layer": ChannelNorm}
 
 
 @register_architecture("mednext")
@@ -78,7 +80,8 @@ class MedNeXtBlock(nn.Module):
     """Depthwise convolution, norm, expansion, GELU, compression, and a residual around them.
 
     (B, inputs, ...) -> (B, outputs, ...), with space kept ("same"), divided ("down") or multiplied
-    ("up") by `stride`, which is 1 or 2 along each axis. Source: Roy et al. 2023, figure 1.
+    ("up") by `stride`, which is 1 or 2 along each axis; None for 1. Source: Roy et al. 2023,
+    figure 1.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class MedNeXtBlock(nn.Module):
         outputs: int,
         expansion: int,
         resample: str = "same",
-        stride: Stride | int = 1,
+        stride: Stride | None = None,
         grn: bool = False,
     ):
         super().__init__()
@@ -97,8 +100,9 @@ class MedNeXtBlock(nn.Module):
         hidden = expansion * inputs
         convolution = CONVOLUTION[dims]
         spatial = TRANSPOSED[dims] if resample == "up" else convolution
+        steps = stride or (1,) * dims
         self.conv1 = spatial(
-            inputs, inputs, kernel, stride, tuple(size // 2 for size in kernel), groups=inputs
+            inputs, inputs, kernel, steps, tuple(size // 2 for size in kernel), groups=inputs
         )
         self.norm = NORM[config.norm](inputs)
         self.conv2 = convolution(inputs, hidden, 1)
@@ -110,11 +114,11 @@ class MedNeXtBlock(nn.Module):
         self.resample = resample
         self.has_residual = config.do_res if resample == "same" else config.do_res_up_down
         if resample != "same" and config.do_res_up_down:
-            self.res_conv = spatial(inputs, outputs, 1, stride)
+            self.res_conv = spatial(inputs, outputs, 1, steps)
         # Zeros that `forward` appends: before and after each axis, from the last axis on.
-        self.padding = []
+        self.padding: list[int] = []
         if resample == "up":
-            for step in reversed(stride):
+            for step in reversed(steps):
                 self.padding += [step - 1, 0]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -155,6 +159,8 @@ class MedNeXt(ConnectomicsModel):
     kernel spans.
     """
 
+    config: ModelConfig
+
     def __init__(self, config: ModelConfig):
         levels = plan_levels(
             (config.voxel_size or (1.0, 1.0, 1.0))[-config.spatial_dims :], LEVELS + 1
@@ -182,11 +188,12 @@ class MedNeXt(ConnectomicsModel):
             return nn.Sequential(*blocks)
 
         def resample(direction: str, index: int, level: int, grn: bool) -> MedNeXtBlock:
-            ends = sorted(channels[level : level + 2], reverse=direction == "up")
+            inputs, outputs = sorted(channels[level : level + 2], reverse=direction == "up")
             return MedNeXtBlock(
                 config,
                 kernels[level],
-                *ends,
+                inputs,
+                outputs,
                 expansion[index],
                 direction,
                 levels[level + 1].stride,

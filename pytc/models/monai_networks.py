@@ -3,10 +3,13 @@
 They have one output.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple
+from pytc.geometry import as_triple
 from pytc.models import register_architecture
 from pytc.models.anisotropy import cumulative, level_strides
 from pytc.models.base import ConnectomicsModel, require_image_size
@@ -43,7 +46,7 @@ class MonaiModel(ConnectomicsModel):
 
 # MONAI's names for ours; its instance norms learn a scale and a shift here, as its batch norms do.
 ACTIVATIONS = {"leaky_relu": ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})}
-NORMS = {"instance": ("instance", {"affine": True}), "batch": "batch"}
+NORMS: dict[str, Any] = {"instance": ("instance", {"affine": True}), "batch": "batch"}
 
 
 @register_architecture("monai_basic_unet3d")
@@ -91,14 +94,14 @@ def build_unet(config: ModelConfig) -> ConnectomicsModel:
         config.in_channels,
         config.out_channels,
         config.features,
-        strides,
+        strides,  # type: ignore[arg-type]  # a triple is as good as a number
         kernel_size=options.kernel_size,
         up_kernel_size=options.kernel_size,
         num_res_units=config.residual_units,
         norm=options.norm,
         dropout=config.dropout,
     )
-    return MonaiModel(config, network, cumulative(strides)[-1])
+    return MonaiModel(config, network, as_triple(cumulative(strides)[-1]))
 
 
 @register_architecture("monai_unetr")
@@ -111,6 +114,7 @@ def build_unetr(config: ModelConfig) -> ConnectomicsModel:
 
     require_image_size(config)
     options = config.unetr
+    assert config.image_size is not None
     network = UNETR(
         config.in_channels,
         config.out_channels,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pytc.checks import require
 from pytc.config import ModelConfig, Triple
+from pytc.geometry import as_triple
 from pytc.models import register_architecture
 from pytc.models.anisotropy import cumulative, level_strides, plan_levels
 from pytc.models.base import ConnectomicsModel, require_image_size
@@ -56,10 +57,10 @@ def build_rsunet(config: ModelConfig) -> ConnectomicsModel:
     features, strides = config.features, level_strides(config)
     levels = plan_levels(config.voxel_size, len(features))
     # 5 x 5 voxels are about as many, and as costly, as 3x3x3
-    rim = levels[0].kernel(3 if all(levels[0].wide) else 5)
+    rim = as_triple(levels[0].kernel(3 if all(levels[0].wide) else 5))
 
     def module(level: int, inputs: int) -> nn.Sequential:
-        kernel = levels[level].kernel(3)
+        kernel = as_triple(levels[level].kernel(3))
         return nn.Sequential(
             convolve(inputs, features[level], kernel), ResidualBlock(features[level], kernel)
         )
@@ -95,10 +96,10 @@ def build_nnunet(config: ModelConfig) -> ConnectomicsModel:
         config.image_size,
     )
     features = [config.base_channels * min(2**level, 10) for level in range(len(levels))]
-    strides = [level.stride for level in levels[1:]]
+    strides = [as_triple(level.stride) for level in levels[1:]]
 
     def block(level: int, inputs: int, stride: Triple = (1, 1, 1)) -> nn.Sequential:
-        kernel, outputs = levels[level].kernel(3), features[level]
+        kernel, outputs = as_triple(levels[level].kernel(3)), features[level]
         return nn.Sequential(
             *convolve(inputs, outputs, kernel, stride, 0.01),
             *convolve(outputs, outputs, kernel, slope=0.01),
@@ -129,7 +130,7 @@ def convolve(
     slope: float = 0.0,
 ) -> nn.Sequential:
     """Convolution, norm, ReLU, leaky with a slope."""
-    padding = tuple(size // 2 for size in kernel)
+    padding = as_triple(size // 2 for size in kernel)
     relu = nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True)
     return nn.Sequential(
         nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False), InstanceNorm(outputs), relu
