@@ -15,7 +15,7 @@ from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation import plain
 from pytc.segmentation.agglomeration import agglomerate, edge_weights, fragment_settings
-from pytc.segmentation.decode import decode, levels_of_tree, merge_tree
+from pytc.segmentation.decode import channels_to_read, decode, levels_of_tree, merge_tree
 
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 OFFSETS = (*STEPS, (2, 0, 0), (0, 3, 0), (0, 0, 2))
@@ -72,7 +72,10 @@ def test_edges_across_thick_sections_weigh_less():
 def test_fragments_of_thick_sections_stay_in_their_section():
     assert fragment_settings(CONFIG, (8, 8, 8)).sections is None
     settings = fragment_settings(CONFIG, (8, 40, 8))
-    assert (settings.seeds, settings.sections) == ("distance_peaks", 1)
+    assert (settings.seeds, settings.sections, settings.threshold) == ("distance_peaks", 1, 0.7)
+    by_default = replace(CONFIG, fragment_threshold=None)
+    assert fragment_settings(by_default, (8, 40, 8)).threshold == 0.5
+    assert fragment_settings(by_default, (8, 8, 8)).threshold == 0.8
     affinities = 0.69 + 0.3 * np.random.default_rng(2).random((6, 8, 3, 9))  # few are below 0.7
     made = agglomerate(affinities, OFFSETS, CONFIG, (8, 40, 8))
     sections = np.moveaxis(made.fragments, 1, 0)
@@ -99,6 +102,14 @@ def test_sections_need_a_thick_axis():
     config = replace(CONFIG, fragment_seeds="sections")
     with pytest.raises(ValueError, match=r"at least 2 times as large along one axis .*sections"):
         decode(np.zeros((3, 2, 2, 2), np.float32), STEPS, config, (8, 8, 8))
+
+
+def test_weights_are_one_for_each_channel():
+    config = replace(CONFIG, edge_weights=(1, 1, 1))
+    with pytest.raises(ValueError, match=r"edge_weights for 6 channels, .*\(1, 1, 1\)"):
+        channels_to_read(6, OFFSETS, config)
+    with pytest.raises(ValueError, match=r"one above 0 at least, got \(0, 0, 0\)"):
+        channels_to_read(3, STEPS, replace(config, edge_weights=(0, 0, 0)))
 
 
 def nodes_of(random, shape, count):

@@ -142,7 +142,7 @@ def test_what_a_segmentation_depends_on():
     config = SegmentationConfig(0.6, 5)
     assert settings_of(config) == {"threshold": 0.6, "method": "components", "min_size": 5}
     fragments = settings_of(replace(config, method="waterz"))
-    assert fragments["fragment_threshold"] == 0.8
+    assert "fragment_threshold" in fragments and "edge_weights" not in fragments
 
 
 def test_what_an_earlier_release_said_by_grow():

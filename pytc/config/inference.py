@@ -54,8 +54,9 @@ class SegmentationConfig(Section):
     # nearest membrane is largest. sections: the same in each thick section on its own. auto:
     # sections where voxels are at least twice as long along one axis, otherwise components.
     fragment_seeds: Literal["auto", "components", "distance_peaks", "sections"] = "auto"
-    # agglomeration, waterz: fragments begin inside, where affinities are above this.
-    fragment_threshold: float = 0.8
+    # agglomeration, waterz: fragments begin inside of objects, where affinities are above this.
+    # Default: 0.8 for components, 0.5 where the distance to membranes is measured.
+    fragment_threshold: float | None = None
     fragment_min_size: int = 20  # agglomeration: voxels of the smallest component that begins one.
     # agglomeration: fragments are made in blocks of this many voxels. It changes the result a
     # little, as fragments end at the faces of blocks; agglomeration joins them again.

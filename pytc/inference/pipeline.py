@@ -158,7 +158,11 @@ def _check_decode(trained: Config, image: Volume, config: InferConfig) -> None:
     """ValueError, before the prediction, unless it can be segmented."""
     if target_kind(trained.target.kind).decode == "objects":
         require_segmentable(
-            image.spatial_shape, np.dtype(np.float16), trained.target.offsets, config.segmentation
+            image.spatial_shape,
+            np.dtype(np.float16),
+            trained.target.offsets,
+            config.segmentation,
+            image.voxel_size,
         )
 
 

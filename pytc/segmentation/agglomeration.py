@@ -15,11 +15,13 @@ from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig
 from pytc.geometry import RATIO, thick_axis
 from pytc.segmentation.connected_components import short_range
-from pytc.segmentation.fragments import FragmentSettings, make_fragments
+from pytc.segmentation.fragments import FragmentSettings, Seeds, make_fragments
 from pytc.segmentation.linkage import average_linkage
 from pytc.segmentation.merge_tree import MergeTree, relabelled
 from pytc.segmentation.region_graph import region_graph
 
+# Components need more than peaks: one weak spot of a membrane joins two of them for good.
+DEFAULT_FRAGMENT_THRESHOLD: dict[Seeds, float] = {"components": 0.8, "distance_peaks": 0.5}
 STEP_WEIGHT = 9  # of an edge to the next voxel
 LONG_WEIGHT = 3  # of a longer edge: its neighbours tell nearly the same
 ACROSS_SECTIONS = 3  # weights of edges across thick sections are divided by this
@@ -80,20 +82,35 @@ def fragment_settings(config: SegmentationConfig, voxel_size: Lengths | None) ->
             "segmentation.fragment_seeds sections",
             voxel_size,
         )
+    kind: Seeds = "components" if seeds == "components" else "distance_peaks"
     return FragmentSettings(
-        seeds="components" if seeds == "components" else "distance_peaks",
-        threshold=config.fragment_threshold,
+        seeds=kind,
+        threshold=fragment_threshold(config, kind),
         min_size=config.fragment_min_size,
         block=config.fragment_block,
         sections=thick,
     )
 
 
+def fragment_threshold(config: SegmentationConfig, seeds: Seeds) -> float:
+    """config.fragment_threshold, or the default one for this kind of seeds."""
+    if config.fragment_threshold is not None:
+        return config.fragment_threshold
+    return DEFAULT_FRAGMENT_THRESHOLD[seeds]
+
+
 def edge_weights(
     config: SegmentationConfig, offsets: Sequence[Sequence[int]], voxel_size: Lengths | None
 ) -> tuple[int, ...]:
-    """The weight of each channel's edges: config.edge_weights, or the default ones."""
+    """The weight of each channel's edges: config.edge_weights, or the default ones.
+
+    Raises:
+        ValueError: if there is not one weight for each channel, or all are 0.
+    """
     if config.edge_weights is not None:
+        expected = f"segmentation.edge_weights for {len(offsets)} channels, one above 0 at least"
+        fits = len(config.edge_weights) == len(offsets) and max(config.edge_weights) > 0
+        require(fits, expected, config.edge_weights)
         return config.edge_weights
     thick = thick_axis(voxel_size)
     weights = []

@@ -12,11 +12,12 @@ import numpy as np
 import psutil
 
 from pytc.checks import require
-from pytc.config import SegmentationConfig
+from pytc.config import Lengths, SegmentationConfig
 from pytc.io.chunked import is_zarr
 from pytc.io.volume import CHUNK, Volume, create_volume
 from pytc.progress import Progress, track
 from pytc.runs import replacing
+from pytc.segmentation.agglomeration import fragment_settings
 from pytc.segmentation.connected_components import (
     component_sizes,
     final_numbers,
@@ -102,14 +103,21 @@ def fitting_planes(
 
 
 def require_segmentable(
-    shape: Sequence[int], dtype: np.dtype, offsets: Offsets, config: SegmentationConfig
+    shape: Sequence[int],
+    dtype: np.dtype,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    voxel_size: Lengths | None,
 ) -> None:
     """ValueError, before a prediction, unless config.method can segment it on this machine.
 
     Args:
         shape, dtype: of the affinities, one channel of (Z, Y, X) for each of the offsets.
+        voxel_size: nm along z, y, x; None for voxels of equal sides.
     """
     channels = channels_to_read(len(offsets), offsets, config)
+    if method_of(config).tree is not None:
+        fragment_settings(config, voxel_size)  # fit, or are refused
     planes = fitting_planes(shape, dtype, len(channels), config)
     _require_in_memory(shape, planes, config)
 

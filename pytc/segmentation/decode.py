@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 
 from pytc.config import Lengths, SegmentationConfig
-from pytc.segmentation.agglomeration import Agglomeration, agglomerate
+from pytc.segmentation.agglomeration import (
+    Agglomeration,
+    agglomerate,
+    edge_weights,
+    fragment_threshold,
+)
 from pytc.segmentation.connected_components import (
     connected_components_3d,
     short_range,
@@ -168,9 +173,11 @@ def channels_to_read(n_channels: int, offsets: Offsets, config: SegmentationConf
     """The channels that config.method needs, of affinities with these offsets.
 
     Raises:
-        ValueError: if one is missing.
+        ValueError: if one is missing, or config.edge_weights does not fit.
     """
     units = unit_channels(n_channels, offsets)
+    if method_of(config).tree is not None:
+        edge_weights(config, offsets, None)  # fits, or is refused
     if method_of(config).reads_long_range:
         return list(range(n_channels))
     return units
@@ -208,7 +215,8 @@ def _agglomeration(affinities: Affinities, config: SegmentationConfig) -> np.nda
 
 
 def _waterz(affinities: Affinities, config: SegmentationConfig) -> np.ndarray:
-    seeds = replace(config, threshold=config.fragment_threshold, min_size=FRAGMENT_SIZE)
+    threshold = fragment_threshold(config, "components")
+    seeds = replace(config, threshold=threshold, min_size=FRAGMENT_SIZE)
     fragments = _components_watershed(affinities, seeds)
     segments = waterz_segments(affinities.values, fragments, config.threshold, affinities.offsets)
     return _numbered(segments, config.min_size)

@@ -35,13 +35,14 @@ from pytc.segmentation.edges import (
 from pytc.segmentation.watershed import seeded_watershed
 
 Shape = tuple[int, int, int]
+Seeds = Literal["components", "distance_peaks"]
 
 
 @dataclass(frozen=True)
 class FragmentSettings:
     """How fragments are made; all of it changes the result, and is stored with it."""
 
-    seeds: Literal["components", "distance_peaks"] = "components"
+    seeds: Seeds = "components"
     threshold: float = 0.8  # components: affinities above it join; peaks: above it is inside
     min_size: int = 20  # voxels of a seed; smaller components are flooded from others
     smoothing: float = 2.0  # distance_peaks: standard deviation of the Gaussian, in voxels
