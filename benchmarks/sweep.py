@@ -33,7 +33,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{error.name} {common.EXTRA}") from error
 
-GROWN = SegmentationConfig(method="components_watershed")
+FILLED = SegmentationConfig(method="components_watershed")
 MIDDLE = sorted(DEFAULT_THRESHOLDS)[len(DEFAULT_THRESHOLDS) // 2]
 
 
@@ -144,17 +144,17 @@ def main() -> None:
             "the same, each decoded and counted afresh",
         ),
         "the same, each decoded and counted afresh": (afresh_dense, True, None),
-        "13 thresholds, grown, dense": (
-            lambda a: sweep(a, dense=True, config=GROWN),
+        "13 thresholds, watershed, dense": (
+            lambda a: sweep(a, dense=True, config=FILLED),
             False,
-            "the same, each decoded, grown and counted afresh",
+            "the same, each decoded, filled and counted afresh",
         ),
-        "the same, each decoded, grown and counted afresh": (
+        "the same, each decoded, filled and counted afresh": (
             lambda a: afresh_dense(a, watershed=True),
             True,
             None,
         ),
-        "one decode, grown": (
+        "one decode, watershed": (
             lambda a: seeded_watershed(connected_components_3d(a, MIDDLE), a),
             False,
             None,

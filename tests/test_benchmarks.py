@@ -25,7 +25,7 @@ def test_a_benchmark_says_how_it_is_called(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["decode", "growing", "scores", "sweep"])
+@pytest.mark.parametrize("name", ["decode", "scores", "sweep", "watershed"])
 def test_a_benchmark_prints_a_table(name):
     """It also fails where two routes that must find the same figure differ."""
     output = run(name, "--size", "64", "--repeats", "1")
@@ -40,5 +40,5 @@ def test_the_table_of_grey_ranges_is_printed():
 
 
 def test_no_benchmark_is_left_out():
-    named = {"layout", "models", "patches", "decode", "growing", "scores", "sweep", "intensity"}
+    named = {"layout", "models", "patches", "decode", "watershed", "scores", "sweep", "intensity"}
     assert {path.stem for path in FOLDER.glob("*.py")} == named | {"common"}

@@ -186,8 +186,8 @@ def test_any_subset_of_the_truth(files, tmp_path, without, metric):
     )
 
 
-def test_exact_sweep_of_what_is_grown(files, tmp_path):
-    """As in the presets that grow: the curve is of components, the rows are of what is grown."""
+def test_exact_sweep_before_a_seeded_watershed(files, tmp_path):
+    """The curve scores components; the rows score what the seeded watershed makes of them."""
     config = replace(
         files,
         output=str(tmp_path),
@@ -234,7 +234,7 @@ def test_a_stored_best_segmentation_survives_being_scored(files, tmp_path):
     assert metrics["nerl"] == 1 and open_volume(best).shape == SHAPE
 
 
-def test_one_threshold_min_size_and_grow(files, tmp_path):
+def test_one_threshold_min_size_and_watershed(files, tmp_path):
     config = replace(files, output=str(tmp_path), sweep=False, thresholds=(0.8,))
     assert score(config)["n_splits"] == 1
     # the smaller half of bar 3, 12 x 4 x 12 voxels

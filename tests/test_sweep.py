@@ -33,8 +33,8 @@ def scene(seed):
     return random_affinities(rng, SHAPE), labels, Skeleton(ids, positions, positions * 10.0, edges)
 
 
-def settings(min_size: int, grow: bool = False) -> SegmentationConfig:
-    method = "components_watershed" if grow else "components"
+def settings(min_size: int, watershed: bool = False) -> SegmentationConfig:
+    method = "components_watershed" if watershed else "components"
     return SegmentationConfig(min_size=min_size, method=method)
 
 
@@ -45,18 +45,18 @@ def test_default_thresholds():
     assert len(DEFAULT_THRESHOLDS) == 13
 
 
-@pytest.mark.parametrize("grow", (False, True))
+@pytest.mark.parametrize("watershed", (False, True))
 @pytest.mark.parametrize("min_size", (0, 5))
-def test_rows_equal_decoding_afresh(grow, min_size):
+def test_rows_equal_decoding_afresh(watershed, min_size):
     affinities, labels, skeleton = scene(0)
     thresholds = (0.9, 0.3, 0.6, 0.75)
     scored = threshold_sweep(
-        affinities, skeleton, thresholds, labels=labels, config=settings(min_size, grow)
+        affinities, skeleton, thresholds, labels=labels, config=settings(min_size, watershed)
     )
     assert [row["threshold"] for row in scored["all_results"]] == list(thresholds)
     for row in scored["all_results"]:
         segmentation = plain.flood_fill(affinities, row["threshold"], min_size)
-        if grow:
+        if watershed:
             segmentation = plain.seeded_watershed(segmentation, affinities)
         dense = slow_overlap(labels[labels >= 0], segmentation[labels >= 0])
         expected = SkeletonMetrics(skeleton).compute(segmentation) | {
@@ -88,9 +88,9 @@ def awkward_volumes(seed):
             yield affinities
 
 
-@pytest.mark.parametrize("grow", (False, True))
+@pytest.mark.parametrize("watershed", (False, True))
 @pytest.mark.parametrize("min_size", (0, 3, 6))
-def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
+def test_names_equal_decoding_afresh(monkeypatch, min_size, watershed):
     """The same components, in the same order."""
     monkeypatch.setattr(
         merge_forest, "slabs_of", lambda length, n_floors: list(pairwise((0, length // 3, length)))
@@ -99,10 +99,10 @@ def test_names_equal_decoding_afresh(monkeypatch, min_size, grow):
     rng = np.random.default_rng(6)
     for affinities in islice(awkward_volumes(min_size), min_size % 2, None, 2):
         chosen = sorted(rng.choice(thresholds, rng.integers(1, 6), replace=False), reverse=True)
-        forest = build_merge_forest(affinities, chosen, min_size=min_size, grow=grow)
+        forest = build_merge_forest(affinities, chosen, min_size=min_size, watershed=watershed)
         for threshold, roots in zip(chosen, roots_at_thresholds(forest), strict=True):
             expected = connected_components_3d(affinities, threshold, min_size=min_size)
-            if grow:
+            if watershed:
                 expected = seeded_watershed(expected, affinities)
             found = np.append(0, roots(forest.fragments.ravel()))
             numbers = np.unique(found, return_inverse=True)[1][1:]
@@ -158,22 +158,22 @@ def walks(rng, shape):
     )
 
 
-@pytest.mark.parametrize("grow", (False, True))
+@pytest.mark.parametrize("watershed", (False, True))
 @pytest.mark.parametrize("min_size", (0, 20))
 @pytest.mark.parametrize("edges_as_a_decode, n_groups", [(0, 3), (9, 2)])
-def test_figures_are_the_same_bits(monkeypatch, min_size, grow, edges_as_a_decode, n_groups):
+def test_figures_are_the_same_bits(monkeypatch, min_size, watershed, edges_as_a_decode, n_groups):
     """With a forest for every threshold, and with one for those that leave few voxels alone."""
     monkeypatch.setattr(decode, "EDGES_AS_A_DECODE", edges_as_a_decode)
     affinities, labels, skeleton = scene(11)
     thresholds = (0.45, 0.9, 0.3, 0.45)
     assert len(decode._groups(affinities, [0.9, 0.45, 0.3])) == n_groups
     rows = threshold_sweep(
-        affinities, skeleton, thresholds, labels=labels, config=settings(min_size, grow)
+        affinities, skeleton, thresholds, labels=labels, config=settings(min_size, watershed)
     )["all_results"]
     assert [row["threshold"] for row in rows] == list(thresholds)
     for row in rows:
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
-        if grow:
+        if watershed:
             segmentation = seeded_watershed(segmentation, affinities)
         dense = {
             f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()

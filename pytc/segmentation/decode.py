@@ -74,7 +74,8 @@ class Method:
     reads_long_range: bool  # all channels; otherwise those to the next voxel along z, y and x
     by_slabs: bool  # whether a volume larger than memory can be segmented slab by slab
     memory: int  # bytes a voxel that it needs at worst beyond affinities and labels
-    # Whether the scores at every threshold can be counted: segments are components, grown or not.
+    # Whether the scores at every threshold can be counted: segments are components, with
+    # or without a seeded watershed after them.
     has_curve: bool
     # Fragments and all their merges, where a threshold is but a position among the merges.
     tree: "MakeTree | None" = None
@@ -251,7 +252,7 @@ def _watershed_levels(
 ) -> Iterator[Levels]:
     """As one group, since most of the time goes into edges below the last threshold."""
     forest = build_merge_forest(
-        affinities.steps, thresholds, min_size=config.min_size, grow=True, query=needed
+        affinities.steps, thresholds, min_size=config.min_size, watershed=True, query=needed
     )
     yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
 

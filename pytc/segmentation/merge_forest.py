@@ -49,7 +49,7 @@ class MergeForest:
     ends: np.ndarray  # (T,) how many of the edges are above each threshold
     n_positive: int  # how many of the edges are above 0: these the seeded watershed visits
     min_size: int  # 2 or more: smaller components get no label
-    grow: bool  # whether a seeded watershed follows at each threshold
+    watershed: bool  # whether a seeded watershed follows at each threshold
     queried: np.ndarray | None  # (F,) fragments whose labels will be asked for; None for all
 
 
@@ -68,7 +68,7 @@ def build_merge_forest(
     thresholds: Sequence[float],
     *,
     min_size: int = 0,
-    grow: bool = False,
+    watershed: bool = False,
     query: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> MergeForest:
     """The forest for thresholds in descending order.
@@ -77,9 +77,10 @@ def build_merge_forest(
         affinities: (3 or more, Z, Y, X) as in `connected_components_3d`.
         thresholds: in descending order.
         min_size: as in `connected_components_3d`.
-        grow: with the edges down to 0, by which a seeded watershed joins voxels to components.
+        watershed: also keep the edges down to 0, by which a seeded watershed joins voxels to
+            components.
         query: picks from the fragments (Z, Y, X) those whose labels will be asked for. Edges that
-            change none of their labels are left out, unless `grow` is on.
+            change none of their labels are left out, unless `watershed` is on.
 
     Memory: 5 bytes a voxel, 10 an edge between two fragments, and 12 a fragment (about twice as
     many for volumes of 2^32 voxels and more).
@@ -87,7 +88,7 @@ def build_merge_forest(
     check_affinities(affinities)
     affinities = affinities[:3]
     levels = np.array(thresholds, np.float64)
-    if grow:
+    if watershed:
         levels = np.concatenate([levels, values_above(affinities, 0), [0.0]])
     levels, index = np.unique(levels, return_inverse=True)  # ascending
     bounds = slabs_of(affinities.shape[1], n_floors=len(levels))
@@ -97,9 +98,9 @@ def build_merge_forest(
 
     def edges_of(slab: Slab) -> Edges:
         edges, ends = descending_edges(affinities, slab.start, slab.stop, fragments, levels)
-        tracked = _tracked(fragments, slab, None if grow else queried)
+        tracked = _tracked(fragments, slab, None if watershed else queried)
         parents = np.arange(1, len(tracked), dtype=fragments.dtype)
-        _keep_tracked(edges, ends, slab.before, grow, parents, sizes, tracked, least)
+        _keep_tracked(edges, ends, slab.before, watershed, parents, sizes, tracked, least)
         return edges[: ends[-1]].copy(), ends
 
     with ThreadPoolExecutor(len(slabs)) as pool:
@@ -107,7 +108,7 @@ def build_merge_forest(
     ends = ends[::-1][index]  # from the highest level to the lowest -> of each threshold
     n_positive = int(ends[-1])
     ends = ends[: len(thresholds)]
-    return MergeForest(fragments, sizes, edges, ends, n_positive, least, grow, queried)
+    return MergeForest(fragments, sizes, edges, ends, n_positive, least, watershed, queried)
 
 
 def _label_fragments(
@@ -191,11 +192,11 @@ def roots_at_thresholds(forest: MergeForest) -> Iterator[Callable[[np.ndarray], 
     for end in forest.ends:
         _join(forest.edges[start:end], parents, sizes, forest.min_size)
         start = end
-        grown = parents
-        if forest.grow:
-            grown = parents.copy()
-            _grow(forest.edges[end : forest.n_positive], grown, sizes, forest.min_size)
-        yield partial(_roots, grown, sizes, forest.min_size)
+        joined = parents
+        if forest.watershed:
+            joined = parents.copy()
+            _seeded_watershed(forest.edges[end : forest.n_positive], joined, sizes, forest.min_size)
+        yield partial(_roots, joined, sizes, forest.min_size)
 
 
 def line_up(forest: MergeForest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -267,7 +268,7 @@ def _keep_tracked(
     edges: np.ndarray,
     ends: np.ndarray,
     before: int,
-    grow: bool,
+    watershed: bool,
     parents: np.ndarray,
     sizes: np.ndarray,
     tracked: np.ndarray,
@@ -278,8 +279,8 @@ def _keep_tracked(
     Kruskal's algorithm on the edges of one slab. Of each root it knows in `tracked` whether its
     component holds a tracked fragment, and in `size` how many voxels, at most min_size. An edge may
     change such a label in two ways: the higher root gives way to the lower one, or the component
-    reaches min_size. Edges kept become edges between roots, unless `grow`: then components at their
-    ends may stay apart.
+    reaches min_size. Edges kept become edges between roots, unless `watershed`: then components at
+    their ends may stay apart.
 
     edges (M, 2), ends (T,), parents (n,) and tracked (n + 1,), which start at fragment before + 1:
     overwritten. sizes: of all fragments; where the first edge of an untracked component is kept,
@@ -301,7 +302,7 @@ def _keep_tracked(
                     sizes[before + root] = size[root]
                 if not tracked[child]:
                     sizes[before + child] = size[child]
-                if not grow:
+                if not watershed:
                     a, b = before + np.int64(root), before + np.int64(child)
                 edges[count, 0], edges[count, 1] = a, b
                 count += 1
@@ -321,7 +322,9 @@ def _join(edges: np.ndarray, parents: np.ndarray, sizes: np.ndarray, min_size: i
 
 
 @compiled
-def _grow(edges: np.ndarray, parents: np.ndarray, sizes: np.ndarray, min_size: int) -> None:
+def _seeded_watershed(
+    edges: np.ndarray, parents: np.ndarray, sizes: np.ndarray, min_size: int
+) -> None:
     """The seeded watershed on fragments: components of min_size voxels or more are the seeds.
 
     Smaller ones are joined with each other and to seeds. A seed stays a root, and two do not merge.

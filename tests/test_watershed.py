@@ -27,12 +27,12 @@ def test_given_labels_stay_and_nothing_merges():
     affinities = random_affinities(rng, (8, 9, 10))
     labels = plain.flood_fill(affinities, 0.8, min_size=4)
     before = labels.copy()
-    grown = seeded_watershed(labels, affinities)
+    filled = seeded_watershed(labels, affinities)
     np.testing.assert_array_equal(labels, before)
-    assert grown.dtype == labels.dtype
-    np.testing.assert_array_equal(grown[labels > 0], labels[labels > 0])
-    assert set(np.unique(grown)) - {0} == set(np.unique(labels)) - {0}
-    assert (grown > 0).mean() > 0.95 > (labels > 0).mean()
+    assert filled.dtype == labels.dtype
+    np.testing.assert_array_equal(filled[labels > 0], labels[labels > 0])
+    assert set(np.unique(filled)) - {0} == set(np.unique(labels)) - {0}
+    assert (filled > 0).mean() > 0.95 > (labels > 0).mean()
 
 
 def test_strongest_path_wins():
@@ -54,7 +54,7 @@ def test_negative_values_are_below_the_floor():
     np.testing.assert_array_equal(seeded_watershed(labels, affinities), labels)
 
 
-def test_segment_volume_grows(tmp_path):
+def test_segment_volume_fills_by_a_seeded_watershed(tmp_path):
     affinities = random_affinities(np.random.default_rng(2), (6, 7, 8))
     path = tmp_path / "a.zarr"
     with create_volume(

@@ -1,12 +1,12 @@
-"""Growing: what it costs and what it gains, on predicted affinities with dense labels.
+"""The seeded watershed: what it costs and what it gains, on predicted affinities with dense labels.
 
-    python benchmarks/growing.py                                           150^3 voxels by seed
-    python benchmarks/growing.py --labels data/fib25/fib25_val.h5:labels \\
+    python benchmarks/watershed.py                                         150^3 voxels by seed
+    python benchmarks/watershed.py --labels data/fib25/fib25_val.h5:labels \\
         --affinities runs/fib25/predictions/fib25_val_raw/affinities.zarr
 
-Prints a table in Markdown: dense VOI (bits) of the components at each threshold, and after growing;
-then of other routes from the same affinities to a segmentation. Each time is the fastest of several
-calls.
+Prints two tables in Markdown. The first gives dense VOI (bits) of the components at each threshold,
+before and after the watershed; the second gives it for other routes from the same affinities to a
+segmentation. Each time is the fastest of several calls.
 """
 
 import argparse
@@ -101,11 +101,11 @@ def main() -> None:
     fragments = seeded_watershed(connected_components_3d(edges, 0.8, min_size=200), edges)
     height = 1 - edges.astype(np.float32).mean(0)
     routes = {
-        "pytc: components (0.7, min_size 200), grown": lambda: seeded_watershed(seeds, edges),
+        "pytc: components (0.7, min_size 200), watershed": lambda: seeded_watershed(seeds, edges),
         "skimage.segmentation.watershed of the same components, on 1 - mean affinity": lambda: (
             watershed(height, seeds)
         ),
-        "waterz: components (0.8, min_size 200), grown, then merged above a mean of 0.6": lambda: (
+        "waterz: components (0.8, min_size 200), watershed, merged above a mean of 0.6": lambda: (
             waterz_segments(edges, fragments, 0.6)
         ),
         "mwatershed: mutex watershed of all channels, threshold 0.5": lambda: mutex_watershed(
@@ -124,9 +124,9 @@ def main() -> None:
             "min_size",
             "voxels 0",
             "dense VOI (split + merge) of components",
-            "after growing",
+            "after the watershed",
             "components, ns a voxel",
-            "growing, ns a voxel",
+            "watershed, ns a voxel",
         ),
         rows,
     )
