@@ -225,13 +225,18 @@ def test_the_line_that_makes_the_best_segmentation():
     run = make_run(with_volumes(volume("a")))
     cli.infer(["--inference.flips", "--input", "a.zarr/raw", "--labels", "a.zarr/labels"])
     before = (run / "predictions/a_raw/affinities.zarr/blocks.json").read_text()
-    for options in ([], ["--min-size", "0", "--method", "components"]):
+    for options in (
+        [],
+        ["--min-size", "0", "--method", "components"],
+        ["--min-size", "4", "--method", "agglomeration", "--sweep"],
+    ):
         heard = said(cli.evaluate, ["--thresholds", "0.41:0.61:0.02", *options])
         best = run / "evaluation/a_raw/best_segmentation.zarr"
         assert f"best segmentation: {best}" in heard
         (line,) = re.findall(r"infer.py makes it by: (python infer.py .*)", heard)
         threshold = open_volume(best).attributes["threshold"]
-        assert f"--segmentation.threshold {threshold:g}" in line
+        (typed,) = re.findall(r"--segmentation.threshold (\S+)", line)
+        assert float(typed) == pytest.approx(threshold, abs=1e-3)
         cli.infer(shlex.split(line)[2:])
         made = open_volume(run / "predictions/a_raw/segmentation.zarr")
         assert np.array_equal(made[...], open_volume(best)[...])
@@ -268,6 +273,14 @@ def test_every_volume_is_scored_and_summarised():
     assert f"mean{mean:.3f}" in re.sub(r"[^\w.]", "", heard.getvalue())
     alone = evaluate(EvaluateConfig(volume="b_raw"))
     assert alone == {"b_raw": scored["b_raw"]}
+    swept = evaluate(EvaluateConfig(sweep=True))
+    assert swept["a_raw"]["threshold"] == swept["b_raw"]["threshold"]
+    left_out = json.loads((run / "evaluation/summary.json").read_text())["leave_one_out"]
+    assert left_out["a_raw"]["others_threshold"] == left_out["b_raw"]["best_threshold"]
+    mean = sum(of_volume["dense_voi_sum"] for of_volume in swept.values())
+    for threshold in (left_out[name]["best_threshold"] for name in left_out):
+        each = evaluate(EvaluateConfig(thresholds=(threshold,)))
+        assert mean <= sum(scores["dense_voi_sum"] for scores in each.values()) + 1e-9
     below = evaluate(EvaluateConfig(run="tiny", output="scores", thresholds=(0.5, 0.6)))
     assert {name: figures["output"] for name, figures in below.items()} == {
         "a_raw": "scores/a_raw",

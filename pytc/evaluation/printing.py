@@ -1,6 +1,6 @@
 """What evaluate.py prints: tables of scores, where results lie, and the next call of infer.py."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ from pytc.commands import flags
 from pytc.console import print_table
 from pytc.evaluation.inputs import InferCall, Inputs, Mode
 from pytc.evaluation.sweep import Sweep
+from pytc.evaluation.together import Transfer
 from pytc.io.results import prediction_key
 from pytc.io.volume import open_volume
 from pytc.metrics.table import BY_CLASS, METRICS, headlines, metric
 from pytc.script import command_line
+from pytc.segmentation.decode import method_of
 from pytc.segmentation.edges import ranges_above
 
 BESIDE_SCORES = ("threshold", "merge_tolerance_nodes", "min_size", "method", "mean_over")
@@ -119,9 +121,11 @@ def _print_earlier_sweep(inputs: Inputs, output: Path) -> None:
 
 def _infer_line(inputs: Inputs, call: InferCall, threshold: float) -> str:
     """The command that stores the best segmentation as segmentation.zarr beside the prediction."""
-    rounded = shortest(threshold, inputs.array.dtype)
-    words = [*call.flags, "--segmentation.threshold", repr(rounded)]
-    if inputs.kind.task == "instance":
+    is_instance = inputs.kind.task == "instance"
+    if not (is_instance and method_of(inputs.decoding.segmentation).tree is not None):
+        threshold = shortest(threshold, inputs.array.dtype)  # it is compared with affinities
+    words = [*call.flags, "--segmentation.threshold", repr(threshold)]
+    if is_instance:
         wanted = inputs.decoding.at(call.segmentation.threshold)
         words += flags(wanted, call.segmentation, prefix="--segmentation.")
     return command_line("infer", words)
@@ -152,3 +156,18 @@ def print_summary(volumes: dict[str, dict[str, Any]], mean: dict[str, float]) ->
     rows.append(["mean", "", *_cells(mean, names)])
     heads = [metric(name).short for name in names]
     print_table(["volume", "threshold", *heads], rows, title="all volumes")
+
+
+def print_transfers(transfers: Mapping[str, Transfer], name: str) -> None:
+    """Print what each volume loses at the threshold that is best for the other volumes."""
+    rows = []
+    for volume, found in transfers.items():
+        thresholds = (found.best_threshold, found.others_threshold)
+        scores = (found.best_score, found.others_score, found.regret)
+        numbers = [f"{value:.3f}" for value in (*thresholds, *scores)]
+        rows.append([volume, numbers[0], numbers[2], numbers[1], numbers[3], numbers[4]])
+    mean = sum(found.regret for found in transfers.values()) / len(transfers)
+    rows.append(["mean", "", "", "", "", f"{mean:.3f}"])
+    short = metric(name).short
+    heads = ["volume", "best threshold", short, "threshold of the others", short, "regret"]
+    print_table(heads, rows, title="each volume at the threshold that is best for the others")

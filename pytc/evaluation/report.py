@@ -5,7 +5,7 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pytc.evaluation.printing import (
     print_results,
     print_scores,
     print_summary,
+    print_transfers,
 )
 from pytc.evaluation.scoring import (
     overlaps,
@@ -35,10 +36,12 @@ from pytc.evaluation.scoring import (
     segment,
     sweep_thresholds,
 )
-from pytc.evaluation.sweep import Curve, Sweep
+from pytc.evaluation.sweep import Curve, Sweep, keep_row, with_row
+from pytc.evaluation.together import best_together, transfers
 from pytc.io.results import prediction_key
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import Volume, create_volume
+from pytc.metrics.overlap import Contingency
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, headlines, is_metric, metric
 from pytc.renames import renamed
@@ -79,7 +82,9 @@ class Evaluation:
 def evaluate_cases(
     cases: Sequence[Case], *, bound: float | None = None, backend: str = "pytc"
 ) -> dict[str, dict[str, Any]]:
-    """Score each volume, and write its figures and report into its output folder.
+    """Score each volume, and write its scores and report into its output folder.
+
+    In a sweep over several volumes, one threshold is chosen on all of them together.
 
     Args:
         cases: the volumes; of several there is a summary, too, beside their folders.
@@ -97,36 +102,71 @@ def evaluate_cases(
         import_module("pytc.evaluation.crosscheck")
     for case in cases:
         require_writable(case.output)
-    evaluations = {case.name: evaluate_volume(case.inputs, case.output, backend) for case in cases}
+    sweeps: dict[str, Sweep] = {}
+    threshold = None
+    if len(cases) > 1 and all(case.inputs.decoding.mode is Mode.SWEEP for case in cases):
+        sweeps = {case.name: sweep_volume(case.inputs) for case in cases}
+        threshold = best_together(list(sweeps.values()))
+    evaluations = {
+        case.name: evaluate_volume(
+            case.inputs, case.output, backend, sweep=sweeps.get(case.name), threshold=threshold
+        )
+        for case in cases
+    }
     metrics = {name: evaluation.metrics for name, evaluation in evaluations.items()}
     if len(cases) > 1:
-        _summarise(metrics, cases[0].output.parent)
+        _summarise(metrics, sweeps, cases[0].output.parent)
     for name, of_volume in metrics.items():
         _require_good(of_volume, bound, f" of {name}" if len(cases) > 1 else "")
     return metrics
 
 
-def evaluate_volume(inputs: Inputs, output: Path, backend: str = "pytc") -> Evaluation:
-    """Score one prediction; write its figures and report into the output folder.
+def sweep_volume(inputs: Inputs) -> Sweep:
+    """The scores of a prediction at each threshold."""
+    _announce(inputs)
+    return sweep_thresholds(inputs, read_prediction(inputs), read_truth(inputs))
+
+
+def evaluate_volume(
+    inputs: Inputs,
+    output: Path,
+    backend: str = "pytc",
+    *,
+    sweep: Sweep | None = None,
+    threshold: float | None = None,
+) -> Evaluation:
+    """Score one prediction; write its scores and report into the output folder.
 
     A prediction is segmented at each threshold, and the segmentation that is best by the metric is
     drawn and stored. A segmentation is scored as it is.
+
+    Args:
+        sweep: what `sweep_volume` returns, if it was called before.
+        threshold: the one to keep, where it was not chosen on this volume alone.
     """
     for part, path in inputs.paths.items():
         LOGGER.info(f"{part + ':':14}{path}")
     labels = read_truth(inputs)
-    sweep = None
+    chosen_on = "this volume" if threshold is None else "all volumes together"
     segmentation: np.ndarray | Volume = inputs.array
     if inputs.decoding.segments:
-        _announce(inputs)
         decoded = read_prediction(inputs)
-        sweep = sweep_thresholds(inputs, decoded, labels)
-        segmentation = segment(inputs, decoded, sweep["best_threshold"])
+        if sweep is None:
+            _announce(inputs)
+            sweep = sweep_thresholds(inputs, decoded, labels)
+        if threshold is None:
+            threshold = sweep["best_threshold"]
+        segmentation = segment(inputs, decoded, threshold)
         del decoded
     table = overlaps(inputs, labels, segmentation)
     if sweep is None:
-        scores = score_segmentation(inputs, labels, table)
+        scores = score_segmentation(inputs, labels, table, segmentation)
     else:
+        assert threshold is not None
+        if all(row["threshold"] != threshold for row in sweep["all_results"]):
+            scored = score_segmentation(inputs, labels, table, segmentation)
+            sweep = with_row(sweep, {"threshold": threshold, **scored})
+        sweep = keep_row(sweep, threshold)
         scores = dict(sweep["best_metrics"])
         scores.pop("threshold")  # a setting
     expected = f"--metric of a class that is in the labels or in {inputs.array.path}"
@@ -137,27 +177,31 @@ def evaluate_volume(inputs: Inputs, output: Path, backend: str = "pytc") -> Eval
         whole = None if labels is None else labels[...]
         scores |= cross_check(scores, inputs.skeleton, whole, segmentation[...])
 
-    matching: Matching | ClassMatching | None = None
-    if table is not None:
-        matching = Matching(table, inputs.kind.task)
-    elif labels is not None:
-        matching = ClassMatching()
     pictures = draw(
         segmentation,
         inputs.array.spatial_axes,
         inputs.voxel_size or (1.0, 1.0, 1.0),
         labels=labels,
         image=inputs.image,
-        matching=matching,
+        matching=_matching(inputs, table),
     )
     settings = _settings(inputs, sweep) | {"backend": backend, **inputs.paths}
     settings["output"] = str(output)
+    if inputs.decoding.mode is Mode.SWEEP:
+        settings["threshold_chosen_on"] = chosen_on
     evaluation = Evaluation(scores, settings, sweep, segmentation, pictures)
     _write(inputs, evaluation, output)
     title = f"{inputs.prediction.title}: {in_words(settings)}"
     print_scores(title, scores, inputs.metric, sweep)
     print_results(inputs, sweep, output)
     return evaluation
+
+
+def _matching(inputs: Inputs, table: Contingency | None) -> Matching | ClassMatching | None:
+    """How segments are coloured by the labels; None without labels."""
+    if inputs.labels is None:
+        return None
+    return ClassMatching() if table is None else Matching(table, inputs.kind.task)
 
 
 def _announce(inputs: Inputs) -> None:
@@ -330,12 +374,24 @@ def _csv_of_columns(columns: Curve) -> bytes:
     return text.getvalue().encode()
 
 
-def _summarise(metrics: dict[str, dict[str, Any]], parent: Path) -> None:
-    """The volumes beside one another, and the mean of the scores that all of them have."""
+def _summarise(metrics: dict[str, dict[str, Any]], sweeps: dict[str, Sweep], parent: Path) -> None:
+    """The volumes beside one another, and the mean of the scores that all of them have.
+
+    Args:
+        sweeps: of each volume, if their threshold was chosen together; otherwise empty.
+    """
     common = [name for name in METRICS if all(name in scores for scores in metrics.values())]
     mean = {
         name: sum(scores[name] for scores in metrics.values()) / len(metrics) for name in common
     }
     print_summary(metrics, mean)
-    write_json(parent / "summary.json", {"mean": mean, "volumes": metrics})
+    summary: dict[str, Any] = {"mean": mean, "volumes": metrics}
+    if sweeps:
+        left_out = transfers(sweeps)
+        print_transfers(left_out, next(iter(sweeps.values()))["metric"])
+        summary["leave_one_out"] = {
+            name: asdict(transfer) | {"regret": transfer.regret}
+            for name, transfer in left_out.items()
+        }
+    write_json(parent / "summary.json", summary)
     print(f"summary: {parent / 'summary.json'}", flush=True)

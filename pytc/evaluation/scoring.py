@@ -72,7 +72,8 @@ def best_scores(inputs: Inputs) -> dict[str, float]:
         decoded = read_prediction(inputs)
         best: dict[str, float] = sweep_thresholds(inputs, decoded, labels)["best_metrics"]
         return best
-    return score_segmentation(inputs, labels, overlaps(inputs, labels, inputs.array))
+    table = overlaps(inputs, labels, inputs.array)
+    return score_segmentation(inputs, labels, table, inputs.array)
 
 
 @dataclass(frozen=True)
@@ -177,23 +178,24 @@ def overlaps(inputs: Inputs, labels: Labels | None, segmentation: Labels) -> Con
 
 
 def score_segmentation(
-    inputs: Inputs, labels: Labels | None, table: Contingency | None
+    inputs: Inputs, labels: Labels | None, table: Contingency | None, segmentation: Labels
 ) -> dict[str, float]:
-    """All scores that there is truth for, of a segmentation as it is stored.
+    """All scores of a segmentation that there is truth for.
 
     Args:
         labels: as `read_truth` returns them.
         table: as `overlaps` returns it.
+        segmentation: (Z, Y, X).
     """
     if inputs.kind.task == "semantic":
         assert labels is not None, "a semantic metric needs labels"
         if inputs.kind.truth == "classes":
             n_classes = MOST_CLASSES if inputs.n_classes is None else inputs.n_classes
-            return class_metrics(confusion_matrix(labels, inputs.array, n_classes))
-        return semantic_metrics(labels[...], inputs.array[...])
+            return class_metrics(confusion_matrix(labels, segmentation, n_classes))
+        return semantic_metrics(labels[...], segmentation[...])
     scores: dict[str, float] = {}
     if inputs.skeleton is not None:
-        scores |= SkeletonMetrics(inputs.skeleton).compute(inputs.array)
+        scores |= SkeletonMetrics(inputs.skeleton).compute(segmentation)
     if table is not None:
         scores |= {f"dense_{name}": value for name, value in metrics_of_table(table).items()}
     return scores

@@ -65,6 +65,19 @@ def sweep_result(rows: list[dict[str, float]], metric: str, curve: Curve | None 
     }
 
 
+def with_row(sweep: Sweep, row: dict[str, float]) -> Sweep:
+    """The sweep with one more row, in rising order of thresholds."""
+    rows = sorted([*sweep["all_results"], row], key=lambda each: each["threshold"])
+    return sweep | {"all_results": rows}
+
+
+def keep_row(sweep: Sweep, threshold: float) -> Sweep:
+    """The sweep with the row of a threshold as its best one."""
+    (row, *_) = [row for row in sweep["all_results"] if row["threshold"] == threshold]
+    score = {f"best_{sweep['metric']}": row[sweep["metric"]]}
+    return sweep | {"best_threshold": threshold, "best_metrics": row} | score
+
+
 def plateau(
     thresholds: Sequence[float] | np.ndarray,
     scores: Sequence[float] | np.ndarray,
