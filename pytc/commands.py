@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
 
 from pytc.checks import Section, require
 from pytc.config import (
@@ -21,16 +20,11 @@ from pytc.config import (
     VolumeConfig,
     require_intensity,
 )
+from pytc.config.run import THRESHOLDS
 from pytc.messages import QUIET_HELP
 from pytc.metrics.table import ROWS
 from pytc.script import printed_by_one_rank, program_of
 from pytc.target_kinds import TARGET_KINDS, target_kind
-from pytc.thresholds import parse_thresholds
-
-
-def _shown_thresholds(thresholds: tuple[float, ...] | None) -> list[str]:
-    return ["None"] if thresholds is None else [f"{threshold:g}" for threshold in thresholds]
-
 
 Settings = TypeVar("Settings")
 # `messages.begin_verb` takes the flag from the command line: it is here for the help alone.
@@ -70,14 +64,6 @@ def parse(
     return result
 
 
-# On the command line numbers, ranges MIN:MAX:STEP, or both.
-THRESHOLDS = PrimitiveConstructorSpec(
-    nargs="*",
-    metavar="FLOAT|MIN:MAX:STEP ...",
-    instance_from_str=parse_thresholds,
-    is_instance=lambda value: isinstance(value, tuple),
-    str_from_instance=_shown_thresholds,
-)
 METRIC_HELP = (
     "Picks the threshold; by default nerl with skeletons, else dense_voi_sum, or jaccard. With "
     f"skeletons: {', '.join(row.name for row in ROWS if row.needs == 'skeleton')}. With labels: "

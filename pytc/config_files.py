@@ -1,6 +1,6 @@
 """Config files: presets, Python files of a user, and the config.json of a run.
 
-Standard library only: an error in a config file is reported before torch is loaded.
+An error in a config file is reported before torch is loaded.
 """
 
 import json

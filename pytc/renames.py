@@ -3,7 +3,7 @@
 Fields of earlier releases are read under their old names. A flag under the name that the documents
 behind this library use is refused, with the name of ours.
 
-Standard library only.
+Torch is not loaded here.
 """
 
 import copy

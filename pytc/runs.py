@@ -1,4 +1,4 @@
-"""Where a run keeps its files, and which run is the newest; standard library only."""
+"""Where a run keeps its files, and which run is the newest. It loads no torch."""
 
 import json
 import logging

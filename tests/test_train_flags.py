@@ -175,6 +175,12 @@ def test_thresholds_of_validation_are_numbers_or_ranges(words, thresholds):
     assert ValidationConfig(thresholds=thresholds).thresholds == thresholds
 
 
+def test_thresholds_of_a_config_file_stay_as_they_are_to_the_last_digit():
+    file = Config(validation=ValidationConfig(thresholds=(0.1234567890123, 1 / 3)))
+    assert parsed("--loop.max-steps", "5", default=file).validation == file.validation
+    assert parsed("--validation.thresholds", "None", default=file).validation.thresholds is None
+
+
 def test_a_range_of_thresholds_is_not_taken_for_three_of_them():
     with pytest.raises(ValueError, match="that rise, or a range such as '0.1:0.9:0.05', got"):
         ValidationConfig(thresholds=[0.1, 0.9, 0.05])

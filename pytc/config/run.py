@@ -1,10 +1,30 @@
 """How a run goes on: its length, its output, its validation, and the machine it uses."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.constructors import PrimitiveConstructorSpec
 
 from pytc.checks import Section, require
 from pytc.thresholds import parse_thresholds
+
+
+def _words_of(thresholds: tuple[float, ...] | None) -> list[str]:
+    return ["None"] if thresholds is None else [f"{threshold:g}" for threshold in thresholds]
+
+
+def _thresholds_from(words: list[str]) -> tuple[float, ...] | None:
+    return None if words == ["None"] else parse_thresholds(words)
+
+
+# On a command line numbers, ranges MIN:MAX:STEP, or both; None for the default.
+THRESHOLDS = PrimitiveConstructorSpec(
+    nargs="*",
+    metavar="FLOAT|MIN:MAX:STEP ...",
+    instance_from_str=_thresholds_from,
+    is_instance=lambda value: isinstance(value, tuple),
+    str_from_instance=_words_of,
+)
 
 
 @dataclass(frozen=True)
@@ -62,22 +82,18 @@ class ValidationConfig(Section):
 
     # Thresholds to segment at, in rising order; the best one counts. Numbers, or a range
     # MIN:MAX:STEP, e.g. 0.1:0.9:0.05. Default: those of evaluate.py.
-    thresholds: tuple[float | str, ...] | None = None
+    thresholds: Annotated[tuple[float, ...] | None, THRESHOLDS] = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.thresholds, list | tuple):  # a Python file may name ranges, too
+            object.__setattr__(self, "thresholds", parse_thresholds(self.thresholds))
         super().__post_init__()
         if self.thresholds is None:
             return
-        thresholds = parse_thresholds(self.thresholds)
-        is_rising = len(thresholds) > 0 and list(thresholds) == sorted(thresholds)
+        rising = tuple(sorted(self.thresholds))
+        is_rising = len(rising) > 0 and self.thresholds == rising
         expected = "validation.thresholds that rise, or a range such as '0.1:0.9:0.05'"
         require(is_rising, expected, self.thresholds)
-        object.__setattr__(self, "thresholds", thresholds)
-
-    @property
-    def numbers(self) -> tuple[float, ...] | None:
-        """The thresholds as numbers, ranges written out; None for the default ones."""
-        return None if self.thresholds is None else parse_thresholds(self.thresholds)
 
 
 @dataclass(frozen=True)

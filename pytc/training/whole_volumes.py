@@ -102,7 +102,7 @@ def _score_volume(
         prediction = Prediction(stored.path, kind.prediction, kind)
         decoding = Decoding(
             Mode.SWEEP,
-            thresholds=config.validation.numbers or DEFAULT_THRESHOLDS,
+            thresholds=config.validation.thresholds or DEFAULT_THRESHOLDS,
             segmentation=config.segmentation,
             metric=metric,
         )
