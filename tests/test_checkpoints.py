@@ -159,7 +159,7 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_newest_good_one(finished):
         1  # a bit of a weight
     )
     (folder / "last.pt").write_bytes(content)
-    with pytest.warns(UserWarning, match="last.pt.*checksum.*passed over"):
+    with pytest.warns(UserWarning, match="last.pt.*checksum.*skipped"):
         state = next(good_checkpoints(folder, set()))
     assert state["step"] == max(int(path.stem[5:]) for path in folder.glob("step-*.pt"))
     for path in folder.glob("*.pt"):

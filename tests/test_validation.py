@@ -33,7 +33,7 @@ from pytc.models import build_model
 from pytc.models.checkpoint import load_checkpoint
 from pytc.training.loop import train
 from pytc.training.whole_volumes import scored_volumes, validate_volumes
-from pytc.validate import newest, score, validate
+from pytc.validate import newest_unscored, score_checkpoint, validate
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -96,7 +96,7 @@ def finished(folder):
         return folder / train(tiny("finished", monitor="val/dense_voi_sum"))
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*passed over")
+pytestmark = pytest.mark.filterwarnings("ignore:.*skipped")
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_the_first_checkpoint_with_the_best_figure_is_kept(run, monkeypatch, mon
         monkeypatch.setattr(
             "pytc.training.whole_volumes.validate_volumes", lambda *_, figures=figures: figures
         )
-        score(run, {**state, "step": step}, rows, "cpu")
+        score_checkpoint(run, {**state, "step": step}, rows, "cpu")
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
     assert [row["step"] for row in lines(run / "validation.jsonl")] == [1, 2, 3, 4, 5]
 
@@ -300,14 +300,15 @@ def test_what_cannot_be_read_is_passed_over(run):
     (folder / "step-00000009.pt").symlink_to(folder / "gone.pt")
     (folder / "step-00000004.pt").write_bytes(b"")
     seen = set()
-    with pytest.warns(UserWarning, match="expected a readable checkpoint.*last.pt.*passed over"):
-        assert newest(folder, [], seen, skip_older=True)["step"] == 3
-    assert newest(folder, [], seen, skip_older=True) is None  # each is looked at once
+    with pytest.warns(UserWarning, match="expected a readable checkpoint.*last.pt.*skipped"):
+        assert newest_unscored(folder, [], seen, skip_older=True)["step"] == 3
+    assert newest_unscored(folder, [], seen, skip_older=True) is None  # each is looked at once
     (folder / "last.pt").write_bytes(whole)
-    assert newest(folder, [3], seen, skip_older=True)["step"] == 4
+    assert newest_unscored(folder, [3], seen, skip_older=True)["step"] == 4
     with pytest.warns(UserWarning, match="step-00000004.pt"):
-        assert newest(folder, [4], set(), skip_older=True) is None  # step 3 is stale by now
-        assert newest(folder, [4], set(), skip_older=False)["step"] == 3
+        # step 3 is older than step 4, which has scores
+        assert newest_unscored(folder, [4], set(), skip_older=True) is None
+        assert newest_unscored(folder, [4], set(), skip_older=False)["step"] == 3
 
 
 def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
@@ -317,7 +318,7 @@ def test_a_checkpoint_that_goes_while_it_is_read(run, monkeypatch):
 
     monkeypatch.setattr("pytc.models.checkpoint.load_checkpoint", vanishes)
     with pytest.warns(UserWarning, match="found no file"):
-        assert newest(run / "checkpoints", [], set(), skip_older=False) is None
+        assert newest_unscored(run / "checkpoints", [], set(), skip_older=False) is None
 
 
 def test_only_one_process_validates_a_run(run, tmp_path):

@@ -71,7 +71,7 @@ class LoopConfig(Section):
     def picks_best(self) -> bool:
         """Whether the run computes the monitored score itself, and so picks best.pt.
 
-        If not, `pytc.validate` does both.
+        If not, `pytc validate` does both.
         """
         return self.monitor == "val/loss" or self.volumes_every > 0
 

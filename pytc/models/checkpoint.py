@@ -75,7 +75,7 @@ def save_if_best(
 ) -> None:
     """Write `state` to best.pt if its score is better than all others. Nothing else writes best.pt.
 
-    The process that computes the monitored score calls it: the run itself, or `pytc.validate`
+    The process that computes the monitored score calls it: the run itself, or `pytc validate`
     (see `LoopConfig.picks_best`).
 
     Args:
@@ -214,7 +214,7 @@ def good_checkpoints(
             seen.add(version)
             state = load_checkpoint(path, device)
         except (ValueError, OSError) as error:
-            warnings.warn(f"{error}: passed over", stacklevel=2)
+            warnings.warn(f"{error}: skipped", stacklevel=2)
             continue
         yield state
 

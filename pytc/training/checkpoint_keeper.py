@@ -16,7 +16,7 @@ class CheckpointKeeper:
 
     - If the run computes loop.monitor itself (loop.picks_best), the best of the scored ones.
       best.pt is the best of them.
-    - If `pytc.validate` computes it, the newest ones, for it to score. It writes best.pt.
+    - If `pytc validate` computes it, the newest ones, for it to score. It writes best.pt.
     - If the run validates nothing, the newest ones. best.pt is the last of them.
     """
 
