@@ -89,6 +89,15 @@ def test_one_sample_by_halves_equals_pytorch(monkeypatch, bias, kernel, stride):
     assert used
 
 
+def test_a_transposed_convolution_takes_the_size_of_its_output():
+    x = make_image((1, 4, 3, 4, 5))
+    mine = ConvTranspose3d(4, 4, 3, 2, 1, groups=4)
+    plain = nn.ConvTranspose3d(4, 4, 3, 2, 1, groups=4)
+    plain.load_state_dict(mine.state_dict())
+    for size in ([5, 7, 9], [6, 8, 10]):
+        torch.testing.assert_close(mine(x, size), plain(x, size))
+
+
 def test_layers_of_other_rules_are_pytorch_s_own():
     x = make_image((1, 4, 6, 6, 6))
     for layer in (

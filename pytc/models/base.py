@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pytc.checks import require
-from pytc.config import ModelConfig
+from pytc.config import ModelConfig, Triple
 
 Stride = tuple[int, ...]
 
@@ -189,9 +189,11 @@ def finest(outputs: Tensor | dict[str, Tensor]) -> Tensor:
     return outputs["output"] if isinstance(outputs, dict) else outputs
 
 
-def require_image_size(config: ModelConfig) -> None:
-    require(
-        config.image_size is not None,
-        f"an image_size for {config.architecture} (train.py takes data.patch_size)",
-        None,
-    )
+def require_image_size(config: ModelConfig) -> Triple:
+    """The image size that a network is built for; ValueError if the config has none."""
+    if config.image_size is None:
+        raise ValueError(
+            f"expected an image_size for {config.architecture} (train.py takes data.patch_size), "
+            "got None"
+        )
+    return config.image_size

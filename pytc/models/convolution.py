@@ -15,7 +15,6 @@ All arrays are channels-last, so that (B, C, Z, Y, X) lies in memory as (B, Z, Y
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +22,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
-from pytc.config import Triple
-from pytc.geometry import as_triple
+from pytc.models.base import Stride
 
 # oneDNN's gradient by the weight of a 2-D depthwise convolution is fast up to so many columns.
 FAST_COLUMNS = 3
 # Larger single samples PyTorch gives to oneDNN by itself (`is_slow_alone`).
 ONEDNN_FROM = 20480
+
+Convolution = nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
 class Conv2d(nn.Conv2d):
@@ -51,12 +51,11 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         if is_slow_alone(self, x):
-            stride, padding = as_triple(self.stride), as_triple(map(int, self.padding))
-            return by_halves(x, self.weight, self.bias, stride, padding)
+            return by_halves(x, self.weight, self.bias, self.stride, zeros_around(self))
         if not is_fast(self, x):
             return super().forward(x)
         if self.groups > 1:
-            tensors = cast_as_autocast(x, self.weight, self.bias)
+            tensors = cast_as_autocast(x, self.weight, bias_of(self))
             return Depthwise.apply(*tensors, self.stride, False)
         a, b, c = self.stride
         return pointwise(x[:, :, ::a, ::b, ::c], self.weight.flatten(1), self.bias)
@@ -65,17 +64,16 @@ class Conv3d(nn.Conv3d):
 class ConvTranspose3d(nn.ConvTranspose3d):
     """`nn.ConvTranspose3d`: same arguments, parameters and results."""
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # no output_size
-        if not is_fast(self, x) or any(self.output_padding):
-            return super().forward(x)
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        if output_size is not None or not is_fast(self, x) or any(self.output_padding):
+            return super().forward(x, output_size)
         if self.groups > 1:
-            tensors = cast_as_autocast(x, self.weight, self.bias)
+            tensors = cast_as_autocast(x, self.weight, bias_of(self))
             return Depthwise.apply(*tensors, self.stride, True)
-        stride = as_triple(self.stride)
-        return spread(pointwise(x, self.weight.flatten(1).T, None), stride, bias=self.bias)
+        return spread(pointwise(x, self.weight.flatten(1).T, None), self.stride, bias=self.bias)
 
 
-def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> bool:
+def is_fast(layer: Convolution, x: Tensor) -> bool:
     """Whether this layer is of a kind that is computed faster here, and may be for this input.
 
     An exported network keeps PyTorch's layers. So does a compiled one, which the compiler makes
@@ -90,15 +88,27 @@ def is_fast(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d, x: Tensor) -> boo
         return False
     if layer.groups == 1:
         return max(layer.kernel_size) == 1 and not any(layer.padding)
-    assert not isinstance(layer.padding, str)  # `has_zeros_around` says so
     is_depthwise = layer.groups == layer.in_channels == layer.out_channels
-    is_same = all(size == 2 * pad + 1 for size, pad in zip(layer.kernel_size, layer.padding))
+    padding = zeros_around(layer)
+    is_same = all(size == 2 * pad + 1 for size, pad in zip(layer.kernel_size, padding))
     return is_depthwise and is_same
 
 
-def has_zeros_around(layer: nn.Conv2d | nn.Conv3d | nn.ConvTranspose3d) -> bool:
+def has_zeros_around(layer: Convolution) -> bool:
     """Whether a layer pads its image by so many zeros along each axis, and not by other rules."""
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def zeros_around(layer: Convolution) -> tuple[int, ...]:
+    """How many zeros a layer of `has_zeros_around` puts before and after the image, by axis."""
+    assert not isinstance(layer.padding, str)
+    return layer.padding
+
+
+def bias_of(layer: Convolution) -> Tensor:
+    """The bias of a layer that is fast (`is_fast`): such a layer has one."""
+    assert layer.bias is not None
+    return layer.bias
 
 
 def is_slow_alone(layer: nn.Conv3d, x: Tensor) -> bool:
@@ -115,13 +125,13 @@ def is_slow_alone(layer: nn.Conv3d, x: Tensor) -> bool:
         return False
     if max(layer.kernel_size) == 1 or x[..., 0].numel() > ONEDNN_FROM:
         return False
-    margins = 2 * int(layer.padding[0]) - layer.kernel_size[0]
+    margins = 2 * zeros_around(layer)[0] - layer.kernel_size[0]
     slices = (x.shape[2] + margins) // layer.stride[0] + 1
     return slices > 0 and slices % 2 == 0
 
 
 def by_halves(
-    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Triple, padding: Triple
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Stride, padding: tuple[int, ...]
 ) -> Tensor:
     """The convolution of one sample as that of two, which are the halves of its output along z.
 
@@ -141,15 +151,15 @@ def by_halves(
     return torch.cat(y.split(1), dim=2)
 
 
-def cast_as_autocast(*tensors: Tensor | None) -> tuple[Any, ...]:
-    """The tensors in the dtype that autocast would choose for a convolution; None stays None.
+def cast_as_autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors in the dtype that autocast would choose for a convolution.
 
     Autocast casts for the operations that it knows, and it does not know the forms of this file.
     """
     if not torch.is_autocast_enabled("cpu"):
         return tensors
     dtype = torch.get_autocast_dtype("cpu")
-    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -158,7 +168,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def spread(
-    x: Tensor, stride: Triple, size: Triple | None = None, bias: Tensor | None = None
+    x: Tensor, stride: Stride, size: tuple[int, ...] | None = None, bias: Tensor | None = None
 ) -> Tensor:
     """Puts stride - 1 zeros between the voxels: (B, C, Z, Y, X) -> (B, C, *size), channels-last.
 
@@ -169,7 +179,7 @@ def spread(
     if max(stride) == 1 and bias is None:
         return x
     if size is None:
-        size = as_triple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride))
+        size = tuple((n - 1) * step + 1 for n, step in zip(x.shape[2:], stride))
     fill = x.new_zeros(x.shape[1]) if bias is None else bias.to(x.dtype)
     y = fill.expand(len(x), *size, -1).clone()  # (B, *size, C)
     a, b, c = stride
@@ -190,7 +200,7 @@ class Depthwise(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, stride: Triple, up: bool) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, stride: Stride, up: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
         ctx.up = up
@@ -220,7 +230,7 @@ def mirrored(weight: Tensor) -> Tensor:
 
 
 def convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Triple = (1, 1, 1)
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Stride = (1, 1, 1)
 ) -> Tensor:
     """Depthwise convolution, padded by half the kernel: x (B, C, Z, Y, X), weight (C, 1, ...)."""
     padding = tuple(size // 2 for size in weight.shape[2:])

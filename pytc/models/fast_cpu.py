@@ -11,8 +11,10 @@ from torch.autograd.function import once_differentiable
 from pytc.models.convolution import (
     Conv2d,
     Conv3d,
+    Convolution,
     ConvTranspose3d,
     Perceptron,
+    bias_of,
     cast_as_autocast,
     is_fast,
 )
@@ -49,23 +51,26 @@ class FastMedNeXtBlock(MedNeXtBlock):
 
 
 def perceptron(
-    x: Tensor, norm: nn.Module, inner: Conv3d, outer: Conv3d, residual: Tensor | None
+    x: Tensor,
+    norm: nn.Module,
+    inner: Convolution,
+    outer: Convolution,
+    residual: Tensor | None,
 ) -> Tensor:
     """outer(gelu(inner(norm(x)))) + residual, where inner and outer are pointwise convolutions.
 
     x: (B, C, ...), residual: (B, D, ...) or None -> (B, D, ...). Without gradients the result may
     be written over the residual.
     """
-    batch, space = len(x), x.shape[2:]
+    batch = len(x)
+    space = x.shape[2:]
     if isinstance(norm, InstanceNorm) and _is_precise(x):
         weight, bias = _with_norm(norm, x, inner)  # (B, H, C), (B, H)
     else:
         x = norm(x)
-        assert inner.bias is not None, "`is_fast` is false of a layer without a bias"
         weight = inner.weight.flatten(1).expand(batch, -1, -1)  # (H, C) -> (B, H, C)
-        bias = inner.bias.expand(batch, -1)  # (H,) -> (B, H)
-    assert outer.bias is not None, "`is_fast` is false of a layer without a bias"
-    weights = cast_as_autocast(weight, bias, outer.weight.flatten(1), outer.bias)
+        bias = bias_of(inner).expand(batch, -1)  # (H,) -> (B, H)
+    weights = cast_as_autocast(weight, bias, outer.weight.flatten(1), bias_of(outer))
     rows = _as_rows(x)  # (B, V, C)
     residual_rows = None if residual is None else _as_rows(residual)  # (B, V, D)
     if residual_rows is not None and not torch.is_grad_enabled():
@@ -86,7 +91,7 @@ def _is_precise(x: Tensor) -> bool:
     return x.dtype.itemsize >= 4 and not torch.is_autocast_enabled("cpu")
 
 
-def _with_norm(norm: InstanceNorm, x: Tensor, layer: Conv3d) -> tuple[Tensor, Tensor]:
+def _with_norm(norm: InstanceNorm, x: Tensor, layer: Convolution) -> tuple[Tensor, Tensor]:
     """Weights (B, H, C) and biases (B, H) of one layer that does the work of norm and layer.
 
     The norm multiplies channel c by scale[c] and adds shift[c], so that
@@ -100,7 +105,7 @@ def _with_norm(norm: InstanceNorm, x: Tensor, layer: Conv3d) -> tuple[Tensor, Te
     scale = norm.weight * torch.rsqrt(variance + norm.eps)
     shift = norm.bias - mean * scale
     weight = layer.weight.flatten(1)  # (H, C)
-    return weight * scale[:, None], layer.bias + shift @ weight.T
+    return weight * scale[:, None], bias_of(layer) + shift @ weight.T
 
 
 class Moments(torch.autograd.Function):

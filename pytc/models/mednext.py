@@ -9,8 +9,8 @@ The layers are PyTorch's own. On a CPU, `fast_cpu.py` swaps them for faster ones
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +34,12 @@ SIZES = {
 # The authors recompute activations of these sizes (their create_mednext_v1), which otherwise need
 # more memory at 128 voxels a side than most GPUs have.
 RECOMPUTED = ("M", "L")
-# Any, as a layer of 2-D and one of 3-D have no type in common
-CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-TRANSPOSED: dict[int, Any] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM: dict[str, type[nn.Module]] = {"group": InstanceNorm, "layer": ChannelNorm}
+CONVOLUTION: dict[int, Callable[..., nn.Conv2d | nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED: dict[int, Callable[..., nn.ConvTranspose2d | nn.ConvTranspose3d]] = {
+    2: nn.ConvTranspose2d,
+    3: nn.ConvTranspose3d,
+}
+NORM: dict[str, Callable[[int], nn.Module]] = {"group": InstanceNorm, "layer": ChannelNorm}
 
 
 @register_architecture("mednext")
@@ -100,9 +102,10 @@ class MedNeXtBlock(nn.Module):
         hidden = expansion * inputs
         convolution = CONVOLUTION[dims]
         spatial = TRANSPOSED[dims] if resample == "up" else convolution
-        steps = stride or (1,) * dims
+        if stride is None:
+            stride = (1,) * dims
         self.conv1 = spatial(
-            inputs, inputs, kernel, steps, tuple(size // 2 for size in kernel), groups=inputs
+            inputs, inputs, kernel, stride, tuple(size // 2 for size in kernel), groups=inputs
         )
         self.norm = NORM[config.norm](inputs)
         self.conv2 = convolution(inputs, hidden, 1)
@@ -114,11 +117,11 @@ class MedNeXtBlock(nn.Module):
         self.resample = resample
         self.has_residual = config.do_res if resample == "same" else config.do_res_up_down
         if resample != "same" and config.do_res_up_down:
-            self.res_conv = spatial(inputs, outputs, 1, steps)
+            self.res_conv = spatial(inputs, outputs, 1, stride)
         # Zeros that `forward` appends: before and after each axis, from the last axis on.
         self.padding: list[int] = []
         if resample == "up":
-            for step in reversed(steps):
+            for step in reversed(stride):
                 self.padding += [step - 1, 0]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,16 +3,13 @@
 They have one output.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from pytc.config import ModelConfig, Triple
-from pytc.geometry import as_triple
 from pytc.models import register_architecture
 from pytc.models.anisotropy import cumulative, level_strides
-from pytc.models.base import ConnectomicsModel, require_image_size
+from pytc.models.base import ConnectomicsModel, Stride, require_image_size
 from pytc.models.layers import InstanceNorm
 
 
@@ -23,10 +20,11 @@ class MonaiModel(ConnectomicsModel):
     """
 
     def __init__(
-        self, config: ModelConfig, network: nn.Module, coarsest: Triple, size: Triple | None = None
+        self, config: ModelConfig, network: nn.Module, coarsest: Stride, size: Triple | None = None
     ):
         super().__init__(config, ((1, 1, 1),), coarsest)
-        self.network, self.size = network, size
+        self.network = network
+        self.size = size
         for module in list(network.modules()):
             for name, child in module.named_children():
                 if isinstance(child, nn.InstanceNorm3d):
@@ -46,7 +44,10 @@ class MonaiModel(ConnectomicsModel):
 
 # MONAI's names for ours; its instance norms learn a scale and a shift here, as its batch norms do.
 ACTIVATIONS = {"leaky_relu": ("LeakyReLU", {"negative_slope": 0.1, "inplace": True})}
-NORMS: dict[str, Any] = {"instance": ("instance", {"affine": True}), "batch": "batch"}
+NORMS: dict[str, str | tuple[str, dict[str, bool]]] = {
+    "instance": ("instance", {"affine": True}),
+    "batch": "batch",
+}
 
 
 @register_architecture("monai_basic_unet3d")
@@ -94,14 +95,14 @@ def build_unet(config: ModelConfig) -> ConnectomicsModel:
         config.in_channels,
         config.out_channels,
         config.features,
-        strides,  # type: ignore[arg-type]  # a triple is as good as a number
+        strides,  # type: ignore[arg-type]  # MONAI also takes a stride for each axis
         kernel_size=options.kernel_size,
         up_kernel_size=options.kernel_size,
         num_res_units=config.residual_units,
         norm=options.norm,
         dropout=config.dropout,
     )
-    return MonaiModel(config, network, as_triple(cumulative(strides)[-1]))
+    return MonaiModel(config, network, cumulative(strides)[-1])
 
 
 @register_architecture("monai_unetr")
@@ -112,13 +113,12 @@ def build_unetr(config: ModelConfig) -> ConnectomicsModel:
     """
     from monai.networks.nets import UNETR
 
-    require_image_size(config)
+    image_size = require_image_size(config)
     options = config.unetr
-    assert config.image_size is not None
     network = UNETR(
         config.in_channels,
         config.out_channels,
-        config.image_size,
+        image_size,
         feature_size=config.feature_size,
         hidden_size=options.hidden_size,
         mlp_dim=options.mlp_dim,
@@ -130,7 +130,7 @@ def build_unetr(config: ModelConfig) -> ConnectomicsModel:
     for block in network.vit.blocks:
         # MONAI makes these norms but never uses them here
         block.norm_cross_attn.requires_grad_(False)
-    return MonaiModel(config, network, (16, 16, 16), config.image_size)
+    return MonaiModel(config, network, (16, 16, 16), image_size)
 
 
 @register_architecture("monai_swin_unetr")

@@ -88,18 +88,19 @@ def build_nnunet(config: ModelConfig) -> ConnectomicsModel:
     voxels it is MONAI's DynUNet. That gives a decoder block the kernel of the level it rises from,
     nnU-Net and we that of the level it leads to. ValueError for a patch of too few voxels.
     """
-    require_image_size(config)
-    levels = plan_levels(config.voxel_size, patch_size=config.image_size)
+    image_size = require_image_size(config)
+    levels = plan_levels(config.voxel_size, patch_size=image_size)
     require(
         len(levels) > 1,
         "an image_size of at least 8 voxels along two of the axes of the finest voxels for nnunet",
-        config.image_size,
+        image_size,
     )
     features = [config.base_channels * min(2**level, 10) for level in range(len(levels))]
     strides = [as_triple(level.stride) for level in levels[1:]]
 
     def block(level: int, inputs: int, stride: Triple = (1, 1, 1)) -> nn.Sequential:
-        kernel, outputs = as_triple(levels[level].kernel(3)), features[level]
+        kernel = as_triple(levels[level].kernel(3))
+        outputs = features[level]
         return nn.Sequential(
             *convolve(inputs, outputs, kernel, stride, 0.01),
             *convolve(outputs, outputs, kernel, slope=0.01),
@@ -190,7 +191,9 @@ class UNet(ConnectomicsModel):
         return skip + risen
 
     def predict(self, x: Tensor) -> list[Tensor]:
-        x, skips, outputs = self.stem(x), [], []
+        x = self.stem(x)
+        skips: list[Tensor] = []
+        outputs: list[Tensor] = []
         for down in self.down:
             skips.append(x)
             x = down(x)
