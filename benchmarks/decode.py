@@ -17,7 +17,8 @@ import common
 import numpy as np
 
 from pytc.io.volume import open_volume
-from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.channels import short_range
+from pytc.segmentation.connected_components import connected_components_3d
 
 try:
     import cc3d

@@ -18,7 +18,8 @@ import numpy as np
 
 from pytc.io.volume import open_volume
 from pytc.metrics.overlap import overlap_metrics
-from pytc.segmentation.connected_components import connected_components_3d, short_range
+from pytc.segmentation.channels import short_range
+from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.packages import mutex_watershed, waterz_segments
 from pytc.segmentation.watershed import seeded_watershed
 

@@ -14,7 +14,7 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig
 from pytc.geometry import RATIO, thick_axis
-from pytc.segmentation.connected_components import short_range
+from pytc.segmentation.channels import short_range
 from pytc.segmentation.fragments import FragmentSettings, Seeds, make_fragments
 from pytc.segmentation.linkage import average_linkage
 from pytc.segmentation.merge_tree import MergeTree, relabelled

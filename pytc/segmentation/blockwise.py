@@ -18,13 +18,7 @@ from pytc.io.volume import CHUNK, Volume, create_volume
 from pytc.progress import Progress, track
 from pytc.runs import replacing
 from pytc.segmentation.agglomeration import fragment_settings
-from pytc.segmentation.connected_components import (
-    component_sizes,
-    final_numbers,
-    join_face,
-    label_planes,
-    relabel,
-)
+from pytc.segmentation.connected_components import label_planes
 from pytc.segmentation.decode import (
     Offsets,
     channels_to_read,
@@ -34,6 +28,7 @@ from pytc.segmentation.decode import (
     settings_of,
 )
 from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
+from pytc.segmentation.label_tables import component_sizes, final_numbers, join_face, relabel
 from pytc.segmentation.stored_tree import read_tree, write_tree
 
 

@@ -22,11 +22,8 @@ from pytc.segmentation.agglomeration import (
     edge_weights,
     fragment_threshold,
 )
-from pytc.segmentation.connected_components import (
-    connected_components_3d,
-    short_range,
-    unit_channels,
-)
+from pytc.segmentation.channels import short_range, unit_channels
+from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.edges import is_above, label_dtype
 from pytc.segmentation.merge_forest import build_merge_forest, roots_at_thresholds
 from pytc.segmentation.packages import mutex_watershed, waterz_segments

@@ -23,7 +23,6 @@ from functools import partial
 import numpy as np
 
 from pytc.segmentation.compiled import compiled
-from pytc.segmentation.connected_components import component_sizes, label_slab
 from pytc.segmentation.edges import (
     check_affinities,
     comparable,
@@ -33,6 +32,8 @@ from pytc.segmentation.edges import (
     slabs_of,
     values_above,
 )
+from pytc.segmentation.label_runs import label_slab
+from pytc.segmentation.label_tables import component_sizes
 from pytc.segmentation.union_find import find, unite
 
 NEVER = np.iinfo(np.int32).max

@@ -20,8 +20,8 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.segmentation.compiled import compiled
-from pytc.segmentation.connected_components import relabel
 from pytc.segmentation.edges import slabs_of
+from pytc.segmentation.label_tables import relabel
 from pytc.segmentation.union_find import unite
 
 FORMAT = 1  # of merges.npz

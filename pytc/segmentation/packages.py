@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from pytc.checks import require
-from pytc.segmentation.connected_components import short_range
+from pytc.segmentation.channels import short_range
 from pytc.segmentation.edges import check_affinities
 
 
