@@ -19,7 +19,7 @@ def run(name, *arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["layout", "models", "patches"])
+@pytest.mark.parametrize("name", ["layout", "models", "patches", "transfer"])
 def test_a_benchmark_says_how_it_is_called(name):
     assert f"python benchmarks/{name}.py" in run(name, "--help")
 
@@ -33,6 +33,12 @@ def test_a_benchmark_prints_a_table(name):
     assert len(rows) > 3
 
 
+def test_the_tables_of_agglomeration_are_printed():
+    small = ("--size", "40", "--graph", "12", "--repeats", "1")
+    rows = [line for line in run("agglomeration", *small).splitlines() if line.startswith("|")]
+    assert len(rows) == (2 + 8) + (2 + 3)
+
+
 def test_the_table_of_grey_ranges_is_printed():
     small = ("--steps", "2", "--edge", "32", "--limit", "100")
     rows = [line for line in run("intensity", *small).splitlines() if line.startswith("|")]
@@ -41,4 +47,5 @@ def test_the_table_of_grey_ranges_is_printed():
 
 def test_no_benchmark_is_left_out():
     named = {"layout", "models", "patches", "decode", "watershed", "scores", "sweep", "intensity"}
+    named |= {"agglomeration", "transfer"}
     assert {path.stem for path in FOLDER.glob("*.py")} == named | {"common"}
