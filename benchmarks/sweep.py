@@ -22,7 +22,7 @@ import numpy as np
 from pytc.config import SegmentationConfig
 from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, threshold_sweep
-from pytc.io.synthetic import smooth_noise
+from pytc.io.synthetic.fields import smooth_noise
 from pytc.metrics.overlap import overlap_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation.connected_components import connected_components_3d

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pytc.io.synthetic import blur, draw_membranes, make_neurites, smooth_noise
+from pytc.io.synthetic import make_neurites
+from pytc.io.synthetic.fields import blur, smooth_noise
+from pytc.io.synthetic.image import draw_membranes
 from pytc.metrics.skeleton import SkeletonMetrics
 
 CASES = {
