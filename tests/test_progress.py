@@ -9,7 +9,10 @@ from pytc.progress import Progress, track
 
 def test_a_step_within_a_step_has_the_terminal_to_itself(monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    drawn = lambda progress: progress.bar.live.is_started  # noqa: E731
+
+    def drawn(progress):
+        return progress.bar.live.is_started
+
     with Progress("training", "steps", 9) as outer:
         outer.show(3, "loss 0.5")
         assert drawn(outer)

@@ -79,7 +79,7 @@ def training_patches(config):
     return train_dataset(config)
 
 
-def resolved(config, device=CPU, ranks=Ranks(), **options):  # noqa: B008
+def resolved(config, device=CPU, ranks=Ranks(), **options):
     dataset = training_patches(config)
     return resolve(config, dataset, ranks, device, make_trainer, **options)
 

@@ -87,7 +87,8 @@ def test_an_edge_may_join_two_skeletons():
 @pytest.mark.parametrize("as_array", [tuple, list, np.array])
 def test_nisb_graph(tmp_path, protocol, as_array):
     made = graph(as_array)
-    made.nodes, made.edges, made.adj, made.degree  # views that networkx keeps, and pickles  # noqa: B018
+    # networkx makes these views on their first use, keeps them, and pickles them
+    _ = made.nodes, made.edges, made.adj, made.degree
     check(load_skeleton(pickled(tmp_path / "s.pkl", made, protocol)))
 
 

@@ -26,7 +26,7 @@ from pytc.training.loop import train
 ROOT = Path(__file__).parent.parent
 
 
-def parsed(*arguments, default=Config()):  # noqa: B008
+def parsed(*arguments, default=Config()):
     default = with_named_fields(default, named_flags(list(arguments)))
     return parse_config(list(arguments), default, None, None)
 

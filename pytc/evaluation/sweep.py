@@ -122,7 +122,7 @@ def threshold_sweep(
     metric: str = "nerl",
     *,
     labels: Labels | None = None,
-    config: SegmentationConfig = SegmentationConfig(),  # noqa: B008
+    config: SegmentationConfig = SegmentationConfig(),
     offsets: Sequence[Sequence[int]] | None = None,
     mask: np.ndarray | None = None,
     voxel_size: Lengths | None = None,

@@ -38,7 +38,7 @@ ALLOWED_GLOBALS = {
 }
 
 
-class SkeletonNotFoundError(FileNotFoundError, ValueError):
+class SkeletonNotFound(FileNotFoundError, ValueError):  # noqa: N818, users know this name
     """A skeleton file is missing; a ValueError too, as all bad input."""
 
 
@@ -116,11 +116,11 @@ def load_skeleton(
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm /
     voxel size rounded, in the order that `axes` names for the volume; each connected tree becomes a
     skeleton, numbered from 1; radii are not used. A graph needs it only without nm_position.
-    ValueError if the content does not fit the name, SkeletonNotFoundError if the file is missing.
+    ValueError if the content does not fit the name, SkeletonNotFound if the file is missing.
     """
     path = Path(path)
     if not path.exists():
-        raise SkeletonNotFoundError(f"Skeleton not found: {path}")
+        raise SkeletonNotFound(f"Skeleton not found: {path}")
     suffix = path.suffix.lower()
     if suffix in (".pkl", ".pickle"):
         with reading("a pickled networkx graph", path):

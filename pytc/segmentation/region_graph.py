@@ -197,7 +197,7 @@ def _add_rows(
         last_a, last_b, entry = zero, zero, 0
         for x in range(width):
             a, b = here[x], there[x + dx]
-            if a == b or zero in (a, b):
+            if a == b or a == zero or b == zero:
                 continue
             if a != last_a or b != last_b:
                 last_a, last_b = a, b

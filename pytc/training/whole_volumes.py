@@ -39,7 +39,7 @@ def validate_volumes(
     config: Config,
     device: torch.device,
     folder: Path,
-    ranks: Ranks = Ranks(),  # noqa: B008
+    ranks: Ranks = Ranks(),
 ) -> dict[str, float]:
     """Scores of the validation volumes that have labels or skeletons.
 
