@@ -97,11 +97,12 @@ def scores(config: InferConfig, labels: np.ndarray) -> list[float]:
     with contextlib.redirect_stdout(sys.stderr):
         (folder,) = infer(config)
     affinities = open_volume(folder / "affinities.zarr").read_channels([0, 1, 2])
-    figures = []
+    sums = []
     for threshold in THRESHOLDS:
         components = connected_components_3d(affinities, threshold, min_size=MIN_SIZE)
-        figures.append(overlap_metrics(labels, seeded_watershed(components, affinities))["voi_sum"])
-    return figures
+        objects = seeded_watershed(components, affinities)
+        sums.append(overlap_metrics(labels, objects)["voi_sum"])
+    return sums
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/layout.py            (on the CPU, or on a GPU if there is one)
 
-Prints a table in Markdown. Each figure is the fastest of several calls, in ms a sample; on a CPU
+Prints a table in Markdown. Each number is the fastest of several calls, in ms a sample; on a CPU
 with --cpu-time the time all threads spent computing, divided by the threads, for machines that
 others use too (set OMP_WAIT_POLICY=passive with it, so that waiting does not count).
 """
@@ -115,15 +115,15 @@ def main() -> None:
         for name, config, batch in NETWORKS
     ]
     for name, make, channels, batch in cases:
-        figures = []
+        times = []
         for layout in LAYOUTS.values():
             module = make().to(device, memory_format=layout)
             module.memory_format = layout
             x = torch.randn(batch, channels, SIZE, SIZE, SIZE, device=device).contiguous(
                 memory_format=layout
             )
-            figures += measure(module, x.requires_grad_(channels > 1), clock, options.repeats)
-        print(f"| {name} | " + " | ".join(f"{figure:.1f}" for figure in figures) + " |", flush=True)
+            times += measure(module, x.requires_grad_(channels > 1), clock, options.repeats)
+        print(f"| {name} | " + " | ".join(f"{time:.1f}" for time in times) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,10 @@ def main() -> None:
     for group in groups:
         expected = fastest = None
         for name, call in group.items():
-            figures = call()
-            expected = expected or figures
-            if not np.allclose(figures, expected[: len(figures)], rtol=1e-6):
-                sys.exit(f"{name} finds {figures}, pytc {expected}")
+            scores = call()
+            expected = expected or scores
+            if not np.allclose(scores, expected[: len(scores)], rtol=1e-6):
+                sys.exit(f"{name} finds {scores}, pytc {expected}")
             time = common.seconds(call, options.repeats)
             fastest = fastest or time
             rows.append((name, f"{1000 * time:.1f}", f"{time / fastest:.1f}"))

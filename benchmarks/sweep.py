@@ -1,6 +1,6 @@
 """Sweeps of 13 thresholds over one affinity volume, in units of one decode.
 
-    python benchmarks/sweep.py                 (NUMBA_NUM_THREADS=2 for the figures in the README)
+    python benchmarks/sweep.py                 (NUMBA_NUM_THREADS=2 for the times in the README)
 
 Synthetic neurites (by seed) and their skeletons, each edge cut into three. Two volumes of float16
 affinities: `sure` is sure inside of a neurite, unsure at its surface and has noise of two scales,

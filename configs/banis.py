@@ -4,17 +4,17 @@ MedNeXt-S, six affinities, plain BCE, fp16. Every choice is stated here, also wh
 default. What is done differently, and why:
 
 - Axes are permuted only where voxels are of one size: other orders do not exist in tissue. With
-  the flips these are all orientations, so one plane of quarter turns takes the place of three.
-- Slices are shifted along both axes of their plane; BANIS rolls the channels in place of one of
+  the flips these are all orientations, so one plane of quarter turns replaces three.
+- Slices are shifted along both axes of their plane; BANIS rolls the channels instead of one of
   them.
 - The affine map comes first, as a microscope adds noise and damage to tissue that is deformed
   already; BANIS warps them too. What the map brings in from outside the patch is unlabelled, not
   mirrored. Dropped slices are blanked last.
 - Labels are not split where a neuron leaves the patch and returns: truth does not depend on where
   a patch ends.
-- Long affinities are unknown in the last 10 voxels of a patch; BANIS crops 138 voxels to know
-  them, and drops the rest.
-- A patch with under 5 % of labelled neurons is drawn anew; BANIS fails below 10 % of known
+- Long affinities are not valid in the last 10 voxels of a patch; BANIS crops 138 voxels to have
+  valid ones, and drops the rest.
+- A patch with under 5 % of labelled neurons is drawn anew; BANIS fails below 10 % of valid
   affinities.
 - Weight decay spares biases and normalisation. The loss is the mean over the batch of all ranks,
   not of their means.

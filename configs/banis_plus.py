@@ -1,6 +1,6 @@
 """BANIS+: class-balanced BCE, averaged weights and eroded labels, for four times the steps.
 
-The average's decay grows as (1 + step) / (500 + step) up to 0.999, in place of 500 steps without an
+The average's decay grows as (1 + step) / (500 + step) up to 0.999, instead of 500 steps without an
 average. The checkpoint with the least validation loss is used.
 """
 

@@ -1,4 +1,4 @@
-"""The recommended recipe with a MedNeXt of your own measure.
+"""The recommended recipe with a MedNeXt of the size that you choose.
 
 Every stage has its width, depth and expansion.
 """

@@ -2,7 +2,7 @@
 
 To `mednext.py` (deep supervision, averaged weights, balanced BCE, defects of sections, a batch
 fitted to the machine) it adds a compiled network and whole volumes for validation: the best
-checkpoint is the one with the highest NERL there, which needs skeletons.
+checkpoint is the one with the highest NERL on them, which needs skeletons.
 """
 
 from dataclasses import replace

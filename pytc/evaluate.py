@@ -137,7 +137,7 @@ def _check_flags(config: EvaluateConfig, kind: TargetKind, path: str) -> None:
 
 
 def _named(path: str | None, noted: StoredArray | None) -> StoredArray | None:
-    """The file that a flag names, or else the noted one; the notes tell the axes of theirs."""
+    """The file that a flag names, or else the noted one. The notes also hold the axes of a file."""
     if path is None or (noted is not None and noted.path == path):
         return noted
     return StoredArray(path)

@@ -5,7 +5,7 @@ loss.terms, and the help lists it. torch is imported inside the functions, since
 the rows and `--help` must answer at once.
 
 A loss is f(logits, target, valid) -> (sum, count): logits (B, C, Z, Y, X) of any float dtype, for
-which it computes in float32; valid, bool, says where the target is known. The loss proper is sum /
+which it computes in float32; valid, bool, says where there is a target. The loss proper is sum /
 count, both summed over all ranks. If nothing is valid, sum, gradient and count are 0.
 
 There are two kinds of channels:

@@ -78,8 +78,8 @@ def script(interrupted: str = "interrupted") -> Iterator[None]:
 def user_message(error: BaseException) -> str | None:
     """What is wrong, in one line, or None where an error is a fault of the program.
 
-    A ValueError, an OSError (permissions, a full disk, a file in a folder's place), a missing extra
-    and a RunError are the user's to mend.
+    The user can mend a ValueError, an OSError (permissions, a full disk, a file where a folder
+    should be), a missing extra and a RunError.
     """
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}"

@@ -72,8 +72,8 @@ def random_batch(count=6, channels=2, shape=SHAPE, seed=0):
     return image, torch.randint(-1, 5, (count, *shape), generator=generator, dtype=torch.int32)
 
 
-def places_batch(count, shape):
-    """Images whose channels are the place of a voxel, and labels that number the voxels.
+def position_batch(count, shape):
+    """Images whose channels are the position of a voxel, and labels that number the voxels.
 
     They must stay together.
     """

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PLACES = [Path(place) for place in (os.environ.get("PYTC_DATA"), ROOT / "data") if place]
+FOLDERS = [Path(folder) for folder in (os.environ.get("PYTC_DATA"), ROOT / "data") if folder]
 
 
 def public_data(name: str) -> Path | None:
     """The folder of a data set, or None where it is not on this machine."""
-    return next(((place / name).resolve() for place in PLACES if (place / name).is_dir()), None)
+    found = [folder / name for folder in FOLDERS if (folder / name).is_dir()]
+    return found[0].resolve() if found else None
 
 
 def needs(name: str):

@@ -32,8 +32,8 @@ def voxels(shape):
     return itertools.product(*map(range, shape))
 
 
-def inside(place, shape):
-    return all(0 <= p < n for p, n in zip(place, shape))
+def inside(position, shape):
+    return all(0 <= p < n for p, n in zip(position, shape))
 
 
 def affinities(labels, offsets):
@@ -96,8 +96,8 @@ def spline_field(knots, shape):
         count = field.shape[axis]
         weights = np.zeros((size, count))
         for voxel in range(size):
-            place = voxel * (count - 3) / max(size - 1, 1)
-            weights[voxel] = [b_spline(3, place - knot + 3) for knot in range(count)]
+            position = voxel * (count - 3) / max(size - 1, 1)
+            weights[voxel] = [b_spline(3, position - knot + 3) for knot in range(count)]
             weights[voxel] /= math.sqrt(sum(weight**2 for weight in weights[voxel]))
         field = np.moveaxis(np.tensordot(weights, field, (1, axis)), 0, axis)
     return field
@@ -112,34 +112,36 @@ def misaligned(image, labels, axis, sections, shift, angle):
         if v[axis] not in sections:
             return v
         row, column = (v[a] - c - s for a, c, s in zip(others, centre, shift))
-        place = [0.0, 0.0, 0.0]
-        place[axis] = v[axis]
-        place[others[0]] = centre[0] + math.cos(angle) * row - math.sin(angle) * column
-        place[others[1]] = centre[1] + math.sin(angle) * row + math.cos(angle) * column
-        return place
+        position = [0.0, 0.0, 0.0]
+        position[axis] = v[axis]
+        position[others[0]] = centre[0] + math.cos(angle) * row - math.sin(angle) * column
+        position[others[1]] = centre[1] + math.sin(angle) * row + math.cos(angle) * column
+        return position
 
     return resample(image, labels, source)
 
 
-def reflected(place, size):
-    """A place on the axis 0 .. size - 1, mirrored at its ends once, then held there."""
-    place = abs(place)
-    place = (size - 1) - abs((size - 1) - place)
-    return min(max(place, 0.0), size - 1.0)
+def reflected(position, size):
+    """A position on the axis 0 .. size - 1, mirrored at its ends once, then clipped."""
+    position = abs(position)
+    position = (size - 1) - abs((size - 1) - position)
+    return min(max(position, 0.0), size - 1.0)
 
 
 def resample(image, labels, source):
-    """image (C, Z, Y, X) trilinear and labels (Z, Y, X) nearest at the places source(v)."""
+    """image (C, Z, Y, X) trilinear and labels (Z, Y, X) nearest at the positions source(v)."""
     moved, label_moved = np.zeros_like(image), np.full_like(labels, -1)
     for v in voxels(labels.shape):
-        place = source(v)
-        nearest = tuple(int(np.rint(p)) for p in place)
+        position = source(v)
+        nearest = tuple(int(np.rint(p)) for p in position)
         if inside(nearest, labels.shape):
             label_moved[v] = labels[nearest]
-        place = [reflected(p, n) for p, n in zip(place, labels.shape)]
+        position = [reflected(p, n) for p, n in zip(position, labels.shape)]
         for corner in itertools.product((0, 1), repeat=3):
-            low = [math.floor(p) for p in place]
-            weight = math.prod((p - a) if c else (1 - p + a) for p, a, c in zip(place, low, corner))
+            low = [math.floor(p) for p in position]
+            weight = math.prod(
+                (p - a) if c else (1 - p + a) for p, a, c in zip(position, low, corner)
+            )
             at = tuple(min(a + c, n - 1) for a, c, n in zip(low, corner, labels.shape))
             moved[(slice(None), *v)] += weight * image[(slice(None), *at)]
     return moved, label_moved
@@ -178,8 +180,8 @@ def voxel_bce(x, t):
 
 def voxel_sum(value, logits, target, valid):
     """Sum and count of value(logit, target) over the valid voxels."""
-    places = [v for v in voxels(logits.shape) if valid[v]]
-    return sum(value(logits[v], target[v]) for v in places), len(places)
+    counted = [v for v in voxels(logits.shape) if valid[v]]
+    return sum(value(logits[v], target[v]) for v in counted), len(counted)
 
 
 def balanced_bce(logits, target, valid, cap):
@@ -221,10 +223,10 @@ def class_tversky(logits, target, valid, alpha):
     """As `tversky` of the probabilities, each class against the rest."""
     total, count = 0.0, 0
     for b in range(len(logits)):
-        places = [v for v in voxels(valid.shape[2:]) if valid[(b, 0, *v)]]
-        for channel in range(logits.shape[1]) if places else ():
+        counted = [v for v in voxels(valid.shape[2:]) if valid[(b, 0, *v)]]
+        for channel in range(logits.shape[1]) if counted else ():
             hits = false_positives = false_negatives = 0.0
-            for v in places:
+            for v in counted:
                 probability = softmax(logits[(b, slice(None), *v)])[channel]
                 if target[(b, 0, *v)] == channel:
                     hits += probability

@@ -1,4 +1,4 @@
-"""Weights and images by formula, so that golden figures need neither stored."""
+"""Weights and images by formula, so that golden numbers need neither stored."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def summarise(output: Tensor) -> dict:
     """Shape, mean, standard deviation and 12 values, evenly spread, of a tensor."""
     flat = output.detach().flatten().double()
     picks = torch.linspace(0, len(flat) - 1, 12).long()
-    figures = {
+    summary = {
         "mean": flat.mean().item(),
         "std": flat.std(correction=0).item(),
         "values": flat[picks].tolist(),
     }
     rounded = {
         name: [float(f"{v:.8g}") for v in f] if name == "values" else float(f"{f:.8g}")
-        for name, f in figures.items()
+        for name, f in summary.items()
     }
     return {"shape": list(output.shape), **rounded}
 

@@ -119,13 +119,13 @@ def skeleton_cases():
     positions, ids = np.array(positions).astype(np.int64), np.array(ids, np.uint64)
     nm = positions * np.array((40.0, 4.0, 4.0))
     coarse = voronoi(tuple(shape), 40, 12, (40, 4, 4))[tuple(positions.T)]
-    own = ids // np.uint64(1000)
+    neurons = ids // np.uint64(1000)
     some = draw.random(len(ids))
     segmentations = {
         "perfect": ids,
         "background": np.zeros_like(ids),
-        "splits": own * np.uint64(100) + (positions[:, 1] // 40).astype(np.uint64),
-        "mergers": own // np.uint64(3) + np.uint64(1),
+        "splits": neurons * np.uint64(100) + (positions[:, 1] // 40).astype(np.uint64),
+        "mergers": neurons // np.uint64(3) + np.uint64(1),
         "small contacts": np.where(
             some < 0.01, np.roll(ids, 200), np.where(some > 0.97, np.uint64(0), ids)
         ),

@@ -51,7 +51,7 @@ FLOORS = {
 }
 
 
-def place(module):
+def floor_and_room(module):
     """(floor, room) of a module: the longest name above that covers it."""
     name = module
     while name not in FLOORS:
@@ -80,13 +80,13 @@ def imports(path):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pytc").rglob("*.py")), ids=module_name)
 def test_imports_point_down(path):
-    floor, room = place(module_name(path))
+    floor, room = floor_and_room(module_name(path))
     for name in imports(path):
         if name.split(".")[0] == "configs":
             pytest.fail(f"{path} imports {name}")
         if name.split(".")[0] != "pytc":
             continue
-        other_floor, other_room = place(name)
+        other_floor, other_room = floor_and_room(name)
         assert other_floor < floor or (
             other_floor == floor and (other_room == room or floor == 0)
         ), f"{module_name(path)} (floor {floor}) imports {name} (floor {other_floor})"

@@ -10,7 +10,7 @@ from augmentations import (
     ISOTROPIC,
     STRONG,
     keys,
-    places_batch,
+    position_batch,
     random_batch,
 )
 
@@ -146,7 +146,7 @@ def test_slices_lie_across_the_axis_that_is_named_or_a_random_one():
 
 def test_kinds_of_damage_have_random_axes_of_their_own():
     off = AugmentConfig(**{f.name: 0.0 for f in fields(AugmentConfig) if f.name.endswith("_prob")})
-    image, _ = places_batch(90, (9, 9, 9))
+    image, _ = position_batch(90, (9, 9, 9))
     damaged = replace(off, slices_axis="random", slices_prob=1.0)
     shifted = replace(damaged, shift_slice_prob=1.0, shift_slice_max=3, shift_slice_fill="wrap")
     dropped = replace(damaged, drop_slice_prob=0.5)

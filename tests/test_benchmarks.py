@@ -27,7 +27,7 @@ def test_a_benchmark_says_how_it_is_called(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["decode", "scores", "sweep", "watershed"])
 def test_a_benchmark_prints_a_table(name):
-    """It also fails where two routes that must find the same figure differ."""
+    """It also fails where two routes that must find the same score differ."""
     output = run(name, "--size", "64", "--repeats", "1")
     rows = [line for line in output.splitlines() if line.startswith("|")]
     assert len(rows) > 3

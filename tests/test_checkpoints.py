@@ -205,7 +205,7 @@ def test_the_keeper_keeps_the_best(tmp_path, monitor, best):
     )
     for step, score in enumerate((0.7, 0.2, 0.9, 0.1), 1):
         keeper.save({"step": step}, {"val/threshold": 0.5, monitor: score})
-    keeper.save({"step": 5}, {"val/threshold": 0.5})  # not known of this one
+    keeper.save({"step": 5}, {"val/threshold": 0.5})  # without a score
     keeper.save({"step": 6}, {monitor: float("nan")})
     names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
     assert names == {"last.pt", "best.pt", *(f"step-{step:08d}.pt" for step in best)}

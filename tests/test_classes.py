@@ -140,7 +140,7 @@ def test_probabilities_are_kept_and_the_segmentation_is_the_most_probable_class(
     np.testing.assert_array_equal(segmentation[...], values.argmax(0))
 
 
-def test_evaluation_gives_the_figures_of_each_class_and_their_means(run, capsys):
+def test_evaluation_gives_the_scores_of_each_class_and_their_means(run, capsys):
     scored = evaluate(EvaluateConfig(run=str(run)))["val"]
     with h5py.File(run.parent.parent / "val.h5") as file:
         truth = file["classes"][...]
@@ -174,8 +174,8 @@ def test_a_segmentation_of_classes_is_scored_by_its_files_alone(run, tmp_path):
             output=str(tmp_path),
         )
     )
-    (figures,) = alone.values()
-    assert figures["jaccard"] == scored["jaccard"] and figures["dice_all"] == scored["dice_all"]
+    (again,) = alone.values()
+    assert again["jaccard"] == scored["jaccard"] and again["dice_all"] == scored["dice_all"]
 
 
 def test_what_classes_do_not_have_is_refused(run, tmp_path):
@@ -211,7 +211,7 @@ def test_labels_that_are_no_class_are_refused(tmp_path):
 
 
 def test_a_mask_of_two_classes_and_averaged_mirrorings(run, tmp_path, monkeypatch):
-    """Labels 0 and 255, part of them not known; what is above 0 is class 1."""
+    """Labels 0 and 255, part of them unlabelled; what is above 0 is class 1."""
     config = tiny(run.parent.parent)
     volume = make_volume(tmp_path / "mask.h5", 3, classes=2)
     with h5py.File(tmp_path / "mask.h5", "a") as file:
@@ -233,8 +233,8 @@ def test_a_mask_of_two_classes_and_averaged_mirrorings(run, tmp_path, monkeypatc
     infer(InferConfig(run=str(trained), inference=two.inference))
     scored = evaluate(EvaluateConfig(run=str(trained)))["mask"]
     found = open_volume(trained / "predictions" / "mask" / "segmentation.zarr")[...]
-    known = labels >= 0
-    true, predicted = (labels > 0)[known], (found == 1)[known]
+    labelled = labels >= 0
+    true, predicted = (labels > 0)[labelled], (found == 1)[labelled]
     jaccard = (true & predicted).sum() / (true | predicted).sum()
     assert scored["jaccard"] == scored["jaccard_class_1"] == pytest.approx(jaccard)
     assert jaccard > 0.7
@@ -260,7 +260,7 @@ def test_mirrored_classes_are_averaged_as_probabilities():
     torch.testing.assert_close(averaged.softmax(1), (side + side.flip(4)) / 2)
 
 
-def test_the_confusion_matrix_counts_what_is_known(tmp_path, monkeypatch):
+def test_the_confusion_matrix_counts_what_is_labelled(tmp_path, monkeypatch):
     monkeypatch.setattr("pytc.metrics.semantic.CHUNK", 2)
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(-1, 3, (5, 6, 7)), rng.integers(0, 3, (5, 6, 7))
@@ -280,11 +280,11 @@ def test_the_confusion_matrix_counts_what_is_known(tmp_path, monkeypatch):
 def test_a_class_counts_in_the_means_if_it_is_in_the_truth_or_in_the_prediction():
     # class 1 is missed, class 2 invented, class 3 in neither
     confusion = np.array([[90, 0, 6, 0], [4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-    figures = class_metrics(confusion)
-    assert figures["jaccard"] == 0 and figures["jaccard_class_1"] == figures["dice_class_2"] == 0
-    assert figures["jaccard_class_0"] == pytest.approx(0.9)
-    assert figures["jaccard_all"] == pytest.approx(0.3)
-    assert "jaccard_class_3" not in figures
+    scores = class_metrics(confusion)
+    assert scores["jaccard"] == 0 and scores["jaccard_class_1"] == scores["dice_class_2"] == 0
+    assert scores["jaccard_class_0"] == pytest.approx(0.9)
+    assert scores["jaccard_all"] == pytest.approx(0.3)
+    assert "jaccard_class_3" not in scores
     only_background = class_metrics(np.array([[5, 0], [0, 0]]))
     assert only_background["jaccard"] == only_background["jaccard_all"] == 1
 

@@ -264,7 +264,7 @@ def test_integers_compare_exactly(dtype):
         assert is_above(values, float(threshold)).tolist() == exact
 
 
-def test_edges_as_0_and_1_in_uint8_are_told():
+def test_edges_as_0_and_1_in_uint8_give_a_warning():
     affinities = np.ones((3, 3, 3, 3), np.uint8)
     with pytest.warns(UserWarning, match="uint8 affinities stand for value / 255"):
         assert not connected_components_3d(affinities).any()

@@ -1,4 +1,4 @@
-"""What contributors are told, and what runs on their changes, agrees with the tree."""
+"""What contributors read, and what runs on their changes, agrees with the tree."""
 
 import os
 import re

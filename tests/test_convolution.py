@@ -281,4 +281,4 @@ def test_the_benchmark_prints_its_table():
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| m")]
     assert [row[0] for row in rows] == list(models)
     assert rows[0][-1] == f"{build_model(ModelConfig()).get_model_info()['parameters']:,}"
-    assert all(float(figure) > 0 for row in rows for figure in row[1:-1])
+    assert all(float(number) > 0 for row in rows for number in row[1:-1])

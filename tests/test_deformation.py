@@ -15,7 +15,7 @@ from augmentations import (
     flip,
     keys,
     permute_axes,
-    places_batch,
+    position_batch,
     random_batch,
     rot90,
 )
@@ -34,14 +34,14 @@ def test_geometry_works_without_labels(name):
 
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_image_and_labels_move_together(name):
-    image, labels = places_batch(6, (9, 9, 9))
+    image, labels = position_batch(6, (9, 9, 9))
     moved, label_moved = GEOMETRY[name](image, labels, SampleRandom(keys(6), name), prob=1.0)
-    known = label_moved >= 0
-    assert known.float().mean() > 0.3
+    labelled = label_moved >= 0
+    assert labelled.float().mean() > 0.3
     if name in ("permute_axes", "rot90", "flip"):
-        assert known.all()
+        assert labelled.all()
     number = (moved.round() * torch.tensor([81, 9, 1]).view(3, 1, 1, 1)).sum(1)
-    inner = known & ((moved - moved.floor() - 0.5).abs() > 1e-3).all(1)  # away from ties
+    inner = labelled & ((moved - moved.floor() - 0.5).abs() > 1e-3).all(1)  # away from ties
     edge = ((moved < 0.5) | (moved > 7.5)).any(1)  # reflected in the image
     assert torch.equal(number[inner & ~edge].int(), label_moved[inner & ~edge])
 
@@ -56,11 +56,11 @@ def test_no_background_is_made_up(name):
 
 
 def test_permutations_respect_voxel_size_and_extent():
-    image, labels = places_batch(40, (6, 6, 4))
+    image, labels = position_batch(40, (6, 6, 4))
     moved, _ = permute_axes(image, labels, SampleRandom(keys(40), "a"), prob=1.0)
     assert torch.equal(moved[:, 2], image[:, 2])  # x is shorter, so it stays
     assert torch.equal(moved[:, 0], image[:, 0]) is False
-    image, labels = places_batch(60, (5, 5, 5))
+    image, labels = position_batch(60, (5, 5, 5))
     moved, _ = permute_axes(
         image, labels, SampleRandom(keys(60), "a"), prob=1.0, voxel_size=(9, 9, 20)
     )
@@ -71,7 +71,7 @@ def test_permutations_respect_voxel_size_and_extent():
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_rot90_turns_in_the_plane_of_the_section(axis):
-    image, labels = places_batch(40, (5, 5, 5))
+    image, labels = position_batch(40, (5, 5, 5))
     moved, _ = rot90(image, labels, SampleRandom(keys(40), "a"), prob=1.0, axis=axis)
     assert torch.equal(moved[:, axis], image[:, axis])
     dims = [1 + a for a in range(3) if a != axis]
@@ -82,13 +82,13 @@ def test_rot90_turns_in_the_plane_of_the_section(axis):
 
 @pytest.mark.parametrize("shape, voxel_size", [((3, 4, 5), ISOTROPIC), ((4, 4, 4), (1, 1, 2))])
 def test_rot90_of_unlike_axes_is_a_half_turn(shape, voxel_size):
-    image, labels = places_batch(3, shape)
+    image, labels = position_batch(3, shape)
     moved, _ = rot90(image, labels, SampleRandom(keys(3), "a"), prob=1.0, voxel_size=voxel_size)
     assert torch.equal(moved, image.flip(3, 4))
 
 
 def test_flips_reach_all_eight():
-    image, labels = places_batch(60, (3, 4, 5))
+    image, labels = position_batch(60, (3, 4, 5))
     moved, _ = flip(image, labels, SampleRandom(keys(60), "a"), prob=0.5)
     assert len(moved.flatten(1).unique(dim=0)) == 8
 
@@ -202,7 +202,7 @@ def test_elastic_field_has_the_stated_size_and_is_smooth():
 
 
 def test_affine_and_elastic_together_are_one_resampling():
-    image, labels = places_batch(1, (12, 12, 12))
+    image, labels = position_batch(1, (12, 12, 12))
     matrices = deformation.draw_affine(
         SampleRandom(keys(1), "a"), SHAPE, prob=1.0, scale=0.1, shear=0.1, rotation=10
     )
@@ -219,7 +219,7 @@ def test_affine_and_elastic_together_are_one_resampling():
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
     shape = (10, 11, 12)
-    image, labels = places_batch(60, shape)
+    image, labels = position_batch(60, shape)
     moved, label_moved = deformation.misalign(
         image,
         labels,
@@ -233,8 +233,8 @@ def test_misalignment_moves_sections_from_one_on_or_one_alone(axis):
     changed = (moved - image).movedim(2 + axis, 1).flatten(2).abs().amax(2) > 1e-3
     counts, depth = changed.sum(1), shape[axis]
     for row in range(60):
-        places = changed[row].nonzero().flatten().tolist()
-        assert len(places) == 1 or places == list(range(depth - len(places), depth))
+        slices = changed[row].nonzero().flatten().tolist()
+        assert len(slices) == 1 or slices == list(range(depth - len(slices), depth))
     assert (counts == 1).sum() > 15 and (counts > 1).sum() > 15
     assert (moved - image).abs().max() < 3 + 11 * np.tan(np.radians(10))
     assert (label_moved == -1).any()

@@ -114,8 +114,8 @@ def ranks_of(program, world=2):
         )
         for rank in range(world)
     ]
-    told = [process.communicate(timeout=180) for process in processes]
-    return [(process.returncode, *texts) for process, texts in zip(processes, told)]
+    outputs = [process.communicate(timeout=180) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, outputs)]
 
 
 @pytest.mark.slow

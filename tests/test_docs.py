@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
-from test_architecture import place
+from test_architecture import floor_and_room
 from test_extending import SECTIONS, apply
 
 from pytc.config import Config, VolumeConfig
@@ -130,8 +130,7 @@ def test_every_name_of_ours_that_the_plan_is_mapped_to_exists(name):
     elif name.startswith("pytc "):
         assert name.removeprefix("pytc ") in VERBS
     elif (loss := re.fullmatch(r"train/loss_(\w+)", name)) is not None:
-        known = {"total", "scale_0", "scale_1", *LOSSES}
-        assert loss[1] in known
+        assert loss[1] in {"total", "scale_0", "scale_1", *LOSSES}
     elif name.endswith((".py", ".md")):
         assert (ROOT / name).is_file()
     elif name not in ("torchrun --nproc-per-node gpu", "nnunet_mednext", "synthetic:SEED"):
@@ -145,7 +144,7 @@ def test_every_field_of_the_plan_that_a_flag_is_answered_with_is_in_the_table():
     assert set(DOCUMENTED_FLAGS) <= named
 
 
-def test_every_change_that_extending_md_shows_has_its_place(tmp_path):
+def test_every_change_that_extending_md_shows_can_be_made(tmp_path):
     """tests/test_extending.py tries the changes; here only, quickly, that they can be made."""
     shutil.copytree(ROOT / "pytc", tmp_path / "pytc")
     for section in SECTIONS.values():
@@ -187,7 +186,7 @@ def test_the_design_has_every_room_on_its_floor():
     floors = {}
     for floor, row in rows:
         floors |= dict.fromkeys(re.findall(r"`(pytc\.[\w.]+)`", row), int(floor))
-    assert {name: place(name)[0] for name in floors} == floors
+    assert {name: floor_and_room(name)[0] for name in floors} == floors
     shown = {".".join(name.split(".")[:2]) for name in floors}
     rooms = {f"pytc.{path.parent.name}" for path in (ROOT / "pytc").glob("*/__init__.py")}
     assert rooms <= shown

@@ -45,9 +45,9 @@ def two_neurites():
     graph = networkx.Graph()
     for neurite, corner in ((1, 0), (2, 6)):
         for x in range(4):
-            place = (corner, corner, corner + x)
-            nm = tuple(10.0 * p for p in place)
-            graph.add_node((neurite, x), id=neurite, index_position=place, nm_position=nm)
+            position = (corner, corner, corner + x)
+            nm = tuple(10.0 * p for p in position)
+            graph.add_node((neurite, x), id=neurite, index_position=position, nm_position=nm)
         networkx.add_path(graph, [(neurite, x) for x in range(4)])
     return graph
 

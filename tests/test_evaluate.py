@@ -46,8 +46,8 @@ def bars() -> np.ndarray:
 
 def score(config: EvaluateConfig) -> dict:
     """What metrics.json holds of the only volume."""
-    (figures,) = evaluate(config).values()
-    return figures
+    (metrics,) = evaluate(config).values()
+    return metrics
 
 
 def bar_affinities(labels: np.ndarray) -> np.ndarray:
@@ -259,7 +259,7 @@ def test_mask_hides_labels(files, tmp_path):
     assert score(masked)["dense_voi_sum"] == pytest.approx(0)
 
 
-def test_stored_axis_order_does_not_change_figures_or_pictures(files, tmp_path):
+def test_stored_axis_order_does_not_change_scores_or_pictures(files, tmp_path):
     skeleton = bar_skeleton()
     flipped = Skeleton(
         skeleton.ids,
@@ -279,7 +279,7 @@ def test_stored_axis_order_does_not_change_figures_or_pictures(files, tmp_path):
         return str(path)
 
     affinities = bar_affinities(bars())
-    there = EvaluateConfig(
+    reversed_axes = EvaluateConfig(
         affinities=backwards(
             "affinities", affinities, "xyzc", offsets=[o[::-1] for o in SHORT_AND_LONG]
         ),
@@ -289,13 +289,13 @@ def test_stored_axis_order_does_not_change_figures_or_pictures(files, tmp_path):
         sweep=True,
         thresholds=THRESHOLDS,
     )
-    pages, figures = [], []
-    for config in (files, there):
+    pictures, scores = [], []
+    for config in (files, reversed_axes):
         metrics = score(replace(config, output=str(tmp_path / "out")))
-        figures.append({key: value for key, value in metrics.items() if isinstance(value, float)})
-        pages.append(re.findall(r"base64,([^\"]+)", (tmp_path / "out/report.html").read_text()))
-    assert figures[0] == pytest.approx(figures[1])
-    assert pages[0] == pages[1]
+        scores.append({key: value for key, value in metrics.items() if isinstance(value, float)})
+        pictures.append(re.findall(r"base64,([^\"]+)", (tmp_path / "out/report.html").read_text()))
+    assert scores[0] == pytest.approx(scores[1])
+    assert pictures[0] == pictures[1]
 
 
 def test_stored_bytes_are_affinities_too(files, tmp_path):
@@ -321,8 +321,8 @@ def test_semantic_mask_and_probability(files, tmp_path):
     )
     metrics = score(config)  # 12 true rows, at 0.3 all of them and 2 more; at 0.65 only 8
     assert metrics["metric"] == "jaccard" and metrics["threshold"] == 0.3
-    figures = {"jaccard": 12 / 14, "dice": 24 / 26, "precision": 12 / 14, "recall": 1}
-    assert {key: metrics[key] for key in figures} == pytest.approx(figures)
+    expected = {"jaccard": 12 / 14, "dice": 24 / 26, "precision": 12 / 14, "recall": 1}
+    assert {key: metrics[key] for key in expected} == pytest.approx(expected)
     assert score(replace(config, metric="precision"))["threshold"] == 0.65
     assert "wrongly in the mask" in (tmp_path / "out" / "report.html").read_text()
     mask = store(tmp_path / "mask.zarr", (probability > 0.3).astype(np.uint8))
@@ -336,7 +336,7 @@ def test_semantic_mask_and_probability(files, tmp_path):
             thresholds=None,
         )
     )
-    assert {key: scored[key] for key in figures} == pytest.approx(figures)
+    assert {key: scored[key] for key in expected} == pytest.approx(expected)
 
 
 @pytest.fixture
@@ -566,7 +566,7 @@ def test_palette_tells_ids_apart():
     assert colours.max(1)[np.arange(100) != 50].min() > 150
 
 
-def test_worst_skeletons_lead_to_the_place(files, tmp_path):
+def test_worst_skeletons_name_the_voxel_of_an_error(files, tmp_path):
     def worst(threshold):
         segmentation = (
             connected_components_3d(bar_affinities(bars()), threshold) if threshold else bars()

@@ -50,12 +50,12 @@ def apply(section, folder):
 
 
 def change(text, hunk):
-    """The text with the lines of a hunk that begin with +, at the place that the others show."""
+    """The text with the lines of a hunk that begin with +, where its other lines are."""
     assert all(line[:1] in ("", " ", "+", "-") for line in hunk)
     before = "".join(f"{line[1:]}\n" for line in hunk if line[:1] != "+")
     after = "".join(f"{line[1:]}\n" for line in hunk if line[:1] != "-")
-    assert before.strip(), "a hunk shows its place"
-    assert text.count(before) == 1, f"{text.count(before)} places for\n{before}"
+    assert before.strip(), "a hunk has a line of the file"
+    assert text.count(before) == 1, f"found {text.count(before)} times:\n{before}"
     return text.replace(before, after)
 
 

@@ -9,7 +9,7 @@ from pytc.inference.flips import flip_averaged
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (3, 0, 0), (0, 2, 0), (0, 0, 4), (1, 1, 0), (0, 0, 0))
 
 
-def known(offsets, shape):
+def valid_affinities(offsets, shape):
     return affinities(torch.ones((1, *shape), dtype=torch.int64), offsets)[1]
 
 
@@ -24,7 +24,7 @@ def test_perfect_affinities_stay_perfect():
         return affinities(x[:, 0].long(), OFFSETS)[0].float() * 4 - 2
 
     averaged = flip_averaged(perfect, OFFSETS)(labels.float())
-    valid = known(OFFSETS, (7, 8, 9)).expand_as(averaged)
+    valid = valid_affinities(OFFSETS, (7, 8, 9)).expand_as(averaged)
     torch.testing.assert_close(averaged[valid], perfect(labels.float())[valid])
     assert valid.float().mean() > 0.6
 

@@ -35,7 +35,7 @@ def full_precision():
 
 @pytest.mark.usefixtures("full_precision")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_gives_the_figures_and_gradients_of_the_cpu(name):
+def test_a_network_gives_the_outputs_and_gradients_of_the_cpu(name):
     config, size = NETWORKS[name]
     on_cpu = build_model(config, CPU, quiet=True).eval()
     on_gpu = copy.deepcopy(on_cpu).to(GPU)

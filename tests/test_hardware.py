@@ -189,7 +189,7 @@ BF16_WRONG, SLOW = "wrong results without a sign.*--system.precision fp16", "fou
         ("2.10.0", 91501, "fp16", "cuda", None),
     ],
 )
-def test_known_faults_of_versions(torch_version, cudnn, precision, device, expected):
+def test_faults_of_versions(torch_version, cudnn, precision, device, expected):
     degree, fault = hardware.version_fault(torch_version, cudnn, precision, device)
     assert degree == {BF16_WRONG: "wrong", SLOW: "slow", None: ""}[expected]
     assert re.search(expected or "^$", fault)
@@ -246,7 +246,7 @@ def test_bf16_gradients_on_a_cpu_need_a_coarsest_level_as_large_as_a_kernel(monk
 
 
 def simulate(monkeypatch, *, gpus, memory_gb, capability, cores):
-    """A made-up machine: its GPUs as torch tells of them, and the cores of this process."""
+    """A made-up machine: its GPUs as torch describes them, and the cores of this process."""
     properties = SimpleNamespace(
         name="Made-up GPU",
         total_memory=int(memory_gb * 1e9),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import reference_data as reference
 import torch
-from augmentations import SHAPE, keys, places_batch, random_batch
+from augmentations import SHAPE, keys, position_batch, random_batch
 
 from pytc.data.augment import imaging
 from pytc.data.counter_random import SampleRandom
@@ -40,17 +40,17 @@ def test_shifted_slices_match_the_loop(axis, fill):
     picked = rng.bernoulli(0.7)[:, None] & rng.bernoulli(0.6, depth)
     shifts = rng.integers(-4, 5, depth, 2).tolist()
     assert picked.any(1).sum() >= 2
-    for row, place in reference.voxels((3, depth)):
+    for row, index in reference.voxels((3, depth)):
         for channel in range(2):
-            plane = image[row, channel].select(axis, place).numpy()
-            if picked[row, place]:
-                plane = reference.shift_plane(plane, *shifts[row][place], fill)
-            np.testing.assert_array_equal(moved[row, channel].select(axis, place), plane)
+            plane = image[row, channel].select(axis, index).numpy()
+            if picked[row, index]:
+                plane = reference.shift_plane(plane, *shifts[row][index], fill)
+            np.testing.assert_array_equal(moved[row, channel].select(axis, index), plane)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_shift_along_both_directions_in_plane_and_not_across(axis):
-    image, _ = places_batch(10, (9, 9, 9))
+    image, _ = position_batch(10, (9, 9, 9))
     moved, _ = imaging.shift_slices(
         image, None, SampleRandom(keys(10), "a"), shift_prob=1.0, max_shift=3, axis=axis
     )

@@ -165,7 +165,7 @@ def test_another_voxel_size_is_refused(tmp_path, size, message):
     inspect_run(run(train, val=(replace(val, voxel_size=(36.0, 8.0, 8.0)),)))
 
 
-def test_a_training_volume_of_unknown_voxel_size_is_refused_beside_a_known_one(tmp_path):
+def test_a_training_volume_of_unknown_voxel_size_is_refused_beside_one_that_has_it(tmp_path):
     train, val = volume(tmp_path, "train"), volume(tmp_path, "val", voxel_size=(40, 8, 8))
     with pytest.raises(ValueError, match="--data.train.0.voxel-size"):
         inspect_run(run(train, val=(val,)))

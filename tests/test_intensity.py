@@ -182,9 +182,9 @@ def test_a_batch_of_several_dtypes_is_mapped_volume_by_volume(tmp_path):
 
 def test_a_volume_has_its_own_range_or_that_of_the_data(tmp_path):
     values = (1000 * tissue()).astype(np.uint16)
-    own = labelled(tmp_path, "a", values, intensity=(100, 900))
+    with_range = labelled(tmp_path, "a", values, intensity=(100, 900))
     shared = labelled(tmp_path, "b", values)
-    data = DataConfig(train=(own, shared), intensity=(0, 4000))
+    data = DataConfig(train=(with_range, shared), intensity=(0, 4000))
     ranges = [open_source(volume, data).grey_range for volume in data.train]
     assert ranges == [(100, 900), (0, 4000)]
 

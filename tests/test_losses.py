@@ -73,7 +73,7 @@ def random_case(shape=SHAPE, seed=0, share=0.7):
     logits = 2 * torch.randn(shape, generator=generator)
     target = (torch.rand(shape, generator=generator) < share).float()
     valid = torch.rand(shape, generator=generator) < 0.8
-    valid[0, 1] = False  # a channel of which nothing is known
+    valid[0, 1] = False  # a channel without a valid voxel
     target[1, 2], valid[1, 2] = 1.0, True  # one of a single class
     return logits, target, valid
 
@@ -149,12 +149,12 @@ def test_gradient_matches_finite_differences(name):
 def test_what_is_not_valid_does_not_count(name):
     logits, target, valid = case_for(name)
     total, count, gradient = value_and_gradient(ALL[name], logits, target, valid)
-    unknown = ~valid.expand_as(logits)
-    assert unknown.any() and (gradient[unknown] == 0).all()
+    invalid = ~valid.expand_as(logits)
+    assert invalid.any() and (gradient[invalid] == 0).all()
     other = torch.where(valid, target, 1 - target)
     if name in CLASSES:
         other = target.masked_fill(~valid, -1)
-    changed, changed_count = ALL[name](torch.where(unknown, 30.0, logits), other, valid)
+    changed, changed_count = ALL[name](torch.where(invalid, 30.0, logits), other, valid)
     torch.testing.assert_close(changed, total)
     assert changed_count == count
 
@@ -293,8 +293,8 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_losses_over_classes_are_those_of_monai():
-    """With all voxels known and every class present, but for the smoothing: ours adds one voxel to
-    both halves of the ratio, MONAI 1e-5.
+    """With all voxels labelled and every class present; only the smoothing differs: ours adds one
+    voxel to both halves of the ratio, MONAI 1e-5.
     """
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((2, 4, 24, 24, 24), generator=generator)
@@ -368,7 +368,7 @@ def test_loss_terms_that_do_not_fit_the_target_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             Config(target=classes, model=model, loss=loss)
-    with pytest.raises(ValueError, match="bce in place of cross_entropy for 6 channels"):
+    with pytest.raises(ValueError, match="bce instead of cross_entropy for 6 channels"):
         Config(loss=fits)
     with pytest.raises(ValueError, match="class_weights with target.kind classes"):
         Config(loss=LossConfig(class_weights=(1.0,) * 6))

@@ -35,10 +35,10 @@ def test_mednext_equals_the_official_network(case):
     with torch.set_grad_enabled("gradients" in golden):
         outputs = outputs_of(model, make_image(tuple(golden["input"])))
     for output, expected in zip(outputs, golden["outputs"], strict=True):
-        figures = summarise(output)
-        assert figures.pop("shape") == expected["shape"]
-        for name, figure in figures.items():
-            assert figure == pytest.approx(expected[name], rel=1e-4, abs=1e-4 * expected["std"])
+        summary = summarise(output)
+        assert summary.pop("shape") == expected["shape"]
+        for name, value in summary.items():
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-4 * expected["std"])
     if "gradients" not in golden:
         return
     sum(output.square().mean() for output in outputs).backward()

@@ -121,7 +121,7 @@ def test_ranks_share_an_epoch_by_torch_s_sampler():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 16, 17, 100, 1000])
 def test_a_shuffle_is_an_order_of_its_own_for_each_name(size):
-    orders = {tuple(shuffled(place, size, f"x {n}") for place in range(size)) for n in range(60)}
+    orders = {tuple(shuffled(item, size, f"x {n}") for item in range(size)) for n in range(60)}
     assert all(sorted(order) == list(range(size)) for order in orders)
     assert len(orders) == 60 if size >= 16 else len(orders) > (size > 1)
     first = Counter(order[0] for order in orders)

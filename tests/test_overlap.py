@@ -90,16 +90,16 @@ def test_unlabelled_and_masked_voxels_do_not_count(tmp_path):
 
 @pytest.mark.parametrize("name, truth, segmentation", VOLUMES, ids=[name for name, *_ in VOLUMES])
 def test_metrics_equal_reference_implementation_and_twin(name, truth, segmentation):
-    figures = overlap_metrics(truth, segmentation)
-    assert tuple(figures) == OVERLAP_METRICS
-    assert all(type(value) is float for value in figures.values())
-    assert {key: figures[key] for key in GOLDEN[name]} == pytest.approx(
+    scores = overlap_metrics(truth, segmentation)
+    assert tuple(scores) == OVERLAP_METRICS
+    assert all(type(value) is float for value in scores.values())
+    assert {key: scores[key] for key in GOLDEN[name]} == pytest.approx(
         GOLDEN[name], rel=1e-9, abs=1e-9
     )
-    assert figures == pytest.approx(slow_overlap(truth, segmentation), rel=1e-9, abs=1e-9)
+    assert scores == pytest.approx(slow_overlap(truth, segmentation), rel=1e-9, abs=1e-9)
 
 
-def test_known_figures():
+def test_scores_counted_by_hand():
     truth = np.array([1, 1, 2, 2, 0])
     perfect = {
         "voi_split": 0,

@@ -147,7 +147,7 @@ def test_a_transposed_input_is_predicted_and_scored_as_if_it_were_stored_so(run,
     )
     assert (other.axes, other.shape) == ("czyx", plain.shape)
     np.testing.assert_array_equal(other[...], plain[...])
-    figures = [
+    metrics = [
         evaluate(
             EvaluateConfig(
                 affinities=f"results/{name}/affinities.zarr",
@@ -159,7 +159,7 @@ def test_a_transposed_input_is_predicted_and_scored_as_if_it_were_stored_so(run,
     ]
     numbers = [
         {name: value for name, value in of_one.items() if isinstance(value, int | float)}
-        for of_volumes in figures
+        for of_volumes in metrics
         for of_one in of_volumes.values()
     ]
     assert numbers[0] == numbers[1] and {"nerl", "dense_voi_sum"} <= set(numbers[0])

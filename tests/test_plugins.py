@@ -70,12 +70,14 @@ def registry(monkeypatch):
 
 def forget(monkeypatch):
     """The registry of a process that has loaded no plugin."""
-    own = {name: entry for name, entry in models._registered.items() if name in models.BUILT_IN}
-    monkeypatch.setattr(models, "_registered", own)
+    built_in = {
+        name: entry for name, entry in models._registered.items() if name in models.BUILT_IN
+    }
+    monkeypatch.setattr(models, "_registered", built_in)
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def workplace(tmp_path, monkeypatch):
     """A folder with a network's file, a module it imports, and a config."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "helper.py").write_text("KERNEL = 3\n")
@@ -84,9 +86,9 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(place, monkeypatch):
+def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(workplace, monkeypatch):
     cli.train(["--config", "own.py", "--plugins", "my_net.py"])
-    run = place / "runs" / "mine"
+    run = workplace / "runs" / "mine"
     assert load_config(run).plugins == ("my_net.py",)
 
     forget(monkeypatch)
@@ -95,18 +97,18 @@ def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(place
         lambda: load_model(checkpoint),
         lambda: infer(InferConfig(str(run))),
         lambda: validate(ValidateConfig(str(run))),
-        lambda: export(checkpoint, place / "mine.safetensors"),
+        lambda: export(checkpoint, workplace / "mine.safetensors"),
     ):
         with pytest.raises(ValueError, match=ASKS):
             call()
-    target = str(place / "mine.safetensors")
+    target = str(workplace / "mine.safetensors")
     with pytest.raises(SystemExit, match=ASKS):
         cli.train(["--resume", "runs/mine", "--loop.max-steps", "2"])
     with pytest.raises(SystemExit, match=ASKS):
         main(["models", "export", str(checkpoint), target])
 
-    # resuming with the file in another place
-    (place / "my_net.py").rename(place / "moved.py")
+    # resuming with the file under another name
+    (workplace / "my_net.py").rename(workplace / "moved.py")
     cli.train(["--resume", "runs/mine", "--loop.max-steps", "2", "--plugins", "moved.py"])
     assert load_model(checkpoint)[2] == 2
 
@@ -117,14 +119,14 @@ def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(place
     ):
         forget(monkeypatch)
         call()
-    assert (place / "mine.safetensors").is_file()
+    assert (workplace / "mine.safetensors").is_file()
 
 
-def test_a_config_file_that_registers_its_network_is_the_file_to_name(place, monkeypatch):
-    (place / "own.py").write_text(NETWORK + CONFIG)
+def test_a_config_file_that_registers_its_network_is_the_file_to_name(workplace, monkeypatch):
+    (workplace / "own.py").write_text(NETWORK + CONFIG)
     cli.train(["--config", "own.py"])
     forget(monkeypatch)
-    checkpoint = place / "runs" / "mine" / "checkpoints" / "last.pt"
+    checkpoint = workplace / "runs" / "mine" / "checkpoints" / "last.pt"
     with pytest.raises(ValueError, match="registered by own.py: name it with --plugins own.py"):
         load_model(checkpoint)
     load_plugins(["own.py"])
@@ -132,11 +134,11 @@ def test_a_config_file_that_registers_its_network_is_the_file_to_name(place, mon
     assert type(model).__name__ == "MyNet" and config.plugins == ("own.py",)
 
 
-def test_nothing_that_a_checkpoint_names_is_run(place, monkeypatch):
+def test_nothing_that_a_checkpoint_names_is_run(workplace, monkeypatch):
     cli.train(["--config", "own.py", "--plugins", "my_net.py"])
     forget(monkeypatch)
-    (place / "my_net.py").write_text(f"open({str(place / 'was_run')!r}, 'w').close()\n")
-    run = place / "runs" / "mine"
+    (workplace / "my_net.py").write_text(f"open({str(workplace / 'was_run')!r}, 'w').close()\n")
+    run = workplace / "runs" / "mine"
     for call in (
         lambda: cli.train(["--resume", "runs/mine", "--loop.max-steps", "2"]),
         lambda: cli.train(["--config", "runs/mine/config.json"]),
@@ -145,7 +147,7 @@ def test_nothing_that_a_checkpoint_names_is_run(place, monkeypatch):
     ):
         with pytest.raises((ValueError, SystemExit), match=ASKS):
             call()
-    assert not (place / "was_run").exists()
+    assert not (workplace / "was_run").exists()
 
 
 @pytest.mark.parametrize(
@@ -160,42 +162,42 @@ def test_nothing_that_a_checkpoint_names_is_run(place, monkeypatch):
         ),
     ],
 )
-def test_a_plugin_that_fails_is_one_line_with_its_file(place, content, expected):
-    (place / "my_net.py").unlink()
+def test_a_plugin_that_fails_is_one_line_with_its_file(workplace, content, expected):
+    (workplace / "my_net.py").unlink()
     if content is not None:
-        (place / "my_net.py").write_text(content)
+        (workplace / "my_net.py").write_text(content)
     with pytest.raises(ValueError) as error:
         load_plugins(["my_net.py"])
     assert str(error.value).startswith(expected) and "\n" not in str(error.value)
 
 
-def test_a_plugin_may_import_a_preset(place):
-    (place / "my_net.py").write_text("import mednext\nfrom mednext import config\n")
+def test_a_plugin_may_import_a_preset(workplace):
+    (workplace / "my_net.py").write_text("import mednext\nfrom mednext import config\n")
     load_plugins(["my_net.py"])
 
 
-def test_a_plugin_is_a_python_file(place):
+def test_a_plugin_is_a_python_file(workplace):
     with pytest.raises(ValueError, match=r"expected a Python file \(.py\) for plugins, got 'x.pt'"):
         load_plugins(["x.pt"])
 
 
-def test_the_list_of_networks_has_those_of_plugins(place):
+def test_the_list_of_networks_has_those_of_plugins(workplace):
     command = [sys.executable, str(PYTC), "models", "list", "--plugins", "my_net.py"]
     done = subprocess.run(command, text=True, capture_output=True, check=True)
     assert {"my_net", "mednext", "unet"} <= set(done.stdout.split())
 
 
-def test_an_unknown_network_is_told_how_to_be_loaded():
+def test_the_error_for_an_unknown_network_says_how_to_load_it():
     with pytest.raises(ValueError, match="no architecture 'my_net'.*--plugins FILE.py"):
         build_model(ModelConfig("my_net"))
 
 
-def test_the_network_of_the_documentation_can_be_trained(place):
+def test_the_network_of_the_documentation_can_be_trained(workplace):
     page = (ROOT / "docs" / "networks.md").read_text()
     code = page.partition("```python\n")[2].partition("```")[0]
-    (place / "my_net.py").write_text(code)
+    (workplace / "my_net.py").write_text(code)
     cli.train(["--config", "own.py", "--plugins", "my_net.py"])
-    model, _, step = load_model(place / "runs" / "mine" / "checkpoints" / "last.pt")
+    model, _, step = load_model(workplace / "runs" / "mine" / "checkpoints" / "last.pt")
     assert step == 1 and type(model).__name__ == "MyNet"
 
 
@@ -204,7 +206,7 @@ def test_the_documentation_lists_the_options_of_every_architecture():
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     for name, network in models.BUILT_IN.items():
         (row,) = [line for line in rows if f"`{name}`" in line.split("|")[1]]
-        told = set(re.findall(r"`([\w.-]+)`", row.split("|", 2)[2]))
+        named = set(re.findall(r"`([\w.-]+)`", row.split("|", 2)[2]))
         expected = set()
         for option in network.options:
             default = getattr(ModelConfig, option)
@@ -212,12 +214,12 @@ def test_the_documentation_lists_the_options_of_every_architecture():
                 expected |= {f"{option}.{field.name}" for field in fields(default)}
             else:
                 expected.add(option)
-        assert told - {"deep-supervision"} == {option.replace("_", "-") for option in expected}
+        assert named - {"deep-supervision"} == {option.replace("_", "-") for option in expected}
 
 
-def test_a_flag_that_the_network_has_no_use_for_is_refused(place):
+def test_a_flag_that_the_network_has_no_use_for_is_refused(workplace):
     message = "error: expected --model.feature-size with .* alone, got it with unet"
-    own = ["--config", "own.py", "--model.architecture", "unet"]
+    arguments = ["--config", "own.py", "--model.architecture", "unet"]
     with pytest.raises(SystemExit, match=message):
-        cli.train([*own, "--model.feature-size", "12"])
-    assert not (place / "runs").exists()
+        cli.train([*arguments, "--model.feature-size", "12"])
+    assert not (workplace / "runs").exists()

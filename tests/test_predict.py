@@ -14,7 +14,7 @@ CPU = torch.device("cpu")
 
 
 def network(x):
-    """Two channels that depend on a voxel's place in its window, so that blending matters."""
+    """Two channels that depend on a voxel's position in its window, so that blending matters."""
     ramp = torch.arange(x.shape[-1], dtype=torch.float32) / x.shape[-1]
     return torch.cat([x[:, :1] * 4 - 2 + ramp, x.mean((2, 3, 4), keepdim=True) - x[:, :1]], 1)
 

@@ -63,11 +63,11 @@ def test_a_broken_sample_is_skipped_and_can_be_replayed(finished, tmp_path, caps
     events = [line for line in read_log(run) if "skipped" in line]
     seen = {2 * step + index for event in events for _, step, index in event["skipped"]}
     assert seen <= broken and {n // 2 for n in seen} == {event["step"] - 1 for event in events}
-    figures = [line for line in read_log(run) if "train/loss_total" in line]
-    assert [line["step"] for line in figures if line["train/loss_total"] is None] == [
+    lines = [line for line in read_log(run) if "train/loss_total" in line]
+    assert [line["step"] for line in lines if line["train/loss_total"] is None] == [
         event["step"] for event in events
     ]
-    assert figures[-1]["train/skipped_steps"] == len(events) < 12
+    assert lines[-1]["train/skipped_steps"] == len(events) < 12
     assert load_checkpoint(run / "checkpoints" / "last.pt")["skipped"] == len(events)
     assert all(torch.isfinite(weight).all() for weight in weights(run).values())
 

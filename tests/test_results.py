@@ -88,7 +88,7 @@ def with_volumes(*volumes, **changes):
 
 
 def settings(run, **fields):
-    """What infer.py is told, without the command line."""
+    """The arguments of infer.py, without the command line."""
     return InferConfig(
         run=str(run),
         inference=fields.pop("inference", TINY.inference),
@@ -204,8 +204,8 @@ def test_masks_and_boundaries_go_all_the_way(kind):
     mask = open_volume(folder / "segmentation.zarr")[...]
     assert np.array_equal(mask, is_above(probability, 0.5))
     assert "next: python evaluate.py" in heard
-    (figures,) = evaluate(EvaluateConfig(sweep=True)).values()
-    assert figures["target"] == kind and figures["metric"] == "jaccard"
+    (metrics,) = evaluate(EvaluateConfig(sweep=True)).values()
+    assert metrics["target"] == kind and metrics["metric"] == "jaccard"
     labels = open_volume("a.zarr/labels")[...]
     true = labels > 0
     if kind == "boundary":
@@ -217,7 +217,7 @@ def test_masks_and_boundaries_go_all_the_way(kind):
                 true |= neighbour != labels
     best = open_volume(run / "evaluation/a_raw/best_segmentation.zarr")[...] > 0
     jaccard = np.count_nonzero(best & true) / np.count_nonzero(best | true)
-    assert figures["jaccard"] == pytest.approx(jaccard)
+    assert metrics["jaccard"] == pytest.approx(jaccard)
 
 
 def test_the_line_that_makes_the_best_segmentation():
@@ -264,11 +264,11 @@ def test_every_volume_is_scored_and_summarised():
         scored = evaluate(EvaluateConfig())
     assert list(scored) == ["a_raw", "b_raw"]
     assert "a_labels: not scored, as no skeleton or labels were named" in heard.getvalue()
-    for name, figures in scored.items():
+    for name, metrics in scored.items():
         stored = json.loads((run / "evaluation" / name / "metrics.json").read_text())
-        assert stored == figures
+        assert stored == metrics
     summary = json.loads((run / "evaluation/summary.json").read_text())
-    mean = sum(figures["dense_voi_sum"] for figures in scored.values()) / 2
+    mean = sum(metrics["dense_voi_sum"] for metrics in scored.values()) / 2
     assert summary["mean"]["dense_voi_sum"] == pytest.approx(mean)
     assert f"mean{mean:.3f}" in re.sub(r"[^\w.]", "", heard.getvalue())
     alone = evaluate(EvaluateConfig(volume="b_raw"))
@@ -282,7 +282,7 @@ def test_every_volume_is_scored_and_summarised():
         each = evaluate(EvaluateConfig(thresholds=(threshold,)))
         assert mean <= sum(scores["dense_voi_sum"] for scores in each.values()) + 1e-9
     below = evaluate(EvaluateConfig(run="tiny", output="scores", thresholds=(0.5, 0.6)))
-    assert {name: figures["output"] for name, figures in below.items()} == {
+    assert {name: metrics["output"] for name, metrics in below.items()} == {
         "a_raw": "scores/a_raw",
         "b_raw": "scores/b_raw",
     }
@@ -301,12 +301,12 @@ def test_several_thresholds_are_a_sweep():
     infer(settings(run))
     affinities = str(run / "predictions/a_raw/affinities.zarr")
     for named in ({}, {"affinities": affinities, "output": "named"}):
-        (figures,) = evaluate(EvaluateConfig(thresholds=(0.45, 0.5), **named)).values()
-        rows = Path(figures["output"], "sweep.csv").read_text().splitlines()[1:]
+        (metrics,) = evaluate(EvaluateConfig(thresholds=(0.45, 0.5), **named)).values()
+        rows = Path(metrics["output"], "sweep.csv").read_text().splitlines()[1:]
         assert [float(row.split(",")[0]) for row in rows] == [0.45, 0.5]
 
 
-def test_an_earlier_sweep_of_another_prediction_is_told_apart():
+def test_an_earlier_sweep_of_another_prediction_is_recognised():
     run = make_run(with_volumes(volume("a")))
     infer(settings(run))
     evaluate(EvaluateConfig(sweep=True))

@@ -218,8 +218,8 @@ def test_torchrun_names_the_error_of_a_call_and_tells_it_once(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode != 0
-    told = [line for line in done.stderr.splitlines() if "expected a volume at nope.tif" in line]
-    ours, cause = told
+    printed = [line for line in done.stderr.splitlines() if "expected a volume at nope.tif" in line]
+    ours, cause = printed
     assert ours.startswith("error: expected a volume at nope.tif")
     assert cause.split(":", 1)[0].strip() == "traceback" and cause.endswith(ours)
     # no traceback of ours; torchrun's own may lie in an environment below ROOT
@@ -264,22 +264,22 @@ with script(), joined(ranks, torch.device("cpu")):
 
 
 @pytest.mark.parametrize(
-    "failing, error, tellers",
+    "failing, error, printers",
     [
         ((0, 1), "ValueError", None),  # whichever is first
         ((1,), "ValueError", (1,)),
         ((1,), "RuntimeError", (1,)),
     ],
 )
-def test_an_error_is_told_by_one_rank_and_a_fault_keeps_its_traceback(failing, error, tellers):
+def test_one_rank_prints_an_error_and_a_fault_keeps_its_traceback(failing, error, printers):
     program = PARTLY_FAILING.replace("{ranks_}", str(failing)).replace("{error}", error)
     results = ranks_of(program)
     assert [code for code, _, _ in results] == [1, 1]
     texts = [err for _, _, err in results]
-    told = tuple(rank for rank, text in enumerate(texts) if "no such thing" in text)
-    assert len(told) == 1 and tellers in (None, told)
+    printed_by = tuple(rank for rank, text in enumerate(texts) if "no such thing" in text)
+    assert len(printed_by) == 1 and printers in (None, printed_by)
     if error == "ValueError":
-        assert texts[told[0]] == "error: no such thing\n"
+        assert texts[printed_by[0]] == "error: no such thing\n"
     else:
-        assert "Traceback" in texts[told[0]]
-    assert texts[1 - told[0]] == ""
+        assert "Traceback" in texts[printed_by[0]]
+    assert texts[1 - printed_by[0]] == ""

@@ -45,7 +45,7 @@ def run(*arguments, folder, **options):
     )
 
 
-# Runs a program as its users do, and tells whether torch was loaded by then.
+# Runs a program as its users do, and says whether torch was loaded by then.
 WITHOUT_TORCH = """
 import atexit, os, runpy, sys
 atexit.register(lambda: print(

@@ -39,12 +39,12 @@ def two_lines():
 
 @pytest.mark.parametrize("name, graph, segments", CASES, ids=[name for name, *_ in CASES])
 def test_equals_reference_implementation(name, graph, segments):
-    figures = SkeletonMetrics(make_skeleton(*graph)).compute_nodes(segments)
-    assert tuple(figures) == SKELETON_METRICS
+    scores = SkeletonMetrics(make_skeleton(*graph)).compute_nodes(segments)
+    assert tuple(scores) == SKELETON_METRICS
     # recorded before there was nerl_50, which the twin below counts
-    assert set(GOLDEN[name]) == set(figures) - {"nerl_50"}
-    figures.pop("nerl_50")
-    assert figures == pytest.approx(GOLDEN[name], rel=1e-5, abs=1e-5)
+    assert set(GOLDEN[name]) == set(scores) - {"nerl_50"}
+    scores.pop("nerl_50")
+    assert scores == pytest.approx(GOLDEN[name], rel=1e-5, abs=1e-5)
 
 
 def test_equals_twin_on_random_graphs():
@@ -57,7 +57,7 @@ def test_equals_twin_on_random_graphs():
             continue
         segments = rng.integers(0, 7, n)
         nm = rng.random((n, 3)) * 50
-        figures = SkeletonMetrics(make_skeleton(ids, np.zeros((n, 3)), nm, edges)).compute_nodes(
+        scores = SkeletonMetrics(make_skeleton(ids, np.zeros((n, 3)), nm, edges)).compute_nodes(
             segments
         )
         erl, mergers, splits = slow_run_length(ids, nm, edges, segments)
@@ -82,16 +82,16 @@ def test_equals_twin_on_random_graphs():
             ("nerl_inf", np.inf),
         ):
             expected[name] = slow_run_length(ids, nm, edges, segments, overlooked)[0] / max_erl
-        assert figures == pytest.approx(expected, abs=1e-12)
+        assert scores == pytest.approx(expected, abs=1e-12)
 
 
-def test_known_figures():
+def test_scores_counted_by_hand():
     metrics = SkeletonMetrics(two_lines())
     volume = np.zeros((1, 2, 5), np.int32)
     volume[0] = [[1, 1, 1, 2, 2], [3, 3, 0, 3, 3]]
-    figures = metrics.compute(volume)
-    assert figures["max_erl"] == 40 and figures["n_mergers"] == 0 and figures["n_splits"] == 1
-    assert figures["erl"] == (20**2 + 10**2 + 20**2) / 80
+    scores = metrics.compute(volume)
+    assert scores["max_erl"] == 40 and scores["n_mergers"] == 0 and scores["n_splits"] == 1
+    assert scores["erl"] == (20**2 + 10**2 + 20**2) / 80
     volume[0, 1, 4] = 1
     merged = metrics.compute(volume)
     assert merged["n_mergers"] == merged["n_non0_mergers"] == 2
@@ -132,27 +132,27 @@ def test_details():
     ]
 
 
-def test_details_agree_with_figures():
+def test_details_agree_with_scores():
     for _, (ids, _, nm, edges), segments in CASES:
         skeleton = make_skeleton(ids, np.arange(len(ids))[:, None] * (1, 0, 0), nm, edges)
         metrics = SkeletonMetrics(skeleton)
         details = metrics.compute(segments[:, None, None], return_details=True)
-        figures = metrics.compute_nodes(segments)
-        assert {name: details[name] for name in figures} == figures
+        scores = metrics.compute_nodes(segments)
+        assert {name: details[name] for name in scores} == scores
         rows = details["skeletons"]
         assert (
             sum(map(len, details["merge_stats"].values()))
             == sum(r["mergers"] for r in rows)
-            == figures["n_mergers"]
+            == scores["n_mergers"]
         )
         assert (
             sum(map(len, details["split_stats"].values()))
             == sum(r["splits"] for r in rows)
-            == figures["n_splits"]
+            == scores["n_splits"]
         )
         total = sum(r["length"] for r in rows)
         assert sum(r["length"] * r["run_length"] for r in rows) / total == pytest.approx(
-            figures["erl"]
+            scores["erl"]
         )
 
 
@@ -191,9 +191,9 @@ def test_edges_between_skeletons_equal_the_reference(name, graph, segments):
     ids, positions, nm, edges = graph
     edges = [*edges.tolist(), *edges_between(ids)]
     metrics = SkeletonMetrics(make_skeleton(ids, positions, nm, edges))
-    figures = metrics.compute_nodes(segments)
+    scores = metrics.compute_nodes(segments)
     expected = DETAILS[name]["crossing"]
-    assert {key: figures[key] for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert {key: scores[key] for key in expected} == pytest.approx(expected, rel=1e-5)
 
 
 def test_an_edge_between_skeletons_in_a_merger_never_counts():
@@ -201,11 +201,11 @@ def test_an_edge_between_skeletons_in_a_merger_never_counts():
     ids, positions, nm = lines.ids, lines.positions, lines.nm
     joined = make_skeleton(ids, positions, nm, [*lines.edges.tolist(), (0, 5)])
     merged = np.array([[[1, 2, 2, 2, 2], [1, 3, 3, 3, 3]]])
-    figures = SkeletonMetrics(joined).compute(merged)
-    assert figures["max_erl"] == (40**2 + 40**2) / 90
-    assert figures["erl"] == (30**2 + 30**2) / 90
-    assert figures["nerl_5"] == figures["nerl"]  # also where the merger is overlooked
-    assert figures["n_mergers"] == 2 and figures["n_splits"] == 2
+    scores = SkeletonMetrics(joined).compute(merged)
+    assert scores["max_erl"] == (40**2 + 40**2) / 90
+    assert scores["erl"] == (30**2 + 30**2) / 90
+    assert scores["nerl_5"] == scores["nerl"]  # also where the merger is overlooked
+    assert scores["n_mergers"] == 2 and scores["n_splits"] == 2
 
 
 def test_a_volume_is_read_where_nodes_are(tmp_path):

@@ -112,7 +112,7 @@ def test_what_bioformats2raw_writes(tmp_path):
     (tmp_path / "v.zarr/.zattrs").write_text('{"bioformats2raw.layout": 3}')
     assert open_volume(tmp_path / "v.zarr").voxel_size == (40.0, 4.0, 4.0)
     ome_zarr(tmp_path / "v.zarr/1", 2)
-    with pytest.raises(ValueError, match="arrays there: .*v.zarr/0/0"):
+    with pytest.raises(ValueError, match="arrays in it: .*v.zarr/0/0"):
         open_volume(tmp_path / "v.zarr")
 
 

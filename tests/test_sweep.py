@@ -161,7 +161,7 @@ def walks(rng, shape):
 @pytest.mark.parametrize("watershed", (False, True))
 @pytest.mark.parametrize("min_size", (0, 20))
 @pytest.mark.parametrize("edges_as_a_decode, n_groups", [(0, 3), (9, 2)])
-def test_figures_are_the_same_bits(monkeypatch, min_size, watershed, edges_as_a_decode, n_groups):
+def test_scores_are_the_same_bits(monkeypatch, min_size, watershed, edges_as_a_decode, n_groups):
     """With a forest for every threshold, and with one for those that leave few voxels alone."""
     monkeypatch.setattr(decode, "EDGES_AS_A_DECODE", edges_as_a_decode)
     affinities, labels, skeleton = scene(11)

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def perfect_and_wrong():
-    """Every figure of a perfect and of a wrong prediction: two bars, merged, one of them cut."""
+    """Every score of a perfect and of a wrong prediction: two bars, merged, one of them cut."""
     labels = np.zeros((4, 6, 8), np.uint8)
     labels[:, :2], labels[:, 2:4] = 1, 2
     wrong = np.where(labels > 0, 1, 0).astype(np.uint8)
@@ -47,7 +47,7 @@ def perfect_and_wrong():
     return found
 
 
-def test_every_figure_that_is_counted_has_a_row_and_every_row_is_counted():
+def test_every_metric_that_is_counted_has_a_row_and_every_row_is_counted():
     perfect, _ = perfect_and_wrong()
     assert list(perfect) == [row.name for row in ROWS if row.name in perfect]
     assert set(perfect) == set(METRICS)
@@ -77,15 +77,15 @@ def test_the_better_of_two_is_the_perfect_one_by_every_metric():
 def test_a_metric_with_a_formula_is_counted_with_its_family(first, second, monkeypatch):
     row = replace(
         METRICS[first],
-        name="dense_own",
+        name="dense_sum_of_two",
         formula=lambda found: found[first] + found[second],
     )
     monkeypatch.setattr("pytc.metrics.table.ROWS", (*ROWS, row))
     if row.task == "semantic":
         names = (first, second, row.name)
         monkeypatch.setattr("pytc.metrics.semantic.SEMANTIC_METRICS", names)
-    figures = perfect_and_wrong()[1]
-    assert figures["dense_own"] == figures[first] + figures[second]
+    scores = perfect_and_wrong()[1]
+    assert scores["dense_sum_of_two"] == scores[first] + scores[second]
 
 
 def test_a_metric_that_is_not_in_the_table_cannot_choose_anything(tmp_path):

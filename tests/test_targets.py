@@ -1,4 +1,4 @@
-"""Targets from labels: equal to their twins, and honest about what is not known."""
+"""Targets from labels: equal to their twins, and honest about what is unlabelled."""
 
 import numpy as np
 import pytest
@@ -110,8 +110,10 @@ def test_strided_scales_come_from_strided_labels():
 def test_nearest_scales_are_taken_from_the_full_target():
     labels = random_labels((1, 9, 12, 12))
     config = TargetConfig(offsets=((1, 0, 0), (0, 0, 3)), scale_by="nearest")
-    (full, known), (target, valid) = make_targets(labels, config, ((1, 1, 1), (1, 2, 4)))
-    assert torch.equal(target, full[..., ::2, ::4]) and torch.equal(valid, known[..., ::2, ::4])
+    (full, full_valid), (target, valid) = make_targets(labels, config, ((1, 1, 1), (1, 2, 4)))
+    assert torch.equal(target, full[..., ::2, ::4]) and torch.equal(
+        valid, full_valid[..., ::2, ::4]
+    )
 
 
 def test_erosion_follows_the_section_axis():
@@ -131,33 +133,35 @@ def test_classes_are_the_labels_and_with_two_of_them_anything_above_0_is_the_sec
     for scale_by in ("stride", "nearest"):
         config = TargetConfig(kind="classes", classes=5, scale_by=scale_by)
         (target, valid), (coarse, coarse_valid) = make_targets(labels, config, scales)
-        known = labels >= 0
-        assert torch.equal(valid[:, 0], known) and torch.equal(target[:, 0][known], labels[known])
+        labelled = labels >= 0
+        assert torch.equal(valid[:, 0], labelled) and torch.equal(
+            target[:, 0][labelled], labels[labelled]
+        )
         assert torch.equal(coarse[:, 0], target[:, 0, :, ::2, ::2])
-        assert torch.equal(coarse_valid[:, 0], known[:, :, ::2, ::2])
+        assert torch.equal(coarse_valid[:, 0], labelled[:, :, ::2, ::2])
     two = TargetConfig(kind="classes", classes=2)
     ((target, valid),) = make_targets(labels * 51, two, scales[:1])
-    assert torch.equal(target[:, 0], (labels > 0).long()) and torch.equal(valid[:, 0], known)
+    assert torch.equal(target[:, 0], (labels > 0).long()) and torch.equal(valid[:, 0], labelled)
 
 
 @pytest.mark.parametrize("kind", ["affinity", "binary", "boundary"])
 def test_trilinear_scales_are_the_full_target_resized(kind):
-    """Where all is known they are what torch's interpolation makes of the target."""
+    """Where all is labelled they are what torch's interpolation makes of the target."""
     labels = random_labels((2, 8, 12, 12), low=1)
     config = TargetConfig(kind=kind, scale_by="trilinear", offsets=((1, 0, 0), (0, 0, 3)))
-    (full, known), *coarser = make_targets(labels, config, ((1, 1, 1), (1, 2, 2), (2, 4, 4)))
+    (full, full_valid), *coarser = make_targets(labels, config, ((1, 1, 1), (1, 2, 2), (2, 4, 4)))
     everything = TargetConfig(kind=kind, offsets=((1, 0, 0), (0, 0, 3)))
     ((plain, _),) = make_targets(labels, everything, ((1, 1, 1),))
     assert torch.equal(full, plain)
     for (target, valid), size in zip(coarser, ((8, 6, 6), (4, 3, 3))):
-        share = F.interpolate(known.float(), size=size, mode="trilinear")
+        share = F.interpolate(full_valid.float(), size=size, mode="trilinear")
         expected = F.interpolate(full.float(), size=size, mode="trilinear")
         assert torch.equal(valid, share > 0) and target.dtype == torch.float32
         torch.testing.assert_close(target[share == 1], expected[share == 1])
         assert target.min() >= 0 and target.max() <= 1
 
 
-def test_trilinear_scales_average_only_what_is_known():
+def test_trilinear_scales_average_only_what_is_labelled():
     labels = torch.ones((1, 2, 2, 4), dtype=torch.int32)
     labels[..., :2] = 0
     labels[0, 0, 0, 0] = -1
@@ -166,7 +170,7 @@ def test_trilinear_scales_average_only_what_is_known():
     config = TargetConfig(kind="binary", scale_by="trilinear")
     _, (target, valid) = make_targets(labels, config, ((1, 1, 1), (2, 2, 2)))
     assert valid.flatten().tolist() == [True, False]
-    # seven known voxels, two of them foreground
+    # seven labelled voxels, two of them foreground
     assert target.flatten().tolist() == [pytest.approx(2 / 7), 0]
 
 

@@ -198,7 +198,7 @@ def test_the_log_tells_of_scales_terms_channels_waits_and_memory(finished):
 
 
 @pytest.mark.slow
-def test_compilation_changes_no_figures(finished, monkeypatch):
+def test_compilation_changes_no_numbers(finished, monkeypatch):
     """By dynamo alone: inductor's code for a whole network takes minutes to build."""
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     config = replace(

@@ -32,7 +32,7 @@ def test_a_transposed_volume_equals_the_transposed_array(tmp_path, name, order):
 
 
 @pytest.mark.parametrize("axes, presented", [("cxyz", "czyx"), ("xyzc", "zyxc"), ("xcyz", "zcyx")])
-def test_channels_keep_their_place_and_offsets_turn(tmp_path, axes, presented):
+def test_channels_keep_their_axis_and_offsets_turn(tmp_path, axes, presented):
     sizes = {"c": 2, "x": 6, "y": 7, "z": 8}
     shape = tuple(sizes[axis] for axis in axes)
     attributes = {"offsets": [[1, 0, 0], [0, 0, 3]]}

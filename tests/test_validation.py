@@ -130,8 +130,8 @@ def scores_of_the_scripts(run, volume, checkpoint, metric):
     config = EvaluateConfig(
         affinities=str(affinities), sweep=True, metric=metric, output=str(run / "scores")
     )
-    (figures,) = evaluate(config).values()
-    return figures
+    (metrics,) = evaluate(config).values()
+    return metrics
 
 
 def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
@@ -166,7 +166,7 @@ def test_the_thresholds_of_validation_reach_the_sweep(folder, tmp_path):
 
 
 def test_ranks_share_the_volumes(folder, tmp_path):
-    """Two ranks and three volumes, then one volume: all ranks have the figures of a single one."""
+    """Two ranks and three volumes, then one volume: all ranks have the scores of a single one."""
     configs = [
         tiny("ranks", ("synthetic:1", "synthetic:2", "synthetic:1")[:count]) for count in (3, 1)
     ]
@@ -189,9 +189,9 @@ with joined(ranks, torch.device("cpu")):
         config = from_plain(Config, config)
         torch.manual_seed(0)
         model = build_model(config.model)
-        figures = validate_volumes(model, config, torch.device("cpu"), folder / "v", ranks)
+        scores = validate_volumes(model, config, torch.device("cpu"), folder / "v", ranks)
         name = f"{{len(config.data.val)}}-{{ranks.rank}}.json"
-        (folder / name).write_text(json.dumps(figures))
+        (folder / name).write_text(json.dumps(scores))
 """)
     alone = []
     for config in configs:
@@ -263,16 +263,16 @@ def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, ca
 
 
 @pytest.mark.parametrize("monitor, best", [("val/dense_voi_sum", 3), ("val/nerl", 1)])
-def test_the_first_checkpoint_with_the_best_figure_is_kept(run, monkeypatch, monitor, best):
-    """Figures of five steps in turn."""
+def test_the_first_checkpoint_with_the_best_score_is_kept(run, monkeypatch, monitor, best):
+    """Five steps are scored in turn."""
     rows = {}
     (run / "checkpoints" / "last.pt").unlink()
     state = load_checkpoint(run / "checkpoints" / "step-00000004.pt")
     state["config"]["loop"]["monitor"] = monitor
-    for step, figure in enumerate((0.9, 0.5, 0.2, 0.2, 0.9), 1):
-        figures = {monitor: figure, "val/threshold": 0.5}
+    for step, value in enumerate((0.9, 0.5, 0.2, 0.2, 0.9), 1):
+        scores = {monitor: value, "val/threshold": 0.5}
         monkeypatch.setattr(
-            "pytc.training.whole_volumes.validate_volumes", lambda *_, figures=figures: figures
+            "pytc.training.whole_volumes.validate_volumes", lambda *_, scores=scores: scores
         )
         score_checkpoint(run, {**state, "step": step}, rows, "cpu")
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best

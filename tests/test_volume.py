@@ -306,7 +306,7 @@ def test_wrong_paths_say_what_is_there(tmp_path):
         "two.zarr": "img, .*labels/seg",
         "two.zarr/raw": "no such .*img, .*labels/seg",
         "two.zarr:raw": "no such .*img, .*labels/seg",
-        "empty": "arrays there: none",
+        "empty": "arrays in it: none",
         "text.h5": "expected .h5",
         "text.tif": "expected .tif in .*text.tif, got not a TIFF file",
         "text.npy": "expected a .npy array",

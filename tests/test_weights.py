@@ -103,7 +103,7 @@ def test_without_a_file_nothing_happens():
     assert initialise(build_model(SMALL), SMALL) is None
 
 
-def test_what_is_on_one_side_alone_is_told(trained, tmp_path):
+def test_what_is_on_one_side_alone_is_named(trained, tmp_path):
     torch.save(trained | {"extra.weight": torch.ones(2)}, tmp_path / "weights.pt")
     config = replace(SMALL, pretrained=str(tmp_path / "weights.pt"), deep_supervision=True)
     model = build_model(config)
@@ -191,11 +191,11 @@ def test_upkern_equals_the_official_one(case, tmp_path):
         name for name, _ in model.named_parameters() if name.endswith("conv1.weight")
     }
     with torch.no_grad():
-        figures = summarise(model(make_image((1, 1, 32, 16, 48))))
+        summary = summarise(model(make_image((1, 1, 32, 16, 48))))
     expected = golden["outputs"][0]
-    assert figures.pop("shape") == expected["shape"]
-    for name, figure in figures.items():
-        assert figure == pytest.approx(expected[name], rel=1e-4, abs=1e-4 * expected["std"])
+    assert summary.pop("shape") == expected["shape"]
+    for name, value in summary.items():
+        assert value == pytest.approx(expected[name], rel=1e-4, abs=1e-4 * expected["std"])
     with pytest.raises(ValueError, match="kernels of another size"):
         initialise(build_model(small), replace(small, upkern=str(tmp_path / "small.pt")))
     with pytest.raises(ValueError, match="a MedNeXt for upkern"):

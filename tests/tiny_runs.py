@@ -1,4 +1,4 @@
-"""Runs of seconds for tests: in this process, in one of their own, and by torchrun."""
+"""Runs of seconds for tests: in this process, in another one, and by torchrun."""
 
 import json
 import subprocess
@@ -96,7 +96,7 @@ def write_config(folder, config):
 
 
 def start(config, folder, *arguments, **options):
-    """train.py as a process of its own."""
+    """train.py in another process."""
     return subprocess.Popen(
         [
             sys.executable,

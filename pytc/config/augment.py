@@ -47,7 +47,7 @@ class AugmentConfig(Section):
     intensity_offset: float = 0.1  # Largest change of brightness, as a share of the grey range.
     gamma_prob: float = 0.0  # Gamma correction.
     gamma_range: tuple[float, float] = (0.7, 1.5)  # Smallest and largest gamma.
-    # Probability that a slice of such a patch gets a contrast and brightness of its own, within
+    # Probability that a slice of such a patch gets another contrast and brightness, within
     # intensity_scale and intensity_offset.
     slice_contrast_prob: float = 0.0
     noise_prob: float = 0.5  # Gaussian noise.

@@ -116,7 +116,7 @@ class LossConfig(Section):
         require(weights is None, "loss.class_weights with target.kind classes", kind.name)
         require(
             target.channels == 1 or "cross_entropy" not in self.terms,
-            f"{kind.default_loss} in place of cross_entropy for {target.channels} channels that "
+            f"{kind.default_loss} instead of cross_entropy for {target.channels} channels that "
             "are no alternatives",
             self.terms,
         )

@@ -120,7 +120,7 @@ class DataConfig(Section):
 
     @property
     def validation(self) -> tuple[VolumeConfig, ...]:
-        """The volumes of `val`, or what takes their place if none is named."""
+        """The volumes of `val`. Without any, a synthetic one, if all training volumes are such."""
         if not self.val and all(volume.is_synthetic for volume in self.train):
             return (VolumeConfig(image="synthetic:1"),)
         return self.val

@@ -109,15 +109,15 @@ class SampleRandom:
         return _mix(self.state.to(device)[:, None] + counters * GAMMA)
 
 
-def _shift(bits: torch.Tensor, places: int) -> torch.Tensor:
+def _shift(bits: torch.Tensor, count: int) -> torch.Tensor:
     """Logical shift to the right; the >> of torch copies the sign bit."""
-    return (bits >> places) & ((1 << 64 - places) - 1)
+    return (bits >> count) & ((1 << 64 - count) - 1)
 
 
 def _mix(bits: torch.Tensor) -> torch.Tensor:
     """The finaliser of splitmix64."""
-    for places, multiplier in zip((30, 27), MULTIPLIERS):
-        bits = (bits ^ _shift(bits, places)) * multiplier
+    for shift, multiplier in zip((30, 27), MULTIPLIERS):
+        bits = (bits ^ _shift(bits, shift)) * multiplier
     return bits ^ _shift(bits, 31)
 
 

@@ -224,12 +224,12 @@ def require_alike(
     if not sizes and size is not None and role != "input":
         raise ValueError(
             f"expected the voxel size of the training volume {first.image} (by "
-            f"--data.train.0.voxel-size, in nm), as that of {facts.image} is known, got None"
+            f"--data.train.0.voxel-size, in nm), as {facts.image} has one, got None"
         )
     if sizes and size is None:
         raise ValueError(
             f"expected the voxel size of the {role} volume {facts.image} (by {prefix}voxel-size, "
-            f"in nm), as that of the training volume {first.image}, {sizes[0]}, is known, got None"
+            f"in nm), as the training volume {first.image} has one, {sizes[0]}, got None"
         )
     if sizes and size is not None and role != "training":
         require(

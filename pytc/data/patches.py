@@ -66,7 +66,7 @@ class PatchDataset(Dataset[dict[str, Any]]):
         if self.keep_uint8 and self.source.stays_uint8:
             read = self.source.image.read
         image = read(cast(Triple, crop.start), cast(Triple, crop.stop))
-        # a volume that is smaller than the patch is mirrored, and unlabelled there
+        # a volume smaller than the patch is continued by its mirror image, without labels
         missing = [(0, patch - size) for patch, size in zip(self.patch_size, crop.shape)]
         return {
             "image": np.pad(image, [(0, 0), *missing], mode="reflect"),
@@ -141,7 +141,7 @@ def step_numbers(
     """Yield the sample numbers of one rank, from `first_step` on, without end.
 
     Step s takes the numbers [s x G, (s + 1) x G) with G = world x accumulate x batch_size, whatever
-    the number of ranks. Every rank and every accumulated batch gets numbers of its own.
+    the number of ranks. No two ranks or accumulated batches get the same number.
     """
     for batch in itertools.count(first_step * accumulate):
         first = (batch * world + rank) * batch_size

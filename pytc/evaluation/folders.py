@@ -68,7 +68,7 @@ def read_notes(folder: Path) -> Notes:
 
 
 def _noted_segmentation(source: dict[str, Any]) -> dict[str, Any]:
-    """Release 0.1 noted two fields, not in a section of their own."""
+    """The settings of the segmentation. Release 0.1 stored two of them, outside of a section."""
     if "segmentation" in source:
         noted: dict[str, Any] = source["segmentation"]
         return noted

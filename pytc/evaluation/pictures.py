@@ -77,7 +77,7 @@ class Matching:
 
 
 class ClassMatching:
-    """Classes in place of objects: each has its colour, and another class is an error."""
+    """Classes instead of objects: each has its colour, and another class is an error."""
 
     def colours(self, segments: np.ndarray) -> np.ndarray:
         """Ids for `palette`: the classes themselves."""

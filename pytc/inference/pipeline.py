@@ -202,7 +202,7 @@ def predict(
 ) -> Volume:
     """Predict one volume by a network in evaluation mode.
 
-    Beside the prediction goes source.json, which tells evaluate.py the volume's image and truth.
+    Writes source.json beside the prediction; there evaluate.py finds the volume's image and truth.
 
     Args:
         trained: the config of the network.
@@ -293,7 +293,7 @@ def _notes(
 
 
 def _identity(image: Volume) -> list[Any]:
-    """What tells one state of an image on disk from another: size and date of all its files."""
+    """The state of an image on disk: path, layout, and number, newest date and size of files."""
     path, _ = split_path(image.path)
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)

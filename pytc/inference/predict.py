@@ -119,7 +119,7 @@ def predict_block(
 ) -> np.ndarray:
     """Blended logits (channels, *box.shape) float32 of one block of `image`.
 
-    windows: those that touch the block, of one size; show: is told how many of them are done.
+    windows: those that touch the block, of one size. show: called with how many are done.
     """
     window = windows[0].shape
     region = Box(

@@ -8,7 +8,7 @@ UNLABELLED = -1  # in every array of labels inside pytc; 0 is background
 
 
 def is_unlabelled(labels: np.ndarray) -> np.ndarray:
-    """Where labels (any integer dtype) are unknown: -1 or less, or the maximum of uint32 or uint64.
+    """Where labels (any integer dtype) are -1 or less, or the maximum of uint32 or uint64.
 
     The maxima are -1 in an unsigned type, as CREMI stores it.
     """
@@ -22,7 +22,7 @@ def is_unlabelled(labels: np.ndarray) -> np.ndarray:
 
 
 def has_unlabelled(labels: np.ndarray) -> bool:
-    """Whether any label is unknown, at the cost of a minimum or maximum."""
+    """Whether any voxel is unlabelled, at the cost of a minimum or maximum."""
     if labels.size == 0:
         return False
     marker = unlabelled_marker(labels.dtype)

@@ -79,7 +79,7 @@ def _arrays_near(file: Path) -> str:
     ]
     if not stores:
         return ""
-    return f"; arrays there: {', '.join(map(str, list_arrays(stores[-1])))}"
+    return f"; arrays in the store: {', '.join(map(str, list_arrays(stores[-1])))}"
 
 
 class Pages:
@@ -111,7 +111,7 @@ def open_hdf5(path: Path, dataset: str | None = None) -> Stored:
             name = names[0]
         node = file.get(name) if name else None
         if name is None or not isinstance(node, h5py.Dataset):
-            listed = ", ".join(f"{path}:{each}" for each in names) or "none there"
+            listed = ", ".join(f"{path}:{each}" for each in names) or "it has none"
             raise ValueError(
                 f"expected the name of a dataset in {path} ({listed}), got {dataset!r}"
             )
@@ -254,7 +254,7 @@ def open_folder(path: Path) -> Stored:
     if not files:
         raise ValueError(
             f"expected an array, or slices as {', '.join(SLICE_SUFFIXES)}, in {path}; "
-            f"arrays there: {', '.join(map(str, arrays)) or 'none'}"
+            f"arrays in it: {', '.join(map(str, arrays)) or 'none'}"
         )
     files.sort(key=_natural_order)
     first = read_slice(files[0])

@@ -272,8 +272,8 @@ def _metrics_of_shares(shares: _Shares) -> dict[str, float]:
 
 def complete_metrics(**counted: Any) -> dict[str, Any]:
     """OVERLAP_METRICS, by name, from those that have no formula: numbers, or arrays of them."""
-    figures = {PREFIX + name: value for name, value in counted.items()}
-    completed = with_formulas(figures, "instance", "labels")
+    dense = {PREFIX + name: value for name, value in counted.items()}
+    completed = with_formulas(dense, "instance", "labels")
     return {name.removeprefix(PREFIX): value for name, value in completed.items()}
 
 

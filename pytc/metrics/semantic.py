@@ -120,11 +120,11 @@ def foreground(labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
 
 
 def boundaries(labels: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """The true mask of boundaries, (Z, Y, X) int8: 1 on a boundary, 0 elsewhere, -1 where unknown.
+    """The true mask of boundaries, (Z, Y, X) int8: 1 on a boundary, -1 unlabelled, 0 elsewhere.
 
     A voxel is on a boundary if one of its six neighbours has another label. Background counts as a
-    label. The truth is unknown at a voxel that is not labelled, and at one that has an unlabelled
-    neighbour and is not on a boundary. Neighbours outside the volume do not count. Arguments as in
+    label. Unlabelled are the voxels without a label, and those that have an unlabelled neighbour
+    and are not on a boundary. Neighbours outside the volume do not count. Arguments as in
     `foreground`.
     `pytc.data.targets.boundaries` makes the same for training.
     """

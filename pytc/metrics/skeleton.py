@@ -96,8 +96,8 @@ class SkeletonMetrics:
         "split_stats": {skeleton: [(segment, segment) of each split edge]}; "voi_report": as
         `overlap.voi_report`, over nodes; "skeletons": a dict for each, with id, length and
         run_length (nm; the squares of its correct lengths over its length), its numbers of
-        segments, splits, mergers and omitted edges (a node in segment 0), and as place the voxel at
-        a split edge, or else at an omitted one, or None.
+        segments, splits, mergers and omitted edges (a node in segment 0), and as `place` the voxel
+        at a split edge, or else at an omitted one, or None.
         """
         segments = self.segments_at_nodes(pred_seg)
         pairs = self._pairs(segments)

@@ -184,7 +184,7 @@ BY_CLASS = re.compile(r"(jaccard|dice)_class_(\d+)")
 def metric(name: str) -> Metric:
     """The row of that name; ValueError, with the nearest name, if there is none.
 
-    A class has a row of its own, e.g. jaccard_class_2, made from that of the mean.
+    Each class has a row, e.g. jaccard_class_2, made from that of the mean.
     """
     if found := BY_CLASS.fullmatch(name):
         mean, number = METRICS[found[1]], found[2]
@@ -206,14 +206,14 @@ def metric_names(task: Task, needs: Truth) -> tuple[str, ...]:
     return tuple(row.name for row in ROWS if (row.task, row.needs) == (task, needs))
 
 
-def with_formulas(figures: Mapping[str, Any], task: Task, needs: Truth) -> dict[str, Any]:
-    """The figures and those that follow from them, in the table's order; then what has no row.
+def with_formulas(counted: Mapping[str, Any], task: Task, needs: Truth) -> dict[str, Any]:
+    """The counted metrics and those with a formula, in the table's order; then what has no row.
 
-    figures: metrics of one task and truth by name, each a number or an array of numbers.
+    counted: metrics of one task and truth by name, each a number or an array of numbers.
     """
     rows = [row for row in ROWS if (row.task, row.needs) == (task, needs)]
-    derived = {row.name: row.formula(figures) for row in rows if row.formula is not None}
-    found = {**figures, **derived}
+    derived = {row.name: row.formula(counted) for row in rows if row.formula is not None}
+    found = {**counted, **derived}
     ordered = {row.name: found[row.name] for row in rows if row.name in found}
     return ordered | found
 

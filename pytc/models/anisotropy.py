@@ -1,7 +1,7 @@
 """Kernels and strides along each axis, from the voxel size: nnU-Net's rule.
 
 Where voxels along an axis are at least twice as large as along the finest axis, as across thick
-sections, neighbours along it have little in common. There kernels have size 1 along that axis, and
+sections, neighbours along it have little in common. So kernels have size 1 along that axis, and
 it is not downsampled, until downsampling the other axes has brought the ratio below 2. From that
 level on all axes are treated alike (Isensee et al. 2021, arXiv:1904.08128).
 """

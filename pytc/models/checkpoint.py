@@ -57,7 +57,7 @@ class Checkpoint(TypedDict, total=False):
 
 
 def save_checkpoint(path: Path, state: Checkpoint) -> None:
-    """Write `state` to `path`. If the process is killed, the old file or the new one is there."""
+    """Write `state` to `path`. If the process is killed, the old or the new file exists."""
     with replacing(path) as temporary, open(temporary, "wb") as file:
         try:
             torch.save(state, file)

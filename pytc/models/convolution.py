@@ -275,7 +275,7 @@ def _parts_by_columns(x: Tensor, weight: Tensor) -> Iterator[tuple[Tensor, slice
     """Divides the kernel into parts of at most FAST_COLUMNS columns.
 
     Yields (image, columns, padding) for each part: the image, padded or cut along x so that the
-    part meets it in the right place; the columns of the kernel; the padding along y and x that
+    part meets the right pixels; the columns of the kernel; the padding along y and x that
     remains to be done.
     """
     height, width = weight.shape[3:]

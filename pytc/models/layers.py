@@ -14,8 +14,8 @@ class InstanceNorm(nn.Module):
     The same as `nn.GroupNorm(channels, channels)`.
 
     x: (B, C, ...) -> the same. Computed as the batch normalisation of single samples, whose kernels
-    know channels-last: there PyTorch's group normalisation is slow in its backward pass, and its
-    instance normalisation drops the layout (benchmarks/layout.py).
+    support channels-last. In that layout PyTorch's group normalisation has a slow backward pass,
+    and its instance normalisation drops the layout (benchmarks/layout.py).
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, affine: bool = True):

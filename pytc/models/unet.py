@@ -151,7 +151,7 @@ class ResidualBlock(nn.Module):
 
 
 class Rise(nn.Conv3d):
-    """Features narrowed at their own, cheaper resolution, then repeated.
+    """Features narrowed at the lower, cheaper resolution, then repeated.
 
     (B, C, Z, ...) -> (B, D, Z * s, ...)
     """

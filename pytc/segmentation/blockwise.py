@@ -57,7 +57,7 @@ def segment_volume(
     _require_in_memory(affinities.spatial_shape, planes, config)
 
     output = Path(output)
-    # single files appear when they are whole; a Zarr array takes its place then
+    # a single file appears when it is whole; so a Zarr array is renamed when it is whole
     whole: AbstractContextManager[Path] = nullcontext(output)
     if any(part.endswith(".zarr") for part in output.parts):
         whole = replacing(output)

@@ -69,7 +69,7 @@ def connected_components_3d(
 
 
 def _warn_of_zeros_and_ones(edges: np.ndarray) -> None:
-    """Tell whoever has stored decided edges as 0 and 1 why there is no component."""
+    """Warn a user who has stored edges as 0 and 1 that uint8 means value / 255."""
     if edges.size > 0 and edges.max() == 1:
         warnings.warn(
             "no component found: uint8 affinities stand for value / 255, and none is above 1; "

@@ -116,9 +116,9 @@ def edge_flags(
 ) -> None:
     """Fills `flags` (stop - start, Y, X) uint8 with the edges of each voxel.
 
-    Bits 1, 2, 4 of v tell of an edge to the next voxel along z, y, x. `affinities` (3, Z, Y, X) as
-    `comparable` gives them, planes start to stop; edges that leave the volume or have an end
-    outside `mask` (Z, Y, X) bool or None are not edges.
+    Bits 1, 2, 4 of voxel v are set if it has an edge to the next voxel along z, y, x.
+    `affinities` (3, Z, Y, X) as `comparable` gives them, planes start to stop; edges that leave
+    the volume or have an end outside `mask` (Z, Y, X) bool or None are not edges.
     """
     _threshold(
         affinities[0, start:stop],
@@ -234,12 +234,12 @@ def descending_edges(
         planes.append((found[:count].copy(), found_levels[:count].copy()))
 
     from_the_top = counts[::-1].cumsum()
-    places = from_the_top[::-1] - counts  # where each bucket begins
+    next_index = from_the_top[::-1] - counts  # of each bucket; at first, where it begins
     edges: np.ndarray = np.empty((counts.sum(), 2), fragments.dtype)
     strides = np.array([height * width, width, 1])
-    planes.reverse()  # so that each can be let go once its edges have their places
+    planes.reverse()  # so that each can be let go once its edges are written
     for z in range(start, stop):
-        _place(*planes.pop(), fragments[z : z + 2].ravel(), strides, places, edges)
+        _write_to_buckets(*planes.pop(), fragments[z : z + 2].ravel(), strides, next_index, edges)
     return edges, from_the_top[:-1]
 
 
@@ -296,21 +296,21 @@ def _find_edges(
 
 
 @compiled
-def _place(
+def _write_to_buckets(
     found: np.ndarray,
     levels: np.ndarray,
     fragments: np.ndarray,
     strides: np.ndarray,
-    places: np.ndarray,
+    next_index: np.ndarray,
     edges: np.ndarray,
 ) -> None:
-    """Writes each edge of a plane to the next place of its bucket.
+    """Writes each edge of a plane to the next free row of its bucket.
 
     fragments: of this plane and the next, flat; strides: from a voxel to the next along each axis.
     """
     for n in range(len(found)):
         edge, level = np.int64(found[n]), np.int64(levels[n])
-        place = places[level]
-        places[level] = place + 1
+        row = next_index[level]
+        next_index[level] = row + 1
         voxel = edge >> 2
-        edges[place, 0], edges[place, 1] = fragments[voxel], fragments[voxel + strides[edge & 3]]
+        edges[row, 0], edges[row, 1] = fragments[voxel], fragments[voxel + strides[edge & 3]]

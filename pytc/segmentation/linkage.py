@@ -6,8 +6,8 @@
         for each neighbour c of both:  edge(ab, c) = edge(a, c) + edge(b, c)
 
 Agglomerative clustering (Lance and Williams, 1967) by a binary heap with lazy deletion: an edge
-whose mean changes enters the heap again, and an entry that no longer tells its edge's mean is
-passed over. Each fragment keeps a list of its edges; the shorter list of two is moved into the
+whose mean changes enters the heap again, and an entry whose mean is out of date is
+skipped. Each fragment keeps a list of its edges; the shorter list of two is moved into the
 longer, and a hash table finds the edge between two fragments. Cost: O(E log E log V) time, about
 100 bytes an edge. Plain form: `plain.average_linkage`.
 """
@@ -148,7 +148,7 @@ def _add_up(
 ) -> int:
     """Makes one of two edges between `kept` and `neighbour`: the one of the lower index lives on.
 
-    item: the place of edge `moved` in the list of the fragment that is gone. Returns the size of
+    item: the position of edge `moved` in the list of the fragment that is gone. Returns the size of
     the heap.
     """
     moved_score, other_score = _mean(moved, sums, weights), _mean(other, sums, weights)

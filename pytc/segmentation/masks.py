@@ -1,4 +1,4 @@
-"""From stored probabilities to a stored mask, or to classes. Each output is whole, or not there."""
+"""From stored probabilities to a stored mask, or to classes. No output is left half written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

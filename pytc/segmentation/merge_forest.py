@@ -154,8 +154,8 @@ def _tracked(fragments: np.ndarray, slab: Slab, queried: np.ndarray | None) -> n
     if queried is None:
         return tracked
     # those that are asked for
-    own = queried.astype(np.int64) - slab.before
-    tracked[own[(own > 0) & (own < len(tracked))]] = True
+    in_slab = queried.astype(np.int64) - slab.before
+    tracked[in_slab[(in_slab > 0) & (in_slab < len(tracked))]] = True
     # those of the plane after: the next slab joins these, too
     tracked[slab.after - slab.before + 1 :] = True
     # those of the first plane, which have the lowest numbers: the slab before joins these, too

@@ -3,7 +3,7 @@
             offset (1 voxel)                 For each edge between two fragments, short or long, the
       +--------+--------+                    affinity is added to the pair (a, b). Long edges (10
       |   a    |   b    |                    voxels) see past a membrane's weak spot; they weigh
-      |     o--|--o     |  in the pair       less because neighbouring ones tell nearly the same.
+      |     o--|--o     |  in the pair       less because neighbouring ones say nearly the same.
       |  o-----|-----o  |  (a, b)
       +--------+--------+
          long offset (10 voxels)

@@ -59,7 +59,7 @@ def write_tree(
     config: SegmentationConfig,
     voxel_size: Lengths | None,
 ) -> None:
-    """Store what was made of a prediction beside it, in place of what an earlier decode left.
+    """Store what was made of a prediction beside it, instead of what an earlier decode left.
 
     An array of another program gets nothing beside it: no key says what it was made from.
     """

@@ -200,9 +200,9 @@ def _counting_sort(ends: np.ndarray, levels: np.ndarray) -> np.ndarray:
         starts[i], total = total, total + starts[i]
     ordered = np.empty_like(ends)
     for edge in range(len(levels)):
-        place = starts[highest - levels[edge]]
+        row = starts[highest - levels[edge]]
         starts[highest - levels[edge]] += 1
-        ordered[place] = ends[edge]
+        ordered[row] = ends[edge]
     return ordered
 
 

@@ -131,7 +131,7 @@ def joined(ranks: Ranks, device: torch.device):
 
     When the block ends, nothing may hold the group any more (a DistributedDataParallel does):
     destroying it then ends gloo's worker threads. A thread that lives on may still own the tensors
-    of the last collective when the interpreter exits; it cannot free them there, and aborts the
+    of the last collective when the interpreter exits; it cannot free them by then, and aborts the
     process.
 
     If a rank raises, the process group is deliberately not destroyed: the other ranks may be
@@ -148,8 +148,8 @@ def joined(ranks: Ranks, device: torch.device):
     # DistributedDataParallel imports it; here there is no group yet.
     importlib.import_module("torch.distributed.nn.functional")
     inherited = "TORCHELASTIC_RUN_ID" in os.environ  # torchrun's own store, which its agent serves
-    place = "env://" if inherited else meeting_point()
-    store, *_ = next(dist.rendezvous(place, ranks.rank, ranks.world, timeout=PATIENCE))
+    address = "env://" if inherited else meeting_point()
+    store, *_ = next(dist.rendezvous(address, ranks.rank, ranks.world, timeout=PATIENCE))
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
         rank=ranks.rank,

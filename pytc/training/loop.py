@@ -176,7 +176,7 @@ class Run:
                 self.loop.max_steps,
             )
 
-        # Data: every rank loads samples of its own.
+        # Data: every rank loads other samples.
         numbers = step_numbers(
             self.first_step,
             self.loop.batch_size,

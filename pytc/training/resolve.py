@@ -93,7 +93,7 @@ def cpu_variant(preset: Config, flags: Collection[str] = ()) -> Config:
         require(
             "model.mednext_size" not in flags or "model.architecture" in flags,
             "--system.no-cpu-variant with --model.mednext-size, as the small variant for a CPU "
-            "has a size of its own",
+            "has one fixed size",
             "--system.cpu-variant",
         )
         model = replace(
@@ -261,7 +261,7 @@ def check_resumed(config: Config, run: Path) -> None:
         asked = ", ".join(f"{change.field} {change.after!r}" for change in fixed)
         held = ", ".join(f"{change.before!r}" for change in fixed)
         raise ValueError(
-            f"expected {run} to go on with its own network, got {asked} for {held}; "
+            f"expected {run} to go on with the network that it has, got {asked} for {held}; "
             "start another run for it, by --model.pretrained from these weights if they fit"
         )
 

@@ -60,12 +60,12 @@ def validate_volumes(
     model.eval()
     scores = {}
     for name in list(volumes)[ranks.rank :: ranks.world]:
-        place = folder / name
-        shutil.rmtree(place, ignore_errors=True)
+        results = folder / name
+        shutil.rmtree(results, ignore_errors=True)
         try:
-            scores[name] = _score_volume(model, config, volumes[name], device, place)
+            scores[name] = _score_volume(model, config, volumes[name], device, results)
         finally:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(results, ignore_errors=True)
     model.train(was_training)
     for of_rank in ranks.gather(scores):
         scores |= of_rank

@@ -22,16 +22,16 @@ from reference_segmentation import edges_between, skeleton_cases, volume_cases
 HERE = Path(__file__).parent
 
 
-def record(name, figures):
-    (HERE / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+def record(name, scores):
+    (HERE / f"{name}.json").write_text(json.dumps(scores, indent=1) + "\n")
 
 
-def overlap_figures(truth, segmentation):
+def overlap_scores(truth, segmentation):
     report = rand_voi(truth, segmentation)
     return {name: report[name] for name in ("voi_split", "voi_merge", "rand_split", "rand_merge")}
 
 
-def skeleton_figures(ids, positions, nm, edges, segments):
+def skeleton_scores(ids, positions, nm, edges, segments):
     graph = networkx.Graph()
     for node, (i, position) in enumerate(zip(ids, nm)):
         graph.add_node(node, id=int(i), index_position=(node, 0, 0), nm_position=position)
@@ -44,7 +44,7 @@ def skeleton_figures(ids, positions, nm, edges, segments):
     return {name: float(value) for name, value in report.items()}
 
 
-def detail_figures(ids, positions, nm, edges, segments):
+def detail_scores(ids, positions, nm, edges, segments):
     """rand_voi's report over nodes; run lengths and errors with edges between skeletons, too."""
     report = rand_voi(ids, np.ascontiguousarray(segments), return_cluster_scores=True)
     graph = networkx.Graph()
@@ -69,6 +69,6 @@ def detail_figures(ids, positions, nm, edges, segments):
 
 
 if __name__ == "__main__":
-    record("overlap", {name: overlap_figures(*case) for name, *case in volume_cases()})
-    record("skeleton", {name: skeleton_figures(*case) for name, *case in skeleton_cases()})
-    record("skeleton_details", {name: detail_figures(*case) for name, *case in skeleton_cases()})
+    record("overlap", {name: overlap_scores(*case) for name, *case in volume_cases()})
+    record("skeleton", {name: skeleton_scores(*case) for name, *case in skeleton_cases()})
+    record("skeleton_details", {name: detail_scores(*case) for name, *case in skeleton_cases()})

@@ -128,7 +128,7 @@ def _across_random_axes(
 ) -> torch.Tensor:
     """Damage slices of each sample across a random axis, which follows from its key.
 
-    function: the augmentation; each has axes of its own.
+    function: the augmentation; each draws its axes.
     """
     rng = SampleRandom(keys, function.__name__)
     axes = SampleRandom(keys, f"{function.__name__} axis").integers(0, 3).flatten().tolist()

@@ -22,7 +22,7 @@ SHORTEST_NEURITE = 48.0  # shorter neurites are left out; their neighbours take 
 class Tree:
     """A neurite's walk.
 
-    points (N, 3) in units, the node each one continues (-1: none), and the radius there.
+    points (N, 3) in units, the node each one continues (-1: none), and the radius at each.
     """
 
     points: list[np.ndarray]
