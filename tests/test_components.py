@@ -89,18 +89,15 @@ def test_equals_cc3d_and_scipy(dtype):
                 )
 
 
-def test_min_size_and_mask():
+def test_min_size():
     rng = np.random.default_rng(1)
     for shape in [(6, 7, 8), (1, 9, 9), (9, 1, 2), (2, 2, 30)]:
         affinities = random_affinities(rng, shape)
-        mask = rng.random(shape) > 0.2
         for min_size in (0, 1, 2, 3, 10, 1000):
             for threads in (1, 3):
                 np.testing.assert_array_equal(
-                    connected_components_3d(
-                        affinities, 0.7, min_size=min_size, mask=mask, threads=threads
-                    ),
-                    plain.flood_fill(affinities, 0.7, min_size, mask),
+                    connected_components_3d(affinities, 0.7, min_size=min_size, threads=threads),
+                    plain.flood_fill(affinities, 0.7, min_size),
                 )
 
 
@@ -230,10 +227,9 @@ def test_unit_offsets_are_found():
 def test_long_range_affinities_never_join_and_options_are_passed_on():
     affinities = random_affinities(np.random.default_rng(5), (4, 5, 6))
     six = np.concatenate([affinities, 1 - affinities])
-    mask = np.random.default_rng(6).random((4, 5, 6)) > 0.2
     with pytest.warns(UserWarning, match="short-range affinities alone"):
-        labels = affinities_to_segmentation(six, 0.6, True, min_size=3, mask=mask, threads=2)
-    np.testing.assert_array_equal(labels, plain.flood_fill(affinities, 0.6, 3, mask))
+        labels = affinities_to_segmentation(six, 0.6, True, min_size=3, threads=2)
+    np.testing.assert_array_equal(labels, plain.flood_fill(affinities, 0.6, 3))
     with pytest.raises(TypeError, match=r"affinities_to_segmentation\(\) got an unexpected"):
         affinities_to_segmentation(six, 0.6, grow=True)
 
@@ -289,7 +285,6 @@ def test_edges_as_0_and_1_in_uint8_give_a_warning():
             r"as a NumPy array, got torch.Tensor; its \.numpy\(\) makes one",
         ),
         (lambda a: connected_components_3d(a, np.nan), "finite"),
-        (lambda a: connected_components_3d(a, 0.5, mask=np.ones((2, 2, 2), bool)), "mask"),
         (lambda a: affinities_to_segmentation(a, offsets=SHORT_AND_LONG), "6 offsets, got 3"),
         (
             lambda a: affinities_to_segmentation(a, offsets=[(2, 0, 0), (0, 1, 0), (0, 0, 1)]),

@@ -52,9 +52,7 @@ def test_table_of_any_dtype(dtype):
 def test_unlabelled_voxels_do_not_count(marker):
     truth = np.array([1, 1, 2, 2, 2, marker, marker], marker.dtype)
     segmentation = np.array([7, 7, 8, 8, 8, 7, 9], np.uint32)
-    mask = np.array([1, 1, 1, 1, 0, 1, 1], bool)
     assert as_counter(contingency_table(truth, segmentation)) == {(1, 7): 2, (2, 8): 3}
-    assert as_counter(contingency_table(truth, segmentation, mask)) == {(1, 7): 2, (2, 8): 2}
     assert overlap_metrics(truth, segmentation)["voi_sum"] == 0
 
 
@@ -69,23 +67,19 @@ def test_rows_are_sorted_and_distinct_after_growth():
     np.testing.assert_array_equal(table.count, counts)
 
 
-def test_unlabelled_and_masked_voxels_do_not_count(tmp_path):
+def test_unlabelled_voxels_of_a_volume_do_not_count(tmp_path):
     rng = np.random.default_rng(2)
     truth, segmentation = rng.integers(-1, 4, (6, 7, 8)), rng.integers(0, 4, (6, 7, 8))
-    mask = rng.random(truth.shape) > 0.3
-    counted = mask & (truth >= 0)
+    counted = truth >= 0
     expected = slow_table(truth[counted], segmentation[counted])
-    assert as_counter(contingency_table(truth, segmentation, mask)) == expected
-    assert (
-        as_counter(contingency_table(np.asfortranarray(truth), segmentation, mask.astype(np.uint8)))
-        == expected
-    )
-    assert overlap_metrics(truth, segmentation, mask) == pytest.approx(
+    assert as_counter(contingency_table(truth, segmentation)) == expected
+    assert as_counter(contingency_table(np.asfortranarray(truth), segmentation)) == expected
+    assert overlap_metrics(truth, segmentation) == pytest.approx(
         slow_overlap(truth[counted], segmentation[counted])
     )
     with create_volume(tmp_path / "s.zarr", truth.shape, np.int64, chunks=(2, 3, 4)) as volume:
         volume[...] = segmentation
-    assert as_counter(contingency_table(truth, open_volume(tmp_path / "s.zarr"), mask)) == expected
+    assert as_counter(contingency_table(truth, open_volume(tmp_path / "s.zarr"))) == expected
 
 
 @pytest.mark.parametrize("name, truth, segmentation", VOLUMES, ids=[name for name, *_ in VOLUMES])
@@ -124,20 +118,19 @@ def test_scores_counted_by_hand():
 
 
 @pytest.mark.parametrize(
-    "truth, segmentation, mask, message",
+    "truth, segmentation, message",
     [
-        (np.ones(3), np.ones(3, int), None, "truth of dtype float64"),
-        (np.ones(3, int), np.ones(3, np.float16), None, "segmentation of dtype float16"),
-        (np.ones(3, int), np.ones(4, int), None, "shape"),
-        (np.ones(3, int), np.ones(3, int), np.ones((3, 1), bool), "mask of"),
-        (np.ones(3, int), np.array([0, -1, 2]), None, "0 or more, got -1"),
-        (np.zeros(3, int), np.ones(3, int), None, "at least one voxel"),
-        (np.ones(3, int), np.ones(3, int), np.zeros(3, bool), "at least one voxel"),
+        (np.ones(3), np.ones(3, int), "truth of dtype float64"),
+        (np.ones(3, int), np.ones(3, np.float16), "segmentation of dtype float16"),
+        (np.ones(3, int), np.ones(4, int), "shape"),
+        (np.ones(3, int), np.array([0, -1, 2]), "0 or more, got -1"),
+        (np.zeros(3, int), np.ones(3, int), "at least one voxel"),
+        (np.full(3, -1), np.ones(3, int), "at least one voxel"),
     ],
 )
-def test_refuses(truth, segmentation, mask, message):
+def test_refuses(truth, segmentation, message):
     with pytest.raises(ValueError, match=message):
-        overlap_metrics(truth, segmentation, mask)
+        overlap_metrics(truth, segmentation)
 
 
 def test_semantic_metrics():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import typing
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, ROWS, full_name, headlines, metric, metric_names, panels
 from pytc.models.checkpoint import loss_of
-from pytc.target_kinds import TARGET_KINDS, target_kind
+from pytc.target_kinds import TARGET_KINDS, TargetName, target_kind
 from pytc.thresholds import DEFAULT_THRESHOLDS, parse_thresholds
 from pytc.training.checkpoint_keeper import CheckpointKeeper
 
@@ -120,6 +121,10 @@ def test_thresholds_are_numbers_and_ranges():
     for words in (["a"], ["0.1:0.9"], ["0.9:0.1:0.05"], ["0.1:0.9:0"], ["0:2:0.5"], ["1:2:3:4"]):
         with pytest.raises(ValueError, match="expected (a threshold|thresholds in)"):
             parse_thresholds(words)
+
+
+def test_the_tables_of_targets_name_the_same_kinds():
+    assert typing.get_args(TargetName) == tuple(TARGET_KINDS) == tuple(targets.MAKERS)
 
 
 def test_a_target_kind_has_a_row_for_every_choice_of_the_config():

@@ -124,7 +124,6 @@ def threshold_sweep(
     labels: Labels | None = None,
     config: SegmentationConfig = SegmentationConfig(),
     offsets: Sequence[Sequence[int]] | None = None,
-    mask: np.ndarray | None = None,
     voxel_size: Lengths | None = None,
 ) -> Sweep:
     """Segment at each threshold, and score.
@@ -134,7 +133,7 @@ def threshold_sweep(
         skeleton_path: skeletons, as anything that `SkeletonMetrics` takes.
         thresholds: in any order; None for DEFAULT_THRESHOLDS.
         metric: picks the best threshold.
-        labels: (Z, Y, X), and a mask as in `overlap_metrics`.
+        labels: (Z, Y, X), as the truth of `overlap_metrics`.
         config: the method, and its settings other than the threshold.
         offsets: (C, 3) voxels; None where the first three channels are those to the next voxel
             along z, y and x.
@@ -166,7 +165,7 @@ def threshold_sweep(
         needed = skeletons.segments_at_nodes
     descending = sorted(set(thresholds), reverse=True)
     levels = decode_levels(affinities, offsets, config, descending, voxel_size, needed=needed)
-    rows = score_levels(levels, descending, skeletons, labels, mask)
+    rows = score_levels(levels, descending, skeletons, labels)
     return sweep_result([rows[threshold] for threshold in thresholds], metric)
 
 
@@ -175,15 +174,14 @@ def score_levels(
     descending: Sequence[float],
     skeletons: SkeletonMetrics | None,
     labels: Labels | None,
-    mask: np.ndarray | None = None,
 ) -> dict[float, dict[str, float]]:
     """{threshold: its row of a sweep} of segmentations that levels hold.
 
     Args:
         levels: of `descending`, the thresholds.
-        labels, mask: as in `threshold_sweep`.
+        labels: as in `threshold_sweep`.
     """
-    scored = (row for group in levels for row in _score_group(group, skeletons, labels, mask))
+    scored = (row for group in levels for row in _score_group(group, skeletons, labels))
     rows = {}
     for threshold, scores in zip(track(descending, "scored", "thresholds"), scored):
         rows[threshold] = {"threshold": float(threshold), **scores}
@@ -194,7 +192,6 @@ def _score_group(
     levels: Levels,
     skeletons: SkeletonMetrics | None,
     labels: Labels | None,
-    mask: np.ndarray | None,
 ) -> Iterator[dict[str, float]]:
     """The scores at each threshold of the levels.
 
@@ -207,7 +204,7 @@ def _score_group(
             fragments_of_nodes = skeletons.segments_at_nodes(levels.fragments)
         at_nodes, distinct = number_ids(fragments_of_nodes)
     if labels is not None:
-        truth, fragments, count = count_pairs(labels, levels.fragments, mask)
+        truth, fragments, count = count_pairs(labels, levels.fragments)
     for segments_of in levels.segments:
         scores: dict[str, float] = {}
         if skeletons is not None:

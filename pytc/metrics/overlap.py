@@ -37,24 +37,22 @@ PairCounts = tuple[np.ndarray, np.ndarray, np.ndarray]  # true labels, segments,
 def contingency_table(
     truth: Labels,
     segmentation: Labels,
-    mask: Labels | None = None,
     *,
     threads: int | None = None,
 ) -> Contingency:
     """How often each pair of labels occurs at the same voxel, 0 included.
 
     truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in
-    one pass, by slabs along the first axis. Voxels where mask (bool, same shape) is False or truth
-    is unlabelled (negative, or the maximum of uint32 or uint64) do not count. ValueError for other
-    dtypes, shapes that differ, and negative segments.
+    one pass, by slabs along the first axis. Voxels whose truth is unlabelled (negative, or the
+    maximum of uint32 or uint64) do not count. ValueError for other dtypes, shapes that differ, and
+    negative segments.
     """
-    return _sorted_table(*count_pairs(truth, segmentation, mask, threads=threads))
+    return _sorted_table(*count_pairs(truth, segmentation, threads=threads))
 
 
 def count_pairs(
     truth: Labels,
     segmentation: Labels,
-    mask: Labels | None = None,
     *,
     threads: int | None = None,
 ) -> PairCounts:
@@ -62,23 +60,16 @@ def count_pairs(
     for name, labels in (("truth", truth), ("segmentation", segmentation)):
         if np.dtype(labels.dtype).kind not in "iub":
             raise ValueError(f"expected integer labels, got a {name} of dtype {labels.dtype}")
-    for name, other in (("segmentation", segmentation), ("mask", mask)):
-        if other is not None and tuple(other.shape) != tuple(truth.shape):
-            raise ValueError(
-                f"expected a {name} of the truth's shape {tuple(truth.shape)}, "
-                f"got {tuple(other.shape)}"
-            )
+    if tuple(segmentation.shape) != tuple(truth.shape):
+        raise ValueError(
+            f"expected a segmentation of the truth's shape {tuple(truth.shape)}, "
+            f"got {tuple(segmentation.shape)}"
+        )
 
     # each thread counts whole chunks of a stored volume at a time
     slabs = [slice(start, start + CHUNK) for start in range(0, max(1, truth.shape[0]), CHUNK)]
     with ThreadPoolExecutor(threads or _all_threads()) as pool:
-        parts = pool.map(
-            lambda slab: _count(
-                truth[slab], segmentation[slab], None if mask is None else mask[slab]
-            ),
-            slabs,
-        )
-        return _joined(parts)
+        return _joined(pool.map(lambda slab: _count(truth[slab], segmentation[slab]), slabs))
 
 
 def _all_threads() -> int:
@@ -91,19 +82,14 @@ def _joined(parts: Iterable[PairCounts]) -> PairCounts:
     return np.concatenate(truth), np.concatenate(segmentation), np.concatenate(count)
 
 
-def _count(
-    truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None = None
-) -> PairCounts:
+def _count(truth: np.ndarray, segmentation: np.ndarray) -> PairCounts:
     """Distinct pairs of labels in arrays of one shape."""
     truth, segmentation = truth.reshape(-1), segmentation.reshape(-1)
-    if mask is not None:
-        mask = mask.reshape(-1)
     table = empty_table()
     buffer = np.empty(min(PIECE, len(truth)), np.int64)
     for start in range(0, len(truth), PIECE):
         piece = slice(start, start + PIECE)
-        of_mask = None if mask is None else mask[piece]
-        pairs = _labelled(truth[piece], segmentation[piece], of_mask)
+        pairs = _labelled(truth[piece], segmentation[piece])
         starts = _run_starts(*pairs, buffer)
         lengths = np.diff(starts, append=len(pairs[0]))
         true_runs, segment_runs = (labels[starts].astype(np.uint64) for labels in pairs)
@@ -140,19 +126,14 @@ def _indices_of_true(flags: np.ndarray, indices: np.ndarray) -> int:
     return count
 
 
-def _labelled(
-    truth: np.ndarray, segmentation: np.ndarray, mask: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _labelled(truth: np.ndarray, segmentation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Without the voxels that do not count."""
     if segmentation.dtype.kind == "i" and segmentation.min() < 0:
         raise ValueError(f"expected segments of 0 or more, got {segmentation.min()}")
-    counts = None if mask is None else mask != 0
-    if has_unlabelled(truth):
-        labelled = ~is_unlabelled(truth)
-        counts = labelled if counts is None else labelled & counts
-    if counts is None:
+    if not has_unlabelled(truth):
         return truth, segmentation
-    return truth[counts], segmentation[counts]
+    labelled = ~is_unlabelled(truth)
+    return truth[labelled], segmentation[labelled]
 
 
 def _sorted_table(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarray) -> Contingency:
@@ -183,9 +164,7 @@ def table_of_pairs(truth: np.ndarray, segmentation: np.ndarray, count: np.ndarra
         return _sorted_table(*_joined(pool.map(add, parts)))
 
 
-def overlap_metrics(
-    truth: Labels, segmentation: Labels, mask: Labels | None = None
-) -> dict[str, float]:
+def overlap_metrics(truth: Labels, segmentation: Labels) -> dict[str, float]:
     """Scores of a segmentation against dense labels; inputs as in `contingency_table`.
 
     Voxels with truth 0 do not count; predicted 0 counts as one segment (as funlib.evaluate and
@@ -196,7 +175,7 @@ def overlap_metrics(
     "Comparing clusterings" (2007); Arganda-Carreras et al., "Crowdsourcing the creation of image
     segmentation algorithms for connectomics" (2015).
     """
-    return metrics_of_table(contingency_table(truth, segmentation, mask))
+    return metrics_of_table(contingency_table(truth, segmentation))
 
 
 def metrics_of_table(table: Contingency) -> dict[str, float]:

@@ -183,7 +183,7 @@ def _component_slabs(
         )
         if before:
             flags = np.empty((1, *plane), np.uint8)
-            edge_flags(comparable(values), ranges, 0, 1, None, flags)
+            edge_flags(comparable(values), ranges, 0, 1, flags)
             join_face(flags[0], last_labels, slab[0], first[-2], first[-1], parents)
         if config.min_size > 1:
             sizes.append(component_sizes(slab, count)[1:])

@@ -31,7 +31,6 @@ def connected_components_3d(
     threshold: float = 0.5,
     *,
     min_size: int = 0,
-    mask: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
     """Components of voxels joined by affinities above a threshold.
@@ -39,8 +38,7 @@ def connected_components_3d(
     affinities (3 or more, Z, Y, X): channels 0, 1, 2 at v are the edges to v + (1, 0, 0),
     (0, 1, 0), (0, 0, 1), true where value > threshold, compared exactly; further channels are not
     read. float16, float32, float64, bool or an integer dtype; uint8 stands for value / 255, as
-    predictions are stored. Any memory order; nothing is copied. mask (Z, Y, X) bool: voxels outside
-    it have no edges.
+    predictions are stored. Any memory order; nothing is copied.
 
     Returns labels (Z, Y, X) uint32 (uint64 above 2^32 - 1 voxels): 0 where a voxel has no true edge
     to any neighbour or its component has fewer than min_size voxels, otherwise 1, 2, ... in raster
@@ -55,14 +53,10 @@ def connected_components_3d(
     """
     check_affinities(affinities, integers=True)
     shape = affinities.shape[1:]
-    if mask is not None and (mask.shape != shape or mask.dtype != np.bool_):
-        raise ValueError(f"expected a bool mask of shape {shape}, got {mask.dtype} {mask.shape}")
     ranges = ranges_above(threshold, affinities.dtype)
     edges = comparable(affinities[:3])
     labels: np.ndarray = np.empty(shape, label_dtype(shape))
-    count = label_planes(
-        edges, ranges, 0, shape[0], labels, mask=mask, min_size=min_size, threads=threads
-    )
+    count = label_planes(edges, ranges, 0, shape[0], labels, min_size=min_size, threads=threads)
     if count == 0 and edges.dtype == np.uint8 and affinities.dtype == np.uint8:
         _warn_of_zeros_and_ones(edges)
     return labels
@@ -85,7 +79,6 @@ def affinities_to_segmentation(
     *,
     offsets: Sequence[Sequence[int]] | None = None,
     min_size: int = 0,
-    mask: np.ndarray | None = None,
     threads: int | None = None,
 ) -> np.ndarray:
     """Components of an affinity volume by its three short channels, those to the next voxels.
@@ -99,7 +92,7 @@ def affinities_to_segmentation(
     if use_long_range:
         warnings.warn("components are joined by short-range affinities alone", stacklevel=2)
     return connected_components_3d(
-        short_range(affinities, offsets), threshold, min_size=min_size, mask=mask, threads=threads
+        short_range(affinities, offsets), threshold, min_size=min_size, threads=threads
     )
 
 
@@ -110,7 +103,6 @@ def label_planes(
     stop: int,
     labels: np.ndarray,
     *,
-    mask: np.ndarray | None = None,
     min_size: int = 0,
     threads: int | None = None,
 ) -> int:
@@ -126,7 +118,7 @@ def label_planes(
     slabs = [labels[a:b] for a, b in bounds]
 
     def label(bound: tuple[int, int], slab: np.ndarray) -> int:
-        return label_slab(edges, ranges, start + bound[0], start + bound[1], slab, mask=mask)
+        return label_slab(edges, ranges, start + bound[0], start + bound[1], slab)
 
     with ThreadPoolExecutor(len(slabs)) as pool:
         counts = list(pool.map(label, bounds, slabs))
@@ -135,7 +127,7 @@ def label_planes(
         flags = np.empty((1, *labels.shape[1:]), np.uint8)
         for i in range(1, len(slabs)):
             last_plane = start + bounds[i][0] - 1
-            edge_flags(edges, ranges, last_plane, last_plane + 1, mask, flags)
+            edge_flags(edges, ranges, last_plane, last_plane + 1, flags)
             join_face(flags[0], slabs[i - 1][-1], slabs[i][0], before[i - 1], before[i], parents)
 
         sizes = np.zeros(0, np.int64)

@@ -111,7 +111,6 @@ def edge_flags(
     ranges: Ranges,
     start: int,
     stop: int,
-    mask: np.ndarray | None,
     flags: np.ndarray,
 ) -> None:
     """Fills `flags` (stop - start, Y, X) uint8 with the edges of each voxel.
@@ -134,13 +133,6 @@ def edge_flags(
         flags[-1:] &= 6
     flags[:, -1:] &= 5
     flags[:, :, -1:] &= 3
-    if mask is not None:
-        inside = mask[start:stop]
-        below = mask[start + 1 : stop + 1]
-        flags[: len(below)][~below] &= 6
-        flags[:, :-1][~inside[:, 1:]] &= 5
-        flags[:, :, :-1][~inside[:, :, 1:]] &= 3
-        flags[~inside] = 0
 
 
 @compiled
@@ -228,7 +220,7 @@ def descending_edges(
     counts = np.zeros(len(floors) + 1, np.int64)  # of bucket k: above k of the floors
     planes = []
     for z in range(start, stop):
-        edge_flags(values, ranges, z, z + 1, None, inside)
+        edge_flags(values, ranges, z, z + 1, inside)
         _drop_within_fragments(inside[0], fragments[z], fragments[min(z + 1, depth - 1)])
         count = _find_edges(words, values[:, z], levels, floors, found, found_levels, counts)
         planes.append((found[:count].copy(), found_levels[:count].copy()))

@@ -33,8 +33,6 @@ def label_slab(
     stop: int,
     labels: np.ndarray,
     shared: np.ndarray | None = None,
-    *,
-    mask: np.ndarray | None = None,
 ) -> int:
     """Fills `labels` (stop - start, Y, X) with the components of these planes, numbered from 1.
 
@@ -45,7 +43,6 @@ def label_slab(
         ranges: as `ranges_above` gives them.
         shared: (labels.size + 1,) bool. If given, a voxel without an edge is a component too, not
             0, and shared[n] becomes whether component n has two voxels or more.
-        mask: (Z, Y, X) bool; voxels outside it have no edges.
 
     Returns:
         The number of components.
@@ -58,11 +55,11 @@ def label_slab(
     step = max(1, FLAG_BYTES // labels[0].size)
     flags = np.zeros((step + 1, *labels.shape[1:]), np.uint8)  # plane 0: the one before
     if start > 0:
-        edge_flags(edges, ranges, start - 1, start, mask, flags[:1])
+        edge_flags(edges, ranges, start - 1, start, flags[:1])
     events = np.empty(labels.shape[2], np.uint8)
     for z in range(start, stop, step):
         planes = min(step, stop - z)
-        edge_flags(edges, ranges, z, z + planes, mask, flags[1 : planes + 1])
+        edge_flags(edges, ranges, z, z + planes, flags[1 : planes + 1])
         runs_are_long = _are_runs_long(flags[1 : planes + 1])
         _link_runs(flags[: planes + 1], labels, z - start, with_lone_voxels, runs_are_long, events)
         flags[0] = flags[planes]

@@ -41,16 +41,13 @@ def affinity_edges(
                 yield float(affinities[(channel, *voxel)]) / scale, voxel, other, channel
 
 
-def flood_fill(
-    affinities: np.ndarray, threshold: float, min_size: int = 0, mask: np.ndarray | None = None
-) -> np.ndarray:
+def flood_fill(affinities: np.ndarray, threshold: float, min_size: int = 0) -> np.ndarray:
     """Connected components: voxels joined by affinities above a threshold get one label.
 
     Args:
         affinities: (3 or more, Z, Y, X), of which channels 0, 1, 2 are read.
         threshold: compared in float64.
         min_size: smaller components, in voxels, get the label 0.
-        mask: (Z, Y, X) bool; voxels outside have no edges.
 
     Returns:
         Labels (Z, Y, X) int64, 1, 2, ... in raster order of each component's first voxel; 0 where
@@ -58,8 +55,7 @@ def flood_fill(
     """
     neighbours = defaultdict(list)
     for affinity, voxel, other, _ in affinity_edges(affinities):
-        is_inside = mask is None or (mask[voxel] and mask[other])
-        if is_inside and affinity > threshold:
+        if affinity > threshold:
             neighbours[voxel].append(other)
             neighbours[other].append(voxel)
 
