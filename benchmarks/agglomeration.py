@@ -47,14 +47,9 @@ def long_range(short: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = common.parser(__doc__, size=250, repeats=3)
     parser.add_argument("--affinities", help="stored volume of six channels, repeated to --size")
     parser.add_argument("--graph", type=int, default=150, help="fragments of the graph, by axis")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--slow-repeats", type=int, default=1, help="of the other packages")
     options = parser.parse_args()
     affinities, name = volume_of(options)

@@ -3,6 +3,7 @@
 Synthetic affinities, time and memory of a call, equality of partitions, one table.
 """
 
+import argparse
 import contextlib
 import io
 import os
@@ -23,6 +24,17 @@ from pytc.metrics.overlap import contingency_table
 EXTRA = "is needed: pip install -e '.[benchmarks]' in a clone"
 # voxels: a synthetic tissue of this edge is repeated, labels renumbered, until the volume is full
 TILE = 250
+
+
+def parser(description: str | None, *, size: int, repeats: int) -> argparse.ArgumentParser:
+    """A command line with --size, --seed and --repeats."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--size", type=int, default=size, help="voxels along each axis, if synthetic")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--repeats", type=int, default=repeats)
+    return made
 
 
 def synthetic_tissue(size: int, seed: int):

@@ -10,7 +10,6 @@ or the script fails. Memory is the peak over input and output. Each time is the 
 rounds, in which the routes take turns.
 """
 
-import argparse
 import sys
 
 import common
@@ -29,16 +28,9 @@ except ImportError as error:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--size", type=int, default=500, help="voxels along each axis of the synthetic volume"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    parser = common.parser(__doc__, size=500, repeats=3)
     parser.add_argument("--affinities", help="a stored volume, instead of the synthetic one")
     parser.add_argument("--threshold", type=float, default=0.5)
-    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     if options.affinities:
         stored = open_volume(options.affinities)

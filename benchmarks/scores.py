@@ -7,7 +7,6 @@ repository; its row is left out where it is not installed) the same VOI and Rand
 script fails. Each time is the fastest of several calls.
 """
 
-import argparse
 import sys
 
 import common
@@ -30,12 +29,7 @@ THRESHOLD = 0.5
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = common.parser(__doc__, size=250, repeats=5)
     options = parser.parse_args()
     truth, skeleton = common.synthetic_tissue(options.size, options.seed)
     skeleton = common.cut(skeleton, 3)

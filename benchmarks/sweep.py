@@ -10,7 +10,6 @@ in Markdown: the fastest of several rounds, in which the routes take turns, in s
 how many decodes that is. Rows of a sweep that differ from those of decoding afresh are an error.
 """
 
-import argparse
 import contextlib
 import io
 import sys
@@ -84,12 +83,7 @@ def times_of(routes, affinities, options) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=250, help="voxels along each axis")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser = common.parser(__doc__, size=250, repeats=5)
     parser.add_argument(
         "--slow-repeats", type=int, default=1, help="of routes that take tens of decodes"
     )

@@ -9,7 +9,6 @@ before and after the watershed; the second gives it for other routes from the sa
 segmentation. Each time is the fastest of several calls.
 """
 
-import argparse
 import contextlib
 import io
 
@@ -32,13 +31,7 @@ except ImportError as error:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--size", type=int, default=150, help="voxels along each axis of the synthetic volume"
-    )
-    parser.add_argument("--seed", type=int, default=0)
+    parser = common.parser(__doc__, size=150, repeats=5)
     parser.add_argument(
         "--affinities",
         help="stored volume with the attribute offsets, instead of the synthetic one",
@@ -48,7 +41,6 @@ def main() -> None:
         "--thresholds", type=float, nargs="+", default=[0.65, 0.69, 0.7, 0.71, 0.72, 0.75]
     )
     parser.add_argument("--min-sizes", type=int, nargs="+", default=[0, 200])
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--slow-repeats", type=int, default=1, help="of the other routes")
     options = parser.parse_args()
     if options.affinities:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from tiny_runs import ONE_STEP
 
 from pytc import cli, messages
 from pytc.main import VERBS, main
@@ -11,23 +12,6 @@ from pytc.messages import begin_verb, show_messages
 from pytc.progress import Progress, track
 
 LOGGER = logging.getLogger("pytc.some.module")
-CONFIG = """
-from pytc.config import Config, DataConfig, LoopConfig, ModelConfig
-from pytc.config import SyntheticConfig, SystemConfig
-config = Config(
-    name="small",
-    data=DataConfig(patch_size=(16, 16, 32), synthetic=SyntheticConfig(shape=(32, 32, 32))),
-    model=ModelConfig(
-        architecture="mednext_custom",
-        base_channels=4,
-        expansion=(1,) * 9,
-        block_counts=(1,) * 9,
-        deep_supervision=False,
-    ),
-    loop=LoopConfig(max_steps=1, batch_size=1, checkpoint_every=1),
-    system=SystemConfig(device="cpu", workers=0, threads=1),
-)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +68,7 @@ def test_every_verb_has_the_flag(verb, capsys):
 
 def test_a_quiet_verb_prints_its_result(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    Path("small.py").write_text(CONFIG)
+    Path("small.py").write_text(ONE_STEP)
 
     def said(verb, *words):
         verb([*words, "--quiet"])

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from tiny_runs import ONE_STEP
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "pytc")
@@ -71,25 +72,6 @@ print(pytc.__file__)
     assert "<html" in (tmp_path / "scores" / "report.html").read_text()
 
 
-CONFIG = """
-from pytc.config import Config, DataConfig, LoopConfig, ModelConfig
-from pytc.config import SyntheticConfig, SystemConfig
-config = Config(
-    name="small",
-    data=DataConfig(patch_size=(16, 16, 32), synthetic=SyntheticConfig(shape=(32, 32, 32))),
-    model=ModelConfig(
-        architecture="mednext_custom",
-        base_channels=4,
-        expansion=(1,) * 9,
-        block_counts=(1,) * 9,
-        deep_supervision=False,
-    ),
-    loop=LoopConfig(max_steps=1, batch_size=1, checkpoint_every=1),
-    system=SystemConfig(device="cpu", workers=0, threads=1),
-)
-"""
-
-
 def test_the_command_of_the_wheel_runs_the_three_verbs_outside_the_clone(installed, tmp_path):
     """By the entry point that the wheel names, in a folder that knows nothing of the clone."""
     (described,) = installed.glob("*.dist-info/entry_points.txt")
@@ -101,7 +83,7 @@ def test_the_command_of_the_wheel_runs_the_three_verbs_outside_the_clone(install
     command.write_text(f"from {module} import {function}\n{function}()\n")
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "small.py").write_text(CONFIG)
+    (folder / "small.py").write_text(ONE_STEP)
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTC_")}
     environment = {
         **clean,

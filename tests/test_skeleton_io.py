@@ -10,6 +10,7 @@ from public_data import needs, public_data
 from pytc.io.skeleton import Skeleton, as_skeleton, load_skeleton, save_skeleton
 
 FIB25 = public_data("fib25")
+POSITIONS = [[0, 0, 0], [3, 4, 0], [3, 4, 5], [6, 4, 0], [1, 1, 1], [1, 2, 1]]  # of `graph`
 
 
 def graph(as_array=tuple, nm=True):
@@ -41,14 +42,7 @@ def pickled(path, content, protocol=4):
 
 def check(skeleton):
     assert skeleton.ids.tolist() == [7, 7, 7, 7, 300, 300]
-    assert skeleton.positions.tolist() == [
-        [0, 0, 0],
-        [3, 4, 0],
-        [3, 4, 5],
-        [6, 4, 0],
-        [1, 1, 1],
-        [1, 2, 1],
-    ]
+    assert skeleton.positions.tolist() == POSITIONS
     np.testing.assert_array_equal(skeleton.nm, skeleton.positions * (30.0, 10.0, 10.0))
     assert sorted(map(sorted, skeleton.edges.tolist())) == [[0, 1], [1, 2], [1, 3], [4, 5]]
     np.testing.assert_allclose(sorted(skeleton.edge_lengths), [10, 50, 90, np.hypot(90, 40)])
@@ -215,14 +209,7 @@ def test_swc(tmp_path):
     (tmp_path / "b.swc").write_text(ALONE)
     skeleton = load_skeleton(tmp_path, voxel_size=(30, 10, 10))
     assert skeleton.ids.tolist() == [1, 1, 1, 1, 2, 2]
-    assert skeleton.positions.tolist() == [
-        [0, 0, 0],
-        [3, 4, 0],
-        [3, 4, 5],
-        [6, 4, 0],
-        [1, 1, 1],
-        [1, 2, 1],
-    ]
+    assert skeleton.positions.tolist() == POSITIONS
     np.testing.assert_allclose(sorted(skeleton.edge_lengths), [10, 50, 90, np.hypot(90, 40)])
     x_first = load_skeleton(tmp_path / "a.swc", voxel_size=(10, 10, 30), axes="xyz")
     assert x_first.positions.tolist() == [[0, 0, 0], [0, 4, 3], [5, 4, 3], [0, 4, 6]]

@@ -25,6 +25,24 @@ from pytc.models.checkpoint import load_checkpoint
 ROOT = Path(__file__).parent.parent
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 
+# A config file for a run of one step, to be written where `--config` names it.
+ONE_STEP = """
+from pytc.config import Config, DataConfig, LoopConfig, ModelConfig
+from pytc.config import SyntheticConfig, SystemConfig
+config = Config(
+    name="small",
+    data=DataConfig(patch_size=(16, 16, 32), synthetic=SyntheticConfig(shape=(32, 32, 32))),
+    model=ModelConfig(
+        architecture="mednext_custom",
+        base_channels=4,
+        expansion=(1,) * 9,
+        block_counts=(1,) * 9,
+        deep_supervision=False,
+    ),
+    loop=LoopConfig(max_steps=1, batch_size=1, checkpoint_every=1),
+    system=SystemConfig(device="cpu", workers=0, threads=1),
+)
+"""
 
 TORCHRUN = [
     sys.executable,

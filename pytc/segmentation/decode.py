@@ -237,8 +237,7 @@ def _component_levels(
             labels = connected_components_3d(steps, group[0], min_size=config.min_size)
             yield Levels(labels, iter([_unchanged]))
         else:
-            forest = build_merge_forest(steps, group, min_size=config.min_size, query=needed)
-            yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
+            yield _forest_levels(steps, config, group, needed, watershed=False)
 
 
 def _watershed_levels(
@@ -248,10 +247,21 @@ def _watershed_levels(
     needed: Needed,
 ) -> Iterator[Levels]:
     """As one group, since most of the time goes into edges below the last threshold."""
+    yield _forest_levels(affinities.steps, config, thresholds, needed, watershed=True)
+
+
+def _forest_levels(
+    steps: np.ndarray,
+    config: SegmentationConfig,
+    thresholds: Sequence[float],
+    needed: Needed,
+    *,
+    watershed: bool,
+) -> Levels:
     forest = build_merge_forest(
-        affinities.steps, thresholds, min_size=config.min_size, watershed=True, query=needed
+        steps, thresholds, min_size=config.min_size, watershed=watershed, query=needed
     )
-    yield Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
+    return Levels(forest.fragments, roots_at_thresholds(forest), forest.queried)
 
 
 def _agglomeration_levels(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pytc.checks import require
-from pytc.config import AugmentConfig
+from pytc.config import AugmentConfig, Lengths
 from pytc.data.augment import deformation, imaging
 from pytc.data.augment.imaging import drop_slices, shift_slices
 from pytc.data.counter_random import SampleRandom
@@ -20,7 +20,7 @@ __all__ = ["DropSliced", "ShiftSliced", "augment", "drop_slices", "section_axis"
 SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def section_axis(voxel_size: tuple[float, float, float]) -> int:
+def section_axis(voxel_size: Lengths) -> int:
     """The axis across which sections were cut: that of the largest voxels, the first if several."""
     return voxel_size.index(max(voxel_size))
 
@@ -30,7 +30,7 @@ def augment(
     labels: torch.Tensor | None,
     keys: torch.Tensor,
     config: AugmentConfig,
-    voxel_size: tuple[float, float, float],
+    voxel_size: Lengths,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Augment a batch as `config` says; what happens to a sample follows from its key alone.
 
@@ -49,9 +49,13 @@ def augment(
         ValueError: shapes or dtypes do not fit.
     """
     _check(image, labels, keys, voxel_size)
-    image, labels = _reorient(image, labels, keys, config, voxel_size)
+    # each voxel is copied once, through all permutations, turns and flips
+    orientations = _draw_orientations(image.shape[2:], keys, config, voxel_size)
+    image, labels = deformation.reorient(image, labels, orientations)
     image = to_float32(image, UINT8) if image.dtype == torch.uint8 else image.float()
-    image, labels = _deform(image, labels, keys, config, voxel_size)
+    # and resampled once, through the affine map and the elastic field
+    matrices, knots = _draw_deformations(image.shape[2:], keys, config, voxel_size)
+    image, labels = deformation.deform(image, labels, matrices, knots)
     axis = section_axis(voxel_size)
     image, labels = deformation.misalign(
         image,
@@ -71,15 +75,10 @@ def augment(
     return image, labels
 
 
-def _reorient(
-    image: torch.Tensor,
-    labels: torch.Tensor | None,
-    keys: torch.Tensor,
-    config: AugmentConfig,
-    voxel_size: tuple[float, float, float],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Permute, turn and mirror each sample, by copying its voxels once."""
-    shape = image.shape[2:]
+def _draw_orientations(
+    shape: deformation.Shape, keys: torch.Tensor, config: AugmentConfig, voxel_size: Lengths
+) -> torch.Tensor:
+    """How each sample is permuted, turned and mirrored, as for `deformation.reorient`."""
     permutations = deformation.draw_permutations(
         SampleRandom(keys, "permute_axes"), shape, prob=config.permute_prob, voxel_size=voxel_size
     )
@@ -91,18 +90,13 @@ def _reorient(
         axis=section_axis(voxel_size),
     )
     flips = deformation.draw_flips(SampleRandom(keys, "flip"), shape, prob=config.flip_prob)
-    return deformation.reorient(image, labels, flips @ turns @ permutations)
+    return flips @ turns @ permutations
 
 
-def _deform(
-    image: torch.Tensor,
-    labels: torch.Tensor | None,
-    keys: torch.Tensor,
-    config: AugmentConfig,
-    voxel_size: tuple[float, float, float],
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Resample each sample through its affine map and its elastic field, once for both."""
-    shape = image.shape[2:]
+def _draw_deformations(
+    shape: deformation.Shape, keys: torch.Tensor, config: AugmentConfig, voxel_size: Lengths
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """The affine map and the elastic field of each sample, as for `deformation.deform`."""
     matrices = deformation.draw_affine(
         SampleRandom(keys, "affine"),
         shape,
@@ -120,7 +114,7 @@ def _deform(
         magnitude=config.elastic_magnitude,
         voxel_size=voxel_size,
     )
-    return deformation.deform(image, labels, matrices, knots)
+    return matrices, knots
 
 
 def _across_random_axes(
@@ -149,7 +143,7 @@ def _check(
     image: torch.Tensor,
     labels: torch.Tensor | None,
     keys: torch.Tensor,
-    voxel_size: tuple[float, float, float],
+    voxel_size: Lengths,
 ) -> None:
     """ValueError if the arguments of `augment` do not fit."""
     is_image = image.ndim == 5 and (image.dtype == torch.uint8 or image.is_floating_point())
