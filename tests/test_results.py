@@ -150,6 +150,14 @@ def test_results_of_another_image_are_never_replaced():
     infer(settings(run, input="a.zarr/raw", output="mine"))
 
 
+def test_without_a_name_the_newest_run_predicts():
+    make_run(with_volumes(volume("a"), name="older"))
+    run = make_run(with_volumes(volume("a")))
+    unnamed = replace(settings(run), run=None)
+    assert infer(unnamed) == [run / "predictions/a_raw"]
+    assert "--run runs/tiny" in said(infer, unnamed)
+
+
 def test_a_prediction_that_is_finished_or_begun_is_said_to_be():
     run = make_run(with_volumes(volume("a")))
     inference = replace(TINY.inference, block=(8, 32, 32))

@@ -15,7 +15,7 @@ import torch
 from pytc import hardware
 from pytc.checks import require
 from pytc.commands import InferConfig, flags
-from pytc.config import Config, SegmentationConfig, VolumeConfig
+from pytc.config import Config, SegmentationConfig, Triple, VolumeConfig
 from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source
 from pytc.data.synthetic_volumes import prepare_volume
@@ -55,7 +55,9 @@ def infer(config: InferConfig) -> list[Path]:
     load_plugins(config.plugins)
     device = hardware.choose_device(config.system)
     torch.set_num_threads(hardware.choose_threads(config.system, 1))
-    run = config.run or newest_run("checkpoints/last.pt")
+    run = config.run
+    if run is None:
+        run = str(newest_run("checkpoints/last.pt"))
     checkpoint = find_weights(run, config.inference.checkpoint)
     state = load_checkpoint(checkpoint, device)
     model, trained = restore_model(state)
@@ -139,7 +141,7 @@ def segment(prediction: Volume, output: Path, kind: TargetKind, config: Segmenta
 
 
 def _result_folders(
-    config: InferConfig, run: str | Path, volumes: Sequence[VolumeConfig], trained: Config
+    config: InferConfig, run: str, volumes: Sequence[VolumeConfig], trained: Config
 ) -> list[Path]:
     """A folder for the results of each volume, in which none of another image are replaced."""
     located = [prepare_volume(volume, trained.data.synthetic) for volume in volumes]
@@ -174,14 +176,14 @@ def _made_by(config: InferConfig, trained: Config) -> dict[str, Any]:
     return {"infer": flags(config, default), "defaults": asdict(trained.segmentation)}
 
 
-def _print_next(config: InferConfig, run: str | Path, folders: Sequence[Path]) -> None:
+def _print_next(config: InferConfig, run: str, folders: Sequence[Path]) -> None:
     """The line to type next, if there is any truth to score against."""
     sources = [read_source(folder) for folder in folders]
     if not any(source["labels"] or source["skeleton"] for source in sources):
         return
     kind = target_kind(sources[0]["target"])
     what = "segmentation" if kind.decode == "argmax" else kind.prediction
-    words = ["--run", str(run)]
+    words = ["--run", run]
     if config.output:
         words = [f"--{what}", f"{folders[0]}/{what}.zarr"]
     if kind.decode != "argmax":
@@ -224,36 +226,25 @@ def predict(
     notes = _notes(volume, opened, trained, settings.segmentation)
     write_source(folder, notes | (made_by or {}))
 
-    channels = list(range(trained.model.out_channels) if channels is None else channels)
-    offsets = [(0, 0, 0)] * len(channels)
+    if channels is None:
+        channels = range(trained.model.out_channels)
+    channels = list(channels)
+    offsets = _channel_offsets(trained, channels)
     attributes = {
         "activation": f"{kind.activation}({inference.activation_scale:g} x)",
         "channels": kind.name,
         "intensity": opened.grey_range,
     }
     if kind.per_offset:
-        offsets = [trained.target.offsets[channel] for channel in channels]
         attributes["offsets"] = offsets
     precision = hardware.choose_precision(settings.system, device, trained.model)
-
-    def logits(patches: torch.Tensor) -> torch.Tensor:
-        with hardware.autocast(device, precision):
-            return finest(model(patches))[:, channels]
-
-    network: Network = logits
+    network: Network = partial(_logits, model, channels, device, precision)
     if inference.flips:
-        network = flip_averaged(logits, offsets, kind.activation)
+        network = flip_averaged(network, offsets, kind.activation)
     window = inference.window or trained.data.patch_size
     # Whatever changes the prediction: blocks with another key are not continued.
-    made_of = [
-        weights,
-        asdict(inference),
-        window,
-        precision,
-        channels,
-        opened.grey_range,
-        _identity(opened.image),
-    ]
+    settled = [asdict(inference), window, precision, channels, opened.grey_range]
+    made_of = [weights, *settled, _identity(opened.image)]
     return predict_volume(
         network,
         opened.image,
@@ -267,6 +258,25 @@ def predict(
         attributes=attributes,
         key=hashlib.sha256(json.dumps(made_of).encode()).hexdigest(),
     )
+
+
+def _channel_offsets(trained: Config, channels: Sequence[int]) -> list[Triple]:
+    """The offset of each channel; (0, 0, 0) for one that is no affinity."""
+    if not target_kind(trained.target.kind).per_offset:
+        return [(0, 0, 0)] * len(channels)
+    return [trained.target.offsets[channel] for channel in channels]
+
+
+def _logits(
+    model: ConnectomicsModel,
+    channels: list[int],
+    device: torch.device,
+    precision: hardware.Precision,
+    patches: torch.Tensor,
+) -> torch.Tensor:
+    """(B, C, Z, Y, X) -> (B, len(channels), Z, Y, X)."""
+    with hardware.autocast(device, precision):
+        return finest(model(patches))[:, channels]
 
 
 def _notes(

@@ -14,14 +14,14 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from pytc.config import InferenceConfig, Triple
 from pytc.geometry import Box, as_triple, blocks, tile
-from pytc.inference.flips import Network
+from pytc.inference.flips import Activation, Network
 from pytc.io.intensity import Range, read_grey
 from pytc.io.results import MANIFEST
 from pytc.io.volume import Volume, create_volume, open_volume
@@ -40,9 +40,9 @@ def predict_volume(
     channels: int,
     window: Triple,
     config: InferenceConfig,
-    activation: Literal["sigmoid", "softmax"],
+    activation: Activation,
     device: torch.device,
-    attributes: dict,
+    attributes: dict[str, Any],
     key: str,
 ) -> Volume:
     """Predict `image` (C, Z, Y, X) window by window into the Zarr array `output`.
@@ -54,22 +54,15 @@ def predict_volume(
     A killed prediction of the same `key` (a hash of all that produced it) is continued; one of
     another key is replaced.
     """
+    scale = config.activation_scale
+    if scale is None:
+        raise ValueError("expected an activation_scale to predict with, got None")
     boxes = blocks(image.spatial_shape, config.block)
     manifest = output / MANIFEST
     finished = _finished(output, manifest, key)
     if finished is None:
         finished = []
-        with replacing(output) as new:  # a kill leaves no array without a manifest under the name
-            create_volume(
-                new,
-                (channels, *image.spatial_shape),
-                np.float16,
-                axes="c" + image.spatial_axes,
-                voxel_size=image.voxel_size,
-                attributes=attributes,
-            ).close()
-            write_json(new / manifest.name, {"key": key, "finished": finished})
-    assert config.activation_scale is not None, "the pipeline has filled it in"
+        _create_prediction(output, image, channels, attributes, key)
     affinities = open_volume(output, writable=True)
     if len(finished) == len(boxes):
         LOGGER.info(f"{output}: already predicted by these weights and settings")
@@ -90,13 +83,29 @@ def predict_volume(
             logits = predict_block(
                 network, image, grey_range, box, windows, channels, config, device, show
             )
-            scaled = torch.from_numpy(logits).mul_(config.activation_scale)
+            scaled = torch.from_numpy(logits).mul_(scale)
             activated = scaled.softmax(0) if activation == "softmax" else scaled.sigmoid_()
             affinities[box.channel_slices] = activated.to(torch.float16).numpy()
             finished.append(number)
             done += counts[number]
             write_json(manifest, {"key": key, "finished": finished})
     return affinities
+
+
+def _create_prediction(
+    output: Path, image: Volume, channels: int, attributes: dict[str, Any], key: str
+) -> None:
+    """An empty array and its manifest; a killed process leaves none of them under the name."""
+    with replacing(output) as new:
+        create_volume(
+            new,
+            (channels, *image.spatial_shape),
+            np.float16,
+            axes="c" + image.spatial_axes,
+            voxel_size=image.voxel_size,
+            attributes=attributes,
+        ).close()
+        write_json(new / MANIFEST, {"key": key, "finished": []})
 
 
 def block_windows(image: Volume, box: Box, window: Triple, config: InferenceConfig) -> list[Box]:
@@ -139,7 +148,8 @@ def predict_block(
         for w, values in zip(batch, logits):
             part = w.intersection(box)
             assert part is not None, "every window touches the block"
-            inside, target = part.seen_from(w), part.seen_from(box)
+            inside = part.seen_from(w)
+            target = part.seen_from(box)
             total[target.channel_slices] += values[inside.channel_slices] * weights[inside.slices]
             norm[target.slices] += weights[inside.slices]
         show(first + len(batch))
@@ -168,8 +178,8 @@ def _read_padded(image: Volume, grey_range: Range, region: Box) -> np.ndarray:
 
     It is reflected where it leaves the volume at the far end.
     """
-    stop = tuple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
-    pixels = read_grey(image, as_triple(region.start), as_triple(stop), grey_range)
+    stop = as_triple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
+    pixels = read_grey(image, as_triple(region.start), stop, grey_range)
     return np.pad(
         pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect"
     )
