@@ -20,9 +20,8 @@ def test_a_step_within_a_step_has_the_terminal_to_itself(monkeypatch):
             _, inner = Progress.bars
             assert not drawn(outer) and inner.live.is_started and inner.tasks[0].total == 2
         assert drawn(outer) and outer.bar.tasks[0].completed == 3
-        with pytest.raises(ValueError):
-            with Progress("scoring", "volumes", 1):
-                raise ValueError
+        with pytest.raises(ValueError), Progress("scoring", "volumes", 1):
+            raise ValueError
         assert drawn(outer)
     assert not drawn(outer) and Progress.bars == []
 

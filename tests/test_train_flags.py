@@ -137,7 +137,7 @@ def test_resume_and_config_are_refused_together(refused):
         (("--model.features", "2", "8"), r"model.features (2, 8) for (2, 4)"),
         (("--optim.ema-decay", "0.9"), "optim.ema_decay 0.9 for 0.0"),
         (
-            ("--target.offsets", *["1", "0", "0", "0", "1", "0", "0", "0", "2"]),
+            ("--target.offsets", *"1 0 0 0 1 0 0 0 2".split()),
             "target.offsets ((1, 0, 0), (0, 1, 0), (0, 0, 2)) for",
         ),
     ],

@@ -158,23 +158,8 @@ class Run:
         self.volumes = volumes
 
         # State: from the newest good checkpoint, or at the start.
-        self.first_step = 0
+        self.first_step, scores = _load_state(trainer, resume)
         self.begun = False  # whether this process has taken or skipped a step
-        scores: dict[int, float] = {}
-        if resume is None:
-            report = trainer.load_pretrained()
-            if report and ranks.is_main:
-                LOGGER.info(report)
-        else:
-            state = newest_checkpoint(resume, device)
-            trainer.restore(state)
-            self.first_step = state["step"]
-            scores = state["scores"]
-            require(
-                self.first_step <= self.loop.max_steps,
-                f"--loop.max-steps of {self.first_step} or more, as {resume} is at this step",
-                self.loop.max_steps,
-            )
 
         # Data: every rank loads other samples.
         numbers = step_numbers(
@@ -288,6 +273,22 @@ class Run:
         command = command_line("train", ["--resume", str(self.folder)])
         self.monitor.say(f"stopped by {stopped.name} after step {done}; {command} continues")
         return stopped
+
+
+def _load_state(trainer: Trainer, resume: Path | None) -> tuple[int, dict[int, float]]:
+    """The state that a run goes on from: (steps taken, scores of the checkpoints)."""
+    if resume is None:
+        report = trainer.load_pretrained()
+        if report and trainer.ranks.is_main:
+            LOGGER.info(report)
+        return 0, {}
+    state = newest_checkpoint(resume, trainer.device)
+    trainer.restore(state)
+    step = state["step"]
+    max_steps = trainer.config.loop.max_steps
+    expected = f"--loop.max-steps of {step} or more, as {resume} is at this step"
+    require(step <= max_steps, expected, max_steps)
+    return step, state["scores"]
 
 
 def newest_checkpoint(run: Path, device: torch.device) -> Checkpoint:
