@@ -231,7 +231,7 @@ def test_long_range_affinities_never_join_and_options_are_passed_on():
         labels = affinities_to_segmentation(six, 0.6, True, min_size=3, threads=2)
     np.testing.assert_array_equal(labels, plain.flood_fill(affinities, 0.6, 3))
     with pytest.raises(TypeError, match=r"affinities_to_segmentation\(\) got an unexpected"):
-        affinities_to_segmentation(six, 0.6, grow=True)
+        affinities_to_segmentation(six, 0.6, watershed=True)
 
 
 INTEGERS = (np.bool_, np.int8, np.uint16, np.int16, np.int32, np.uint32, np.int64, np.uint64)

@@ -3,7 +3,7 @@
 `line_up` puts the nodes of the skeletons in a line, such that at every threshold each segment is a
 stretch of it. As the threshold falls, gaps between neighbours close, and stretches merge:
 
-    place on the line              0     1     2     3     4
+    position in the line           0     1     2     3     4
     the gap closes at row             2     0     5     2        row 0: the highest threshold
     stretches at row 0             0     1 --- 2     3     4
     stretches at row 2             0 --- 1 --- 2     3 --- 4
@@ -23,7 +23,7 @@ from pytc.segmentation.merge_forest import build_merge_forest, line_up
 
 EXACT_METRICS = ("erl", "nerl", "voi_sum", "voi_split", "voi_merge")
 
-# (first, last) places of stretches -> their scores, all (m,)
+# (first, last) positions of stretches -> their scores, all (m,)
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -72,7 +72,7 @@ def skeleton_curve(
     """EXACT_METRICS at each row.
 
     Args:
-        nodes: (N,) the node at each place on the line.
+        nodes: (N,) the node at each position in the line.
         born: (N,) the row from which it has a label; n_rows if it never has one.
         joined: (N,) the row at which the gap behind it closes; n_rows if at none.
 
@@ -93,17 +93,17 @@ def _squared_run_lengths(
     """(n_rows,) float64, nm^2: the squared length of correct edges, summed over segments.
 
     Args:
-        nodes: (N,) the node at each place on the line.
-        joined: (N,) the row at which the gap behind each place closes; n_rows if at none.
+        nodes: (N,) the node at each position in the line.
+        joined: (N,) the row at which the gap behind each position closes; n_rows if at none.
     """
-    place_of = np.empty_like(nodes)
-    place_of[nodes] = np.arange(len(nodes))
-    ends = np.sort(place_of[skeleton.edges], axis=1)
+    position_of = np.empty_like(nodes)
+    position_of[nodes] = np.arange(len(nodes))
+    ends = np.sort(position_of[skeleton.edges], axis=1)
     has_length = ends[:, 0] < ends[:, 1]
     # An edge lies within a segment from the row on at which the last gap between its ends closes.
     # It is counted at this gap: a stretch that contains the gap contains the edge.
     gaps = _argmax_over_ranges(joined, *ends[has_length].T)
-    # of the edges that are counted at gaps before a place
+    # of the edges that are counted at gaps before a position
     length_before = np.bincount(gaps + 1, skeleton.edge_lengths[has_length], len(nodes)).cumsum()
     ids = skeleton.ids[nodes]
     changes_before = np.append(0, ids[1:] != ids[:-1]).cumsum()
@@ -129,7 +129,7 @@ def _information(
     Nodes without a label are in segment 0. Nodes of skeleton 0 do not count.
 
     Args:
-        ids: (N,) the skeleton of the node at each place on the line.
+        ids: (N,) the skeleton of the node at each position in the line.
         born: (N,) the row from which it has a label; n_rows if it never has one.
         joined: (N,) the row at which the gap behind it closes; n_rows if at none.
     """
@@ -158,10 +158,10 @@ def _gaps_within_skeletons(
 ) -> np.ndarray:
     """`joined` in a line that holds one skeleton after another; never between two of them.
 
-    Two nodes share a segment once all gaps between them on the old line are closed.
+    Two nodes share a segment once all gaps between them in the old line are closed.
 
     Args:
-        order: (N,) the places on the old line, in the order of the new one.
+        order: (N,) the positions in the old line, in the order of the new one.
     """
     is_inside = np.append(ids[order][1:] == ids[order][:-1], False)
     inside = np.flatnonzero(is_inside)
@@ -191,7 +191,7 @@ def _g(n: np.ndarray) -> np.ndarray:
 
 
 def _g_of_counts(counts: np.ndarray) -> Score:
-    """Scores a stretch by g of how many of its places count, by counts (N,) bool."""
+    """Scores a stretch by g of how many of its positions count, by counts (N,) bool."""
     before = np.append(0, counts).cumsum()
 
     def score(first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -218,7 +218,7 @@ def _argmax_over_ranges(values: np.ndarray, first: np.ndarray, last: np.ndarray)
     Source: Bender and Farach-Colton, "The LCA problem revisited" (2000).
     """
     n = len(values)
-    rows = [values * n + np.arange(n)]  # a value and its place as one number
+    rows = [values * n + np.arange(n)]  # a value and its index as one number
     width = 1
     while 2 * width <= n:
         # the last entries wrap around, and are never read
@@ -227,21 +227,21 @@ def _argmax_over_ranges(values: np.ndarray, first: np.ndarray, last: np.ndarray)
     table = np.array(rows)
     row = np.frexp(last - first)[1] - 1  # log2 of the length, rounded down
     largest = np.maximum(table[row, first], table[row, last - (1 << row)])
-    place: np.ndarray = largest % n
-    return place
+    index: np.ndarray = largest % n
+    return index
 
 
 def _sum_over_stretches(joined: np.ndarray, n_rows: int, score: Score) -> np.ndarray:
-    """(n_rows,) the sum over the stretches of each row of their score; a single place scores 0.
+    """(n_rows,) the sum over the stretches of each row of their score; a single position scores 0.
 
     Args:
-        joined: (N,) the row at which the gap behind each place closes.
+        joined: (N,) the row at which the gap behind each position closes.
     """
     n_closed = np.count_nonzero(joined < n_rows)
     gaps = np.argsort(joined, kind="stable")[:n_closed]  # in the order in which they close
     # The bounds of a stretch are kept at its ends alone, which is where a closing gap asks.
-    first_of = list(range(len(joined)))  # by its last place
-    last_of = list(range(len(joined)))  # by its first place
+    first_of = list(range(len(joined)))  # by its last position
+    last_of = list(range(len(joined)))  # by its first position
     made = []
     for gap in gaps.tolist():
         first = first_of[gap]

@@ -27,8 +27,8 @@ class Transfer:
 def best_together(sweeps: Sequence[Sweep]) -> float:
     """The threshold with the best mean score over volumes; of equal ones the highest.
 
-    Scores between the thresholds of a curve are known, as they change only there; without curves
-    the thresholds that all volumes were segmented at are compared.
+    With curves, every threshold at which a score of any volume changes is compared; without them,
+    the thresholds that all volumes were segmented at.
 
     Raises:
         ValueError: if the volumes were segmented at no common threshold.

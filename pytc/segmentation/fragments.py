@@ -81,7 +81,7 @@ def make_fragments(
     grid = blocks(shape, settings.block)
 
     def fill(box: Box) -> tuple[np.ndarray, np.ndarray]:
-        region = grown(box, settings.halo, shape)
+        region = with_halo(box, settings.halo, shape)
         inside = box.moved(tuple(-s for s in region.start))
         part = fragments_of_block(affinities[(slice(0, 3), *region.slices)], inside, settings)
         sizes, first_voxels = measure(part, box, shape)
@@ -121,7 +121,7 @@ def fragments_of_block(
     return labels
 
 
-def grown(box: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
+def with_halo(box: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
     """The box with a halo around it, as far as the volume goes."""
     return Box(
         tuple(max(0, a - h) for a, h in zip(box.start, halo)),
@@ -136,8 +136,8 @@ def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndar
     first = np.zeros(count + 1, np.int64)
     _measure(labels.reshape(-1), sizes, first)
     local = np.unravel_index(first, labels.shape)
-    places = [axis + start for axis, start in zip(local, box.start)]
-    return sizes, np.ravel_multi_index(places, shape)
+    voxels = [axis + start for axis, start in zip(local, box.start)]
+    return sizes, np.ravel_multi_index(voxels, shape)
 
 
 def _flooded(seeds: np.ndarray, affinities: np.ndarray, sections: int | None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Fragments and their merges in order, from which a segmentation at any threshold is cut.
 
     score  1.0 |  f1  f2  f3  f4  f5       Each merge joins two clusters of fragments, the highest
-               |   \\__/   |   |   |        score first. A threshold is a place in the list: the
+               |   \\__/   |   |   |        score first. A threshold is an index in the list: the
     threshold--|----|-----|---\\___/---     merges before it are carried out, those behind it are
                |    \\____/      |         not.
            0.0 |      \\_________/
@@ -42,7 +42,7 @@ class Merges:
 
 @dataclass(frozen=True)
 class MergeTree:
-    """The merges, and of each fragment its size and place, so that a cut needs no volume."""
+    """The merges, and of each fragment its size and first voxel, so that a cut needs no volume."""
 
     merges: Merges
     sizes: np.ndarray  # (N + 1,) int64: voxels of each fragment; entry 0 is the background
