@@ -9,11 +9,12 @@ from reference_models import fill_parameters, make_image
 from small_networks import NETWORKS, SMALL, SUPERVISED
 from torch import nn
 
-from pytc.models import (
-    build_model,
-)
+from pytc.hardware import cpu_multiplies_bf16
+from pytc.models import build_model
 from pytc.models.layers import ChannelNorm, InstanceNorm
 from pytc.models.weights import head_names
+
+SLOW_IN_BF16 = ("monai_swin_unetr", "mednext")  # the largest ones
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,6 +34,8 @@ def network(request):
 )
 def test_every_network_runs_forward_and_backward(network, channels, dtype):
     config, size = network
+    if dtype is not None and config.architecture in SLOW_IN_BF16 and not cpu_multiplies_bf16():
+        pytest.skip("takes minutes on a CPU without bf16 instructions")
     model = build_model(replace(config, in_channels=channels))
     if dtype is torch.bfloat16:  # hardware.choose_precision says why
         size = model.nearest_valid_size(
