@@ -143,13 +143,13 @@ def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndar
 def _flooded(seeds: np.ndarray, affinities: np.ndarray, sections: int | None) -> np.ndarray:
     """The seeds grown by the seeded watershed; with thick sections, each section on its own."""
     if sections is None:
-        return seeded_watershed(seeds, affinities)
+        return seeded_watershed(seeds, affinities, threads=1)
     labels = np.empty_like(seeds)
     for section in range(seeds.shape[sections]):
         inside: list[slice] = [slice(None)] * 3
         inside[sections] = slice(section, section + 1)
         labels[tuple(inside)] = seeded_watershed(
-            seeds[tuple(inside)], affinities[(slice(None), *inside)]
+            seeds[tuple(inside)], affinities[(slice(None), *inside)], threads=1
         )
     return labels
 

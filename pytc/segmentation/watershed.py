@@ -12,22 +12,29 @@ Most of the work needs no sorting. A voxel's strongest edge is in the forest in 
                            basin              each other: a basin. Only edges between a basin and
                                               something else are then sorted and visited.
 
-Cost: one pass over the unlabelled voxels, and a sort of the edges of basins: by counting for
-float16 and uint8, of which there are few values. Plain form: `plain.seeded_watershed`.
+Cost: one pass over the unlabelled voxels and one over the edges, each slab of planes by a thread,
+and a sort of the edges of basins: by counting for float16 and uint8, of which there are few values.
+Plain form: `plain.seeded_watershed`.
 
 Source: Cousty et al., "Watershed cuts: minimum spanning forests and the drop of water principle"
 (2009).
 """
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from pytc.segmentation.compiled import compiled
-from pytc.segmentation.edges import check_affinities, ranges_above
+from pytc.segmentation.edges import check_affinities, ranges_above, slabs_of
 from pytc.segmentation.union_find import find
 
 
 def seeded_watershed(
-    seeds: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0
+    seeds: np.ndarray,
+    affinities: np.ndarray,
+    *,
+    floor: float = 0.0,
+    threads: int | None = None,
 ) -> np.ndarray:
     """Labels in which each voxel that was 0 has the label of the seed it is most strongly tied to.
 
@@ -37,6 +44,7 @@ def seeded_watershed(
             channels 0, 1, 2 are the edges to the next voxel along z, y, x. They are compared
             exactly; of equal edges that of the earlier voxel comes first, then the earlier channel.
         floor: 0 or more. Edges whose affinity is not above it do not exist.
+        threads: by default all of Numba's. The result does not depend on it.
 
     Returns:
         A new array of the seeds' dtype; 0 where no path of edges leads to a seed.
@@ -55,8 +63,15 @@ def seeded_watershed(
     labels = np.array(seeds, order="C")
     strengths = _strengths(affinities[:3], floor)
     parents: np.ndarray = np.empty(labels.size, _index_dtype(labels.size))
-    _point_to_strongest(labels, strengths, parents)
-    ends, levels = _edges_of_basins(labels, strengths, parents)
+    slabs = slabs_of(shape[0], threads=threads)
+    with ThreadPoolExecutor(len(slabs)) as pool:
+        list(pool.map(lambda slab: _point_to_strongest(labels, strengths, parents, *slab), slabs))
+        _point_to_roots(parents)
+        found = list(
+            pool.map(lambda slab: _edges_of_basins(labels, strengths, parents, *slab), slabs)
+        )
+    ends = np.concatenate([slab_ends for slab_ends, _ in found])
+    levels = np.concatenate([slab_levels for _, slab_levels in found])
     _join(labels.reshape(-1), parents, _strongest_first(ends, levels))
     return labels
 
@@ -83,8 +98,10 @@ def _strengths(affinities: np.ndarray, floor: float) -> np.ndarray:
 
 
 @compiled
-def _point_to_strongest(labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray) -> None:
-    """Points each unlabelled voxel at the end of its chain: a labelled voxel, or its basin's root.
+def _point_to_strongest(
+    labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray, start: int, stop: int
+) -> None:
+    """Points each unlabelled voxel of planes start to stop - 1 at its strongest neighbour.
 
     labels: (Z, Y, X); strengths: (3, Z, Y, X) unsigned; parents: (Z Y X,), filled as `union_find`
     has it, with the index of a voxel + 1. Labelled voxels, and those without an edge, point at
@@ -93,7 +110,7 @@ def _point_to_strongest(labels: np.ndarray, strengths: np.ndarray, parents: np.n
     depth, height, width = labels.shape
     flat = labels.ravel()
     plane = height * width
-    for z in range(depth):
+    for z in range(start, stop):
         for y in range(height):
             row = (z * height + y) * width
             for x in range(width):
@@ -121,6 +138,11 @@ def _point_to_strongest(labels: np.ndarray, strengths: np.ndarray, parents: np.n
                     parents[voxel] = entry + width
                 if x < width - 1 and strengths[2, z, y, x] > best:
                     parents[voxel] = entry + 1
+
+
+@compiled
+def _point_to_roots(parents: np.ndarray) -> None:
+    """Points each voxel, in place, at the end of its chain: a labelled voxel, or a basin's root."""
     for voxel in range(len(parents)):
         other = parents[voxel]
         if other > voxel + 1 and parents[other - 1] == voxel + 1:
@@ -131,11 +153,12 @@ def _point_to_strongest(labels: np.ndarray, strengths: np.ndarray, parents: np.n
 
 @compiled
 def _edges_of_basins(
-    labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray
+    labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray, start: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges between two groups of which one at least is a basin, in raster order.
 
-    Returns (ends, levels): the roots at both ends (E, 2), and the strengths (E,).
+    Of these the ones whose first voxel lies in planes start to stop - 1. Returns (ends, levels):
+    the roots at both ends (E, 2), and the strengths (E,).
     """
     depth, height, width = labels.shape
     flat = labels.ravel()
@@ -143,7 +166,7 @@ def _edges_of_basins(
     ends = np.empty((1 << 10, 2), parents.dtype)
     levels = np.empty(1 << 10, strengths.dtype)
     count = 0
-    for z in range(depth):
+    for z in range(start, stop):
         for y in range(height):
             row = (z * height + y) * width
             if count + 3 * width > len(levels):
