@@ -3,10 +3,13 @@
 import gc
 import importlib
 import os
+import pickle
 import re
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -47,7 +50,8 @@ class Ranks:
         """The sum of `value` over all ranks, on every rank; `value` is not changed."""
         value = value.detach().clone()
         if self.world > 1:
-            dist.all_reduce(value)
+            with _released(value):
+                dist.all_reduce(value)
         return value
 
     def mean_count(self, count: torch.Tensor) -> torch.Tensor:
@@ -58,10 +62,22 @@ class Ranks:
 
     def gather(self, value) -> list:
         """The `value` (any picklable object) of every rank, in order, on every rank."""
-        values = [value] * self.world
-        if self.world > 1:
-            dist.all_gather_object(values, value)
-        return values
+        if self.world == 1:
+            return [value]
+        device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+        pickled = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        lengths = torch.zeros(self.world, dtype=torch.int64, device=device)
+        lengths[self.rank] = len(pickled)
+        lengths = self.sum(lengths)
+        mine = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=device)
+        mine[: len(pickled)] = pickled
+        parts = [torch.empty_like(mine) for _ in range(self.world)]
+        with _released(mine, *parts):
+            dist.all_gather(parts, mine)
+        return [
+            pickle.loads(part[:length].cpu().numpy().tobytes())
+            for part, length in zip(parts, lengths.tolist())
+        ]
 
     def once_a_node(self, make):
         """Call make() on the first rank of each node; every rank returns its node's result.
@@ -78,6 +94,29 @@ class Ranks:
         if errors := [error for _, error in results if error]:
             raise ValueError(errors[0])
         return results[self.rank - self.local_rank][0]
+
+
+@contextmanager
+def _released(*tensors: torch.Tensor):
+    """Go on when gloo's worker thread has let go of the tensors of a collective, done or failed.
+
+    It does so a moment after the collective is over, and needs the GIL for it. If the interpreter
+    exits in between, as after an error on this rank, it never gets the GIL, and the thread aborts
+    the process.
+    """
+    try:
+        yield
+    except Exception as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the collective, and so its tensors
+        raise
+    finally:
+        while any(_is_held(tensor) for tensor in tensors):
+            time.sleep(0)  # lets the thread have the GIL
+
+
+def _is_held(tensor: torch.Tensor) -> bool:
+    """Whether something other than Python has a tensor on the CPU, such as a thread of gloo."""
+    return tensor.device.type == "cpu" and tensor._use_count() > 1  # type: ignore[attr-defined]
 
 
 def read_environment(environment=os.environ) -> Ranks:
