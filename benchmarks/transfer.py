@@ -97,16 +97,17 @@ def main() -> None:
             columns = crossed(first.voi(config, thresholds), second.voi(config, thresholds))
             rows.setdefault(name, []).append(columns)
 
-    names = [folder.name for folder in folders]
     heads = (
-        *(f"{name}, its own best" for name in names),
-        f"chosen on {names[0]}, scored on {names[1]}",
-        f"chosen on {names[1]}, scored on {names[0]}",
+        "first, its own best",
+        "second, its own best",
+        "chosen on the first, scored on the second",
+        "chosen on the second, scored on the first",
         "mean of both",
         "regret",
     )
     for number, run in enumerate(options.runs):
-        print(f"\n{run.name}:\n")
+        first, second = sorted(folder.name for folder in (run / "predictions").iterdir())
+        print(f"\n{run.name}, first {first}, second {second}:\n")
         table = [(name, *(f"{x:.3f}" for x in found[number])) for name, found in rows.items()]
         common.print_table(("dense VOI, bits", *heads), table)
     if len(options.runs) > 1:

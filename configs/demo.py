@@ -36,5 +36,5 @@ config = Config(
         images_every=400,
     ),
     inference=InferenceConfig(overlap=0.25),
-    segmentation=SegmentationConfig(threshold=0.65, min_size=50, method="components_watershed"),
+    segmentation=SegmentationConfig(threshold=0.44, min_size=50, method="agglomeration"),
 )

@@ -66,5 +66,5 @@ config = Config(
         images_every=1000,
     ),
     inference=InferenceConfig(flips=True, checkpoint="last"),
-    segmentation=SegmentationConfig(threshold=0.7, min_size=200, method="components_watershed"),
+    segmentation=SegmentationConfig(threshold=0.53, min_size=200, method="agglomeration"),
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from banis_plus import config as banis_plus
 
-from pytc.config import LoopConfig, SystemConfig
+from pytc.config import LoopConfig, SegmentationConfig, SystemConfig
 
 config = replace(
     banis_plus,
@@ -28,6 +28,6 @@ config = replace(
     optim=replace(banis_plus.optim, warmup_steps=1000),
     loop=LoopConfig(max_steps=100_000, batch_size=8),
     system=SystemConfig(precision="auto", auto=True),
-    segmentation=replace(banis_plus.segmentation, min_size=100, method="components_watershed"),
+    segmentation=SegmentationConfig(threshold=0.5, min_size=100, method="agglomeration"),
 )
 has_cpu_variant = True
