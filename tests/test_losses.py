@@ -361,8 +361,9 @@ def test_loss_terms_that_do_not_fit_the_target_are_refused():
     model = ModelConfig(out_channels=3)
     fits = LossConfig(terms=("cross_entropy",))
     Config(target=classes, model=model, loss=replace(fits, class_weights=(0.0, 1.0, 2.0)))
+    of_classes = ", ".join(name for name, row in LOSSES.items() if row.of_classes)
     for loss, message in (
-        (LossConfig(terms=("bce",)), "dice, tversky, focal, cross_entropy for classes, got 'bce'"),
+        (LossConfig(terms=("bce",)), f"loss terms from {of_classes} for classes, got 'bce'"),
         (replace(fits, class_weights=(1.0, 2.0)), "class_weights for 3 classes"),
         (replace(fits, class_weights=(0.0, 0.0, 0.0)), "one of them above 0"),
     ):

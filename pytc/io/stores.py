@@ -65,7 +65,8 @@ def open_stored(path: str) -> Stored:
         with reading("slices", file):
             return open_folder(file)
     suffix = file.suffix.lower()
-    require(suffix in FILE_FORMATS, "HDF5 (.h5), .zarr, .tif, .npy or a folder of slices", path)
+    known = ", ".join(FILE_FORMATS)
+    require(suffix in FILE_FORMATS, f"{known}, .zarr or a folder of slices", path)
     with reading(suffix, file):
         if inside is None:
             return FILE_FORMATS[suffix].open(file)

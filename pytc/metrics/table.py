@@ -3,7 +3,7 @@
 Directions, tables, headlines, panels, the report's text and the help of --metric are read from
 here. To add a metric that follows from others of its family, add a row with its formula. To add
 another, add a row, and count it where its family is counted: `SkeletonMetrics`, `overlap_metrics`
-(whose names get dense_ in front) or `semantic_metrics`.
+(whose names get dense_ in front) or `class_metrics`.
 """
 
 import re
@@ -31,7 +31,8 @@ class Metric:
     meaning: str
     headline: bool = False  # shown first, in tables and on the report's cards
     panel: str = ""  # the picture of a sweep in which its curve is drawn
-    # from the other metrics of the same task and truth, by name: numbers, or arrays of them
+    # From metrics of the same task and truth, by name: those that are counted, and those with a
+    # formula whose row is above. Each is a number, or an array of numbers.
     formula: Callable[[Mapping[str, Any]], Any] | None = None
 
     @property
@@ -212,8 +213,10 @@ def with_formulas(counted: Mapping[str, Any], task: Task, needs: Truth) -> dict[
     counted: metrics of one task and truth by name, each a number or an array of numbers.
     """
     rows = [row for row in ROWS if (row.task, row.needs) == (task, needs)]
-    derived = {row.name: row.formula(counted) for row in rows if row.formula is not None}
-    found = {**counted, **derived}
+    found = dict(counted)
+    for row in rows:
+        if row.formula is not None:
+            found[row.name] = row.formula(found)
     ordered = {row.name: found[row.name] for row in rows if row.name in found}
     return ordered | found
 
