@@ -36,6 +36,19 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def registry():
+    """Networks that a test registers are unknown before and after it.
+
+    Those of pytc stay: a module registers them when it is imported, and that happens once.
+    """
+    from small_networks import forget_plugins
+
+    forget_plugins()
+    yield
+    forget_plugins()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def messages_are_shown():
     """As in every command: what the library says is on standard output."""

@@ -1,5 +1,6 @@
 """One small network of each kind, for the tests that build every network."""
 
+from pytc import models
 from pytc.config import ModelConfig
 
 SMALL = ModelConfig(
@@ -45,6 +46,12 @@ NETWORKS = {
     ),
 }
 SUPERVISED = ("mednext_custom", "mednext", "unet", "rsunet", "nnunet")
+
+
+def forget_plugins():
+    """Leave the registry as in a process that has loaded no plugin."""
+    for name in set(models._registered) - set(models.BUILT_IN):
+        del models._registered[name]
 
 
 def outputs_of(model, x):

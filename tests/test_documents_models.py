@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from pytc import models
 from pytc.config import Config, ModelConfig
 from pytc.hardware import detect_cpu_info, detect_gpu_info
 from pytc.models import (
@@ -18,12 +17,6 @@ from pytc.models import (
     register_architecture,
 )
 from pytc.models.base import ConnectomicsModel
-
-
-@pytest.fixture
-def registry(monkeypatch):
-    """What a test registers is forgotten afterwards."""
-    monkeypatch.setattr(models, "_registered", dict(models._registered))
 
 
 def mednext(**fields):

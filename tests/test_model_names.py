@@ -24,12 +24,6 @@ from pytc.models.base import ConnectomicsModel
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def registry(monkeypatch):
-    """What a test registers is forgotten afterwards."""
-    monkeypatch.setattr(models, "_registered", dict(models._registered))
-
-
 def test_registry_names_what_it_has():
     assert list_architectures() == sorted(NETWORKS)
     assert is_architecture_available("unet") and not is_architecture_available("mednxt")

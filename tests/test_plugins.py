@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pytc_command import PYTC
+from small_networks import forget_plugins
 
 from pytc import cli, models
 from pytc.commands import InferConfig, ValidateConfig
@@ -19,6 +20,8 @@ from pytc.models.checkpoint import export, load_model
 from pytc.python_files import load_plugins
 from pytc.runs import load_config
 from pytc.validate import validate
+
+pytestmark = pytest.mark.usefixtures("registry")
 
 ROOT = Path(__file__).parent.parent
 NETWORK = """
@@ -61,21 +64,6 @@ config = Config(
 ASKS = "this network 'my_net' was registered by .*: name it with --plugins"
 
 
-@pytest.fixture(autouse=True)
-def registry(monkeypatch):
-    """Networks of a test are unknown before and after it."""
-    monkeypatch.setattr(models, "_registered", {})
-    forget(monkeypatch)
-
-
-def forget(monkeypatch):
-    """The registry of a process that has loaded no plugin."""
-    built_in = {
-        name: entry for name, entry in models._registered.items() if name in models.BUILT_IN
-    }
-    monkeypatch.setattr(models, "_registered", built_in)
-
-
 @pytest.fixture
 def workplace(tmp_path, monkeypatch):
     """A folder with a network's file, a module it imports, and a config."""
@@ -86,12 +74,12 @@ def workplace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(workplace, monkeypatch):
+def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(workplace):
     cli.train(["--config", "own.py", "--plugins", "my_net.py"])
     run = workplace / "runs" / "mine"
     assert load_config(run).plugins == ("my_net.py",)
 
-    forget(monkeypatch)
+    forget_plugins()
     checkpoint = run / "checkpoints" / "last.pt"
     for call in (
         lambda: load_model(checkpoint),
@@ -117,15 +105,15 @@ def test_every_command_takes_the_file_of_a_network_and_asks_for_it_by_name(workp
         lambda: validate(ValidateConfig(str(run), plugins=("moved.py",))),
         lambda: main(["models", "export", str(checkpoint), target, "--plugins", "moved.py"]),
     ):
-        forget(monkeypatch)
+        forget_plugins()
         call()
     assert (workplace / "mine.safetensors").is_file()
 
 
-def test_a_config_file_that_registers_its_network_is_the_file_to_name(workplace, monkeypatch):
+def test_a_config_file_that_registers_its_network_is_the_file_to_name(workplace):
     (workplace / "own.py").write_text(NETWORK + CONFIG)
     cli.train(["--config", "own.py"])
-    forget(monkeypatch)
+    forget_plugins()
     checkpoint = workplace / "runs" / "mine" / "checkpoints" / "last.pt"
     with pytest.raises(ValueError, match="registered by own.py: name it with --plugins own.py"):
         load_model(checkpoint)
@@ -134,9 +122,9 @@ def test_a_config_file_that_registers_its_network_is_the_file_to_name(workplace,
     assert type(model).__name__ == "MyNet" and config.plugins == ("own.py",)
 
 
-def test_nothing_that_a_checkpoint_names_is_run(workplace, monkeypatch):
+def test_nothing_that_a_checkpoint_names_is_run(workplace):
     cli.train(["--config", "own.py", "--plugins", "my_net.py"])
-    forget(monkeypatch)
+    forget_plugins()
     (workplace / "my_net.py").write_text(f"open({str(workplace / 'was_run')!r}, 'w').close()\n")
     run = workplace / "runs" / "mine"
     for call in (
