@@ -8,7 +8,12 @@ it from labels. Standard library only, so that help, checks and evaluate.py need
 from dataclasses import dataclass
 from typing import Literal
 
-TargetName = Literal["affinity", "binary", "boundary", "classes"]
+TargetName = Literal[
+    "affinity",
+    "binary",
+    "boundary",
+    "classes",
+]
 
 
 @dataclass(frozen=True)

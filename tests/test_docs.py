@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import is_dataclass
 from importlib import import_module
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_architecture import floor_and_room
-from test_extending import SECTIONS, apply
+from test_extending import SECTIONS, apply, copy
 
 from pytc.config import Config, VolumeConfig
 from pytc.losses import LOSSES
@@ -146,7 +145,7 @@ def test_every_field_of_the_plan_that_a_flag_is_answered_with_is_in_the_table():
 
 def test_every_change_that_extending_md_shows_can_be_made(tmp_path):
     """tests/test_extending.py tries the changes; here only, quickly, that they can be made."""
-    shutil.copytree(ROOT / "pytc", tmp_path / "pytc")
+    copy(tmp_path)
     for section in SECTIONS.values():
         apply(section, tmp_path)
 

@@ -1,4 +1,4 @@
-"""docs/extending.md: its changes are made in a copy of the package, and its trials run there."""
+"""docs/extending.md: its changes are made in a copy of package and tests, and tried there."""
 
 import re
 import shutil
@@ -13,7 +13,19 @@ PAGE = (ROOT / "docs" / "extending.md").read_text()
 SECTIONS = {
     section.partition("\n")[0]: section for section in re.split(r"^## ", PAGE, flags=re.M)[1:]
 }
-MOST_LINES = 30  # of code that a section adds
+MOST_LINES = 30  # of code that a section adds to the package
+# What must stay green after all changes of the page: the tests of the tables, and of what the page
+# adds to the tests. Those that would compile the decoders afresh are left out.
+TESTS = (
+    "tests/test_tables.py",
+    "tests/test_losses.py",
+    "tests/test_augment.py",
+    "tests/test_decode.py::test_the_config_names_every_method",
+    "tests/test_decode.py::test_what_a_segmentation_depends_on",
+    "tests/test_model_names.py",
+    "tests/test_model_options.py",
+    "tests/test_plugins.py::test_the_documentation_lists_the_options_of_every_architecture",
+)
 
 
 def blocks(section):
@@ -22,13 +34,12 @@ def blocks(section):
 
 
 def changes(section):
-    """(file, lines) of each block that changes the package; a new file has no hunk."""
+    """(file, new lines) of each block that changes the package, not its tests or documentation."""
     for language, code in blocks(section):
         first, *lines = code.splitlines()
-        if language == "diff":
-            yield first.removeprefix("+++ "), lines
-        elif first != "# try it":
-            yield first.removeprefix("# "), None
+        path = first.removeprefix("+++ ").removeprefix("# ")
+        if path.startswith("pytc/"):
+            yield path, [line for line in lines if language != "diff" or line.startswith("+")]
 
 
 def trials(section):
@@ -36,7 +47,7 @@ def trials(section):
 
 
 def apply(section, folder):
-    """Make the changes of a section in the copy of the package below a folder."""
+    """Make the changes of a section in the copy that `copy` made."""
     for language, code in blocks(section):
         first, *lines = code.splitlines()
         if language == "diff":
@@ -50,7 +61,10 @@ def apply(section, folder):
 
 
 def change(text, hunk):
-    """The text with the lines of a hunk that begin with +, where its other lines are."""
+    """The text with the lines of a hunk that begin with +, where its other lines are.
+
+    A hunk of the page names one end of a list, not both: others may add to the list, too.
+    """
     assert all(line[:1] in ("", " ", "+", "-") for line in hunk)
     before = "".join(f"{line[1:]}\n" for line in hunk if line[:1] != "+")
     after = "".join(f"{line[1:]}\n" for line in hunk if line[:1] != "-")
@@ -59,10 +73,30 @@ def change(text, hunk):
     return text.replace(before, after)
 
 
+def copy(folder):
+    """Copy what the page changes, and what its tests need, to a folder."""
+    for name in ("pytc", "tests", "docs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("ruff.toml", "setup.cfg"):
+        shutil.copy(ROOT / name, folder)
+
+
 @pytest.fixture
 def clone(tmp_path):
-    shutil.copytree(ROOT / "pytc", tmp_path / "pytc", ignore=shutil.ignore_patterns("__pycache__"))
+    copy(tmp_path)
     return tmp_path
+
+
+def run(clone, *words):
+    """Run Python on the copy; its error is the test's."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=clone,
+        env={"PYTHONPATH": str(clone), "HOME": str(clone), "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", SECTIONS)
@@ -72,20 +106,18 @@ def test_a_section_works(name, clone):
     assert before, "a section without a trial"
     apply(section, clone)
     for trial in before:
-        done = subprocess.run(
-            [sys.executable, "-c", trial],
-            cwd=clone,
-            env={"PYTHONPATH": str(clone), "HOME": str(clone), "PATH": ""},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        run(clone, "-c", trial)
+
+
+def test_the_tests_stay_green_after_all_sections(clone):
+    for section in SECTIONS.values():
+        apply(section, clone)
+    run(clone, "-m", "pytest", "-p", "no:cacheprovider", *TESTS)
 
 
 def test_all_sections_together_keep_to_the_page(clone):
     for section in SECTIONS.values():
         apply(section, clone)
-    shutil.copy(ROOT / "ruff.toml", clone)
     for words in (["check", "."], ["format", "--check", "--diff", "."]):
         done = subprocess.run(
             [Path(sys.executable).with_name("ruff"), *words],
@@ -108,11 +140,5 @@ def test_the_table_says_how_many_files_change():
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_a_section_is_short(name):
-    count = 0
-    for language, code in blocks(SECTIONS[name]):
-        lines = code.splitlines()
-        if language == "diff":
-            count += sum(line.startswith("+") for line in lines[1:])
-        elif lines[0] != "# try it":
-            count += len(lines) - 1
+    count = sum(len(lines) for _, lines in changes(SECTIONS[name]))
     assert 0 < count <= MOST_LINES

@@ -63,7 +63,10 @@ class AugmentConfig(Section):
         self.require_below_one("affine_scale")
         self.require_positive("elastic_spacing", "missing_section_max", "blur_sigma", "gamma_range")
         self.require_not_negative(
-            "elastic_magnitude", "misalign_max", "shift_slice_max", "noise_max"
+            "elastic_magnitude",
+            "misalign_max",
+            "shift_slice_max",
+            "noise_max",
         )
         smallest, largest = self.gamma_range
         require(smallest <= largest, "smallest gamma <= largest", self.gamma_range)

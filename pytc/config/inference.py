@@ -7,7 +7,11 @@ from pytc.checks import Section
 from pytc.config.volumes import Triple
 
 SegmentationMethod = Literal[
-    "agglomeration", "components", "components_watershed", "waterz", "mutex_watershed"
+    "agglomeration",
+    "components",
+    "components_watershed",
+    "waterz",
+    "mutex_watershed",
 ]
 
 
