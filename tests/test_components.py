@@ -187,7 +187,7 @@ def test_unsigned_64_bit_labels(monkeypatch):
         np.uint64,
         np.uint64,
     ]
-    assert [watershed._index_dtype(n) for n in (2**31 - 1, 2**31)] == [np.int32, np.int64]
+    assert [watershed._index_dtype(n) for n in (2**30 - 1, 2**30)] == [np.int32, np.int64]
     for module in (connected_components, merge_forest):
         monkeypatch.setattr(module, "label_dtype", lambda shape: np.uint64)
     monkeypatch.setattr(watershed, "_index_dtype", lambda size: np.int64)

@@ -12,8 +12,10 @@ Most of the work needs no sorting. A voxel's strongest edge is in the forest in 
                            basin              each other: a basin. Only edges between a basin and
                                               something else are then sorted and visited.
 
-Cost: one pass over the unlabelled voxels and one over the edges, each slab of planes by a thread,
-and a sort of the edges of basins: by counting for float16 and uint8, of which there are few values.
+Seeds and basins are then numbered, so that joining them looks up numbers in a short array, not in
+the volume. Cost: one pass over the unlabelled voxels and one over the edges, each slab of planes by
+a thread, and a sort of the edges of basins: by counting for float16 and uint8, of which there are
+few values.
 Plain form: `plain.seeded_watershed`.
 
 Source: Cousty et al., "Watershed cuts: minimum spanning forests and the drop of water principle"
@@ -61,24 +63,42 @@ def seeded_watershed(
     if floor < 0:
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
     labels = np.array(seeds, order="C")
+    numbers, label_of = _numbered(labels)
+    n_seeds = len(label_of) - 1
     strengths = _strengths(affinities[:3], floor)
-    parents: np.ndarray = np.empty(labels.size, _index_dtype(labels.size))
+    groups: np.ndarray = np.empty(labels.size, _index_dtype(labels.size))
     slabs = slabs_of(shape[0], threads=threads)
     with ThreadPoolExecutor(len(slabs)) as pool:
-        list(pool.map(lambda slab: _point_to_strongest(labels, strengths, parents, *slab), slabs))
-        _point_to_roots(parents)
+        list(pool.map(lambda slab: _point_to_strongest(numbers, strengths, groups, *slab), slabs))
+        n_groups = n_seeds + _name_groups(numbers.reshape(-1), groups, n_seeds)
         found = list(
-            pool.map(lambda slab: _edges_of_basins(labels, strengths, parents, *slab), slabs)
+            pool.map(lambda slab: _edges_of_basins(strengths, groups, n_seeds, *slab), slabs)
         )
     ends = np.concatenate([slab_ends for slab_ends, _ in found])
     levels = np.concatenate([slab_levels for _, slab_levels in found])
-    _join(labels.reshape(-1), parents, _strongest_first(ends, levels))
+    seed_of_group = _join(_strongest_first(ends, levels), n_seeds, n_groups)
+    _fill(labels.reshape(-1), groups, label_of[seed_of_group])
     return labels
 
 
+def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as numbers 0, 1, .. N in the volume, and the label of each number; 0 stays 0.
+
+    Labels that are such numbers already, or nearly, are taken as they are.
+    """
+    highest = int(labels.max(initial=0))
+    if labels.min(initial=0) >= 0 and highest <= labels.size:
+        return labels, np.arange(highest + 1).astype(labels.dtype)
+    label_of, numbers = np.unique(np.append(labels, 0), return_inverse=True)
+    zero = int(np.searchsorted(label_of, 0))
+    order = np.arange(len(label_of))
+    order[[0, zero]] = order[[zero, 0]]  # so that the number of the label 0 is 0
+    return order[numbers[:-1]].reshape(labels.shape), label_of[order]
+
+
 def _index_dtype(size: int) -> type:
-    """The smaller of int32 and int64 that can number so many voxels from 1."""
-    return np.int32 if size < 2**31 else np.int64
+    """The smaller of int32 and int64 that can number so many voxels, and their groups, from 1."""
+    return np.int32 if size < 2**30 else np.int64
 
 
 def _strengths(affinities: np.ndarray, floor: float) -> np.ndarray:
@@ -99,16 +119,16 @@ def _strengths(affinities: np.ndarray, floor: float) -> np.ndarray:
 
 @compiled
 def _point_to_strongest(
-    labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray, start: int, stop: int
+    numbers: np.ndarray, strengths: np.ndarray, groups: np.ndarray, start: int, stop: int
 ) -> None:
     """Points each unlabelled voxel of planes start to stop - 1 at its strongest neighbour.
 
-    labels: (Z, Y, X); strengths: (3, Z, Y, X) unsigned; parents: (Z Y X,), filled as `union_find`
-    has it, with the index of a voxel + 1. Labelled voxels, and those without an edge, point at
-    themselves.
+    numbers: (Z, Y, X) of the seeds, 0 = unlabelled; strengths: (3, Z, Y, X) unsigned; groups:
+    (Z Y X,), filled with the index of a voxel + 1. Labelled voxels, and those without an edge,
+    point at themselves.
     """
-    depth, height, width = labels.shape
-    flat = labels.ravel()
+    depth, height, width = numbers.shape
+    flat = numbers.ravel()
     plane = height * width
     for z in range(start, stop):
         for y in range(height):
@@ -116,54 +136,73 @@ def _point_to_strongest(
             for x in range(width):
                 voxel = row + x
                 entry = voxel + 1
-                parents[voxel] = entry
+                groups[voxel] = entry
                 if flat[voxel] != 0:
                     continue
                 # In the order of the edges: of equal ones the first is taken.
                 best = strengths.dtype.type(0)
                 if z > 0 and strengths[0, z - 1, y, x] > best:
                     best = strengths[0, z - 1, y, x]
-                    parents[voxel] = entry - plane
+                    groups[voxel] = entry - plane
                 if y > 0 and strengths[1, z, y - 1, x] > best:
                     best = strengths[1, z, y - 1, x]
-                    parents[voxel] = entry - width
+                    groups[voxel] = entry - width
                 if x > 0 and strengths[2, z, y, x - 1] > best:
                     best = strengths[2, z, y, x - 1]
-                    parents[voxel] = entry - 1
+                    groups[voxel] = entry - 1
                 if z < depth - 1 and strengths[0, z, y, x] > best:
                     best = strengths[0, z, y, x]
-                    parents[voxel] = entry + plane
+                    groups[voxel] = entry + plane
                 if y < height - 1 and strengths[1, z, y, x] > best:
                     best = strengths[1, z, y, x]
-                    parents[voxel] = entry + width
+                    groups[voxel] = entry + width
                 if x < width - 1 and strengths[2, z, y, x] > best:
-                    parents[voxel] = entry + 1
+                    groups[voxel] = entry + 1
 
 
 @compiled
-def _point_to_roots(parents: np.ndarray) -> None:
-    """Points each voxel, in place, at the end of its chain: a labelled voxel, or a basin's root."""
-    for voxel in range(len(parents)):
-        other = parents[voxel]
-        if other > voxel + 1 and parents[other - 1] == voxel + 1:
-            parents[voxel] = voxel + 1  # of two that point at each other the first is the root
-    for voxel in range(len(parents)):
-        parents[voxel] = find(parents, voxel + 1)
+def _name_groups(numbers: np.ndarray, groups: np.ndarray, n_seeds: int) -> int:
+    """Replaces what each voxel points at by the group at the end of its chain, as -group, in place.
+
+    Groups 1 .. n_seeds are the seeds. The others are basins, which end at a voxel without an edge,
+    or at the first one of two that point at each other. Returns how many basins there are.
+    """
+    basins = 0
+    for voxel in range(len(groups)):
+        if numbers[voxel] != 0:
+            groups[voxel] = -np.int64(numbers[voxel])
+            continue
+        other = groups[voxel]
+        if other == voxel + 1 or (other > voxel + 1 and groups[other - 1] == voxel + 1):
+            basins += 1
+            groups[voxel] = -(n_seeds + basins)
+    for voxel in range(len(groups)):
+        if groups[voxel] < 0:
+            continue
+        end = groups[voxel]
+        while groups[end - 1] > 0:
+            end = groups[end - 1]
+        group = groups[end - 1]
+        entry = voxel + 1
+        while groups[entry - 1] > 0:  # the whole chain, so that it is walked only once
+            following = groups[entry - 1]
+            groups[entry - 1] = group
+            entry = following
+    return basins
 
 
 @compiled
 def _edges_of_basins(
-    labels: np.ndarray, strengths: np.ndarray, parents: np.ndarray, start: int, stop: int
+    strengths: np.ndarray, groups: np.ndarray, n_seeds: int, start: int, stop: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges between two groups of which one at least is a basin, in raster order.
 
     Of these the ones whose first voxel lies in planes start to stop - 1. Returns (ends, levels):
-    the roots at both ends (E, 2), and the strengths (E,).
+    the groups at both ends (E, 2), and the strengths (E,).
     """
-    depth, height, width = labels.shape
-    flat = labels.ravel()
+    _, depth, height, width = strengths.shape
     strides = (height * width, width, 1)
-    ends = np.empty((1 << 10, 2), parents.dtype)
+    ends = np.empty((1 << 10, 2), groups.dtype)
     levels = np.empty(1 << 10, strengths.dtype)
     count = 0
     for z in range(start, stop):
@@ -172,8 +211,7 @@ def _edges_of_basins(
             if count + 3 * width > len(levels):
                 ends, levels = _enlarged(ends, levels, 3 * width)
             for x in range(width):
-                root = parents[row + x]
-                is_seeded = flat[root - 1] != 0
+                group = -groups[row + x]
                 for axis in range(3):
                     is_last = (
                         (axis == 0 and z == depth - 1)
@@ -182,12 +220,12 @@ def _edges_of_basins(
                     )
                     if is_last:
                         continue
-                    other = parents[row + x + strides[axis]]
-                    if other == root or (is_seeded and flat[other - 1] != 0):
+                    other = -groups[row + x + strides[axis]]
+                    if other == group or (group <= n_seeds and other <= n_seeds):
                         continue
                     level = strengths[axis, z, y, x]
                     if level > 0:
-                        ends[count, 0], ends[count, 1] = root, other
+                        ends[count, 0], ends[count, 1] = group, other
                         levels[count] = level
                         count += 1
     return ends[:count], levels[:count]
@@ -230,15 +268,29 @@ def _counting_sort(ends: np.ndarray, levels: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def _join(labels: np.ndarray, parents: np.ndarray, edges: np.ndarray) -> None:
-    """Joins groups edge by edge, of which one at most holds a seed, and labels every voxel."""
+def _join(edges: np.ndarray, n_seeds: int, n_groups: int) -> np.ndarray:
+    """Joins groups edge by edge, of which one at most holds a seed.
+
+    Returns (n_groups + 1,) int64: the seed that each group was joined to, 0 if none.
+    """
+    parents = np.arange(1, n_groups + 1)
     for edge in range(len(edges)):
         a, b = find(parents, edges[edge, 0]), find(parents, edges[edge, 1])
-        # a root with a seed stays a root, and so keeps its label
-        if labels[a - 1] == 0:
+        if a > n_seeds:  # a seed stays a root
             parents[a - 1] = b
-        elif labels[b - 1] == 0:
+        elif b > n_seeds:
             parents[b - 1] = a
+    seeds = np.zeros(n_groups + 1, np.int64)
+    for group in range(1, n_groups + 1):
+        root = find(parents, group)
+        if root <= n_seeds:
+            seeds[group] = root
+    return seeds
+
+
+@compiled
+def _fill(labels: np.ndarray, groups: np.ndarray, label_of_group: np.ndarray) -> None:
+    """Gives each unlabelled voxel the label of its group, in place."""
     for voxel in range(len(labels)):
         if labels[voxel] == 0:
-            labels[voxel] = labels[find(parents, voxel + 1) - 1]
+            labels[voxel] = label_of_group[-groups[voxel]]
