@@ -25,10 +25,12 @@ from three_bars import (
 
 from pytc.commands import EvaluateConfig
 from pytc.config import SHORT_AND_LONG
+from pytc.evaluation.printing import shortest
 from pytc.io.skeleton import Skeleton, save_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.metrics.overlap import overlap_metrics
 from pytc.segmentation.connected_components import connected_components_3d
+from pytc.segmentation.edges import is_above
 
 
 @pytest.fixture(scope="module")
@@ -303,3 +305,15 @@ def test_require_fails_where_the_metric_is_worse(files, tmp_path):
     with pytest.raises(ValueError, match="expected dense_voi_sum of at most -1, got "):
         score(replace(config, metric="dense_voi_sum", require=-1.0))
     assert (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_the_shortest_threshold_decides_alike():
+    values = {
+        dtype: np.linspace(0, 1, 4001).astype(dtype) for dtype in ("float16", "float32", "float64")
+    }
+    values["uint8"] = np.arange(256, dtype=np.uint8)
+    for threshold in np.random.default_rng(0).random(50):
+        for some in values.values():
+            short = shortest(float(threshold), some.dtype)
+            assert np.array_equal(is_above(some, short), is_above(some, float(threshold)))
+    assert shortest(1 / (1 + np.exp(-1.0)), np.dtype("float16")) in (0.731, 0.7311)

@@ -29,7 +29,6 @@ from pytc.config import (
 )
 from pytc.console import print_table
 from pytc.evaluate import evaluate
-from pytc.evaluation.printing import shortest
 from pytc.inference.pipeline import infer
 from pytc.io.results import image_name, read_source, volume_names
 from pytc.io.synthetic import make_neurites
@@ -250,18 +249,6 @@ def test_the_line_that_makes_the_best_segmentation():
         assert np.array_equal(made[...], open_volume(best)[...])
     # nothing is predicted anew for it
     assert (run / "predictions/a_raw/affinities.zarr/blocks.json").read_text() == before
-
-
-def test_the_shortest_threshold_decides_alike():
-    values = {
-        dtype: np.linspace(0, 1, 4001).astype(dtype) for dtype in ("float16", "float32", "float64")
-    }
-    values["uint8"] = np.arange(256, dtype=np.uint8)
-    for threshold in np.random.default_rng(0).random(50):
-        for some in values.values():
-            short = shortest(float(threshold), some.dtype)
-            assert np.array_equal(is_above(some, short), is_above(some, float(threshold)))
-    assert shortest(1 / (1 + np.exp(-1.0)), np.dtype("float16")) in (0.731, 0.7311)
 
 
 def test_every_volume_is_scored_and_summarised():

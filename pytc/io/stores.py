@@ -65,8 +65,8 @@ def open_stored(path: str) -> Stored:
         with reading("slices", file):
             return open_folder(file)
     suffix = file.suffix.lower()
-    known = ", ".join(FILE_FORMATS)
-    require(suffix in FILE_FORMATS, f"{known}, .zarr or a folder of slices", path)
+    suffixes = ", ".join(FILE_FORMATS)
+    require(suffix in FILE_FORMATS, f"{suffixes}, .zarr or a folder of slices", path)
     with reading(suffix, file):
         if inside is None:
             return FILE_FORMATS[suffix].open(file)
