@@ -159,3 +159,31 @@ def test_gradients_fit_the_buckets_of_all_reduce():
     """DDP warns "Grad strides do not match bucket view strides" where they do not."""
     for code, _, err in ranks_of(STRIDES):
         assert (code, err) == (0, ""), err
+
+
+INTERRUPTED = """
+import torch
+import torch.distributed as dist
+from pytc.training.distributed import joined, read_environment
+
+ranks = read_environment()
+
+def interrupted(tensor):
+    work = dist.group.WORLD.allreduce([tensor])
+    work.wait()
+    raise KeyboardInterrupt  # while this frame holds the collective
+
+with joined(ranks, torch.device("cpu")):
+    reduce, dist.all_reduce = dist.all_reduce, interrupted
+    try:
+        ranks.sum(torch.ones(3))
+    except KeyboardInterrupt:
+        print("ended")
+    dist.all_reduce = reduce
+"""
+
+
+def test_ctrl_c_within_a_collective_ends_it():
+    """Waiting for gloo's thread must not wait for what the interrupted call holds itself."""
+    for code, out, err in ranks_of(INTERRUPTED):
+        assert (code, out) == (0, "ended\n"), err

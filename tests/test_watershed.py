@@ -83,14 +83,23 @@ def test_refuses(labels, floor, message):
         seeded_watershed(labels, np.zeros((3, 2, 2, 2), np.float16), floor=floor)
 
 
-@pytest.mark.parametrize("label_of", ([0, 10**12, -7, 3], [0, 1, 2, 3], [0, -1, -2, 5]))
+@pytest.mark.parametrize(
+    "label_of",
+    (
+        np.array([0, 10**12, -7, 3]),
+        np.array([0, 1, 2, 3]),
+        np.array([0, -1, -2, 5], np.int8),
+        # more digits than a float64 has
+        np.array([0, 2**63 + 1, 2**63 + 2, 2**64 - 1], np.uint64),
+    ),
+)
 def test_labels_may_be_any_integers(label_of):
     """Those that are no small numbers are numbered first, and come back as they were."""
     random = np.random.default_rng(0)
     affinities = random_affinities(random, (5, 7, 9))
     numbers = random.integers(0, 4, (5, 7, 9)) * (random.random((5, 7, 9)) < 0.1)
-    labels = np.array(label_of)[numbers]
-    expected = np.array(label_of)[plain.seeded_watershed(numbers, affinities)]
+    labels = label_of[numbers]
+    expected = label_of[plain.seeded_watershed(numbers, affinities)]
     for threads in (1, 3):
         found = seeded_watershed(labels, affinities, threads=threads)
         np.testing.assert_array_equal(found, expected)

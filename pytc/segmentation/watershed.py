@@ -82,14 +82,14 @@ def seeded_watershed(
 
 
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as numbers 0, 1, .. N in the volume, and the label of each number; 0 stays 0.
+    """Labels as numbers from 0 to N, and the label of each number; 0 stays 0.
 
-    Labels that are such numbers already, or nearly, are taken as they are.
+    Labels that do not exceed the number of voxels are taken as they are.
     """
     highest = int(labels.max(initial=0))
     if labels.min(initial=0) >= 0 and highest <= labels.size:
         return labels, np.arange(highest + 1).astype(labels.dtype)
-    label_of, numbers = np.unique(np.append(labels, 0), return_inverse=True)
+    label_of, numbers = np.unique(np.append(labels, labels.dtype.type(0)), return_inverse=True)
     zero = int(np.searchsorted(label_of, 0))
     order = np.arange(len(label_of))
     order[[0, zero]] = order[[zero, 0]]  # so that the number of the label 0 is 0

@@ -106,7 +106,7 @@ def _released(*tensors: torch.Tensor):
     """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C, too
         traceback.clear_frames(error.__traceback__)  # they hold the collective, and so its tensors
         raise
     finally:
