@@ -1,5 +1,6 @@
 """Where a run keeps its files, and which run is the newest. It loads no torch."""
 
+import fcntl
 import json
 import logging
 import os
@@ -141,6 +142,18 @@ def export_config(path: Path) -> Config:
 def write_json(path: Path, content: Any) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time into this block, of those that name the same folder.
+
+    The folder is made. The lock goes with its process, also where that is killed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
