@@ -99,7 +99,11 @@ class InferConfig(Section):
     # Folder for affinities.zarr (or probabilities.zarr) and segmentation.zarr; by default below the
     # run.
     output: str | None = None
-    labels: str | None = None  # True labels of the input, noted for evaluate.py; not needed.
+    # True labels of the input, noted for evaluate.py; not needed.
+    labels: str | tuple[str, ...] | None = None
+    # Voxel of the input, in stored axis order, at which labels begin that are smaller than it; for
+    # each of several labels. Default: as their attributes say.
+    labels_offset: tuple[Triple, ...] | None = None
     skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
     # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
     axes: str | None = None
@@ -125,6 +129,7 @@ class InferConfig(Section):
         return VolumeConfig(
             image=self.input,
             labels=self.labels,
+            offset=self.labels_offset,
             skeleton=self.skeleton,
             axes=self.axes,
             voxel_size=self.voxel_size,
@@ -148,8 +153,12 @@ class EvaluateConfig(Section):
     # Probability map of a mask or of boundaries; instead of a run.
     probabilities: str | None = None
     segmentation: str | None = None  # Segmentation or mask to score as it is; instead of a run.
-    # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume.
-    labels: str | None = None
+    # True labels, 0 = background, -1 = unlabelled; default: those of the run's volume. Several
+    # files label several parts of it.
+    labels: str | tuple[str, ...] | None = None
+    # Voxel of the prediction, in stored axis order, at which labels begin that are smaller than it;
+    # for each of several labels. Default: as infer.py noted, or as their attributes say.
+    labels_offset: tuple[Triple, ...] | None = None
     # Where the labels are valid (non-zero); default: the mask of the run's volume.
     mask: str | None = None
     # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.

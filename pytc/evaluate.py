@@ -74,7 +74,7 @@ def _case(config: EvaluateConfig, folder: Path | None, *, is_only: bool) -> Case
         made_by=notes.made_by,
     )
     truth = Truth(
-        labels=_named(config.labels, notes.truth.labels),
+        labels=_labels(config, notes.truth.labels),
         mask=_named(config.mask, notes.truth.mask),
         skeleton=_named(config.skeleton, notes.truth.skeleton),
     )
@@ -136,7 +136,17 @@ def _check_flags(config: EvaluateConfig, kind: TargetKind, path: str) -> None:
     require(of_instances or config.backend == "pytc", "instances with --backend funlib", kind.task)
 
 
-def _named(path: str | None, noted: StoredArray | None) -> StoredArray | None:
+def _labels(config: EvaluateConfig, noted: StoredArray | None) -> StoredArray | None:
+    """The labels that flags name, or else the noted ones, and where they lie."""
+    labels = _named(config.labels, noted)
+    if config.labels_offset is None:
+        return labels
+    require(labels is not None, "--labels with --labels-offset", config.labels_offset)
+    assert labels is not None
+    return replace(labels, offsets=config.labels_offset)
+
+
+def _named(path: str | tuple[str, ...] | None, noted: StoredArray | None) -> StoredArray | None:
     """The file that a flag names, or else the noted one. The notes also hold the axes of a file."""
     if path is None or (noted is not None and noted.path == path):
         return noted

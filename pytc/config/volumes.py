@@ -20,6 +20,21 @@ def require_intensity(title: str, intensity: Intensity | None) -> None:
     require(is_range, expected, intensity)
 
 
+def listed(paths: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The paths of none, one or several files."""
+    if not paths:
+        return ()
+    return (paths,) if isinstance(paths, str) else paths
+
+
+def listed_offsets(offset: Triple | tuple[Triple, ...] | None) -> tuple[Triple, ...] | None:
+    """One offset as a tuple of one; several, or None, as they are."""
+    if not offset:
+        return None
+    first = offset[0]
+    return (offset,) if isinstance(first, int) else offset  # type: ignore[return-value]
+
+
 @dataclass(frozen=True)
 class VolumeConfig(Section):
     """One volume on disk, or a synthetic one."""
@@ -28,7 +43,11 @@ class VolumeConfig(Section):
     # synthetic:SEED.
     image: str = "synthetic:0"
     # Labels of objects: 0 = background, -1 = unlabelled. A synthetic volume has its own labels.
-    labels: str | None = None
+    # Several files label several parts of the image.
+    labels: str | tuple[str, ...] | None = None
+    # Voxel of the image, in stored axis order, at which labels begin that are smaller than it; for
+    # each of several labels. Default: as the labels' attributes say.
+    offset: Triple | tuple[Triple, ...] | None = None
     # A mask: where it is 0, the labels count as unlabelled.
     mask: str | None = None
     # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.
@@ -53,11 +72,28 @@ class VolumeConfig(Section):
         super().__post_init__()
         self.require_not_negative("weight")
         self.require_positive("voxel_size")
+        self.require_not_negative("offset")
+        require(
+            self.offsets is None or len(self.offsets) == len(self.label_paths),
+            f"{self.title('offset')} of three voxels for each of {len(self.label_paths)} "
+            f"{self.title('labels')}",
+            self.offset,
+        )
         require_intensity(self.title("intensity"), self.intensity)
         if self.image == "synthetic" or self.is_synthetic:
             seed = self.image.removeprefix("synthetic:")
             expected = "synthetic:SEED with a whole number, e.g. synthetic:0"
             require(seed.isdigit(), expected, self.image)
+
+    @property
+    def label_paths(self) -> tuple[str, ...]:
+        """The files of labels: none, one or several."""
+        return listed(self.labels)
+
+    @property
+    def offsets(self) -> tuple[Triple, ...] | None:
+        """The offset of each file of labels, or None if the files say it."""
+        return listed_offsets(self.offset)
 
     @property
     def is_synthetic(self) -> bool:

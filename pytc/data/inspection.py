@@ -4,15 +4,18 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from pytc.checks import require
 from pytc.config import Config, Lengths, Triple
 from pytc.data.sources import Source, open_source
+from pytc.geometry import Box
 from pytc.io import intensity
 from pytc.io.labels import is_unlabelled
+from pytc.io.placed import label_boxes, share_of
+from pytc.io.volume import Volume
 from pytc.target_kinds import target_kind
 
 LOGGER = logging.getLogger(__name__)
@@ -44,6 +47,8 @@ class Facts:
     sampled: bool = False  # whether the volume is larger than the sample
     foreground: float = 0.0  # share of voxels with a label above 0
     unlabelled: float = 0.0  # share of unlabelled voxels
+    # share of the image that labels smaller than it take up; the shares above are of their voxels
+    labels_share: float = 1.0
 
     def __str__(self) -> str:
         low, high = self.grey_range
@@ -63,6 +68,8 @@ class Facts:
         parts.append(f"{number}, {self.foreground:.1%} labelled")
         if self.unlabelled:
             parts.append(f"{self.unlabelled:.1%} unlabelled")
+        if self.labels_share < 1:
+            parts.append(f"in a part of {self.labels_share:.1%} of the image")
         return ", ".join(parts)
 
 
@@ -96,7 +103,8 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
         )
     if source.labels is None:
         return facts, doubts
-    labels = [box[0] for box in intensity.take_sample(source.labels)]
+    boxes_of_labels = sample_of_labels(source.labels)
+    labels = [source.labels[box.slices] for box in boxes_of_labels]
     if looks_like_image(labels):
         most = max(len(np.unique(box)) for box in labels)
         doubts.append(
@@ -105,8 +113,8 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
         )
     is_labelled = [~is_unlabelled(box) for box in labels]
     if source.mask is not None:
-        masks = intensity.take_sample(source.mask)
-        is_labelled = [flags & (mask[0] != 0) for flags, mask in zip(is_labelled, masks)]
+        masks = [source.mask[box.slices] for box in boxes_of_labels]
+        is_labelled = [flags & (mask != 0) for flags, mask in zip(is_labelled, masks)]
     ids = np.concatenate([box[flags] for box, flags in zip(labels, is_labelled)])
     total = sum(box.size for box in labels)
     facts = replace(
@@ -115,8 +123,18 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
         n_labels=int(np.count_nonzero(np.unique(ids))),
         foreground=np.count_nonzero(ids) / total,
         unlabelled=1 - ids.size / total,
+        labels_share=share_of(source.labels),
     )
     return facts, doubts
+
+
+def sample_of_labels(labels: Volume) -> list[Box]:
+    """Boxes, evenly spread over the labels, in the coordinates of the image."""
+    return [
+        box.moved(part.start)
+        for part in label_boxes(labels)
+        for box in intensity.sample_boxes(cast(Triple, part.shape))
+    ]
 
 
 def looks_like_labels(boxes: Sequence[np.ndarray]) -> bool:

@@ -19,6 +19,7 @@ from pytc.data.shared_memory import OnceANode, shared_sources
 from pytc.data.sources import Source, open_source
 from pytc.geometry import Box
 from pytc.io.labels import UNLABELLED, is_unlabelled
+from pytc.io.placed import PlacedVolume, label_boxes
 from pytc.target_kinds import target_kind
 
 VALIDATION_STREAM = 1
@@ -34,6 +35,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
       uint8, in which 0 and 255 are the ends, if `keep_uint8` and the volume is such.
     - labels: (Z, Y, X) int32, 0 = background, -1 = unlabelled.
     - number: n.
+
+    Labels that are smaller than their image are unlabelled outside. A crop then has its centre in
+    them, and reaches into the image around them.
     """
 
     source: Source  # with labels, else ValueError
@@ -55,10 +59,12 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 f"expected labels for the volume {self.source.name}, by data.*.labels, got None"
             )
         self.labels = self.source.labels
+        self.labelled = label_boxes(self.labels)
 
     def __len__(self) -> int:
-        """Samples in an epoch, which draws as many voxels as the volume has."""
-        return max(1, round(math.prod(self.source.shape) / math.prod(self.patch_size)))
+        """Samples in an epoch, which draws as many voxels as the volume's labels have."""
+        voxels = sum(math.prod(box.shape) for box in self.labelled)
+        return max(1, round(voxels / math.prod(self.patch_size)))
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         crop, labels = self._draw(n)
@@ -80,12 +86,11 @@ class PatchDataset(Dataset[dict[str, Any]]):
             np.random.Philox(key=[self.seed, self.stream], counter=[0, 0, 0, n])
         )
         size = tuple(map(min, self.patch_size, self.source.shape))
-        room = [whole - part for whole, part in zip(self.source.shape, size)]
         enough = max(self.min_labelled, 1e-12)
         best = None
         best_share = 0.0
         for _ in range(self.max_tries):
-            start = tuple(int(rng.integers(most + 1)) for most in room)
+            start = self._draw_start(rng, size)
             crop = Box(start, tuple(a + length for a, length in zip(start, size)))
             labels = self._read_labels(crop)
             share = np.count_nonzero(labels > 0) / math.prod(self.patch_size)
@@ -99,6 +104,23 @@ class PatchDataset(Dataset[dict[str, Any]]):
                 f"they are sparse, got none in {self.max_tries} patches of {self.patch_size}"
             )
         return best
+
+    def _draw_start(self, rng: np.random.Generator, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Where a crop begins: anywhere, or so that its centre lies in one of several labels.
+
+        Each of several labels is drawn in proportion to its voxels.
+        """
+        room = [whole - part for whole, part in zip(self.source.shape, size)]
+        if not isinstance(self.labels, PlacedVolume):
+            return tuple(int(rng.integers(most + 1)) for most in room)
+        voxels = np.cumsum([math.prod(box.shape) for box in self.labelled])
+        box = self.labelled[int(np.searchsorted(voxels, rng.integers(voxels[-1]), "right"))]
+        start = []
+        for first, stop, length, most in zip(box.start, box.stop, size, room):
+            lowest = min(max(first - length // 2, 0), most)
+            highest = min(max(stop - 1 - length // 2, lowest), most)
+            start.append(int(rng.integers(lowest, highest + 1)))
+        return tuple(start)
 
     def _read_labels(self, crop: Box) -> np.ndarray:
         """Labels of a crop as int32, -1 where they are unlabelled or masked."""

@@ -13,6 +13,7 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import DataConfig, SyntheticConfig, VolumeConfig
 from pytc.io import datasets, intensity
+from pytc.io.placed import Frame, PlacedVolume, place_labels, place_mask
 from pytc.io.results import volume_name
 from pytc.io.volume import Volume, open_volume
 
@@ -22,7 +23,11 @@ GENERATOR = 1
 
 @dataclass(frozen=True)
 class Source:
-    """One opened volume: the image (C, Z, Y, X), and labels and mask (Z, Y, X) if it has them."""
+    """One opened volume: the image (C, Z, Y, X), and labels and mask (Z, Y, X) if it has them.
+
+    Labels and mask have the image's shape. Labels that are smaller are a `PlacedVolume`, which is
+    unlabelled outside of them.
+    """
 
     name: str
     image: Volume
@@ -37,15 +42,29 @@ class Source:
 
     @property
     def parts(self) -> dict[str, Volume]:
-        """image, labels and mask, as far as the volume has them."""
-        parts = {"image": self.image, "labels": self.labels, "mask": self.mask}
-        return {name: part for name, part in parts.items() if part is not None}
+        """What is stored, by name: image, labels and mask, as far as the volume has them.
+
+        Of labels that are smaller than the image each file is a part of its own.
+        """
+        parts = {"image": self.image}
+        for name, part in (("labels", self.labels), ("mask", self.mask)):
+            if isinstance(part, PlacedVolume):
+                parts |= {f"{name} {n}": piece.volume for n, piece in enumerate(part.pieces)}
+            elif part is not None:
+                parts[name] = part
+        return parts
 
     def with_parts(self, parts: dict[str, Volume]) -> "Source":
-        """The same source with other volumes; it then has those in `parts` alone."""
-        return replace(
-            self, image=parts["image"], labels=parts.get("labels"), mask=parts.get("mask")
-        )
+        """The same source, with its parts read from other volumes of the same shapes."""
+
+        def found(name: str, volume: Volume | None) -> Volume | None:
+            if isinstance(volume, PlacedVolume):
+                numbers = range(len(volume.pieces))
+                return volume.with_volumes([parts[f"{name} {number}"] for number in numbers])
+            return parts.get(name)
+
+        labels, mask = found("labels", self.labels), found("mask", self.mask)
+        return replace(self, image=parts["image"], labels=labels, mask=mask)
 
     @property
     def voxel_size(self) -> tuple[float, float, float]:
@@ -80,14 +99,31 @@ def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = N
         image.n_channels,
     )
     config = locate_volume(config, data.synthetic)
-    spatial = config.axes.replace("c", "") if config.axes else None
-    parts = {}
-    for part, path in (("labels", config.labels), ("mask", config.mask)):
-        if path:
-            parts[part] = open_volume(path, axes=spatial, transpose=config.transpose)
-            _check_part(part, parts[part], image)
+    labels, mask = _open_labels(config, image)
     chosen = config.intensity or data.intensity
-    return Source(volume_name(config), image, intensity.grey_range(image, chosen), **parts)
+    grey_range = intensity.grey_range(image, chosen)
+    return Source(volume_name(config), image, grey_range, labels, mask)
+
+
+def _open_labels(config: VolumeConfig, image: Volume) -> tuple[Volume | None, Volume | None]:
+    """Labels and mask of an image, of its shape."""
+    spatial = config.axes.replace("c", "") if config.axes else None
+
+    def opened(part: str, path: str) -> Volume:
+        volume = open_volume(path, axes=spatial, transpose=config.transpose)
+        _check_part(part, volume, image)
+        return volume
+
+    frame = Frame(f"the image {image.path}", image.spatial_shape, image.voxel_size, image.origin)
+    labels, mask = None, None
+    if config.labels:
+        files = [opened("labels", path) for path in config.label_paths]
+        labels = place_labels(files, frame, config.offsets)
+        _check_shape("labels", labels, image)
+    if config.mask:
+        mask = place_mask(opened("mask", config.mask), labels, frame)
+        _check_shape("mask", mask, image)
+    return labels, mask
 
 
 def open_image(config: VolumeConfig, data: DataConfig) -> Volume:
@@ -100,9 +136,8 @@ def open_image(config: VolumeConfig, data: DataConfig) -> Volume:
 
 
 def _check_part(part: str, volume: Volume, image: Volume) -> None:
-    """ValueError unless labels or mask are integers on the voxels of the image."""
-    shape, axes = image.spatial_shape, image.spatial_axes
-    require(volume.shape == shape, f"{part} {volume.path} of shape {shape}", volume.shape)
+    """ValueError unless labels or mask are integers with the axes of the image."""
+    axes = image.spatial_axes
     both_are_stated = volume.axes_from and image.axes_from
     require(
         not both_are_stated or volume.axes == axes,
@@ -111,6 +146,20 @@ def _check_part(part: str, volume: Volume, image: Volume) -> None:
     )
     integers = f"{part} {volume.path} of an integer dtype"
     require(volume.dtype.kind in "iub", integers, str(volume.dtype))
+
+
+def _check_shape(part: str, volume: Volume, image: Volume) -> None:
+    """ValueError, with the way out, unless labels or mask have the image's shape."""
+    shape = image.spatial_shape
+    if volume.shape == shape:
+        return
+    advice = ""
+    if len(volume.shape) == 3 and all(n <= m for n, m in zip(volume.shape, shape)):
+        advice = (
+            "; labels of a part of the image need an offset, by data.*.offset in voxels or as an "
+            "attribute (voxel_offset in voxels, offset in nm)"
+        )
+    raise ValueError(f"expected {part} {volume.path} of shape {shape}, got {volume.shape}{advice}")
 
 
 def _voxel_size_or_one(image: Volume) -> tuple[float, float, float]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pytc.checks import require
-from pytc.config import Lengths, SegmentationConfig
+from pytc.config import Lengths, SegmentationConfig, Triple
 from pytc.evaluation.inputs import InferCall, StoredArray, Truth, metrics_by_truth
 from pytc.io.results import SOURCE, SOURCES, read_source
 from pytc.renames import segmentation_from_plain
@@ -44,6 +44,12 @@ def read_notes(folder: Path) -> Notes:
     def array(path: str | None, axes: str | None) -> StoredArray | None:
         return StoredArray(path, axes, transpose) if path else None
 
+    labels = None
+    if source.get("labels"):
+        noted = source["labels"]
+        paths = noted if isinstance(noted, str) else tuple(noted)
+        labels = StoredArray(paths, spatial_axes, transpose, _noted_offsets(source))
+
     skeleton = None
     if source.get("skeleton"):
         skeleton = StoredArray(source["skeleton"], source.get("stored_axes"))
@@ -55,7 +61,7 @@ def read_notes(folder: Path) -> Notes:
     return Notes(
         kind=target_kind(source["target"]),
         truth=Truth(
-            labels=array(source.get("labels"), spatial_axes),
+            labels=labels,
             mask=array(source.get("mask"), spatial_axes),
             skeleton=skeleton,
         ),
@@ -65,6 +71,12 @@ def read_notes(folder: Path) -> Notes:
         segmentation=segmentation_from_plain(_noted_segmentation(source)),
         made_by=made_by,
     )
+
+
+def _noted_offsets(source: dict[str, Any]) -> tuple[Triple, ...] | None:
+    """Where labels begin that are smaller than the image; None if their attributes say it."""
+    noted = source.get("labels_offset")
+    return None if noted is None else tuple((z, y, x) for z, y, x in noted)
 
 
 def _noted_segmentation(source: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Literal
 
 from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig, Triple
+from pytc.config.volumes import listed
 from pytc.evaluation.exact import EXACT_METRICS
 from pytc.evaluation.sweep import check_metric
+from pytc.io.placed import Frame, place_labels, place_mask
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.table import BY_CLASS, DEFAULTS, Task, full_name, metric_names
@@ -25,9 +27,21 @@ from pytc.thresholds import DEFAULT_THRESHOLDS
 class StoredArray:
     """A file, and the order of its axes where the file itself does not say."""
 
-    path: str
+    path: str | tuple[str, ...]  # several only of labels
     axes: str | None = None  # order of the stored axes, e.g. "zyx"
     transpose: str | None = None  # order in which the spatial axes are read; None: as stored
+    # voxel of the prediction, in stored axis order, at which labels begin that are smaller than it;
+    # for each path; None: as their attributes say
+    offsets: tuple[Triple, ...] | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return listed(self.path)
+
+    @property
+    def only_path(self) -> str:
+        (path,) = self.paths
+        return path
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ class Prediction:
 class Truth:
     """What a prediction is scored against: labels, skeletons or both."""
 
-    # integers (Z, Y, X): objects or classes, 0 = background, -1 = unlabelled
+    # integers (Z, Y, X): objects or classes, 0 = background, -1 = unlabelled; smaller ones than the
+    # prediction lie somewhere in it
     labels: StoredArray | None = None
     mask: StoredArray | None = None  # (Z, Y, X): labels count where it is not 0
     # `axes` are those of the positions, where they are other than the prediction's
@@ -133,11 +148,7 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
         truth = replace(truth, skeleton=None)
     files = _files(prediction, truth)
     metric = choose_metric(decoding.metric, kind, files)
-    volumes = {
-        part: open_volume(file.path, axes=file.axes, transpose=file.transpose)
-        for part, file in files.items()
-        if part != "skeleton"
-    }
+    volumes = _open_volumes(files, prediction.content)
     array = volumes[prediction.content]
     _check_volumes(volumes, array)
     if decoding.every_threshold and method_of(decoding.segmentation).tree is None:
@@ -164,7 +175,7 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
         image=volumes.get("image"),
         skeleton=skeleton,
         voxel_size=voxel_size,
-        paths={part: file.path for part, file in files.items()},
+        paths={part: ", ".join(file.paths) for part, file in files.items()},
     )
 
 
@@ -215,11 +226,48 @@ def _files(prediction: Prediction, truth: Truth) -> dict[str, StoredArray]:
     return {part: file for part, file in files.items() if file is not None}
 
 
+def _open_volumes(files: dict[str, StoredArray], content: str) -> dict[str, Volume]:
+    """The volumes by their names, labels and mask at their place in the prediction `content`."""
+    volumes: dict[str, Volume] = {}
+    labels: list[Volume] = []
+    for part, file in files.items():
+        if part == "skeleton":
+            continue
+        opened = [
+            open_volume(path, axes=file.axes, transpose=file.transpose) for path in file.paths
+        ]
+        volumes[part] = opened[0]
+        if part == "labels":
+            labels = opened
+    array = volumes[content]
+    # a prediction begins where its image does
+    begins = [array]
+    if "image" in volumes and volumes["image"].spatial_shape == array.spatial_shape:
+        begins.append(volumes["image"])
+    frame = Frame(
+        f"the prediction {array.path}",
+        array.spatial_shape,
+        next((volume.voxel_size for volume in begins if volume.voxel_size is not None), None),
+        next((volume.origin for volume in begins if volume.origin is not None), None),
+    )
+    if labels:
+        volumes["labels"] = place_labels(labels, frame, files["labels"].offsets)
+    if "mask" in volumes:
+        volumes["mask"] = place_mask(volumes["mask"], volumes.get("labels"), frame)
+    return volumes
+
+
 def _check_volumes(volumes: dict[str, Volume], prediction: Volume) -> None:
     """ValueError unless all volumes have the prediction's shape and axes, and labels are labels."""
     shape, axes = prediction.spatial_shape, prediction.spatial_axes
     for part, volume in volumes.items():
-        require(volume.spatial_shape == shape, f"{part} of the prediction's shape {shape}", volume)
+        if volume.spatial_shape != shape:
+            advice = ""
+            if part == "labels" and all(n <= m for n, m in zip(volume.spatial_shape, shape)):
+                advice = "; --labels-offset Z Y X says where smaller labels lie in the prediction"
+            raise ValueError(
+                f"expected {part} of the prediction's shape {shape}, got {volume}{advice}"
+            )
         both_say = "axes" in volume.attributes and "axes" in prediction.attributes
         require(
             volume.spatial_axes == axes or not both_say,
@@ -257,7 +305,7 @@ def _open_skeleton(file: StoredArray, voxel_size: Lengths | None, axes: str) -> 
     if voxel_size is not None:
         along = dict(zip(axes, voxel_size))
         voxel_size = (along[stored[0]], along[stored[1]], along[stored[2]])
-    skeleton = load_skeleton(file.path, voxel_size, axes=stored)
+    skeleton = load_skeleton(file.only_path, voxel_size, axes=stored)
     return skeleton if stored == axes else skeleton.transposed(stored, axes)
 
 

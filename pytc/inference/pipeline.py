@@ -286,6 +286,7 @@ def _notes(
     notes = {
         "image": volume.image,
         "labels": volume.labels,
+        "labels_offset": volume.offsets,
         "mask": volume.mask,
         "skeleton": volume.skeleton,
         "axes": volume.axes,

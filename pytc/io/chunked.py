@@ -57,6 +57,8 @@ def describe(path: Path) -> ChunkedArray | None:
         channels = [meta["num_channels"]] if meta["num_channels"] > 1 else []
         shape = (*finest["size"], *channels)
         attributes = {"axes": "xyzc"[: len(shape)], "voxel_size": finest["resolution"]}
+        if "voxel_offset" in finest:
+            attributes["voxel_offset"] = finest["voxel_offset"]
         return ChunkedArray("neuroglancer_precomputed", shape, meta["data_type"], attributes)
     return None
 

@@ -1,7 +1,8 @@
 """Axes, voxel size and offsets of a stored array: from arguments, attributes, or a standard."""
 
 import json
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,12 +97,43 @@ def _voxel_size_of_attributes(path: str, attributes: dict[str, Any]) -> list[flo
         for lengths in stored
     )
     require(agree, f"one voxel size of three lengths in {path}", stored)
+    return _in_nanometres(path, attributes, stored[0])
+
+
+def _in_nanometres(path: str, attributes: dict[str, Any], lengths: list[float]) -> list[float]:
+    """Three lengths that are in the attribute `unit` or `units`, by default nm."""
     units = attributes.get("unit") or attributes.get("units") or "nm"
     if isinstance(units, str):
         units = [units] * 3
     readable = len(units) == 3 and set(units) <= set(NANOMETRES)
     require(readable, f"units from {', '.join(NANOMETRES)} in {path}", units)
-    return [length * NANOMETRES[unit] for length, unit in zip(stored[0], units)]
+    return [length * NANOMETRES[unit] for length, unit in zip(lengths, units)]
+
+
+class Origin(NamedTuple):
+    """Where the first voxel of an array lies in a larger space.
+
+    at: spatial axes in the order of the array. in_nm: lengths in nm; otherwise whole voxels.
+    """
+
+    at: Lengths
+    in_nm: bool
+
+
+def origin_of(path: str, attributes: dict[str, Any]) -> Origin | None:
+    """The attribute `voxel_offset` (voxels) or `offset` (a length, as in CREMI's files), if any.
+
+    What is not three numbers is some other attribute of that name.
+    """
+    for name, in_nm in (("voxel_offset", False), ("offset", True)):
+        stored = attributes.get(name)
+        if not isinstance(stored, list) or len(stored) != 3:
+            continue
+        if not all(isinstance(number, int | float) and math.isfinite(number) for number in stored):
+            continue
+        z, y, x = _in_nanometres(path, attributes, stored) if in_nm else stored
+        return Origin((float(z), float(y), float(x)), in_nm)
+    return None
 
 
 def offsets_of(path: str, attributes: dict[str, Any], n_channels: int) -> tuple[Triple, ...] | None:

@@ -18,7 +18,7 @@ from pytc.checks import require
 from pytc.config import Lengths, Triple
 from pytc.io import stores
 from pytc.io.chunked import create_zarr
-from pytc.io.metadata import axes_of, offsets_of, plain_attributes, voxel_size_of
+from pytc.io.metadata import axes_of, offsets_of, origin_of, plain_attributes, voxel_size_of
 from pytc.io.stored import NewArray, Stored, expecting, reading
 
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512
@@ -132,6 +132,7 @@ class Volume(AbstractContextManager["Volume"]):
     axes_from, voxel_size_from: who states them, e.g. "given" or "OME-Zarr"; empty if nobody does.
     attributes: all that is stored with the array.
     offsets: of the affinity channels, or None.
+    origin: where its first voxel lies in a larger space, or None if no attribute says it.
 
     A volume can be pickled, and a reader is safe to use after a fork.
     """
@@ -159,12 +160,14 @@ class Volume(AbstractContextManager["Volume"]):
             self.path, self.attributes, voxel_size, standard
         )
         self.offsets = offsets_of(self.path, self.attributes, self.n_channels)
+        self.origin = origin_of(self.path, self.attributes)
         self.cache_bytes = 0
         self._stored = stored
         self._handle: Any = None
         self._pid: int | None = None  # the process that opened the handle
         # presented axis i is stored axis order[i]
         self._order = tuple(range(len(self.shape)))
+        self._stored_axes = self.axes
         if transpose is not None:
             self._transpose(transpose)
 
@@ -184,6 +187,9 @@ class Volume(AbstractContextManager["Volume"]):
             self.voxel_size = (size[z], size[y], size[x])
         if self.offsets is not None:
             self.offsets = tuple((offset[z], offset[y], offset[x]) for offset in self.offsets)
+        if self.origin is not None:
+            at = self.origin.at
+            self.origin = self.origin._replace(at=(at[z], at[y], at[x]))
 
     @property
     def spatial_shape(self) -> Triple:
@@ -193,6 +199,12 @@ class Volume(AbstractContextManager["Volume"]):
     @property
     def spatial_axes(self) -> str:
         return self.axes.replace("c", "")
+
+    def presented(self, stored: Triple) -> Triple:
+        """Three numbers, one for each spatial axis as it is stored, in the order of `axes`."""
+        spatial = [place for place in self._order if self._stored_axes[place] != "c"]
+        z, y, x = (stored[sorted(spatial).index(place)] for place in spatial)
+        return z, y, x
 
     @property
     def n_channels(self) -> int:
