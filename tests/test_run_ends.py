@@ -16,7 +16,8 @@ from pytc import cli
 from pytc.config import VolumeConfig
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.script import EXIT_INTERRUPTED
-from pytc.training.distributed import EXIT_REQUEUE
+from pytc.training import distributed
+from pytc.training.distributed import EXIT_REQUEUE, noticed_signals
 from pytc.training.loop import train
 from pytc.training.trainer import Trainer
 
@@ -43,6 +44,28 @@ def test_a_signal_ends_a_run_after_its_step_with_the_code_for_requeueing(tmp_pat
     assert process.wait() == EXIT_REQUEUE == 75
     steps = [line["step"] for line in read_log(run) if "train/loss_total" in line]
     assert step_of(run) == steps[-1] < 400
+
+
+@pytest.mark.parametrize("repeated", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_slurm_and_srun_both_send_is_one(repeated, monkeypatch, capfd):
+    others = []  # what the handlers around the block are called with
+    handler = signal.signal(repeated, lambda number, frame: others.append(number))
+    try:
+        with noticed_signals() as received:
+            for number in (signal.SIGTERM, repeated):
+                os.kill(os.getpid(), number)
+            assert received == [signal.SIGTERM] and others == []
+            with pytest.raises(KeyboardInterrupt):  # a human's second signal
+                os.kill(os.getpid(), signal.SIGINT)
+        assert capfd.readouterr().err.count("SIGTERM: ending after this step") == 1
+
+        monkeypatch.setattr(distributed, "TOGETHER", 0.0)  # as if the burst were over
+        with noticed_signals(say=False) as received:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), repeated)
+            assert received == [signal.SIGINT] and others == [repeated]
+    finally:
+        signal.signal(repeated, handler)
 
 
 FAILING = """

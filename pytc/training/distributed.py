@@ -28,6 +28,9 @@ from pytc.script import EXIT_INTERRUPTED, RankError, user_message
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # EX_TEMPFAIL of sysexits.h: stopped by a scheduler before the end, to be continued by --resume
 EXIT_REQUEUE = 75
+# Seconds within which the signals of a scheduler are one: Slurm sends SIGTERM to each task, and so
+# does srun, which gets it too.
+TOGETHER = 5.0
 # ranks wait for one another while one predicts and scores a whole volume, or decodes it
 PATIENCE = timedelta(hours=6)
 FAILURE = "pytc/failure"  # key in the ranks' store: the rank that failed first, and its message
@@ -251,17 +254,29 @@ def lay_out_gradients(model: torch.nn.Module) -> None:
 def noticed_signals(*, say: bool = True):
     """Yield a list to which the first of SIGNALS is appended.
 
-    The default handlers are then restored, so that a second signal ends the process at once. With
-    `say` the first one is answered by a line on stderr.
+    A second signal ends the process at once, as it would without this block. But a scheduler may
+    send its signal several times: a SIGTERM or SIGUSR1 that follows the first signal within
+    `TOGETHER` seconds is ignored.
+
+    say: answer the first one by a line on stderr.
     """
-    received = []
+    received: list[signal.Signals] = []
+    first_at = 0.0
     with ExitStack() as handlers:
 
         def note(number, frame):
-            name = signal.Signals(number).name
+            nonlocal first_at
+            if received:
+                is_repeated = time.monotonic() - first_at < TOGETHER
+                if is_repeated and number != signal.SIGINT:
+                    return
+                handlers.close()
+                signal.raise_signal(number)
+                return
+            first_at = time.monotonic()
             received.append(signal.Signals(number))
-            handlers.close()
             if say:  # print may be interrupted by this very handler
+                name = signal.Signals(number).name
                 line = (
                     f"\n{name}: ending after this step, with a checkpoint; a second one ends now\n"
                 )
