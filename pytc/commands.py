@@ -300,6 +300,24 @@ class ModelsCommand:
     quiet: Quiet = False
 
 
+@dataclass(frozen=True)
+class MigrateCommand:
+    """Make a preset of a config of another program, and list what has no counterpart.
+
+    Read are configs of PyTorch Connectomics (YACS, Hydra, YAML with `_base_`), command lines of
+    BANIS, and the plans.json of nnU-Net 2. See docs/migrating.md.
+    """
+
+    # The config: a .yaml file, a plans.json, a job script that calls BANIS.py, or such a command
+    # line, in quotes.
+    source: tyro.conf.Positional[str]
+    output: Path | None = None  # Preset to write; by default NAME.py here, after the config's name.
+    base: Path | None = None  # YACS: the file that the config builds upon (--config-base).
+    # nnU-Net: which configuration of the plans. Default: 3d_fullres.
+    configuration: str | None = None
+    overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False  # Replace an existing preset.
+
+
 def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:
     """The words on a command line that make `config` from `default`, dataclasses of one type.
 

@@ -145,6 +145,21 @@ def _data(arguments: list[str]) -> None:
             print(volume)
 
 
+def _migrate(arguments: list[str]) -> None:
+    """Make a preset of a config of another program."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.commands import MigrateCommand, parse
+        from pytc.migration.migrate import migrate
+
+        asked = parse(MigrateCommand, "migrate", words)
+        _, report = migrate(
+            asked.source, asked.output, asked.base, asked.configuration, asked.overwrite
+        )
+        print(report)
+
+
 # The first line of a verb's docstring is its line in `pytc --help`.
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
@@ -155,4 +170,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "hardware": _hardware,
     "models": _models,
     "data": _data,
+    "migrate": _migrate,
 }
