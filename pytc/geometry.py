@@ -48,6 +48,13 @@ class Box:
         """This box in the coordinates of another, whose start is their origin."""
         return self.moved(tuple(-a for a in other.start))
 
+    def grown(self, before: Sequence[int], after: Sequence[int], shape: Sequence[int]) -> Box:
+        """This box with a halo of so many voxels at either end, as far as the volume goes."""
+        return Box(
+            tuple(max(0, a - h) for a, h in zip(self.start, before)),
+            tuple(min(n, b + h) for b, h, n in zip(self.stop, after, shape)),
+        )
+
     def intersection(self, other: Box) -> Box | None:
         """The voxels in both boxes, or None."""
         start = tuple(map(max, self.start, other.start))

@@ -150,10 +150,15 @@ def locked(folder: Path) -> Iterator[None]:
 
     The folder is made. The lock goes with its process, also where that is killed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    path = folder / ".lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # the one who had the lock before may have removed the folder
+            if path.is_file() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return
 
 
 @contextmanager

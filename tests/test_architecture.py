@@ -41,6 +41,8 @@ FLOORS = {
     "pytc.data": 3,
     "pytc.inference": 3,
     "pytc.migration": 3,
+    "pytc.segmentation.block_steps": 3,
+    "pytc.segmentation.block_tree": 3,
     "pytc.segmentation.blockwise": 3,
     "pytc.segmentation.decode": 3,
     "pytc.segmentation.stored_tree": 3,

@@ -1,4 +1,3 @@
-import types
 import warnings
 
 import cc3d
@@ -9,10 +8,8 @@ import scipy.sparse
 import torch
 from reference_segmentation import random_affinities, small_shapes
 
-from pytc.config import SHORT_AND_LONG, SegmentationConfig
-from pytc.io.volume import create_volume, open_volume
-from pytc.segmentation import blockwise, connected_components, merge_forest, plain, watershed
-from pytc.segmentation.blockwise import segment_volume
+from pytc.config import SHORT_AND_LONG
+from pytc.segmentation import connected_components, merge_forest, plain, watershed
 from pytc.segmentation.connected_components import (
     affinities_to_segmentation,
     connected_components_3d,
@@ -295,91 +292,3 @@ def test_edges_as_0_and_1_in_uint8_give_a_warning():
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.zeros((3, 4, 4, 4), np.float16))
-
-
-def stored(path, affinities, axes, offsets):
-    array = affinities if axes[0] == "c" else np.moveaxis(affinities, 0, -1)
-    with create_volume(
-        path,
-        array.shape,
-        array.dtype,
-        axes=axes,
-        voxel_size=(30, 8, 8),
-        attributes={"offsets": offsets},
-    ) as volume:
-        volume[...] = array
-    return open_volume(path)
-
-
-@pytest.mark.parametrize("axes", ("czyx", "xyzc"))
-@pytest.mark.parametrize("dtype", (np.float16, np.uint8))
-def test_slabs_equal_the_whole(tmp_path, axes, dtype):
-    affinities = random_affinities(np.random.default_rng(6), (11, 9, 10), dtype)
-    offsets = ((0, 0, 1), (0, 0, 9), (1, 0, 0), (0, 1, 0))
-    volume = stored(tmp_path / "a.zarr", affinities[[2, 0, 0, 1]], axes, offsets)
-    for min_size in (0, 4):
-        expected = plain.flood_fill(affinities, 0.7, min_size)
-        for planes in (1, 2, 4, 10, 11, None):
-            segment_volume(
-                volume, tmp_path / "s.zarr", SegmentationConfig(0.7, min_size), planes=planes
-            )
-            labels = open_volume(tmp_path / "s.zarr")
-            assert labels.axes == axes.replace("c", "") and labels.voxel_size == (30, 8, 8)
-            np.testing.assert_array_equal(labels[...], expected)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.zarr", "s.zarr"]
-
-
-def test_slabs_of_a_single_file(tmp_path):
-    affinities = random_affinities(np.random.default_rng(7), (5, 6, 7))
-    volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
-    segment_volume(volume, f"{tmp_path}/s.h5:labels", SegmentationConfig(0.7), planes=2)
-    np.testing.assert_array_equal(
-        open_volume(f"{tmp_path}/s.h5:labels")[...], plain.flood_fill(affinities, 0.7)
-    )
-
-
-def test_slabs_fit_into_free_memory(tmp_path, monkeypatch):
-    affinities = random_affinities(np.random.default_rng(9), (70, 2, 3))
-    volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
-    for free_planes, expected in ((1000, 1000), (70, 70), (69, 64), (20, 20), (0.5, 1)):
-        free = types.SimpleNamespace(available=2 * 6 * (3 * 2 + 4) * free_planes)
-        monkeypatch.setattr(blockwise.psutil, "virtual_memory", lambda free=free: free)
-        assert (
-            blockwise.fitting_planes(volume.spatial_shape, volume.dtype, 3, SegmentationConfig())
-            == expected
-        )
-        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
-        np.testing.assert_array_equal(
-            open_volume(tmp_path / "s.zarr")[...], plain.flood_fill(affinities, 0.7)
-        )
-    with pytest.raises(ValueError, match="1 of 70 planes"):
-        segment_volume(
-            volume, tmp_path / "s.zarr", SegmentationConfig(0.7, method="components_watershed")
-        )
-
-
-def test_slabs_refuse(tmp_path):
-    affinities = random_affinities(np.random.default_rng(8), (5, 6, 7))
-    volume = stored(tmp_path / "a.zarr", affinities, "czyx", SHORT_AND_LONG[:3])
-    with pytest.raises(ValueError, match="2 of 5 planes for components_watershed"):
-        segment_volume(
-            volume,
-            tmp_path / "s.zarr",
-            SegmentationConfig(0.7, method="components_watershed"),
-            planes=2,
-        )
-    with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
-        bare[...] = affinities
-    with pytest.raises(ValueError, match="offsets"):
-        segment_volume(
-            open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", SegmentationConfig(0.7)
-        )
-    assert not (tmp_path / "s.zarr").exists()
-    (tmp_path / "group.zarr" / "raw").mkdir(parents=True)
-    with pytest.raises(ValueError, match="not a Zarr array"):
-        segment_volume(volume, tmp_path / "group.zarr", SegmentationConfig(0.7))
-    segment_volume(volume, tmp_path / "group.zarr" / "labels", SegmentationConfig(0.7), planes=2)
-    assert sorted(p.name for p in (tmp_path / "group.zarr").iterdir() if p.is_dir()) == [
-        "labels",
-        "raw",
-    ]

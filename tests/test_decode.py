@@ -37,7 +37,7 @@ STANDING_IN = Method(
     afresh,
     door._levels_afresh,
     reads_long_range=True,
-    by_slabs=False,
+    by_blocks=False,
     memory=0,
     has_curve=False,
 )

@@ -182,9 +182,9 @@ def test_what_cannot_be_segmented_is_refused_before_it_is_predicted(monkeypatch)
         infer(settings(make_run(flat)))
     run = make_run(with_volumes(volume("a")))
     with monkeypatch.context() as patched:
-        patched.setattr("pytc.segmentation.blockwise.fitting_planes", lambda *_: 3)
+        patched.setattr("pytc.segmentation.blockwise.memory", lambda: (1, 1))
         with pytest.raises(
-            ValueError, match=r"--segmentation.method components, got .3 of 16 planes"
+            ValueError, match=r"agglomeration or components, got .* voxels for components_watershed"
         ):
             infer(settings(run))
     Path("file").write_text("")

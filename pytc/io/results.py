@@ -14,6 +14,7 @@ from typing import Any
 from pytc.checks import require
 from pytc.config import VolumeConfig
 from pytc.io.stores import split_path
+from pytc.io.volume import Volume
 from pytc.runs import write_json
 
 SOURCE = "source.json"  # beside a prediction: what was predicted, from what, and the truth
@@ -103,6 +104,22 @@ def prediction_key(path: str) -> str | None:
     if not manifest.is_file():
         return None
     return str(json.loads(manifest.read_text())["key"])
+
+
+def state_on_disk(volume: Volume) -> list[Any]:
+    """What changes when a stored volume does, as plain types that a hash can be made of.
+
+    Of a prediction of infer.py it is its key; of any other volume its path and layout, and the
+    number, newest date and size of its files.
+    """
+    key = prediction_key(volume.path)
+    if key is not None:
+        return [key]
+    path, _ = split_path(volume.path)
+    files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
+    state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
+    layout = volume.path, volume.axes, volume.shape, str(volume.dtype)
+    return [str(path.resolve()), *layout, *state]
 
 
 def _numbered(name: str) -> Iterable[str]:

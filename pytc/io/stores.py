@@ -161,7 +161,9 @@ def create_hdf5(partial_path: Path, array: NewArray) -> h5py.Dataset:
         compression="gzip",
         compression_opts=1,
     )
-    dataset.attrs.update(array.attributes)
+    # HDF5 has no null: an attribute that is None is left out
+    stated = {name: value for name, value in array.attributes.items() if value is not None}
+    dataset.attrs.update(stated)
     return dataset
 
 

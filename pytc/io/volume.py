@@ -6,7 +6,7 @@ Arrays keep their stored axis order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.config import Lengths, Triple
+from pytc.geometry import Box
 from pytc.io import stores
 from pytc.io.chunked import create_zarr
 from pytc.io.metadata import axes_of, offsets_of, origin_of, plain_attributes, voxel_size_of
@@ -288,6 +289,21 @@ class Volume(AbstractContextManager["Volume"]):
             box = iter((planes, slice(None), slice(None)))
             values[...] = self[tuple(channel if axis == "c" else next(box) for axis in self.axes)]
         return out
+
+    def read_box(self, box: Box, channels: Sequence[int]) -> np.ndarray:
+        """Some channels of a region as (len(channels), Z, Y, X), in C order.
+
+        Args:
+            box: of the spatial axes, in the order of `axes`, inside the volume.
+            channels: their numbers; channels that follow each other are read at once.
+        """
+        first, count = channels[0], len(channels)
+        if list(channels) != list(range(first, first + count)):
+            return np.stack([self.read_box(box, [channel])[0] for channel in channels])
+        region = iter(box.slices)
+        several = slice(first, first + count)
+        values = self[tuple(several if axis == "c" else next(region) for axis in self.axes)]
+        return np.ascontiguousarray(np.moveaxis(values, self.axes.index("c"), 0))
 
     def keep_decoded(self, size: int) -> None:
         """Let each process keep up to `size` bytes of the chunks that it decodes.

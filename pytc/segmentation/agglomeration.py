@@ -14,6 +14,7 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig
 from pytc.geometry import RATIO, thick_axis
+from pytc.io.volume import Volume
 from pytc.segmentation.channels import short_range
 from pytc.segmentation.fragments import FragmentSettings, Seeds, make_fragments
 from pytc.segmentation.linkage import average_linkage
@@ -31,12 +32,12 @@ ACROSS_SECTIONS = 3  # weights of edges across thick sections are divided by thi
 class Agglomeration:
     """A volume cut into fragments, and how these are joined."""
 
-    fragments: np.ndarray  # (Z, Y, X) uint32 or uint64, 0 = background
+    fragments: np.ndarray | Volume  # (Z, Y, X) uint32 or uint64, 0 = background
     tree: MergeTree
 
     def segmentation(self, threshold: float, *, min_size: int = 0) -> np.ndarray:
         """The segmentation (Z, Y, X) at a threshold, numbered as `MergeTree.cut` says."""
-        return relabelled(self.fragments, self.tree.cut(threshold, min_size=min_size))
+        return relabelled(self.fragments[...], self.tree.cut(threshold, min_size=min_size))
 
 
 def agglomerate(

@@ -1,24 +1,39 @@
-"""Segmentation of volumes larger than memory, slab by slab.
+"""Segmentation of stored affinities: in memory where they fit, otherwise block by block.
 
-It is equal to that of the whole, bit for bit.
+Both give the same bytes. What a decode by blocks has done so far lies in a hidden folder beside its
+output, under a key of all that it is made from: a decode that was killed goes on there. The folder
+goes when the output is whole.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 
+from pytc.blocks import Manifest, map_blocks
 from pytc.checks import require
-from pytc.config import Lengths, SegmentationConfig
+from pytc.config import Lengths, SegmentationConfig, Triple
+from pytc.geometry import blocks
+from pytc.hardware import memory
 from pytc.io.chunked import is_zarr
-from pytc.io.volume import CHUNK, Volume, create_volume
-from pytc.progress import Progress, track
+from pytc.io.volume import Volume, create_volume
+from pytc.progress import Progress
 from pytc.runs import replacing
-from pytc.segmentation.agglomeration import fragment_settings
-from pytc.segmentation.connected_components import label_planes
+from pytc.segmentation.agglomeration import Agglomeration, fragment_settings
+from pytc.segmentation.block_steps import LabelComponents, WriteSegments
+from pytc.segmentation.block_tree import (
+    create_once,
+    free_workers,
+    hash_of,
+    save_table,
+    tree_by_blocks,
+    work_folder,
+)
 from pytc.segmentation.decode import (
     Offsets,
     channels_to_read,
@@ -27,22 +42,37 @@ from pytc.segmentation.decode import (
     method_of,
     settings_of,
 )
-from pytc.segmentation.edges import check_dtype, comparable, edge_flags, label_dtype, ranges_above
-from pytc.segmentation.label_tables import component_sizes, final_numbers, join_face, relabel
+from pytc.segmentation.edges import check_dtype, label_dtype
+from pytc.segmentation.faces import components_of_blocks, first_numbers
 from pytc.segmentation.stored_tree import read_tree, write_tree
+
+BLOCK = (256, 256, 256)  # voxels of a block of components; the result does not depend on it
 
 
 def segment_volume(
-    affinities: Volume, output: str | Path, config: SegmentationConfig, *, planes: int | None = None
+    affinities: Volume,
+    output: str | Path,
+    config: SegmentationConfig,
+    *,
+    engine: str = "threads",
+    block: Triple | None = None,
 ) -> None:
     """Segments a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64.
 
-    An older one is replaced.
+    An older one is replaced. The output appears under its name when it is whole.
 
-    affinities: with channels, and with the attribute offsets. planes: along the first axis, held in
-    memory at once; by default as many as fit into half of the memory that is free. The result does
-    not depend on it. ValueError if there are no offsets, or one slab does not hold the volume and
-    config.method has no exact form by slabs. The output appears under its name when it is whole.
+    Args:
+        affinities: with channels, and with the attribute offsets.
+        output: a path as `create_volume` takes it.
+        engine: where blocks are computed, see `pytc.blocks.map_blocks`. With serial and threads a
+            volume that fits into half of the free memory is segmented in one piece.
+        block: voxels of a block of components along each axis, 0 < n; by default BLOCK. With it the
+            volume is segmented by blocks in any case. Fragments have their own blocks
+            (config.fragment_block), which change the result; these change nothing.
+
+    Raises:
+        ValueError: if there are no offsets, or the volume does not fit into memory and
+            config.method has no exact form by blocks.
     """
     offsets = affinities.offsets
     if offsets is None or "c" not in affinities.axes:
@@ -51,50 +81,29 @@ def segment_volume(
         )
     check_dtype(affinities.dtype)
     channels = channels_to_read(affinities.n_channels, offsets, config)
-    length = affinities.spatial_shape[0]
-    if planes is None:
-        planes = fitting_planes(affinities.spatial_shape, affinities.dtype, len(channels), config)
-    _require_in_memory(affinities.spatial_shape, planes, config)
-
+    fits = fits_in_memory(affinities.spatial_shape, affinities.dtype, len(channels), config)
+    in_one_piece = fits and block is None and engine in ("serial", "threads")
+    if not in_one_piece:
+        _require_blocks(config, affinities.spatial_shape)
     output = Path(output)
-    # a single file appears when it is whole; so a Zarr array is renamed when it is whole
-    whole: AbstractContextManager[Path] = nullcontext(output)
-    if any(part.endswith(".zarr") for part in output.parts):
-        whole = replacing(output)
+    if is_in_zarr(output):
         replaceable = not output.exists() or is_zarr(output)
         require(
             replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array"
         )
-    with (
-        whole as path,
-        create_volume(
-            path,
-            affinities.spatial_shape,
-            label_dtype(affinities.spatial_shape),
-            axes=affinities.axes.replace("c", ""),
-            voxel_size=affinities.voxel_size,
-            attributes=settings_of(config),
-            overwrite=True,
-        ) as labels,
-    ):
-        if planes >= length:
-            _segment_whole(affinities, offsets, config, labels)
-        else:
-            _component_slabs(affinities, channels, config, planes, labels)
+    if in_one_piece:
+        _segment_whole(affinities, offsets, config, output)
+    else:
+        _segment_by_blocks(affinities, offsets, config, output, engine, block or BLOCK)
 
 
-def fitting_planes(
+def fits_in_memory(
     shape: Sequence[int], dtype: np.dtype, n_channels: int, config: SegmentationConfig
-) -> int:
-    """Planes of affinities (Z, Y, X) that half of the free memory can segment, at least 1."""
+) -> bool:
+    """Whether half of the free memory can segment so many channels of affinities (Z, Y, X)."""
     voxel = n_channels * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
     voxel += method_of(config).memory
-    plane = voxel * math.prod(shape[1:])
-    planes = max(1, int(psutil.virtual_memory().available) // 2 // plane)
-    # slabs of whole chunks, as create_volume makes them, are read and written fastest
-    if planes >= shape[0] or planes < CHUNK:
-        return planes
-    return planes - planes % CHUNK
+    return voxel * math.prod(shape) <= memory()[1] // 2
 
 
 def require_segmentable(
@@ -113,26 +122,31 @@ def require_segmentable(
     channels = channels_to_read(len(offsets), offsets, config)
     if method_of(config).tree is not None:
         fragment_settings(config, voxel_size)  # fit, or are refused
-    planes = fitting_planes(shape, dtype, len(channels), config)
-    _require_in_memory(shape, planes, config)
+    if not fits_in_memory(shape, dtype, len(channels), config):
+        _require_blocks(config, shape)
 
 
-def _require_in_memory(shape: Sequence[int], planes: int, config: SegmentationConfig) -> None:
-    """ValueError unless all planes are in memory at once, or the method works by slabs."""
+def _require_blocks(config: SegmentationConfig, shape: Sequence[int]) -> None:
+    """ValueError unless the method works by blocks."""
     require(
-        planes >= shape[0] or method_of(config).by_slabs,
-        "a volume that fits into memory, or --segmentation.method components",
-        f"{planes} of {shape[0]} planes for {config.method}",
+        method_of(config).by_blocks,
+        "a volume that fits into memory, or --segmentation.method agglomeration or components",
+        f"{' x '.join(map(str, shape))} voxels for {config.method}",
     )
 
 
+def is_in_zarr(path: Path) -> bool:
+    """Whether a path is that of a Zarr array, or of one in a Zarr group."""
+    return any(part.endswith(".zarr") for part in path.parts)
+
+
 def _segment_whole(
-    affinities: Volume, offsets: Offsets, config: SegmentationConfig, labels: Volume
+    affinities: Volume, offsets: Offsets, config: SegmentationConfig, output: Path
 ) -> None:
     """Segment a volume that fits into memory; offsets: of each of its channels."""
     channels = channels_to_read(affinities.n_channels, offsets, config)
     offsets = [offsets[channel] for channel in channels]
-    made = None
+    made: Agglomeration | None = None
     if method_of(config).tree is not None:
         made = read_tree(affinities, offsets, config, affinities.voxel_size)
     with Progress("segmenting", "steps", 3) as progress:
@@ -147,54 +161,131 @@ def _segment_whole(
         else:
             segmentation = made.segmentation(config.threshold, min_size=config.min_size)
         progress.show(2, config.method)
-        labels[...] = segmentation
+        # a single file appears when it is whole; so a Zarr array is renamed when it is whole
+        whole: AbstractContextManager[Path] = nullcontext(output)
+        if is_in_zarr(output):
+            whole = replacing(output)
+        with whole as path, _create(path, affinities, settings_of(config)) as labels:
+            labels[...] = segmentation
         progress.show(3, "written")
 
 
-def _component_slabs(
-    affinities: Volume, channels: list[int], config: SegmentationConfig, planes: int, labels: Volume
+def _segment_by_blocks(
+    affinities: Volume,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    output: Path,
+    engine: str,
+    block: Triple,
 ) -> None:
-    """Label each slab on its own, then join labels that meet at faces between slabs.
+    """Segment a volume block by block; offsets: of each of its channels."""
+    channels = channels_to_read(affinities.n_channels, offsets, config)
+    offsets = [offsets[channel] for channel in channels]
+    key = hash_of(affinities, settings_of(config), channels, offsets, block)
+    with work_folder(output, key) as work:
+        if method_of(config).tree is None:
+            write = _join_components(affinities, channels, config, engine, block, work)
+        else:
+            made = tree_by_blocks(
+                affinities, channels, offsets, config, engine=engine, work=work / "tree"
+            )
+            write = cut_by_blocks(made, config, work)
+        write_by_blocks(write, output, affinities, settings_of(config), engine, work)
 
-    Last, the final numbers are written.
-    """
-    length, *plane = affinities.spatial_shape
-    slabs = [(start, min(start + planes, length)) for start in range(0, length, planes)]
-    ranges = ranges_above(config.threshold, affinities.dtype)
-    first = [0]  # numbers of a slab begin at first + 1
-    sizes = [np.zeros(1, np.int64)]
-    parents = np.zeros(1, labels.dtype)
-    # of the plane before the slab
-    last_values: np.ndarray = np.empty((3, *plane), affinities.dtype)
-    last_labels: np.ndarray = np.empty(plane, labels.dtype)
-    for start, stop in track(slabs, "components", "slabs"):
-        # planes beyond the slab; the one after is never read
-        before = int(start > 0)
-        after = int(stop < length)
-        values = np.empty((3, before + stop - start + after, *plane), affinities.dtype)
-        inside = slice(before, before + stop - start)
-        affinities.read_channels(channels, slice(start, stop), values[:, inside])
-        if before:
-            values[:, 0] = last_values
-        slab = np.empty((stop - start, *plane), labels.dtype)
-        count = label_planes(comparable(values), ranges, inside.start, inside.stop, slab)
-        parents = np.append(
-            parents, np.arange(len(parents), len(parents) + count, dtype=parents.dtype)
-        )
-        if before:
-            flags = np.empty((1, *plane), np.uint8)
-            edge_flags(comparable(values), ranges, 0, 1, flags)
-            join_face(flags[0], last_labels, slab[0], first[-2], first[-1], parents)
-        if config.min_size > 1:
-            sizes.append(component_sizes(slab, count)[1:])
-        first.append(first[-1] + count)
-        last_values[...] = values[:, inside.stop - 1]
-        last_labels[...] = slab[-1]
-        labels[start:stop] = slab
-    numbers = final_numbers(
-        parents, np.concatenate(sizes) if config.min_size > 1 else sizes[0][:0], config.min_size
+
+def cut_by_blocks(made: Agglomeration, config: SegmentationConfig, work: Path) -> WriteSegments:
+    """The last step of a decode from a stored merge tree, at config.threshold."""
+    assert isinstance(made.fragments, Volume)
+    segments = made.tree.cut(config.threshold, min_size=config.min_size)
+    table = save_table(work / "segments.npy", segments.astype(made.fragments.dtype))
+    return WriteSegments(made.fragments, table, made.fragments, config.fragment_block)
+
+
+def _join_components(
+    affinities: Volume,
+    channels: Sequence[int],
+    config: SegmentationConfig,
+    engine: str,
+    block: Triple,
+    work: Path,
+) -> WriteSegments:
+    """Label each block alone, and join labels that meet at faces; what is left is the last step."""
+    shape = affinities.spatial_shape
+    grid = blocks(shape, block)
+    labels = create_once(work / "labels.zarr", affinities, np.uint32, block)
+    voxel = len(channels) * affinities.dtype.itemsize + 16
+    workers = free_workers(engine, voxel, block, len(grid))
+    results = map_blocks(
+        LabelComponents(affinities, channels, config.threshold, labels, workers.threads),
+        grid,
+        manifest=Manifest(work / "labelled", "components"),
+        engine=engine,
+        workers=workers.at_once,
+        name="components",
     )
-    for (start, stop), n in zip(track(slabs, "numbering", "slabs"), first):
-        slab = labels[start:stop]
-        relabel(slab.ravel(), numbers[n:])
-        labels[start:stop] = slab
+    joined = components_of_blocks(results, grid, shape, min_size=config.min_size)
+    dtype = label_dtype(shape)
+    more = None
+    if len(joined.voxels):
+        more = work / "voxels.npz"
+        np.savez(more, voxels=joined.voxels, segments=joined.voxel_segments.astype(dtype))
+    return WriteSegments(
+        labels,
+        save_table(work / "segments.npy", joined.segments.astype(dtype)),
+        labels,
+        block,
+        save_table(work / "first_numbers.npy", first_numbers(results)),
+        more,
+    )
+
+
+def write_by_blocks(
+    step: WriteSegments,
+    output: Path,
+    like: Volume,
+    attributes: dict[str, Any],
+    engine: str,
+    work: Path,
+) -> None:
+    """Write a segmentation block by block; it replaces `output` when it is whole.
+
+    Args:
+        step: what to write.
+        like: has the segmentation's spatial shape, axes and voxel size.
+        attributes: to be stored with it.
+        engine: as for `map_blocks`. A single file is written by one process, whatever it is.
+        work: folder for what is done so far.
+    """
+    shape = like.spatial_shape
+    grid = blocks(shape, step.block)
+    dtype = label_dtype(shape)
+    if not is_in_zarr(output):
+        with _create(output, like, attributes) as labels:
+            map_blocks(replace(step, segmentation=labels), grid, name="segmentation")
+        return
+    new = work / "segmentation.zarr"
+    labels = create_once(new, like, dtype, step.block, attributes=attributes)
+    workers = free_workers(engine, 3 * np.dtype(dtype).itemsize, step.block, len(grid))
+    map_blocks(
+        replace(step, segmentation=labels),
+        grid,
+        manifest=Manifest(work / "written", "segmentation"),
+        engine=engine,
+        workers=workers.at_once,
+        name="segmentation",
+    )
+    with replacing(output) as path:
+        os.rename(new, path)
+
+
+def _create(path: Path, like: Volume, attributes: dict[str, Any]) -> Volume:
+    """A new volume of labels, in place of an older one."""
+    return create_volume(
+        path,
+        like.spatial_shape,
+        label_dtype(like.spatial_shape),
+        axes=like.spatial_axes,
+        voxel_size=like.voxel_size,
+        attributes=attributes,
+        overwrite=True,
+    )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from pytc.config import Lengths, SegmentationConfig
+from pytc.io.volume import Volume
 from pytc.segmentation.agglomeration import (
     Agglomeration,
     agglomerate,
@@ -55,7 +56,7 @@ class Affinities:
 class Levels:
     """The segmentations at several thresholds, each of which joins the same fragments."""
 
-    fragments: np.ndarray  # (Z, Y, X) unsigned integer, 0 = background
+    fragments: np.ndarray | Volume  # (Z, Y, X) unsigned integer, 0 = background
     # for each threshold in turn; valid until the next one is taken
     segments: Iterator[Segments]
     needed: np.ndarray | None = None  # the fragments that `needed` picked, where it was called
@@ -69,7 +70,7 @@ class Method:
     decode: "Decode"
     levels: "DecodeLevels"
     reads_long_range: bool  # all channels; otherwise those to the next voxel along z, y and x
-    by_slabs: bool  # whether a volume larger than memory can be segmented slab by slab
+    by_blocks: bool  # whether a volume larger than memory can be segmented block by block
     memory: int  # bytes a voxel that it needs at worst beyond affinities and labels
     # Whether the scores at every threshold can be counted: segments are components, with
     # or without a seeded watershed after them.
@@ -320,7 +321,7 @@ ROWS = (
         _agglomeration,
         _agglomeration_levels,
         reads_long_range=True,
-        by_slabs=False,
+        by_blocks=True,
         memory=52,  # the watershed's; the graph is smaller
         has_curve=True,
         tree=_agglomerate,
@@ -337,7 +338,7 @@ ROWS = (
         _components,
         _component_levels,
         reads_long_range=False,
-        by_slabs=True,
+        by_blocks=True,
         memory=0,
         has_curve=True,
     ),
@@ -346,7 +347,7 @@ ROWS = (
         _components_watershed,
         _watershed_levels,
         reads_long_range=False,
-        by_slabs=False,  # a seeded watershed has no exact form by slabs
+        by_blocks=False,  # a seeded watershed has no exact form by blocks
         memory=52,  # a copy of the labels, parents, strengths, and edges of basins
         has_curve=True,
     ),
@@ -355,7 +356,7 @@ ROWS = (
         _waterz,
         _levels_afresh,
         reads_long_range=False,
-        by_slabs=False,
+        by_blocks=False,
         memory=64,  # the watershed's; then three channels in float32, and fragments in uint64
         has_curve=False,
         settings=("fragment_threshold",),
@@ -365,7 +366,7 @@ ROWS = (
         _mutex_watershed,
         _levels_afresh,
         reads_long_range=True,
-        by_slabs=False,
+        by_blocks=False,
         memory=256,  # its channels in float64, and its edges
         has_curve=False,
     ),

@@ -79,16 +79,19 @@ def make_fragments(
     shape = affinities.shape[1:]
     labels: np.ndarray = np.empty(shape, label_dtype(shape))
     grid = blocks(shape, settings.block)
+    threads = threads or thread_count()
+    per_block = max(1, threads // max(1, len(grid)))
 
     def fill(box: Box) -> tuple[np.ndarray, np.ndarray]:
-        region = with_halo(box, settings.halo, shape)
-        inside = box.moved(tuple(-s for s in region.start))
-        part = fragments_of_block(affinities[(slice(0, 3), *region.slices)], inside, settings)
+        region = box.grown(settings.halo, settings.halo, shape)
+        inside = box.seen_from(region)
+        values = affinities[(slice(0, 3), *region.slices)]
+        part = fragments_of_block(values, inside, settings, threads=per_block)
         sizes, first_voxels = measure(part, box, shape)
         labels[box.slices] = part
         return sizes, first_voxels
 
-    with ThreadPoolExecutor(threads or thread_count()) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         measured = list(pool.map(fill, grid))
         before = np.cumsum([0, *(len(sizes) - 1 for sizes, _ in measured)])
         list(pool.map(lambda box, n: _raise(labels[box.slices], n), grid, before))
@@ -101,36 +104,39 @@ def make_fragments(
 
 
 def fragments_of_block(
-    affinities: np.ndarray, inside: Box, settings: FragmentSettings
+    affinities: np.ndarray, inside: Box, settings: FragmentSettings, *, threads: int = 1
 ) -> np.ndarray:
     """Fragments of one block, numbered from 1 in raster order of their first voxels.
 
     Args:
         affinities: (3, Z, Y, X) of the block and its halo.
         inside: the block within them.
+        threads: for this block; the result does not depend on it.
 
     Returns:
         Labels (*inside.shape) uint32.
     """
     if settings.seeds == "components":
-        seeds = _components(affinities, settings.threshold, settings.min_size)
+        seeds = _components(affinities, settings, threads)
     else:
         seeds = _distance_peaks(affinities, settings)
-    labels = np.ascontiguousarray(_flooded(seeds, affinities, settings.sections)[inside.slices])
+    flooded = _flooded(seeds, affinities, settings.sections, threads)
+    labels = np.ascontiguousarray(flooded[inside.slices])
     _number(labels.reshape(-1), np.zeros(int(seeds.max(initial=0)) + 1, labels.dtype))
     return labels
 
 
-def with_halo(box: Box, halo: Sequence[int], shape: Sequence[int]) -> Box:
-    """The box with a halo around it, as far as the volume goes."""
-    return Box(
-        tuple(max(0, a - h) for a, h in zip(box.start, halo)),
-        tuple(min(n, b + h) for b, h, n in zip(box.stop, halo, shape)),
-    )
-
-
 def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes and first voxels (raster index in the whole volume) of a block's fragments 0 .. N."""
+    """Sizes and first voxels of a block's labels 0 .. N.
+
+    Args:
+        labels: (*box.shape) unsigned integer.
+        box: the block.
+        shape: of the whole volume, in whose raster order first voxels are counted.
+
+    Returns:
+        (N + 1,) int64 each.
+    """
     count = int(labels.max(initial=0))
     sizes = np.zeros(count + 1, np.int64)
     first = np.zeros(count + 1, np.int64)
@@ -140,10 +146,12 @@ def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndar
     return sizes, np.ravel_multi_index(voxels, shape)
 
 
-def _flooded(seeds: np.ndarray, affinities: np.ndarray, sections: int | None) -> np.ndarray:
+def _flooded(
+    seeds: np.ndarray, affinities: np.ndarray, sections: int | None, threads: int
+) -> np.ndarray:
     """The seeds grown by the seeded watershed; with thick sections, each section on its own."""
     if sections is None:
-        return seeded_watershed(seeds, affinities, threads=1)
+        return seeded_watershed(seeds, affinities, threads=threads)
     labels = np.empty_like(seeds)
     for section in range(seeds.shape[sections]):
         inside: list[slice] = [slice(None)] * 3
@@ -154,18 +162,18 @@ def _flooded(seeds: np.ndarray, affinities: np.ndarray, sections: int | None) ->
     return labels
 
 
-def _components(affinities: np.ndarray, threshold: float, min_size: int) -> np.ndarray:
-    """Connected components above a threshold, by one thread."""
+def _components(affinities: np.ndarray, settings: FragmentSettings, threads: int) -> np.ndarray:
+    """Connected components above the threshold that are not too small."""
     shape = affinities.shape[1:]
     seeds = np.empty(shape, np.uint32)
     label_planes(
         comparable(affinities),
-        ranges_above(threshold, affinities.dtype),
+        ranges_above(settings.threshold, affinities.dtype),
         0,
         shape[0],
         seeds,
-        min_size=min_size,
-        threads=1,
+        min_size=settings.min_size,
+        threads=threads,
     )
     return seeds
 

@@ -55,7 +55,9 @@ def region_graph(
     """Sums the affinities between each two fragments over all channels.
 
     Args:
-        fragments: (Z, Y, X) unsigned integer, 0 = background.
+        fragments: (Z, Y, X) unsigned integer, 0 = background. They may reach beyond the affinities
+            at the far ends: an edge counts where its first voxel has an affinity. So blocks that
+            are counted one by one add up to the whole.
         affinities: (C, Z, Y, X) float16, float32, float64, or uint8 for value / 255, in any memory
             order. Channel c at voxel v is the edge from v to v + offsets[c]. NaN counts as 0.
         offsets: C offsets in voxels along z, y, x, each 0 or more.
@@ -69,7 +71,7 @@ def region_graph(
     channels = [c for c, weight in enumerate(edge_weights) if weight > 0]
     table = fixed_point_table(affinities.dtype)
     values = comparable(affinities)
-    slabs = slabs_of(fragments.shape[0], threads=threads)
+    slabs = slabs_of(affinities.shape[1], threads=threads)
 
     def count(slab: tuple[int, int]) -> RegionGraph:
         sums = _PairSums()
@@ -138,7 +140,7 @@ class _PairSums:
     ) -> None:
         """Adds one channel's edges whose first voxel lies in these planes."""
         dz, dy, dx = (int(o) for o in offset)
-        row_count = max(0, fragments.shape[1] - dy)
+        row_count = max(0, min(values.shape[1], fragments.shape[1] - dy))
         first_row = planes[0] * row_count
         last_row = min(planes[1], fragments.shape[0] - dz) * row_count
         row = first_row
@@ -186,7 +188,7 @@ def _add_rows(
     Returns the first row that is not added, and the number of pairs so far.
     """
     dz, dy, dx = offset
-    width = fragments.shape[2] - dx
+    width = min(values.shape[2], fragments.shape[2] - dx)
     zero = fragments.dtype.type(0)
     while row < last_row:
         if count + width > len(pairs):
@@ -247,9 +249,10 @@ def _check(
 ) -> None:
     check_affinities(affinities)
     shape = affinities.shape[1:]
+    covers = fragments.ndim == 3 and all(n >= m for n, m in zip(fragments.shape, shape))
     require(
-        fragments.shape == shape and fragments.dtype.kind == "u",
-        f"fragments of shape {shape} and an unsigned dtype",
+        covers and fragments.dtype.kind == "u",
+        f"fragments of shape {shape} or more and an unsigned dtype",
         f"{fragments.dtype} {fragments.shape}",
     )
     channels = len(affinities)

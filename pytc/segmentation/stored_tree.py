@@ -8,6 +8,8 @@ never used.
 import hashlib
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
 from pytc.config import Lengths, SegmentationConfig
@@ -32,6 +34,8 @@ def read_tree(
 ) -> Agglomeration | None:
     """What was made of a prediction by these settings; None if it is not stored.
 
+    Its fragments are a stored volume, of which nothing is read yet.
+
     Args:
         prediction: the affinities, beside which the files lie.
         offsets: of the channels that the method reads.
@@ -49,7 +53,7 @@ def read_tree(
     if tree.key != key:
         return None
     LOGGER.info(f"{folder / FRAGMENTS} and {MERGES} are of this prediction, and are read")
-    return Agglomeration(fragments[...], tree)
+    return Agglomeration(fragments, tree)
 
 
 def write_tree(
@@ -76,12 +80,29 @@ def write_tree(
             made.fragments.dtype,
             axes=prediction.spatial_axes,
             voxel_size=voxel_size,
-            attributes=_settings(config) | {"key": key},
+            attributes=attributes_of_tree(config, key),
         ) as fragments,
     ):
-        fragments[...] = made.fragments
+        fragments[...] = made.fragments[...]
     with replacing(folder / MERGES) as path:
         made.tree.save(path, key)
+
+
+def publish_tree(made_in: Path, folder: Path) -> None:
+    """Move fragments and merges from where they were made into a folder, both or none.
+
+    Killed in between, the old fragments have another key than the new merges, and what was made is
+    still there.
+    """
+    with replacing(folder / MERGES) as path:
+        shutil.copyfile(made_in / MERGES, path)
+    with replacing(folder / FRAGMENTS) as path:
+        os.rename(made_in / FRAGMENTS, path)
+
+
+def attributes_of_tree(config: SegmentationConfig, key: str) -> dict[str, object]:
+    """What is stored with fragments: how they were made."""
+    return _settings(config) | {"key": key}
 
 
 def tree_key(
