@@ -80,6 +80,27 @@ def train(arguments: list[str] | None = None) -> None:
             print(f"next: {command_line('infer', ['--run', str(run)])}")
 
 
+def check_training(words: list[str]) -> Config:
+    """The config of a new training, from the words of its command line; nothing is trained.
+
+    Its checks are those of `train` that need neither torch nor the machine of the training.
+    ValueError, or the end of the process with a message, if something is wrong.
+    """
+    config_path, _, flags_only = _read_first_flags(words)
+    refuse_renamed_flags(flags_only)
+    file = _starting_config(config_path, None)
+    flags = named_flags(flags_only)
+    default = with_named_fields(file.config, flags)
+    if file.is_of_a_run:
+        default = replace(default, plugins=())
+    config = parse_config(flags_only, default, config_path, None)
+    check_volumes((*config.data.train, *config.data.validation), config)
+    load_plugins(config.plugins)
+    check_asked(config)
+    check_options(config.model.architecture, flags)
+    return config
+
+
 def _read_first_flags(words: list[str]) -> tuple[Path | None, Path | None, list[str]]:
     """The file of --config, the run of --resume, and the other words.
 

@@ -258,6 +258,50 @@ class ValidateConfig(Section):
 
 
 @dataclass(frozen=True)
+class LaunchConfig(Section):
+    """Train every combination of swept fields under Slurm, as one job array.
+
+    What follows a -- are flags of every training, e.g. -- --loop.max-steps 5000. Runs that are
+    preempted or whose time is up go on from their last checkpoint; see docs/slurm.md.
+    """
+
+    # Preset, Python file that defines `config`, or a run's config.json, as for training.
+    config: str | None = None
+    # FIELD=VALUE,VALUE,... for each field to sweep; a value of several words has blanks between
+    # them.
+    sweep: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # YAML file with `params:`, a list of values for each field to sweep.
+    grid: str | None = None
+    # Name of the launch, and of its runs: NAME_0000, ...; by default that of the config.
+    name: str | None = None
+    gpus: int = 1  # GPUs on each node, one task for each; 0 trains on CPUs.
+    nodes: int = 1  # Nodes of each run.
+    cpus: int = 8  # CPU cores of each task.
+    memory: int | None = None  # GB on each node; by default what Slurm gives.
+    time: str = "24:00:00"  # Time limit of each job, as sbatch writes it.
+    partition: str | None = None  # Partition; by default that of Slurm.
+    # Further options of sbatch, without dashes, e.g. account=lab.
+    sbatch: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # Seconds before the time limit at which a run is asked to write a checkpoint and end.
+    notice: int = 300
+    max_jobs: int | None = None  # Runs at the same time; by default as many as Slurm starts.
+    # What follows each training: infer, evaluate, validate, with commas between them; a verb with
+    # flags in quotes and a --then of its own.
+    then: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    # Batch script with fields in braces, in place of the one that --dry-run shows.
+    template: str | None = None
+    output_dir: str = "slurm_jobs"  # Folder of the launches, each in a folder of its own.
+    dry_run: bool = False  # Print the batch scripts; nothing is submitted, and no Slurm needed.
+    # Folder or name of a launch: print what has become of its runs; alone, of the newest launch.
+    status: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.require_positive("nodes", "cpus", "memory", "notice", "max_jobs")
+        self.require_not_negative("gpus")
+
+
+@dataclass(frozen=True)
 class ReplayConfig(Section):
     """Make one training sample of a run again, describe it, and write it to a file.
 

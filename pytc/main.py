@@ -75,6 +75,23 @@ def _validate(arguments: list[str]) -> None:
         validate(parse(ValidateConfig, "validate", words))
 
 
+def _launch(arguments: list[str]) -> None:
+    """Train every combination of swept fields under Slurm."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.cli import check_training
+        from pytc.commands import LaunchConfig, parse
+        from pytc.launch.launcher import launch
+
+        own, training = words, []
+        if "--" in words:
+            own, training = words[: words.index("--")], words[words.index("--") + 1 :]
+        if own and own[-1] == "--status":
+            own = [*own, ""]  # the newest
+        launch(parse(LaunchConfig, "launch", own), training, check_training)
+
+
 def _replay(arguments: list[str]) -> None:
     """Make one training sample of a run again."""
     with script():
@@ -166,6 +183,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "infer": _infer,
     "evaluate": _evaluate,
     "validate": _validate,
+    "launch": _launch,
     "replay": _replay,
     "hardware": _hardware,
     "models": _models,

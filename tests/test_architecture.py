@@ -51,6 +51,7 @@ FLOORS = {
     "pytc.training": 5,
     "pytc.evaluate": 5,
     "pytc.validate": 6,
+    "pytc.launch": 6,
     "pytc.cli": 6,
     "pytc.main": 7,
 }
@@ -106,7 +107,7 @@ def test_every_floor_entry_exists():
 @pytest.mark.parametrize(
     "modules",
     [
-        "pytc.cli, pytc.main",
+        "pytc.cli, pytc.main, pytc.launch.launcher",
         "pytc.io.volume, pytc.io.skeleton, pytc.io.synthetic, pytc.io.datasets",
         "pytc.segmentation.connected_components, pytc.segmentation.watershed",
         "pytc.segmentation.blockwise, pytc.metrics.overlap, pytc.metrics.skeleton",
