@@ -177,6 +177,21 @@ def _migrate(arguments: list[str]) -> None:
         print(report)
 
 
+def _view(arguments: list[str]) -> None:
+    """Look at a run or at files in a browser."""
+    with script("the viewer is closed"):
+        words = begin_verb(arguments)
+
+        from pytc.commands import parse
+        from pytc.view.command import ViewConfig
+
+        config = parse(ViewConfig, "view", words)
+
+        from pytc.view.main import view
+
+        view(config)
+
+
 # The first line of a verb's docstring is its line in `pytc --help`.
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
@@ -189,4 +204,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "models": _models,
     "data": _data,
     "migrate": _migrate,
+    "view": _view,
 }

@@ -50,6 +50,7 @@ FLOORS = {
     "pytc.evaluation": 4,
     "pytc.training": 5,
     "pytc.evaluate": 5,
+    "pytc.view": 5,
     "pytc.validate": 6,
     "pytc.launch": 6,
     "pytc.cli": 6,
@@ -112,6 +113,7 @@ def test_every_floor_entry_exists():
         "pytc.segmentation.connected_components, pytc.segmentation.watershed",
         "pytc.segmentation.blockwise, pytc.metrics.overlap, pytc.metrics.skeleton",
         "pytc.evaluation.sweep, pytc.evaluation.report, pytc.evaluate",
+        "pytc.view.main, pytc.view.sources, pytc.view.threshold",
     ],
 )
 def test_light_rooms_load_no_torch(modules):
