@@ -64,6 +64,12 @@ def parse(
     return result
 
 
+def require_local_output(output: str | None) -> None:
+    """ValueError for a folder of results elsewhere: notes beside the arrays are files."""
+    local = output is None or "://" not in output
+    require(local, "--output on this machine (pytc convert writes arrays to a URL)", output)
+
+
 METRIC_HELP = (
     "Picks the threshold; by default nerl with skeletons, else dense_voi_sum, or jaccard. With "
     f"skeletons: {', '.join(row.name for row in ROWS if row.needs == 'skeleton')}. With labels: "
@@ -121,6 +127,7 @@ class InferConfig(Section):
     def __post_init__(self):
         super().__post_init__()
         require_intensity("--intensity", self.intensity)
+        require_local_output(self.output)
 
     def input_volume(self) -> VolumeConfig:
         """The volume that `input` and the fields beside it name, in stored order."""
@@ -210,6 +217,7 @@ class EvaluateConfig(Section):
         require(thresholds is None or len(thresholds) > 0, "at least one threshold", thresholds)
         in_range = all(0 <= threshold <= 1 for threshold in thresholds or ())
         require(in_range, "thresholds in [0, 1]", thresholds)
+        require_local_output(self.output)
         require((self.min_size or 0) >= 0, "a min_size of 0 or more voxels", self.min_size)
         if self.segmentation:
             require(not self.decodes, "affinities to sweep, not a segmentation", self.segmentation)

@@ -21,6 +21,7 @@ from pytc.data.sources import Source, open_image, open_source
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.inference.flips import Network, flip_averaged
 from pytc.inference.predict import predict_volume
+from pytc.io.remote import RemoteFolder
 from pytc.io.results import (
     read_source,
     require_same_image,
@@ -304,8 +305,14 @@ def _notes(
 
 
 def _identity(image: Volume) -> list[Any]:
-    """The state of an image on disk: path, layout, and number, newest date and size of files."""
+    """The state of an image on disk: path, layout, and number, newest date and size of files.
+
+    Of an image elsewhere it is the URL, the layout and the attributes: files are not listed.
+    """
     path, _ = split_path(image.path)
+    layout = [image.path, image.axes, image.shape, str(image.dtype)]
+    if isinstance(path, RemoteFolder):
+        return [*layout, image.attributes]
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
-    return [str(path.resolve()), image.path, image.axes, image.shape, str(image.dtype), *state]
+    return [str(path.resolve()), *layout, *state]

@@ -1,9 +1,9 @@
 """Arrays in a folder of chunks: Zarr 2 and 3, N5, and neuroglancer's precomputed volumes.
 
 Their metadata is read here, their voxels by tensorstore, which is opened on the first read in each
-process: it aborts a forked child of a process that has used it, so a reader must be able to cross
-into its worker unopened. A process that has read a chunked format itself has to start its workers
-by `forkserver` or `spawn`.
+process (of a folder elsewhere with the metadata, `remote`): it aborts a forked child of a process
+that has used it, so a reader must be able to cross into its worker unopened. A process that has
+read a chunked format itself has to start its workers by `forkserver` or `spawn`.
 """
 
 import json
@@ -17,8 +17,10 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.io import standards
+from pytc.io.remote import Folder, RemoteFolder
 from pytc.io.standards import Standard, read_json
 from pytc.io.stored import NewArray, Stored
+from pytc.runs import replacing
 
 ZARR_DRIVERS = ("zarr", "zarr3")
 # Each of these files in a folder may mean that the folder is an array or a group of arrays.
@@ -34,24 +36,24 @@ class ChunkedArray(NamedTuple):
     attributes: dict[str, Any]
 
 
-def describe(path: Path) -> ChunkedArray | None:
+def describe(path: Folder) -> ChunkedArray | None:
     """The array in a folder, None if the folder is no array.
 
     Of a precomputed volume it is the first scale, the finest.
     """
-    if meta := read_json(path / ".zarray"):
+    if meta := read_json(path, ".zarray"):
         shape = tuple(meta["shape"])
-        return ChunkedArray("zarr", shape, meta["dtype"], read_json(path / ".zattrs"))
-    meta = read_json(path / "zarr.json")
+        return ChunkedArray("zarr", shape, meta["dtype"], read_json(path, ".zattrs"))
+    meta = read_json(path, "zarr.json")
     if meta.get("node_type") == "array":
         shape = tuple(meta["shape"])
         return ChunkedArray("zarr3", shape, meta["data_type"], meta.get("attributes", {}))
-    meta = read_json(path / "attributes.json")
+    meta = read_json(path, "attributes.json")
     if "dimensions" in meta:
         shape = tuple(meta["dimensions"])
         attributes = {"axes": "xyzc"[: len(shape)]} | meta
         return ChunkedArray("n5", shape, meta["dataType"], attributes)
-    meta = read_json(path / "info")
+    meta = read_json(path, "info")
     if "scales" in meta:
         finest = meta["scales"][0]
         channels = [meta["num_channels"]] if meta["num_channels"] > 1 else []
@@ -63,7 +65,7 @@ def describe(path: Path) -> ChunkedArray | None:
     return None
 
 
-def is_zarr(path: Path) -> bool:
+def is_zarr(path: Folder) -> bool:
     """Whether a folder is a Zarr array."""
     array = describe(path)
     return array is not None and array.driver in ZARR_DRIVERS
@@ -85,14 +87,17 @@ def list_arrays(path: Path) -> list[Path]:
     return sorted(found)
 
 
-def open_chunked(path: Path) -> Stored:
+def open_chunked(path: Folder) -> Stored:
     """The array in a folder, without axes of length 1 that only the format asks for.
 
     These are t and c in OME-Zarr, and the only channel of a precomputed volume.
     """
     array = describe(path)
     if array is None:
-        raise ValueError(f"expected a Zarr, N5 or precomputed array in {path}, got 'none'")
+        got = "none"
+        if isinstance(path, RemoteFolder):
+            got = "none there that may be read (arrays in a folder elsewhere are not searched for)"
+        raise ValueError(f"expected a Zarr, N5 or precomputed array in {path}, got {got!r}")
     shape, standard = array.shape, Standard()
     left_out: tuple[int, ...] = ()
     if array.driver in ZARR_DRIVERS:
@@ -123,12 +128,12 @@ def open_chunked(path: Path) -> Stored:
 
 
 def _open_by_tensorstore(
-    path: Path, driver: str, left_out: tuple[int, ...], cache_bytes: int
+    path: Folder, driver: str, left_out: tuple[int, ...], cache_bytes: int
 ) -> Any:
     """tensorstore's array, of which the axes `left_out` (of length 1) are dropped."""
     import tensorstore
 
-    spec: dict[str, Any] = {"driver": driver, "kvstore": _key_value_store(path)}
+    spec: dict[str, Any] = {"driver": driver, "kvstore": key_value_store(path)}
     if cache_bytes:
         spec |= {"recheck_cached_data": "open", "recheck_cached_metadata": "open"}
     context = tensorstore.Context({"cache_pool": {"total_bytes_limit": cache_bytes}})
@@ -137,8 +142,11 @@ def _open_by_tensorstore(
     return array[tuple(0 if axis in left_out else slice(None) for axis in range(array.rank))]
 
 
-def _key_value_store(path: Path) -> dict[str, str]:
-    return {"driver": "file", "path": f"{path}/"}
+def key_value_store(folder: Folder) -> dict[str, Any]:
+    """tensorstore's description of a folder."""
+    if isinstance(folder, RemoteFolder):
+        return folder.key_value_store()
+    return {"driver": "file", "path": f"{folder}/"}
 
 
 def create_zarr(array: NewArray, *, overwrite: bool, zarr_format: int) -> None:
@@ -147,35 +155,62 @@ def create_zarr(array: NewArray, *, overwrite: bool, zarr_format: int) -> None:
 
     require(zarr_format in (2, 3), "a zarr_format of 2 or 3", zarr_format)
     path = array.path
-    if path.exists() and not (overwrite and is_zarr(path)):
-        raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
+    _require_free(path, overwrite=overwrite)
     groups = [
         group for group in path.parents if any(part.endswith(".zarr") for part in group.parts)
     ]
     arrays = [str(group) for group in groups if is_zarr(group)]
     require(not arrays, f"groups above {path}, none of which is an array", arrays)
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
+    clear(path)
     if zarr_format == 2:
         # before the array, so that an array never lacks its attributes
-        (path / ".zattrs").write_text(json.dumps(array.attributes, indent=1))
+        write_json(path, ".zattrs", array.attributes)
     for group in groups:
         _make_group(group, zarr_format)
     metadata = _zarr2_metadata(array) if zarr_format == 2 else _zarr3_metadata(array)
     driver = "zarr" if zarr_format == 2 else "zarr3"
-    spec = {"driver": driver, "kvstore": _key_value_store(path), "metadata": metadata}
+    spec = {"driver": driver, "kvstore": key_value_store(path), "metadata": metadata}
     tensorstore.open(spec, create=True).result()
 
 
-def _make_group(folder: Path, zarr_format: int) -> None:
+def _require_free(path: Folder, *, overwrite: bool) -> None:
+    """ValueError unless nothing is at a path, or a Zarr array that may be replaced."""
+    if isinstance(path, RemoteFolder):
+        path.require_writable()
+        taken = any(path.read(marker) is not None for marker in MARKERS)
+    else:
+        taken = path.exists()
+    if taken and not (overwrite and is_zarr(path)):
+        raise ValueError(f"{path} exists; remove it, or say overwrite=True if it is a Zarr array")
+
+
+def clear(folder: Folder) -> None:
+    """Make an empty folder, in place of what was there."""
+    if isinstance(folder, RemoteFolder):
+        folder.delete()
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+
+
+def write_json(folder: Folder, name: str, content: dict[str, Any]) -> None:
+    """Write a JSON file in a folder; it appears when it is whole."""
+    text = json.dumps(content, indent=1)
+    if isinstance(folder, RemoteFolder):
+        folder.write(name, text)
+        return
+    with replacing(folder / name) as temporary:
+        temporary.write_text(text)
+
+
+def _make_group(folder: Folder, zarr_format: int) -> None:
     """Mark a folder as a Zarr group, unless it is marked."""
-    if (folder / ".zgroup").exists() or (folder / "zarr.json").exists():
+    if read_json(folder, ".zgroup") or read_json(folder, "zarr.json"):
         return
     if zarr_format == 2:
-        (folder / ".zgroup").write_text(json.dumps({"zarr_format": 2}))
+        write_json(folder, ".zgroup", {"zarr_format": 2})
     else:
-        group = {"zarr_format": 3, "node_type": "group"}
-        (folder / "zarr.json").write_text(json.dumps(group))
+        write_json(folder, "zarr.json", {"zarr_format": 3, "node_type": "group"})
 
 
 def _zarr2_metadata(array: NewArray) -> dict[str, Any]:

@@ -123,10 +123,12 @@ def _can_be_written(folder: Path) -> bool:
 
 def require_data(path: str) -> None:
     """ValueError, with how to get it, if a path leads into a public data set that is missing."""
-    from pytc.io.stores import split_path  # loads what reads files, which a preset need not
+    # what reads files is loaded here, as a preset needs it not
+    from pytc.io.remote import RemoteFolder
+    from pytc.io.stores import split_path
 
     file, _ = split_path(path)
-    if file.exists():
+    if isinstance(file, RemoteFolder) or file.exists():
         return
     for folder in data_folders():
         if file.is_relative_to(folder):

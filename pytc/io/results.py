@@ -13,6 +13,7 @@ from typing import Any
 
 from pytc.checks import require
 from pytc.config import VolumeConfig
+from pytc.io.remote import RemoteFolder, parse_folder
 from pytc.io.stores import split_path
 from pytc.io.volume import Volume
 from pytc.runs import write_json
@@ -129,4 +130,5 @@ def _numbered(name: str) -> Iterable[str]:
 
 
 def _identity(image: str) -> str:
-    return str(Path(image).resolve())
+    folder = parse_folder(image)
+    return str(folder if isinstance(folder, RemoteFolder) else folder.resolve())

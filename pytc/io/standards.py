@@ -6,7 +6,7 @@ ImageJ's TIFF description.
 
 import json
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -14,6 +14,7 @@ import tifffile
 
 from pytc.checks import require
 from pytc.config import Lengths
+from pytc.io.remote import Folder, RemoteFolder
 
 NANOMETRES = {
     "å": 0.1,
@@ -44,19 +45,31 @@ class Standard(NamedTuple):
     voxel_size: Lengths | None = None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, empty without the file; ValueError if it holds anything else."""
-    if not path.is_file():
+def read_json(folder: Folder, name: str) -> dict[str, Any]:
+    """The object in a JSON file of a folder, empty without the file.
+
+    ValueError if it holds anything else.
+    """
+    text = _read(folder, name)
+    if text is None:
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(text)
     except ValueError as error:
-        raise ValueError(f"expected JSON in {path}, got {error}") from error
-    require(isinstance(content, dict), f"a JSON object in {path}", type(content).__name__)
+        raise ValueError(f"expected JSON in {folder / name}, got {error}") from error
+    require(isinstance(content, dict), f"a JSON object in {folder / name}", type(content).__name__)
     return content
 
 
-def multiscales(group: Path) -> dict[str, Any]:
+def _read(folder: Folder, name: str) -> str | bytes | None:
+    """The content of a file, None without it."""
+    if isinstance(folder, RemoteFolder):
+        return folder.read(name)
+    path = folder / name
+    return path.read_text() if path.is_file() else None
+
+
+def multiscales(group: Folder) -> dict[str, Any]:
     """The first image that an OME-Zarr group describes, or nothing.
 
     Version 0.4 describes it in .zattrs, 0.5 in zarr.json.
@@ -65,13 +78,13 @@ def multiscales(group: Path) -> dict[str, Any]:
     return images[0]
 
 
-def _attributes(group: Path) -> dict[str, Any]:
-    attributes = read_json(group / "zarr.json").get("attributes") or read_json(group / ".zattrs")
+def _attributes(group: Folder) -> dict[str, Any]:
+    attributes = read_json(group, "zarr.json").get("attributes") or read_json(group, ".zattrs")
     described: dict[str, Any] = attributes.get("ome", attributes)
     return described
 
 
-def finest_level(group: Path) -> Path | None:
+def finest_level(group: Folder) -> Folder | None:
     """The array of an OME-Zarr group's finest level, or None if the folder is no such group.
 
     bioformats2raw writes a group of groups, an image each: its only image, None if it has several.
@@ -79,18 +92,26 @@ def finest_level(group: Path) -> Path | None:
     levels = multiscales(group).get("datasets")
     if levels:
         return group / str(levels[0]["path"])
-    if "bioformats2raw.layout" in _attributes(group) and not (group / "1").exists():
+    if "bioformats2raw.layout" in _attributes(group) and not _exists(group / "1"):
         return finest_level(group / "0")
     return None
 
 
-def of_zarr_array(array: Path, n_axes: int) -> Standard:
+def _exists(group: Folder) -> bool:
+    """Whether there is a folder; of one elsewhere, whether it is a Zarr group."""
+    if isinstance(group, RemoteFolder):
+        return any(group.read(name) is not None for name in (".zgroup", "zarr.json"))
+    return group.exists()
+
+
+def of_zarr_array(array: Folder, n_axes: int) -> Standard:
     """What the OME-Zarr groups around an array state about it.
 
     Axes as they are stored, t and c included. Without a unit for each spatial axis the voxel size
     is unknown. ValueError if the axes named do not fit the array.
     """
-    for group in list(array.parents)[:4]:
+    groups: Sequence[Folder] = array.parents
+    for group in groups[:4]:
         image = multiscales(group)
         for level in image.get("datasets", ()):
             if group / level["path"] == array:
@@ -98,7 +119,7 @@ def of_zarr_array(array: Path, n_axes: int) -> Standard:
     return Standard()
 
 
-def _of_level(image: dict[str, Any], level: dict[str, Any], n_axes: int, array: Path) -> Standard:
+def _of_level(image: dict[str, Any], level: dict[str, Any], n_axes: int, array: Folder) -> Standard:
     # version 0.3 names axes, 0.4 describes them, earlier ones always mean tczyx
     axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in image.get("axes", ())]
     axes = axes or [{"name": name} for name in "tczyx"[-n_axes:]]

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
+from pytc.io.remote import Folder
 from pytc.io.standards import Standard
 
 
@@ -38,7 +38,7 @@ class NewArray(NamedTuple):
     chunks: the voxels of a chunk along each axis, for formats that have chunks.
     """
 
-    path: Path
+    path: Folder
     shape: tuple[int, ...]
     dtype: Any
     attributes: dict[str, Any]
@@ -56,7 +56,7 @@ def expecting(what: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def reading(what: str, path: str | Path) -> Iterator[None]:
+def reading(what: str, path: str | Folder) -> Iterator[None]:
     """Any failure to read a file as a ValueError that names it; one that does already stays."""
     try:
         yield

@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from pytc.checks import require
 from pytc.io import standards
 from pytc.io.chunked import list_arrays, open_chunked
+from pytc.io.remote import Folder, RemoteFolder, local_path, parse_folder
 from pytc.io.stored import NewArray, Stored, expecting, reading
 
 HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf")
@@ -38,23 +39,28 @@ class FileFormat(NamedTuple):
     create: Callable[[Path, NewArray], Any] | None = None
 
 
-def split_path(path: str) -> tuple[Path, str | None]:
-    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and the name inside it, None without one."""
+def split_path(path: str) -> tuple[Folder, str | None]:
+    """FILE.h5:DATASET or STORE.zarr:ARRAY as the file and the name inside it, None without one.
+
+    The file may be a URL.
+    """
     match = re.fullmatch(r"(.+\.(?:h5|hdf5|hdf|zarr|n5)):(.+)", path, re.IGNORECASE)
     if match is None:
-        return Path(path), None
-    return Path(match[1]), match[2].strip("/")
+        return parse_folder(path), None
+    return parse_folder(match[1]), match[2].strip("/")
 
 
 def open_stored(path: str) -> Stored:
     """The array that a path names.
 
     Raises:
-        ValueError: the path is not on this machine, names no array (the message lists the arrays
-            that exist), or the file is broken.
+        ValueError: the path names no array (the message lists the arrays that exist), or the file
+            is broken, or cannot be reached.
     """
-    require("://" not in path, "a local path, as volumes elsewhere are not read yet", path)
     file, inside = split_path(path)
+    if isinstance(file, RemoteFolder):
+        with reading("an array", file):
+            return open_remote(file, inside)
     if file.is_dir() and inside:
         file, inside = file / inside, None
     if not file.exists():
@@ -147,8 +153,9 @@ def _open_dataset(path: Path, name: str, cache_bytes: int) -> h5py.Dataset:
 
 def create_hdf5(partial_path: Path, array: NewArray) -> h5py.Dataset:
     """A dataset of gzip-compressed chunks, in a new file that holds nothing else."""
-    if array.path.exists():
-        with h5py.File(array.path, "r") as file:
+    path = local_path(array.path)
+    if path.exists():
+        with h5py.File(path, "r") as file:
             names = hdf5_datasets(file)
         if names != [array.dataset]:
             held = ", ".join(names)
@@ -235,6 +242,21 @@ def create_tiff(partial_path: Path, array: NewArray) -> Any:
 
 
 # --- folders ---
+
+
+def open_remote(folder: RemoteFolder, inside: str | None) -> Stored:
+    """The array in a folder elsewhere, or inside it; of an OME-Zarr group its finest level.
+
+    Files are not read from elsewhere, and other groups are not searched for arrays.
+    """
+    require(
+        folder.suffix.lower() not in FILE_FORMATS,
+        "a Zarr, N5 or precomputed array by URL; other files are read when they are on this "
+        "machine",
+        str(folder),
+    )
+    array = folder / (inside or "")
+    return open_chunked(standards.finest_level(array) or array)
 
 
 def open_folder(path: Path) -> Stored:

@@ -20,6 +20,7 @@ from pytc.geometry import Box
 from pytc.io import stores
 from pytc.io.chunked import create_zarr
 from pytc.io.metadata import axes_of, offsets_of, origin_of, plain_attributes, voxel_size_of
+from pytc.io.remote import RemoteFolder, local_path, plain_path
 from pytc.io.stored import NewArray, Stored, expecting, reading
 
 # 64 voxels a side hold 256 KiB to 1 MiB: a training crop reads few voxels in vain, a block of 512
@@ -42,7 +43,7 @@ def open_volume(
         path: FILE.h5:DATASET (HDF5; the dataset may be left out if the file has one), a Zarr 2 or
             3, N5 or precomputed folder (STORE.zarr/ARRAY or STORE.zarr:ARRAY for an array inside;
             of an OME-Zarr group the finest level), a TIFF stack, a folder of PNG or TIFF slices, or
-            .npy.
+            .npy. Arrays in folders of chunks are read by URL, too: s3://, gs://, http(s)://.
         axes: e.g. "zyx" or "xyzc"; by default as the file states.
         voxel_size: nm, spatial axes in stored order; by default as the file states.
         transpose: the order in which the spatial axes are presented, e.g. "zyx", their voxel size
@@ -79,7 +80,7 @@ def create_volume(
     processes may write to it if no two write to the same chunk.
 
     Args:
-        path: where to create it.
+        path: where to create it; a Zarr array also by URL, s3:// or gs://.
         shape: one length for each axis.
         dtype: bool, integer or float.
         axes: by default zyx, or czyx.
@@ -112,6 +113,9 @@ def create_volume(
         new = new._replace(path=file / (inside or ""))
         create_zarr(new, overwrite=overwrite, zarr_format=zarr_format)
         return open_volume(path, writable=True)
+    if isinstance(file, RemoteFolder):
+        file.require_writable()
+        raise ValueError(f"expected a URL with .zarr in it to write to, got {str(path)!r}")
     create = stores.file_writers().get(file.suffix.lower())
     if create is None:
         endings = ", ".join(stores.file_writers())
@@ -148,7 +152,7 @@ class Volume(AbstractContextManager["Volume"]):
         voxel_size: Lengths | None = None,
         transpose: str | None = None,
     ) -> None:
-        self.path = str(path)
+        self.path = plain_path(str(path))
         self.shape = tuple(map(int, stored.shape))
         numbers = f"voxels of {path} that are bool, integer or float"
         with expecting(numbers, TypeError):
@@ -373,9 +377,9 @@ class NewFile(Volume):
         create: Callable[[Path, NewArray], Any],
     ) -> None:
         super().__init__(stored, path)
-        self._file = new.path
+        self._file = local_path(new.path)
         self._pid = os.getpid()
-        self._partial = new.path.with_name(f"{new.path.name}.{self._pid}.partial")
+        self._partial = self._file.with_name(f"{self._file.name}.{self._pid}.partial")
         expected = f"no other writer: {self._file} is being written"
         require(not self._partial.exists(), expected, str(self._partial))
         self._file.parent.mkdir(parents=True, exist_ok=True)
