@@ -111,15 +111,18 @@ def state_on_disk(volume: Volume) -> list[Any]:
     """What changes when a stored volume does, as plain types that a hash can be made of.
 
     Of a prediction of infer.py it is its key; of any other volume its path and layout, and the
-    number, newest date and size of its files.
+    number, newest date and size of its files. The files of a volume elsewhere are not listed: its
+    attributes stand for them.
     """
     key = prediction_key(volume.path)
     if key is not None:
         return [key]
     path, _ = split_path(volume.path)
+    layout = volume.path, volume.axes, volume.shape, str(volume.dtype)
+    if isinstance(path, RemoteFolder):
+        return [*layout, volume.attributes]
     files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
     state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
-    layout = volume.path, volume.axes, volume.shape, str(volume.dtype)
     return [str(path.resolve()), *layout, *state]
 
 
