@@ -9,6 +9,7 @@ import functools
 import math
 import numbers
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -23,6 +24,19 @@ def require(condition: bool, expected: str, got: Any) -> None:
     """ValueError with what was expected and what was got, unless the condition holds."""
     if not condition:
         raise ValueError(f"expected {expected}, got {got!r}")
+
+
+# Where blocks are computed, see `pytc.blocks.open_executor`.
+ENGINE = re.compile(r"serial|threads|dask:(local|slurm):[1-9][0-9]*|dask:[a-z]+://.+")
+
+
+def require_engine(engine: str) -> None:
+    """ValueError unless this is the name of an engine that computes blocks."""
+    require(
+        ENGINE.fullmatch(engine) is not None,
+        "an --engine threads, serial, dask:tcp://HOST:PORT, dask:local:N or dask:slurm:N",
+        engine,
+    )
 
 
 def suggest(name: str, names: Iterable[str]) -> str:

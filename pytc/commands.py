@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
-from pytc.checks import Section, require
+from pytc.checks import Section, require, require_engine
 from pytc.config import (
     Config,
     InferenceConfig,
@@ -120,12 +120,17 @@ class InferConfig(Section):
     # Grey values of the input that become 0 and 1; by default as the run's data.intensity says.
     intensity: Intensity | None = None
 
+    # Where a segmentation beyond memory is computed, block by block: threads, serial, or Dask
+    # (an extra): dask:tcp://HOST:PORT, dask:local:N processes, dask:slurm:N jobs.
+    engine: str = "threads"
+
     inference: InferenceConfig = InferenceConfig()
     segmentation: SegmentationConfig = SegmentationConfig()
     system: SystemConfig = SystemConfig()
 
     def __post_init__(self):
         super().__post_init__()
+        require_engine(self.engine)
         require_intensity("--intensity", self.intensity)
         require_local_output(self.output)
 
@@ -200,11 +205,14 @@ class EvaluateConfig(Section):
     # funlib: compute the scores a second time by funlib.evaluate, the reference implementation, and
     # compare.
     backend: Literal["pytc", "funlib"] = "pytc"
+    # Where a volume beyond memory is decoded, block by block; as --engine of infer.py.
+    engine: str = "threads"
     # Where the data comes from and its licence; printed in the report.
     attribution: str | None = None
 
     def __post_init__(self):
         super().__post_init__()
+        require_engine(self.engine)
         names = ("run", "affinities", "probabilities", "segmentation")
         named = [f"--{name}" for name in names if getattr(self, name) is not None]
         require(len(named) <= 1, "one of --run or the name of a prediction", " and ".join(named))

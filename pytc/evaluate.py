@@ -105,7 +105,14 @@ def _decoding(config: EvaluateConfig, notes: Notes) -> Decoding:
     if config.method is not None:
         segmentation = replace(segmentation, method=config.method)
     thresholds = config.thresholds or DEFAULT_THRESHOLDS
-    return Decoding(mode, thresholds, segmentation, config.metric, every_threshold=config.exact)
+    return Decoding(
+        mode,
+        thresholds,
+        segmentation,
+        config.metric,
+        every_threshold=config.exact,
+        engine=config.engine,
+    )
 
 
 def _is_of_a_run(folder: Path) -> bool:

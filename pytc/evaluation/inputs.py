@@ -3,6 +3,7 @@
 `open_inputs` opens the files that they name, and checks before any work that they fit together.
 """
 
+import copy
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -17,10 +18,13 @@ from pytc.io.placed import Frame, place_labels, place_mask
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.table import BY_CLASS, DEFAULTS, Task, full_name, metric_names
+from pytc.segmentation.blockwise import fits_in_memory
 from pytc.segmentation.decode import channels_to_read, method_of
 from pytc.segmentation.edges import check_dtype
 from pytc.target_kinds import TargetKind
 from pytc.thresholds import DEFAULT_THRESHOLDS
+
+BESIDE = 20  # bytes a voxel beside a prediction and its decode: labels, segmentation, a copy
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Decoding:
     # In a sweep also the curve of scores over all thresholds; a method with a merge tree always has
     # it.
     every_threshold: bool = False
+    engine: str = "threads"  # where blocks of a volume beyond memory are computed
 
     @property
     def segments(self) -> bool:
@@ -125,10 +130,21 @@ class Inputs:
     skeleton: Skeleton | None
     voxel_size: Lengths | None  # nm, in stored axis order
     paths: dict[str, str]  # what was opened: the prediction first, by its content
+    in_memory: bool  # whether prediction, labels and segmentation fit into memory together
 
     @property
     def kind(self) -> TargetKind:
         return self.prediction.kind
+
+    @property
+    def affinities(self) -> Volume:
+        """The prediction, which states its offsets and voxel size where its file does not."""
+        stated = copy.copy(self.array)
+        if stated.offsets is None:
+            stated.offsets = self.prediction.offsets
+        if stated.voxel_size is None:
+            stated.voxel_size = self.voxel_size
+        return stated
 
     @property
     def n_classes(self) -> int | None:
@@ -159,6 +175,16 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
     offsets: tuple[Triple, ...] = ()
     if decoding.segments:
         channels, offsets = _channels(prediction, array, decoding.segmentation)
+    in_memory = fits_in_memory(
+        array.spatial_shape, array.dtype, len(channels), decoding.segmentation, BESIDE
+    )
+    require(
+        in_memory
+        or not decoding.every_threshold
+        or method_of(decoding.segmentation).tree is not None,
+        "a volume that fits into memory with --exact, or --method agglomeration",
+        array,
+    )
     skeleton = None
     if truth.skeleton is not None:
         skeleton = _open_skeleton(truth.skeleton, voxel_size, array.spatial_axes)
@@ -176,6 +202,7 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
         skeleton=skeleton,
         voxel_size=voxel_size,
         paths={part: ", ".join(file.paths) for part, file in files.items()},
+        in_memory=in_memory,
     )
 
 

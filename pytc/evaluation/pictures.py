@@ -153,14 +153,13 @@ def draw(
 
 def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.ndarray:
     """The first channel's slice across `axis`, in the order z, y, x, strided to MAX_PIXELS."""
+    lengths = dict(zip(axes, volume.shape))
+    step = -(-max(lengths[a] for a in "zyx" if a != axis) // MAX_PIXELS)
     cut = {axis: index, "c": 0}
-    view: np.ndarray = volume[tuple(cut.get(a, slice(None)) for a in axes)]
+    view: np.ndarray = volume[tuple(cut.get(a, slice(None, None, step)) for a in axes)]
     rows, columns = (a for a in axes if a not in cut)
-    if rows < columns:  # z comes before y, and y before x
-        view = view.T
-    step = -(-max(view.shape) // MAX_PIXELS)
-    strided: np.ndarray = view[::step, ::step]
-    return strided
+    # z comes before y, and y before x
+    return view.T if rows < columns else view
 
 
 def _grey(image: Volume, axes: str, axis: str, index: int) -> np.ndarray:

@@ -4,6 +4,8 @@ import base64
 import csv
 import io
 import logging
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
@@ -31,13 +33,13 @@ from pytc.evaluation.printing import (
 from pytc.evaluation.scoring import (
     overlaps,
     read_prediction,
-    read_truth,
     score_segmentation,
     segment,
     sweep_thresholds,
 )
 from pytc.evaluation.sweep import Curve, Sweep, keep_row, with_row
 from pytc.evaluation.together import best_together, transfers
+from pytc.evaluation.truth import read_truth
 from pytc.io.results import prediction_key
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import Volume, create_volume
@@ -50,6 +52,7 @@ from pytc.segmentation.decode import settings_of
 
 LOGGER = logging.getLogger(__name__)
 
+WORK = ".work"  # in an output folder: what is needed on the way, of volumes beyond memory
 N_WORST = 10  # skeletons in the table of those that lose most
 OF_A_SWEEP = ("sweep.csv", "exact_sweep.csv", "sweep.png")
 
@@ -105,7 +108,7 @@ def evaluate_cases(
     sweeps: dict[str, Sweep] = {}
     threshold = None
     if len(cases) > 1 and all(case.inputs.decoding.mode is Mode.SWEEP for case in cases):
-        sweeps = {case.name: sweep_volume(case.inputs) for case in cases}
+        sweeps = {case.name: sweep_volume(case.inputs, case.output) for case in cases}
         threshold = best_together(list(sweeps.values()))
     evaluations = {
         case.name: evaluate_volume(
@@ -121,10 +124,15 @@ def evaluate_cases(
     return metrics
 
 
-def sweep_volume(inputs: Inputs) -> Sweep:
-    """The scores of a prediction at each threshold."""
+def sweep_volume(inputs: Inputs, output: Path) -> Sweep:
+    """The scores of a prediction at each threshold.
+
+    Args:
+        output: the folder for scores and report; what does not fit into memory is kept in it.
+    """
     _announce(inputs)
-    return sweep_thresholds(inputs, read_prediction(inputs), read_truth(inputs))
+    work = output / WORK
+    return sweep_thresholds(inputs, read_prediction(inputs, work), read_truth(inputs), work)
 
 
 def evaluate_volume(
@@ -150,13 +158,13 @@ def evaluate_volume(
     chosen_on = "this volume" if threshold is None else "all volumes together"
     segmentation: np.ndarray | Volume = inputs.array
     if inputs.decoding.segments:
-        decoded = read_prediction(inputs)
+        decoded = read_prediction(inputs, output / WORK)
         if sweep is None:
             _announce(inputs)
-            sweep = sweep_thresholds(inputs, decoded, labels)
+            sweep = sweep_thresholds(inputs, decoded, labels, output / WORK)
         if threshold is None:
             threshold = sweep["best_threshold"]
-        segmentation = segment(inputs, decoded, threshold)
+        segmentation = segment(inputs, decoded, threshold, output / WORK / "best.zarr")
         del decoded
     table = overlaps(inputs, labels, segmentation)
     if sweep is None:
@@ -191,6 +199,7 @@ def evaluate_volume(
         settings["threshold_chosen_on"] = chosen_on
     evaluation = Evaluation(scores, settings, sweep, segmentation, pictures)
     _write(inputs, evaluation, output)
+    shutil.rmtree(output / WORK, ignore_errors=True)
     title = f"{inputs.prediction.title}: {in_words(settings)}"
     print_scores(title, scores, inputs.metric, sweep)
     print_results(inputs, sweep, output)
@@ -318,9 +327,13 @@ def _data_url(png: bytes) -> str:
 def _store_segmentation(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
     """The segmentation that was scored, with what it was decoded by as attributes."""
     segmentation = evaluation.segmentation
+    name = BEST_SEGMENTATION if inputs.decoding.mode is Mode.SWEEP else SEGMENTATION_AT_ONE
+    if isinstance(segmentation, Volume):  # it was written to the work folder
+        with replacing(output / name) as path:
+            os.rename(segmentation.path, path)
+        return
     attributes = _decoded_by(inputs, evaluation.sweep)
     attributes["prediction_key"] = prediction_key(inputs.array.path)
-    name = BEST_SEGMENTATION if inputs.decoding.mode is Mode.SWEEP else SEGMENTATION_AT_ONE
     with (
         replacing(output / name) as path,
         create_volume(

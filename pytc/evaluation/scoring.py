@@ -1,6 +1,8 @@
 """Scores of a prediction: at each of its thresholds, or of a segmentation as it is."""
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -15,50 +17,26 @@ from pytc.evaluation.sweep import (
     threshold_sweep,
 )
 from pytc.evaluation.tree_curve import tree_curve
-from pytc.io.labels import is_unlabelled
+from pytc.evaluation.truth import read_truth
+from pytc.io.results import prediction_key
+from pytc.io.volume import open_volume
 from pytc.metrics.overlap import Contingency, Labels, contingency_table, metrics_of_table
 from pytc.metrics.semantic import (
     MOST_CLASSES,
-    boundaries,
-    class_ids,
     class_metrics,
     confusion_matrix,
-    foreground,
-    semantic_metrics,
+    mask_confusion,
+    mask_metrics,
 )
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import metric
 from pytc.segmentation.agglomeration import Agglomeration
+from pytc.segmentation.block_tree import tree_by_blocks
+from pytc.segmentation.blockwise import segment_volume, write_cut
 from pytc.segmentation.decode import decode, levels_of_tree, merge_tree, method_of
 from pytc.segmentation.edges import is_above
+from pytc.segmentation.masks import threshold_volume
 from pytc.segmentation.stored_tree import read_tree
-
-
-def read_truth(inputs: Inputs) -> Labels | None:
-    """The labels to score against; None if there are none.
-
-    Returns:
-        (Z, Y, X). Objects: integers, 0 outside of the mask; a Volume where they need not be read as
-        a whole. Masks: int8, 1 inside and 0 outside. Classes: int16. Both are -1 where the truth is
-        not labelled, or outside of the mask.
-    """
-    if inputs.labels is None:
-        return None
-    of_objects = inputs.kind.truth == "objects"
-    if of_objects and inputs.mask is None and not inputs.decoding.segments:
-        return inputs.labels
-    labels = inputs.labels[...]
-    inside = np.ones(labels.shape, bool)
-    if inputs.mask is not None:
-        inside = inputs.mask[...] != 0
-    if of_objects:
-        return np.where(inside, labels, 0).astype(labels.dtype, copy=False)
-    labelled = inside & ~is_unlabelled(labels)
-    if inputs.kind.truth == "classes":
-        return class_ids(labels, labelled, inputs.n_classes)
-    if inputs.kind.truth == "boundaries":
-        return boundaries(labels, labelled)
-    return foreground(labels, labelled)
 
 
 def best_scores(inputs: Inputs) -> dict[str, float]:
@@ -69,8 +47,10 @@ def best_scores(inputs: Inputs) -> dict[str, float]:
     """
     labels = read_truth(inputs)
     if inputs.decoding.segments:
-        decoded = read_prediction(inputs)
-        best: dict[str, float] = sweep_thresholds(inputs, decoded, labels)["best_metrics"]
+        with tempfile.TemporaryDirectory(dir=Path(inputs.array.path).parent) as work:
+            decoded = read_prediction(inputs, Path(work))
+            sweep = sweep_thresholds(inputs, decoded, labels, Path(work))
+        best: dict[str, float] = sweep["best_metrics"]
         return best
     table = overlaps(inputs, labels, inputs.array)
     return score_segmentation(inputs, labels, table, inputs.array)
@@ -78,9 +58,10 @@ def best_scores(inputs: Inputs) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A prediction in memory, decoded as far as it can be without a threshold."""
+    """A prediction, decoded as far as it can be without a threshold."""
 
-    values: np.ndarray | None  # (C, Z, Y, X), the channels to segment by; None with a tree
+    # (C, Z, Y, X), the channels to segment by; None with a tree, or beyond memory
+    values: np.ndarray | None
     tree: Agglomeration | None  # fragments and merges, where the method has them
 
     @property
@@ -89,30 +70,46 @@ class Decoded:
         return self.values
 
 
-def read_prediction(inputs: Inputs) -> Decoded:
-    """Read a prediction, or the merge tree that infer.py made of it, or make that."""
+def read_prediction(inputs: Inputs, work: Path) -> Decoded:
+    """Read a prediction, or the merge tree that infer.py made of it, or make that.
+
+    Args:
+        work: a folder for what does not fit into memory.
+    """
     config = inputs.decoding.segmentation
     if inputs.kind.task == "semantic" or method_of(config).tree is None:
+        if not inputs.in_memory:
+            return Decoded(None, None)
         return Decoded(inputs.array.read_channels(inputs.channels), None)
-    tree = read_tree(inputs.array, inputs.offsets, config, inputs.voxel_size)
-    if tree is None:
-        values = inputs.array.read_channels(inputs.channels)
-        tree = merge_tree(values, inputs.offsets, config, inputs.voxel_size)
-    return Decoded(None, tree)
+    if not inputs.in_memory:
+        tree = tree_by_blocks(
+            inputs.affinities,
+            inputs.channels,
+            inputs.offsets,
+            config,
+            engine=inputs.decoding.engine,
+            work=work / "tree",
+        )
+        return Decoded(None, tree)
+    stored = read_tree(inputs.array, inputs.offsets, config, inputs.voxel_size)
+    if stored is not None:
+        return Decoded(None, replace(stored, fragments=stored.fragments[...]))
+    values = inputs.array.read_channels(inputs.channels)
+    return Decoded(None, merge_tree(values, inputs.offsets, config, inputs.voxel_size))
 
 
-def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None) -> Sweep:
+def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None, work: Path) -> Sweep:
     """The scores at each threshold, as `sweep_result` has them.
 
     Args:
         labels: as `read_truth` returns them.
+        work: a folder for segmentations that do not fit into memory.
     """
     decoding, config = inputs.decoding, inputs.decoding.segmentation
     if inputs.kind.task == "semantic":
         assert labels is not None, "a semantic metric needs labels"
-        return semantic_sweep(
-            decoded.channels[0], labels[...], thresholds=decoding.thresholds, metric=inputs.metric
-        )
+        values = inputs.array if decoded.values is None else decoded.channels
+        return semantic_sweep(values, labels, thresholds=decoding.thresholds, metric=inputs.metric)
     skeletons = None if inputs.skeleton is None else SkeletonMetrics(inputs.skeleton)
     curve: Curve = {}
     if decoding.mode is Mode.SWEEP and decoded.tree is not None:
@@ -124,9 +121,14 @@ def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None) ->
     thresholds = list(decoding.thresholds)
     if inputs.metric in curve:
         thresholds = sorted({*thresholds, best_threshold(curve, inputs.metric)})
-    if decoded.tree is None:
+    if decoded.tree is not None:
+        descending = sorted(set(thresholds), reverse=True)
+        levels = levels_of_tree(decoded.tree, config, descending)
+        scored = score_levels(levels, descending, skeletons, labels)
+        rows = [scored[threshold] for threshold in thresholds]
+    elif decoded.values is not None:
         rows = threshold_sweep(
-            decoded.channels,
+            decoded.values,
             inputs.skeleton,
             thresholds,
             inputs.metric,
@@ -136,13 +138,19 @@ def sweep_thresholds(inputs: Inputs, decoded: Decoded, labels: Labels | None) ->
             voxel_size=inputs.voxel_size,
         )["all_results"]
     else:
-        descending = sorted(set(thresholds), reverse=True)
-        levels = levels_of_tree(decoded.tree, config, descending)
-        scored = score_levels(levels, descending, skeletons, labels)
-        rows = [scored[threshold] for threshold in thresholds]
+        rows = [_row_by_blocks(inputs, labels, threshold, work) for threshold in thresholds]
     if config.method == "components_watershed":  # the curve is of its seeds
         return sweep_result(rows, inputs.metric) | {"curve": curve}
     return sweep_result(rows, inputs.metric, curve)
+
+
+def _row_by_blocks(
+    inputs: Inputs, labels: Labels | None, threshold: float, work: Path
+) -> dict[str, float]:
+    """The scores at one threshold of a volume that does not fit into memory."""
+    segmentation = segment(inputs, Decoded(None, None), threshold, work / "segmentation.zarr")
+    table = overlaps(inputs, labels, segmentation)
+    return {"threshold": threshold, **score_segmentation(inputs, labels, table, segmentation)}
 
 
 def best_threshold(curve: Curve, name: str) -> float:
@@ -160,11 +168,26 @@ def _component_curve(inputs: Inputs, decoded: Decoded) -> Curve:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def segment(inputs: Inputs, decoded: Decoded, threshold: float) -> np.ndarray:
-    """The segmentation (Z, Y, X) that a row of the sweep has scored; a mask is uint8."""
-    if inputs.kind.task == "semantic":
-        return is_above(decoded.channels[0], threshold).astype(np.uint8)
+def segment(inputs: Inputs, decoded: Decoded, threshold: float, output: Path) -> Labels:
+    """The segmentation (Z, Y, X) that a row of the sweep has scored; a mask is uint8.
+
+    Args:
+        output: where one that does not fit into memory is written, as a Zarr array.
+    """
     config = inputs.decoding.at(threshold)
+    of_objects = inputs.kind.task == "instance"
+    if not inputs.in_memory:
+        made_from = {"prediction_key": prediction_key(inputs.array.path)}
+        engine = inputs.decoding.engine
+        if not of_objects:
+            threshold_volume(inputs.array, output, threshold, attributes=made_from)
+        elif decoded.tree is not None:
+            write_cut(decoded.tree, output, inputs.affinities, config, engine, attributes=made_from)
+        else:
+            segment_volume(inputs.affinities, output, config, engine=engine, attributes=made_from)
+        return open_volume(output)
+    if not of_objects:
+        return is_above(decoded.channels[0], threshold).astype(np.uint8)
     if decoded.tree is not None:
         return decoded.tree.segmentation(threshold, min_size=config.min_size)
     return decode(decoded.channels, inputs.offsets, config, inputs.voxel_size)
@@ -192,7 +215,7 @@ def score_segmentation(
         if inputs.kind.truth == "classes":
             n_classes = MOST_CLASSES if inputs.n_classes is None else inputs.n_classes
             return class_metrics(confusion_matrix(labels, segmentation, n_classes))
-        return semantic_metrics(labels[...], segmentation[...])
+        return mask_metrics(mask_confusion(labels, segmentation))
     scores: dict[str, float] = {}
     if inputs.skeleton is not None:
         scores |= SkeletonMetrics(inputs.skeleton).compute(segmentation)

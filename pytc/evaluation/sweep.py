@@ -9,9 +9,10 @@ import numpy as np
 from pytc.checks import suggest
 from pytc.config import Lengths, SegmentationConfig
 from pytc.io.skeleton import Skeleton
+from pytc.io.volume import CHUNK, Volume
 from pytc.metrics.overlap import Labels, count_pairs, metrics_of_table, table_of_pairs
 from pytc.metrics.pair_table import number_ids
-from pytc.metrics.semantic import SEMANTIC_METRICS, semantic_metrics
+from pytc.metrics.semantic import SEMANTIC_METRICS, confusion_matrix, mask_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.table import full_name, metric_names
 from pytc.metrics.table import metric as metric_row
@@ -216,23 +217,35 @@ def _score_group(
 
 
 def semantic_sweep(
-    prediction: np.ndarray,
-    truth: np.ndarray,
+    prediction: np.ndarray | Volume,
+    truth: Labels,
     *,
     thresholds: Sequence[float] = DEFAULT_THRESHOLDS,
     metric: str = "jaccard",
 ) -> Sweep:
     """Score the mask prediction > threshold against the true mask, at each threshold.
 
-    The scores are SEMANTIC_METRICS. prediction (Z, Y, X) float16, float32, float64 or uint8
-    (standing for value / 255); truth as in `semantic_metrics`.
+    The scores are SEMANTIC_METRICS. A few planes are read at a time.
+
+    Args:
+        prediction: (Z, Y, X), or (1, Z, Y, X), float16, float32, float64 or uint8 for value / 255.
+        truth: (Z, Y, X) integers: foreground above 0, negative where they do not count.
     """
     check_metric(metric, {"labels": (SEMANTIC_METRICS, truth)})
     _check_thresholds(thresholds)
     check_dtype(prediction.dtype)
+    confusions = np.zeros((len(thresholds), 2, 2), np.int64)
+    starts = range(0, truth.shape[0], CHUNK)
+    for start in track(starts, "scored", "slabs"):
+        planes = slice(start, start + CHUNK)
+        values = prediction[planes] if len(prediction.shape) == 3 else prediction[0, planes]
+        labels = truth[planes]
+        true_mask = np.where(labels < 0, -1, labels > 0).astype(np.int8)
+        for number, threshold in enumerate(thresholds):
+            confusions[number] += confusion_matrix(true_mask, is_above(values, threshold), 2)
     rows = [
-        {"threshold": float(threshold), **semantic_metrics(truth, is_above(prediction, threshold))}
-        for threshold in track(thresholds, "scored", "thresholds")
+        {"threshold": float(threshold), **mask_metrics(confusion)}
+        for threshold, confusion in zip(thresholds, confusions)
     ]
     return sweep_result(rows, metric)
 

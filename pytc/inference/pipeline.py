@@ -84,7 +84,7 @@ def infer(config: InferConfig) -> list[Path]:
     for volume, folder in zip(volumes, folders):
         made_by = _made_by(config, trained)
         prediction = predict(model, trained, volume, folder, config, device, weights, made_by)
-        segment(prediction, folder / "segmentation.zarr", kind, config.segmentation)
+        segment(prediction, folder / "segmentation.zarr", kind, config.segmentation, config.engine)
         print(f"results: {folder}", flush=True)
     _print_next(config, run, folders)
     return folders
@@ -124,15 +124,25 @@ def open_input(volume: VolumeConfig, trained: Config, training: Sequence[Facts])
     return source
 
 
-def segment(prediction: Volume, output: Path, kind: TargetKind, config: SegmentationConfig) -> None:
-    """Write the objects, the mask or the classes that a stored prediction stands for."""
+def segment(
+    prediction: Volume,
+    output: Path,
+    kind: TargetKind,
+    config: SegmentationConfig,
+    engine: str = "threads",
+) -> None:
+    """Write the objects, the mask or the classes that a stored prediction stands for.
+
+    Args:
+        engine: where blocks of objects beyond memory are computed.
+    """
     in_words = {
         "objects": ", ".join(f"{name} {value}" for name, value in settings_of(config).items()),
         "threshold": f"threshold {config.threshold:g}",
         "argmax": f"the most probable of {prediction.n_channels} classes",
     }
     write: dict[str, Callable[[Volume, Path], None]] = {
-        "objects": partial(segment_volume, config=config),
+        "objects": partial(segment_volume, config=config, engine=engine),
         "threshold": partial(threshold_volume, threshold=config.threshold),
         "argmax": argmax_volume,
     }

@@ -8,6 +8,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from pytc.geometry import blocks
 from pytc.io.labels import has_unlabelled, is_unlabelled
 from pytc.io.volume import CHUNK, Volume
 from pytc.metrics.pair_table import PairTable, add_pairs, empty_table, number_ids
@@ -15,6 +16,7 @@ from pytc.metrics.table import metric_names, with_formulas
 
 PREFIX = "dense_"  # of these metrics' names in the table of all metrics
 OVERLAP_METRICS = tuple(name.removeprefix(PREFIX) for name in metric_names("instance", "labels"))
+READ_AT_ONCE = 4 * CHUNK  # voxels along each axis of a stored volume, in each thread
 PIECE = 1 << 17  # voxels compared with their neighbours at a time: they stay in a core's cache
 
 
@@ -43,7 +45,7 @@ def contingency_table(
     """How often each pair of labels occurs at the same voxel, 0 included.
 
     truth, segmentation: integers of any dtype and one shape, arrays or volumes; both are read in
-    one pass, by slabs along the first axis. Voxels whose truth is unlabelled (negative, or the
+    one pass, part by part. Voxels whose truth is unlabelled (negative, or the
     maximum of uint32 or uint64) do not count. ValueError for other dtypes, shapes that differ, and
     negative segments.
     """
@@ -67,9 +69,13 @@ def count_pairs(
         )
 
     # each thread counts whole chunks of a stored volume at a time
-    slabs = [slice(start, start + CHUNK) for start in range(0, max(1, truth.shape[0]), CHUNK)]
+    shape = tuple(max(1, length) for length in truth.shape)
+    block = (CHUNK, *shape[1:])
+    if isinstance(truth, Volume) or isinstance(segmentation, Volume):
+        block = tuple(min(length, READ_AT_ONCE) for length in block)
+    parts = [box.slices for box in blocks(shape, block)]
     with ThreadPoolExecutor(threads or _all_threads()) as pool:
-        return _joined(pool.map(lambda slab: _count(truth[slab], segmentation[slab]), slabs))
+        return _joined(pool.map(lambda part: _count(truth[part], segmentation[part]), parts))
 
 
 def _all_threads() -> int:

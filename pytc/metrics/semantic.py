@@ -19,10 +19,26 @@ def semantic_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, flo
     (unlabelled) do not count. With both masks empty all scores are 1. ValueError if shapes or
     dtypes do not fit.
     """
+    return mask_metrics(mask_confusion(truth, prediction))
+
+
+def mask_confusion(truth: np.ndarray | Volume, prediction: np.ndarray | Volume) -> np.ndarray:
+    """The (2, 2) confusion matrix of two masks, read a few planes at a time.
+
+    truth, prediction: as in `semantic_metrics`, arrays or volumes.
+    """
     _check(truth, prediction)
-    true_mask = np.where(truth < 0, -1, truth > 0).astype(np.int8)
-    counts = confusion_matrix(true_mask, prediction > 0, 2)
-    scores = class_metrics(counts)
+    counts = np.zeros((2, 2), np.int64)
+    for start in range(0, truth.shape[0], CHUNK):
+        true, predicted = truth[start : start + CHUNK], prediction[start : start + CHUNK]
+        true_mask = np.where(true < 0, UNLABELLED, true > 0).astype(np.int8)
+        counts += confusion_matrix(true_mask, predicted > 0, 2)
+    return counts
+
+
+def mask_metrics(confusion: np.ndarray) -> dict[str, float]:
+    """The scores of `semantic_metrics` from the confusion matrix of background and foreground."""
+    scores = class_metrics(confusion)
     return {name: scores[name] for name in SEMANTIC_METRICS}
 
 

@@ -56,6 +56,7 @@ def segment_volume(
     *,
     engine: str = "threads",
     block: Triple | None = None,
+    attributes: dict[str, Any] | None = None,
 ) -> None:
     """Segments a stored affinity volume into a new label volume, (Z, Y, X) uint32 or uint64.
 
@@ -69,6 +70,7 @@ def segment_volume(
         block: voxels of a block of components along each axis, 0 < n; by default BLOCK. With it the
             volume is segmented by blocks in any case. Fragments have their own blocks
             (config.fragment_block), which change the result; these change nothing.
+        attributes: to be stored with the segmentation, beside its settings.
 
     Raises:
         ValueError: if there are no offsets, or the volume does not fit into memory and
@@ -92,16 +94,26 @@ def segment_volume(
             replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array"
         )
     if in_one_piece:
-        _segment_whole(affinities, offsets, config, output)
+        _segment_whole(affinities, offsets, config, output, attributes or {})
     else:
-        _segment_by_blocks(affinities, offsets, config, output, engine, block or BLOCK)
+        _segment_by_blocks(
+            affinities, offsets, config, output, attributes or {}, engine, block or BLOCK
+        )
 
 
 def fits_in_memory(
-    shape: Sequence[int], dtype: np.dtype, n_channels: int, config: SegmentationConfig
+    shape: Sequence[int],
+    dtype: np.dtype,
+    n_channels: int,
+    config: SegmentationConfig,
+    beside: int = 0,
 ) -> bool:
-    """Whether half of the free memory can segment so many channels of affinities (Z, Y, X)."""
-    voxel = n_channels * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
+    """Whether half of the free memory can segment so many channels of affinities (Z, Y, X).
+
+    Args:
+        beside: bytes a voxel that are needed for something else at the same time.
+    """
+    voxel = beside + n_channels * np.dtype(dtype).itemsize + np.dtype(label_dtype(shape)).itemsize
     voxel += method_of(config).memory
     return voxel * math.prod(shape) <= memory()[1] // 2
 
@@ -141,7 +153,11 @@ def is_in_zarr(path: Path) -> bool:
 
 
 def _segment_whole(
-    affinities: Volume, offsets: Offsets, config: SegmentationConfig, output: Path
+    affinities: Volume,
+    offsets: Offsets,
+    config: SegmentationConfig,
+    output: Path,
+    attributes: dict[str, Any],
 ) -> None:
     """Segment a volume that fits into memory; offsets: of each of its channels."""
     channels = channels_to_read(affinities.n_channels, offsets, config)
@@ -165,7 +181,7 @@ def _segment_whole(
         whole: AbstractContextManager[Path] = nullcontext(output)
         if is_in_zarr(output):
             whole = replacing(output)
-        with whole as path, _create(path, affinities, settings_of(config)) as labels:
+        with whole as path, _create(path, affinities, settings_of(config) | attributes) as labels:
             labels[...] = segmentation
         progress.show(3, "written")
 
@@ -175,6 +191,7 @@ def _segment_by_blocks(
     offsets: Offsets,
     config: SegmentationConfig,
     output: Path,
+    attributes: dict[str, Any],
     engine: str,
     block: Triple,
 ) -> None:
@@ -189,11 +206,35 @@ def _segment_by_blocks(
             made = tree_by_blocks(
                 affinities, channels, offsets, config, engine=engine, work=work / "tree"
             )
-            write = cut_by_blocks(made, config, work)
-        write_by_blocks(write, output, affinities, settings_of(config), engine, work)
+            write = _cut(made, config, work)
+        write_by_blocks(write, output, affinities, settings_of(config) | attributes, engine, work)
 
 
-def cut_by_blocks(made: Agglomeration, config: SegmentationConfig, work: Path) -> WriteSegments:
+def write_cut(
+    made: Agglomeration,
+    output: Path,
+    like: Volume,
+    config: SegmentationConfig,
+    engine: str,
+    *,
+    attributes: dict[str, Any],
+) -> None:
+    """Write the segmentation of a stored merge tree at config.threshold, block by block.
+
+    Args:
+        made: its fragments are a stored volume.
+        output: a path as `create_volume` takes it; what is there is replaced.
+        like: has the segmentation's spatial shape, axes and voxel size.
+        attributes: to be stored with it, beside its settings.
+    """
+    assert isinstance(made.fragments, Volume)
+    key = hash_of(made.fragments, made.tree.key, settings_of(config))
+    with work_folder(output, key) as work:
+        step = _cut(made, config, work)
+        write_by_blocks(step, output, like, settings_of(config) | attributes, engine, work)
+
+
+def _cut(made: Agglomeration, config: SegmentationConfig, work: Path) -> WriteSegments:
     """The last step of a decode from a stored merge tree, at config.threshold."""
     assert isinstance(made.fragments, Volume)
     segments = made.tree.cut(config.threshold, min_size=config.min_size)

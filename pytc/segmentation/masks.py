@@ -15,9 +15,15 @@ from pytc.segmentation.edges import is_above
 BLOCK = (256, 256, 256)  # voxels read at once
 
 
-def threshold_volume(probabilities: Volume, output: Path, threshold: float) -> None:
+def threshold_volume(
+    probabilities: Volume,
+    output: Path,
+    threshold: float,
+    *,
+    attributes: dict[str, Any] | None = None,
+) -> None:
     """Write the mask probability > threshold, uint8 (Z, Y, X), of one channel of probabilities."""
-    with _new_mask(probabilities, output, {"threshold": threshold}) as mask:
+    with _new_mask(probabilities, output, {"threshold": threshold, **(attributes or {})}) as mask:
         for box in blocks(mask.spatial_shape, BLOCK):
             mask[box.slices] = is_above(probabilities.read(box.start, box.stop)[0], threshold)
 
