@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from pytc.config import Config, DataConfig, ModelConfig, TargetConfig, VolumeConfig
-from pytc.data.inspection import (
-    from_plain,
-    grey_doubts,
-    inspect,
-    inspect_run,
-    require_alike,
-    to_plain,
-)
+from pytc.data.facts import from_plain, to_plain
+from pytc.data.inspection import grey_doubts, inspect, inspect_run, require_alike
 from pytc.data.sources import open_source
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume

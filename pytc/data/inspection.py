@@ -3,74 +3,26 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
 from pytc.checks import require
 from pytc.config import Config, Lengths, Triple
+from pytc.data.doubts import CHECKS, Look, doubts, unlike_training
+from pytc.data.facts import Facts
 from pytc.data.sources import Source, open_source
 from pytc.geometry import Box
 from pytc.io import intensity
 from pytc.io.labels import is_unlabelled
 from pytc.io.placed import label_boxes, share_of
 from pytc.io.volume import Volume
-from pytc.target_kinds import target_kind
 
 LOGGER = logging.getLogger(__name__)
 
-# Most voxels have the same label as their neighbour along an axis; few have the same grey value.
-LABELS_AGREE = 0.9
-GREYS_AGREE = 0.5
-FEW_VALUES = 8
 # A network does not fit voxels that differ in size by more than this factor along an axis.
 SIZES_ALIKE = 1.5
-
-
-@dataclass(frozen=True)
-class Facts:
-    """Facts of an opened volume, as plain types: a checkpoint keeps them."""
-
-    name: str
-    image: str
-    axes: str  # spatial, in the order in which they are read
-    axes_from: str
-    shape: Triple
-    dtype: str
-    grey_range: intensity.Range  # stored values that a network sees as 0 and 1
-    histogram: tuple[float, ...]  # of the mapped values, as from intensity.histogram
-    voxel_size: Lengths | None
-    voxel_size_from: str
-    labels: str | None = None
-    n_labels: int = 0  # in the sample
-    sampled: bool = False  # whether the volume is larger than the sample
-    foreground: float = 0.0  # share of voxels with a label above 0
-    unlabelled: float = 0.0  # share of unlabelled voxels
-    # share of the image that labels smaller than it take up; the shares above are of their voxels
-    labels_share: float = 1.0
-
-    def __str__(self) -> str:
-        low, high = self.grey_range
-        size = "of unknown size"
-        if self.voxel_size is not None:
-            lengths = " x ".join(f"{length:g}" for length in self.voxel_size)
-            size = f"{lengths} nm ({self.voxel_size_from})"
-        parts = [
-            f"{self.name}: {self.image}, {self.axes} {' x '.join(map(str, self.shape))}",
-            f"{self.dtype}, grey {low:g} to {high:g}, voxels {size}",
-        ]
-        if self.labels is None:
-            return ", ".join([*parts, "no labels"])
-        number = f"{self.n_labels:,} labels"
-        if self.sampled:
-            number = f"{number} in a sample"
-        parts.append(f"{number}, {self.foreground:.1%} labelled")
-        if self.unlabelled:
-            parts.append(f"{self.unlabelled:.1%} unlabelled")
-        if self.labels_share < 1:
-            parts.append(f"in a part of {self.labels_share:.1%} of the image")
-        return ", ".join(parts)
 
 
 def inspect(source: Source) -> tuple[Facts, list[str]]:
@@ -79,6 +31,12 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
     Of a large volume a sample is read. ValueError names the first voxel whose grey value is not a
     finite number.
     """
+    look = take_look(source)
+    return look.facts, doubts(look)
+
+
+def take_look(source: Source) -> Look:
+    """Read a sample of a volume; the checks of `pytc.data.doubts` read more."""
     image = source.image
     boxes = intensity.take_sample(image)
     values = intensity.without_padding(boxes)
@@ -95,22 +53,10 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
         voxel_size_from=image.voxel_size_from,
         sampled=math.prod(image.spatial_shape) > intensity.SAMPLE,
     )
-    doubts = []
-    if looks_like_labels(boxes):
-        doubts.append(
-            f"the image {image.path} looks like labels: neighbouring voxels mostly have the same "
-            "value; are image and labels exchanged?"
-        )
     if source.labels is None:
-        return facts, doubts
+        return Look(source, facts, boxes)
     boxes_of_labels = sample_of_labels(source.labels)
     labels = [source.labels[box.slices] for box in boxes_of_labels]
-    if looks_like_image(labels):
-        most = max(len(np.unique(box)) for box in labels)
-        doubts.append(
-            f"the labels {source.labels.path} look like an image: most neighbouring voxels have "
-            f"different ones ({most:,} in one patch); are image and labels exchanged?"
-        )
     is_labelled = [~is_unlabelled(box) for box in labels]
     if source.mask is not None:
         masks = [source.mask[box.slices] for box in boxes_of_labels]
@@ -125,7 +71,7 @@ def inspect(source: Source) -> tuple[Facts, list[str]]:
         unlabelled=1 - ids.size / total,
         labels_share=share_of(source.labels),
     )
-    return facts, doubts
+    return Look(source, facts, boxes, list(zip(boxes_of_labels, labels)))
 
 
 def sample_of_labels(labels: Volume) -> list[Box]:
@@ -135,32 +81,6 @@ def sample_of_labels(labels: Volume) -> list[Box]:
         for part in label_boxes(labels)
         for box in intensity.sample_boxes(cast(Triple, part.shape))
     ]
-
-
-def looks_like_labels(boxes: Sequence[np.ndarray]) -> bool:
-    """Whether an image has few values, or most voxels have the value of their neighbour."""
-    padding = intensity.padding_value(list(boxes))
-    values = intensity.without_padding(list(boxes))[::7]
-    if len(np.unique(values)) < FEW_VALUES:
-        return True
-    same, pairs = 0, 0
-    for box in boxes:
-        before, after = box[..., :-1], box[..., 1:]
-        counted = np.ones(before.shape, bool) if padding is None else before != padding
-        same += int(np.count_nonzero((before == after) & counted))
-        pairs += int(np.count_nonzero(counted))
-    return same > LABELS_AGREE * pairs
-
-
-def looks_like_image(boxes: Sequence[np.ndarray]) -> bool:
-    """Whether most labels differ from the label of their neighbour."""
-    same, pairs = 0, 0
-    for box in boxes:
-        before, after = box[..., :-1], box[..., 1:]
-        counted = (before != 0) | (after != 0)
-        same += int(np.count_nonzero((before == after) & counted))
-        pairs += int(np.count_nonzero(counted))
-    return same < GREYS_AGREE * pairs
 
 
 def inspect_run(config: Config) -> list[Facts]:
@@ -173,43 +93,38 @@ def inspect_run(config: Config) -> list[Facts]:
         ValueError: a volume is missing, does not fit, or differs from the training volumes in the
             order of its axes or the size of its voxels.
     """
-    training: list[Facts] = []
-    parts = {"training": config.data.train, "validation": config.data.validation}
-    for role, volumes in parts.items():
-        for number, volume in enumerate(volumes):
-            source = open_source(volume, config.data, config.model.in_channels)
-            facts, doubts = inspect(source)
-            part = "train" if role == "training" else "val"
-            require_alike(facts, training, prefix=f"--data.{part}.{number}.", role=role)
-            if role == "training":
-                training.append(facts)
-            doubts += _doubts_about_patches(facts, config)
-            LOGGER.info(f"{role} volume {facts}")
-            for doubt in doubts:
-                LOGGER.warning(doubt)
+    looks = look_at_volumes(config)
     if not config.data.validation:
         LOGGER.info(
             "no validation volume is named (--data.val.0.image): best.pt is the last checkpoint"
         )
-    return training
+    return [look.facts for look in looks[: len(config.data.train)]]
 
 
-def _doubts_about_patches(facts: Facts, config: Config) -> list[str]:
-    doubts = []
-    patch = config.data.patch_size
-    if any(p > n for p, n in zip(patch, facts.shape)):
-        inside = math.prod(min(p, n) for p, n in zip(patch, facts.shape)) / math.prod(patch)
-        doubts.append(
-            f"patches of {patch} are larger than {facts.image} of {facts.shape}: {1 - inside:.0%} "
-            "of each is mirrored and without labels; a smaller --data.patch-size avoids that"
-        )
-    alone = facts.labels is not None and facts.n_labels == 1
-    if alone and target_kind(config.target.kind).task == "instance":
-        doubts.append(
-            f"{facts.labels} holds a single object: affinities learn to separate objects; "
-            "for a mask take --target.kind binary --model.out-channels 1"
-        )
-    return doubts
+def look_at_volumes(config: Config, *, patient: bool = False) -> list[Look]:
+    """Log a line about each volume of a run and what looks wrong; training volumes come first.
+
+    patient: read what is slow to read, too. Raises as `inspect_run` does.
+    """
+    training: list[Facts] = []
+    looks: list[Look] = []
+    parts = {"training": config.data.train, "validation": config.data.validation}
+    for role, volumes in parts.items():
+        for number, volume in enumerate(volumes):
+            source = open_source(volume, config.data, config.model.in_channels)
+            look = take_look(source)
+            flag = f"--data.{'train' if role == 'training' else 'val'}.{number}."
+            require_alike(look.facts, training, prefix=flag, role=role)
+            look.config, look.flag, look.patient = config, flag, patient
+            if role == "training":
+                training.append(look.facts)
+            else:
+                look.training, look.trained = training, looks[0]
+            LOGGER.info(f"{role} volume {look.facts}")
+            for doubt in doubts(look):
+                LOGGER.warning(doubt)
+            looks.append(look)
+    return looks
 
 
 def require_alike(
@@ -264,25 +179,8 @@ def _are_close(size: Lengths, other: Lengths) -> bool:
 
 def grey_doubts(facts: Facts, training: Sequence[Facts]) -> list[str]:
     """A sentence if the mapped grey values of an input differ much from all training volumes."""
-    if not training:
-        return []
-    histogram = list(facts.histogram)
-    shifts = [intensity.shift_between(histogram, list(each.histogram)) for each in training]
-    if min(shifts) <= intensity.FAR:
-        return []
-    nearest = training[int(np.argmin(shifts))]
+    check = next(each for each in CHECKS if each.name == "unlike training")
     return [
-        f"the grey values of {facts.image}, mapped from {facts.grey_range[0]:g} to "
-        f"{facts.grey_range[1]:g}, are {min(shifts):.2f} of their range away from those of the "
-        f"training volume {nearest.image}: is it inverted, or should --intensity LOW HIGH be named?"
+        check.message.format(image=facts.image, **words)
+        for words in unlike_training(facts, training, "--")
     ]
-
-
-def to_plain(training: Sequence[Facts]) -> list[dict[str, Any]]:
-    """Facts as a checkpoint keeps them."""
-    return [asdict(facts) for facts in training]
-
-
-def from_plain(kept: Sequence[dict[str, Any]]) -> list[Facts]:
-    """Facts from a checkpoint; an empty list if a release before they were kept wrote it."""
-    return [Facts(**facts) for facts in kept]

@@ -16,7 +16,8 @@ from pytc import hardware
 from pytc.checks import require
 from pytc.commands import InferConfig, flags
 from pytc.config import Config, SegmentationConfig, Triple, VolumeConfig
-from pytc.data.inspection import Facts, from_plain, grey_doubts, inspect, require_alike
+from pytc.data.facts import Facts, from_plain
+from pytc.data.inspection import grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.inference.flips import Network, flip_averaged

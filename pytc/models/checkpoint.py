@@ -44,7 +44,7 @@ class Checkpoint(TypedDict, total=False):
 
     format: int  # FORMAT of the release that wrote it
     config: dict[str, Any]  # the resolved config of the run, as nested dictionaries
-    volumes: list[dict[str, Any]]  # facts of the training volumes, see `pytc.data.inspection`
+    volumes: list[dict[str, Any]]  # facts of the training volumes, see `pytc.data.facts`
     step: int  # optimizer steps that were taken
 
     skipped: int  # steps skipped in the whole run, because a loss or gradient was not finite

@@ -15,7 +15,8 @@ from torch.utils.data import Subset
 from pytc import hardware
 from pytc.checks import require
 from pytc.config import Config
-from pytc.data.inspection import inspect_run, to_plain
+from pytc.data.facts import to_plain
+from pytc.data.inspection import inspect_run
 from pytc.data.patches import TrainingPatches, step_numbers, train_dataset, val_dataset
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.models import name_plugins
