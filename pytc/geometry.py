@@ -108,15 +108,14 @@ def tile(
         stride,
     )
     region = touching or Box((0,) * len(shape), shape)
-    starts = (
-        sorted(
-            start
-            for start in {min(start, n - w) for start in range(0, n - w + s, s)}
-            if start < high and start + w > low
-        )
-        for n, w, s, low, high in zip(shape, window, stride, region.start, region.stop)
-    )
+    starts = map(window_starts, shape, window, stride, region.start, region.stop)
     return [Box(s, tuple(a + w for a, w in zip(s, window))) for s in itertools.product(*starts)]
+
+
+def window_starts(length: int, window: int, stride: int, low: int, high: int) -> list[int]:
+    """Along one axis of `length` voxels: where the windows start that touch [low, high)."""
+    starts = {min(start, length - window) for start in range(0, length - window + stride, stride)}
+    return sorted(start for start in starts if start < high and start + window > low)
 
 
 def pairs(

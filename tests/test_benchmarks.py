@@ -39,6 +39,12 @@ def test_the_tables_of_agglomeration_are_printed():
     assert len(rows) == (2 + 8) + (2 + 3)
 
 
+def test_the_table_of_inference_is_printed():
+    small = ("--size", "40", "--window", "16", "--repeats", "1")
+    rows = [line for line in run("inference", *small).splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 3
+
+
 def test_the_table_of_grey_ranges_is_printed():
     small = ("--steps", "2", "--edge", "32", "--limit", "100")
     rows = [line for line in run("intensity", *small).splitlines() if line.startswith("|")]
@@ -47,5 +53,5 @@ def test_the_table_of_grey_ranges_is_printed():
 
 def test_no_benchmark_is_left_out():
     named = {"layout", "models", "patches", "decode", "watershed", "scores", "sweep", "intensity"}
-    named |= {"agglomeration", "transfer"}
+    named |= {"agglomeration", "transfer", "inference"}
     assert {path.stem for path in FOLDER.glob("*.py")} == named | {"common"}

@@ -1,49 +1,17 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 from reference_inference import blended_logits, chessboard_distance, gaussian_bell
+from small_predictions import make_image, network, predict
 
-from pytc.config import InferenceConfig
-from pytc.inference.predict import blending_weights, predict_volume
-from pytc.io.intensity import UINT8
+from pytc.inference.blending import blending_weights
+from pytc.inference.output import manifest_of
 from pytc.io.volume import create_volume, open_volume
-
-CPU = torch.device("cpu")
-
-
-def network(x):
-    """Two channels that depend on a voxel's position in its window, so that blending matters."""
-    ramp = torch.arange(x.shape[-1], dtype=torch.float32) / x.shape[-1]
-    return torch.cat([x[:, :1] * 4 - 2 + ramp, x.mean((2, 3, 4), keepdim=True) - x[:, :1]], 1)
 
 
 @pytest.fixture
 def image(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (19, 26, 23), dtype=np.uint8)
-    with create_volume(
-        tmp_path / "image.zarr", pixels.shape, pixels.dtype, voxel_size=(40, 4, 4)
-    ) as volume:
-        volume[...] = pixels
-    return open_volume(tmp_path / "image.zarr")
-
-
-def predict(image, output, net=network, key="a", **settings):
-    settings = {"block": (512, 512, 512), "activation_scale": 1.0, **settings}
-    return predict_volume(
-        net,
-        image,
-        output,
-        grey_range=UINT8,
-        channels=2,
-        window=(8, 10, 12),
-        config=InferenceConfig(**settings),
-        activation="sigmoid",
-        device=CPU,
-        attributes={"activation": "sigmoid(1 x)"},
-        key=key,
-    )
+    return make_image(tmp_path / "image.zarr")
 
 
 WEIGHTS = {"distance": chessboard_distance, "gaussian": gaussian_bell}
@@ -124,8 +92,7 @@ def test_a_killed_prediction_goes_on_where_it_stopped(image, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         predict(image, tmp_path / "out.zarr", net=dies, block=(8, 13, 12))
-    finished = json.loads((tmp_path / "out.zarr" / "blocks.json").read_text())["finished"]
-    assert 0 < len(finished) < 12
+    assert 0 < len(manifest_of(tmp_path / "out.zarr").finished()) < 12
 
     def counts(x):
         nonlocal calls
@@ -156,7 +123,7 @@ def test_a_prediction_killed_before_its_first_block_is_made_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("pytc.inference.predict.write_json", dies)
+        patched.setattr("pytc.inference.output.write_json", dies)
         predict(image, tmp_path / "out.zarr")
     first, again = (predict(image, tmp_path / name)[...] for name in ("out.zarr", "new.zarr"))
     np.testing.assert_array_equal(first, again)

@@ -29,6 +29,7 @@ from pytc.config import (
 )
 from pytc.console import print_table
 from pytc.evaluate import evaluate
+from pytc.inference.output import manifest_of
 from pytc.inference.pipeline import infer
 from pytc.io.results import image_name, read_source, volume_names
 from pytc.io.synthetic import make_neurites
@@ -166,12 +167,13 @@ def test_a_prediction_that_is_finished_or_begun_is_said_to_be():
     assert len(re.findall(r"predicting \d+/\d+ windows", first)) == 1
     assert "next: python evaluate.py --run runs/tiny --sweep" in first
     assert "already predicted" in said(infer, settings(run, inference=inference))
-    manifest = run / "predictions/a_raw/affinities.zarr/blocks.json"
-    state = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps(state | {"finished": [1]}))
+    manifest = manifest_of(run / "predictions/a_raw/affinities.zarr")
+    (of_first_block,) = manifest.folder.glob("*/*/000.npz")
+    of_first_block.unlink()
+    assert manifest.finished() == {1}
     again = said(infer, settings(run, inference=inference))
     assert "1 of 2 blocks are done, going on" in again
-    assert json.loads(manifest.read_text())["finished"] == [1, 0]
+    assert manifest.finished() == {0, 1}
 
 
 def test_what_cannot_be_segmented_is_refused_before_it_is_predicted(monkeypatch):

@@ -28,8 +28,9 @@ class InferenceConfig(Section):
     flips: bool = False
     # Windows predicted at once. On a CPU, PyTorch is slow if it is 1.
     batch_size: int = 2
-    # Voxels of a block. A block is predicted, written and marked as done in one piece.
-    block: Triple = (512, 512, 512)
+    # Voxels of a block. A block is predicted, written and marked as done in one piece. Default: few
+    # planes, as wide as the memory allows, since windows on the sides are predicted twice.
+    block: Triple | None = None
     # Affinity = sigmoid(scale x logit); for classes a softmax of scale x logit. Default: 0.2, which
     # keeps float16 from saturating, and 1 for classes.
     activation_scale: float | None = None

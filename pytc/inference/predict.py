@@ -5,30 +5,62 @@
 +-|-+-|-+-|-+-|-+  windows
   +-----------+
 
-A block needs every window that touches it, so it reads a halo of up to one window around itself; a
-window on the border of two blocks is predicted for both. The windows lie on one grid over the whole
-volume, so the affinities do not depend on the blocks, and memory depends on the block alone.
+A block needs every window that touches it. The windows lie on one grid over the whole volume, so
+the affinities do not depend on the blocks, and memory depends on the block alone. Blocks of a
+column follow each other, and a block carries its sums over to the one below, see `Sums`; on the
+other faces a window is predicted for each block that it touches.
+
+A layer of windows (those of one first plane) is predicted in the same batches whether a block
+before carries it over or not: what is killed and continued, or shared by several processes, has the
+same bytes.
 """
 
-import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from pytc import hardware
 from pytc.config import InferenceConfig, Triple
-from pytc.geometry import Box, as_triple, blocks, tile
+from pytc.geometry import Box, as_triple
+from pytc.inference.batches import Batches
+from pytc.inference.blending import Grid, Sums, blending_weights
 from pytc.inference.flips import Activation, Network
-from pytc.io.intensity import Range, read_grey
-from pytc.io.results import MANIFEST
-from pytc.io.volume import Volume, create_volume, open_volume
+from pytc.inference.output import (
+    Plan,
+    choose_block,
+    create_or_continue,
+    manifest_of,
+    open_prediction,
+    stored_plan,
+)
+from pytc.inference.reading import BlockReader, Part, Writer, is_below, layers_of, read_ahead
+from pytc.inference.tissue import blocks_without_tissue
+from pytc.io.intensity import Range
+from pytc.io.volume import Volume
 from pytc.progress import Progress
-from pytc.runs import replacing, write_json
 
 LOGGER = logging.getLogger(__name__)
+
+MEMORY_SHARE = 0.5  # of the free memory, for the blocks of a prediction
+# Blocks are skipped whole, so they are no wider where there is a mask.
+WIDEST_WITH_MASK = 512
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the blocks a process predicts: part `number`, from 0, of `count`."""
+
+    number: int = 0
+    count: int = 1
+
+    def of(self, numbers: Sequence[int]) -> Sequence[int]:
+        """A run of neighbours, so that most blocks go on from the one before."""
+        first, last = (len(numbers) * part // self.count for part in (self.number, self.number + 1))
+        return numbers[first:last]
 
 
 def predict_volume(
@@ -44,6 +76,9 @@ def predict_volume(
     device: torch.device,
     attributes: dict[str, Any],
     key: str,
+    region: Box | None = None,
+    tissue: Volume | None = None,
+    shard: Shard = Shard(),
 ) -> Volume:
     """Predict `image` (C, Z, Y, X) window by window into the Zarr array `output`.
 
@@ -52,149 +87,167 @@ def predict_volume(
     of `grey_range` as 0 to 1, on `device` to logits (B, `channels`, *window). The result is float16
     (`channels`, Z, Y, X) with `attributes`; volumes smaller than a window are padded by reflection.
     A killed prediction of the same `key` (a hash of all that produced it) is continued; one of
-    another key is replaced.
+    another key is replaced. Several processes may work on one output.
+
+    Args:
+        region: of the image, that is predicted; by default all of it. The result has its shape, and
+            the attribute `voxel_offset`, its first voxel; the values are those of the whole image.
+        tissue: not 0 where there is tissue, of the voxels of the image or of larger ones. Blocks
+            without any are not predicted. They are 0, as are blocks whose image is constant, with
+            all of the windows that touch them.
+        shard: the blocks that this process predicts; there are others for the rest.
+
+    Raises:
+        torch.OutOfMemoryError: not even a single window fits into the memory of the device.
     """
-    scale = config.activation_scale
-    if scale is None:
-        raise ValueError("expected an activation_scale to predict with, got None")
-    boxes = blocks(image.spatial_shape, config.block)
-    manifest = output / MANIFEST
-    finished = _finished(output, manifest, key)
-    if finished is None:
-        finished = []
-        _create_prediction(output, image, channels, attributes, key)
-    affinities = open_volume(output, writable=True)
-    if len(finished) == len(boxes):
-        LOGGER.info(f"{output}: already predicted by these weights and settings")
+    shape = as_triple(max(n, w) for n, w in zip(image.spatial_shape, window))
+    stride = as_triple(max(1, round(w * (1 - config.overlap))) for w in window)
+    grid = Grid(shape, window, stride)
+    plan = stored_plan(output, key)
+    if plan is None:
+        wanted = region or Box((0, 0, 0), image.spatial_shape)
+        plan = _make_plan(grid, image, wanted, tissue, channels, config, device)
+        plan = create_or_continue(
+            output,
+            plan,
+            channels=channels,
+            axes="c" + image.spatial_axes,
+            voxel_size=image.voxel_size,
+            attributes=attributes | ({"voxel_offset": region.start} if region else {}),
+            key=key,
+        )
+    affinities = open_prediction(output)
+    manifest = manifest_of(output)
+    numbers = shard.of(plan.numbers)
+    finished = manifest.finished()
+    todo = [number for number in numbers if number not in finished]
+    if len(todo) < len(numbers):
+        LOGGER.info(_how_far(output, len(numbers), len(todo)))
+    if not todo:
         return affinities
-    if finished:
-        LOGGER.info(f"{output}: {len(finished)} of {len(boxes)} blocks are done, going on")
-    counts = [len(block_windows(image, box, window, config)) for box in boxes]
-    done = sum(counts[number] for number in finished)
-    with Progress("predicting", "windows", sum(counts), done) as progress:
-        for number, box in enumerate(boxes):
-            if number in finished:
-                continue
 
-            def show(count: int, before: int = done) -> None:
-                progress.show(before + count)
+    boxes = plan.boxes
+    scale = _activation_scale(config)
+    sums = _sums_that_fit(grid, channels, boxes, config, device)
+    batches = Batches(network, config.batch_size)
+    reader = BlockReader(image, grey_range, grid, boxes, manifest)
+    counts = _window_counts(grid, boxes, numbers)
+    total, done = sum(counts.values()), sum(counts[number] for number in finished & counts.keys())
+    constant = 0
 
-            windows = block_windows(image, box, window, config)
-            logits = predict_block(
-                network, image, grey_range, box, windows, channels, config, device, show
-            )
-            scaled = torch.from_numpy(logits).mul_(scale)
-            activated = scaled.softmax(0) if activation == "softmax" else scaled.sigmoid_()
-            affinities[box.channel_slices] = activated.to(torch.float16).numpy()
-            finished.append(number)
-            done += counts[number]
-            write_json(manifest, {"key": key, "finished": finished})
+    def write(number: int, values: torch.Tensor) -> None:
+        box = boxes[number].seen_from(plan.region)
+        affinities[box.channel_slices] = values.cpu().numpy()
+        manifest.write(number)
+
+    with (
+        torch.inference_mode(),
+        Writer() as writer,
+        Progress("predicting", "windows", total, done) as progress,
+    ):
+        for part in read_ahead(reader.read, todo):
+            if part.is_constant:
+                constant += 1
+                writer.call(manifest.write, part.number)
+            elif not part.is_finished:
+                pixels = part.on_device(device, grey_range)
+                sums.begin(boxes[part.number], goes_on=part.goes_on)
+                for seen in _add_windows(sums, part, pixels, batches):
+                    progress.show(min(done + seen, total - 1))
+                writer.call(write, part.number, sums.activated(scale, activation))
+            done = _advance(progress, done, counts[part.number])
+    if constant:
+        LOGGER.info(f"{output}: {constant} blocks are 0, as the image is constant in and near them")
     return affinities
 
 
-def _create_prediction(
-    output: Path, image: Volume, channels: int, attributes: dict[str, Any], key: str
-) -> None:
-    """An empty array and its manifest; a killed process leaves none of them under the name."""
-    with replacing(output) as new:
-        create_volume(
-            new,
-            (channels, *image.spatial_shape),
-            np.float16,
-            axes="c" + image.spatial_axes,
-            voxel_size=image.voxel_size,
-            attributes=attributes,
-        ).close()
-        write_json(new / MANIFEST, {"key": key, "finished": []})
+def _activation_scale(config: InferenceConfig) -> float:
+    if config.activation_scale is None:
+        raise ValueError("expected an activation_scale to predict with, got None")
+    return config.activation_scale
 
 
-def block_windows(image: Volume, box: Box, window: Triple, config: InferenceConfig) -> list[Box]:
-    """The windows of the whole volume's grid that touch a block."""
-    shape = tuple(max(n, w) for n, w in zip(image.spatial_shape, window))
-    stride = tuple(max(1, round(w * (1 - config.overlap))) for w in window)
-    return tile(shape, window, stride, touching=box)
+def _how_far(output: Path, blocks: int, left: int) -> str:
+    if left == 0:
+        return f"{output}: already predicted by these weights and settings"
+    return f"{output}: {blocks - left} of {blocks} blocks are done, going on"
 
 
-def predict_block(
-    network: Network,
+def _advance(progress: Progress, done: int, more: int) -> int:
+    """Show that `more` windows are done, and return how many these are in all."""
+    if more > 0:
+        progress.show(done + more)
+    return done + more
+
+
+def _add_windows(sums: Sums, part: Part, pixels: torch.Tensor, batches: Batches) -> Iterator[int]:
+    """Predict the windows of a part, and add them up; yields how many are done."""
+    done = 0
+    for start in part.layers:
+        windows = sums.grid.layer(start, sums.box)
+        for window, logits in batches.predict(pixels, part.corner, windows):
+            sums.add(window, logits)
+            done += 1
+            yield done
+
+
+def _make_plan(
+    grid: Grid,
     image: Volume,
-    grey_range: Range,
-    box: Box,
-    windows: Sequence[Box],
+    region: Box,
+    tissue: Volume | None,
     channels: int,
     config: InferenceConfig,
     device: torch.device,
-    show: Callable[[int], None],
-) -> np.ndarray:
-    """Blended logits (channels, *box.shape) float32 of one block of `image`.
-
-    windows: those that touch the block, of one size. show: called with how many are done.
-    """
-    window = windows[0].shape
-    region = Box(
-        tuple(map(min, zip(*(w.start for w in windows)))),
-        tuple(map(max, zip(*(w.stop for w in windows)))),
-    )
-    pixels = _read_padded(image, grey_range, region)
-    weights = blending_weights(window, config.blending)
-    total = np.zeros((channels, *box.shape), np.float32)
-    norm = np.zeros(box.shape, np.float32)
-
-    for first in range(0, len(windows), config.batch_size):
-        batch = windows[first : first + config.batch_size]
-        patches = np.stack([pixels[w.seen_from(region).channel_slices] for w in batch])
-        with torch.inference_mode():
-            logits = network(torch.from_numpy(patches).to(device)).float().cpu().numpy()
-        for w, values in zip(batch, logits):
-            part = w.intersection(box)
-            assert part is not None, "every window touches the block"
-            inside = part.seen_from(w)
-            target = part.seen_from(box)
-            total[target.channel_slices] += values[inside.channel_slices] * weights[inside.slices]
-            norm[target.slices] += weights[inside.slices]
-        show(first + len(batch))
-    total /= norm
-    return total
+) -> Plan:
+    """The blocks of a new prediction, as config.block says or as memory allows."""
+    block = config.block
+    if block is None:
+        shape = as_triple(region.shape)
+        both = image.n_channels, channels
+        available = _free_memory(device)
+        block = choose_block(shape, grid.window, grid.stride, both, available)
+        if tissue is not None:
+            block = as_triple(min(length, WIDEST_WITH_MASK) for length in block)
+    plan = Plan(region, block)
+    if tissue is None:
+        return plan
+    empty = blocks_without_tissue(tissue, image, plan.boxes)
+    LOGGER.info(f"mask: {len(empty)} of {len(plan.boxes)} blocks have no tissue")
+    return replace(plan, empty=tuple(empty))
 
 
-def blending_weights(window: tuple[int, ...], kind: str) -> np.ndarray:
-    """Weights of `window`'s voxels, float32 in (0, 1], largest at the centre.
-
-    They are the same seen from either side. `distance`: chessboard distance to the nearest voxel
-    outside (the distance transform of BANIS); `gaussian`: a Gaussian of one eighth of the window
-    (nnU-Net's importance map), no smaller than 1e-3.
-    """
-    if kind == "distance":
-        ramps = [np.minimum(np.arange(n) + 1, n - np.arange(n)) for n in window]
-        weights = np.min(np.stack(np.meshgrid(*ramps, indexing="ij")), axis=0).astype(np.float32)
-        return weights / weights.max()
-    bells = [np.exp(-0.5 * ((np.arange(n) - (n - 1) / 2) / (n / 8)) ** 2) for n in window]
-    weights = np.prod(np.stack(np.meshgrid(*bells, indexing="ij")), axis=0)
-    return np.maximum(weights / weights.max(), 1e-3).astype(np.float32)
+def _free_memory(device: torch.device) -> int:
+    """Bytes that the blocks of a prediction may take."""
+    _, available = hardware.memory()
+    if device.type == "cuda":
+        available = min(available, torch.cuda.mem_get_info(device)[0])
+    return int(available * MEMORY_SHARE)
 
 
-def _read_padded(image: Volume, grey_range: Range, region: Box) -> np.ndarray:
-    """A region of the image, float32 with `grey_range` as 0 to 1.
+def _sums_that_fit(
+    grid: Grid, channels: int, boxes: Sequence[Box], config: InferenceConfig, device: torch.device
+) -> Sums:
+    """The sums on the device of the network, or in main memory if they do not fit there."""
+    weights = blending_weights(grid.window, config.blending)
+    depth = max(box.shape[0] for box in boxes)
+    sums = Sums(grid, weights, channels, depth, device)
+    widest = max(boxes, key=lambda box: box.shape[1] * box.shape[2])
+    try:
+        sums.begin(widest, goes_on=False)
+    except torch.OutOfMemoryError:
+        LOGGER.warning(f"out of memory for the sums of a block on {device}: blending on the CPU")
+        sums = Sums(grid, weights, channels, depth, torch.device("cpu"))
+    return sums
 
-    It is reflected where it leaves the volume at the far end.
-    """
-    stop = as_triple(min(b, n) for b, n in zip(region.stop, image.spatial_shape))
-    pixels = read_grey(image, as_triple(region.start), stop, grey_range)
-    return np.pad(
-        pixels, [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))], mode="reflect"
-    )
 
-
-def _finished(output: Path, manifest: Path, key: str) -> list[int] | None:
-    """Numbers of the blocks that an earlier call with this key has written, or None to start anew.
-
-    ValueError if something that is no prediction of ours is in the way.
-    """
-    if not output.exists():
-        return None
-    if not manifest.is_file():
-        raise ValueError(
-            f"expected a new path or an earlier prediction, got {output}; remove it or name another"
-        )
-    earlier = json.loads(manifest.read_text())
-    return earlier["finished"] if earlier["key"] == key else None
+def _window_counts(grid: Grid, boxes: Sequence[Box], numbers: Sequence[int]) -> dict[int, int]:
+    """How many windows are predicted for each of these blocks."""
+    counts = {}
+    before = None
+    for number in numbers:
+        box = boxes[number]
+        layers = layers_of(grid, box, goes_on=is_below(boxes, number, before))
+        counts[number] = len(layers) * len(grid.starts(1, box)) * len(grid.starts(2, box))
+        before = number
+    return counts

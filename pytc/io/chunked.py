@@ -220,14 +220,14 @@ def _zarr2_metadata(array: NewArray) -> dict[str, Any]:
         "dtype": array.dtype.str,
         "fill_value": np.zeros((), array.dtype).item(),
         "dimension_separator": "/",
-        "compressor": {"id": "blosc", "cname": "zstd", "clevel": 5, "shuffle": 1},
+        "compressor": {"id": "blosc", "cname": "zstd", "clevel": array.compression, "shuffle": 1},
     }
 
 
 def _zarr3_metadata(array: NewArray) -> dict[str, Any]:
     blosc = {
         "cname": "zstd",
-        "clevel": 5,
+        "clevel": array.compression,
         "shuffle": "shuffle",
         "typesize": array.dtype.itemsize,
     }

@@ -36,6 +36,7 @@ class NewArray(NamedTuple):
     path: where it will be when it is whole.
     dataset: its name in an HDF5 file.
     chunks: the voxels of a chunk along each axis, for formats that have chunks.
+    compression: 1 (fast) to 9 (small), for Zarr.
     """
 
     path: Folder
@@ -44,6 +45,7 @@ class NewArray(NamedTuple):
     attributes: dict[str, Any]
     dataset: str
     chunks: tuple[int, ...]
+    compression: int = 5
 
 
 @contextmanager

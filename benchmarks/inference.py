@@ -1,0 +1,156 @@
+"""Prediction by windows against MONAI's sliding_window_inference, with a network that costs little.
+
+    OMP_WAIT_POLICY=passive python benchmarks/inference.py [--size 250] [--repeats 7]
+
+The network is one convolution 1x1x1 from 1 to 6 channels, so what is measured is the way from an
+image to blended affinities: windows of 64^3, half overlap. pytc reads a Zarr array and writes
+another, float16 and compressed; MONAI has the image in memory and leaves its result there. Both
+take turns, and medians are printed, by the clock and in time that all threads spent computing.
+"""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from common import machine, parser, print_table
+from monai.inferers import sliding_window_inference
+
+from pytc.config import InferenceConfig, Triple
+from pytc.inference.predict import predict_volume
+from pytc.io.intensity import UINT8
+from pytc.io.volume import create_volume, open_volume
+
+CHANNELS = 6
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    arguments = parser(__doc__, size=250, repeats=7)
+    arguments.add_argument("--window", type=int, default=64, help="voxels along each axis")
+    arguments.add_argument("--batch", type=int, default=2, help="windows predicted at once")
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--block", type=int, help="voxels along each axis; by default as infer")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(given.seed)
+    network = torch.nn.Conv3d(1, CHANNELS, 1).eval()
+    window = (given.window,) * 3
+    shape = (given.size,) * 3
+    pixels = np.random.default_rng(given.seed).integers(0, 256, shape, np.uint8)
+    print(machine(("torch", "monai", "tensorstore"), f"{given.size}^3 voxels"))
+    with tempfile.TemporaryDirectory() as folder:
+        image, output = Path(folder) / "image.zarr", Path(folder) / "affinities.zarr"
+        with create_volume(image, shape, pixels.dtype) as volume:
+            volume[...] = pixels
+        settings = InferenceConfig(
+            batch_size=given.batch, blending="gaussian", activation_scale=1.0
+        )
+        if given.block:
+            settings = replace(settings, block=(given.block,) * 3)
+
+        def from_zarr_to_zarr() -> None:
+            shutil.rmtree(output, ignore_errors=True)
+            predicted_by_pytc(network, image, output, window, settings)
+
+        tensor = torch.from_numpy(pixels[None, None].astype(np.float32) / 255)
+
+        def in_memory() -> None:
+            predicted_by_monai(network, tensor, window, given.batch)
+
+        def network_alone() -> None:
+            every_window(network, tensor, window, given.batch)
+
+        calls = {
+            "pytc, from Zarr to Zarr": from_zarr_to_zarr,
+            "MONAI, in memory": in_memory,
+            "the network alone": network_alone,
+        }
+        times = in_turns(calls, given.repeats)
+        difference = largest_difference(network, tensor, window, given.batch, output)
+    rows = []
+    clock_of_monai, computing_of_monai = times["MONAI, in memory"]
+    for name, (clock, computing) in times.items():
+        ratios = (a / b for a, b in zip(clock, clock_of_monai))
+        ratios_computing = (a / b for a, b in zip(computing, computing_of_monai))
+        rows.append(
+            (
+                name,
+                f"{median(clock) / given.size**3 * 1e9:.0f}",
+                f"{median(ratios):.2f}",
+                f"{median(computing) / given.size**3 * 1e9:.0f}",
+                f"{median(ratios_computing):.2f}",
+            )
+        )
+    header = ("", "ns a voxel", "times MONAI's", "computing, ns a voxel", "times MONAI's")
+    print_table(header, rows)
+    print(f"\nlargest difference of an affinity from MONAI's: {difference:.1e}")
+
+
+def predicted_by_pytc(
+    network: torch.nn.Module, image: Path, output: Path, window: Triple, settings: InferenceConfig
+) -> None:
+    predict_volume(
+        network,
+        open_volume(image),
+        output,
+        grey_range=UINT8,
+        channels=CHANNELS,
+        window=window,
+        config=settings,
+        activation="sigmoid",
+        device=CPU,
+        attributes={},
+        key="benchmark",
+    )
+
+
+def predicted_by_monai(
+    network: torch.nn.Module, image: torch.Tensor, window: Triple, batch: int
+) -> torch.Tensor:
+    with torch.inference_mode():
+        return sliding_window_inference(
+            image, window, batch, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
+        )
+
+
+def every_window(network: torch.nn.Module, image: torch.Tensor, window: Triple, batch: int) -> None:
+    """As many calls as a prediction makes, of one batch, and nothing else."""
+    along = (-(-(n - w) // (w // 2)) + 1 for n, w in zip(image.shape[2:], window))
+    calls = -(-int(np.prod(list(along))) // batch)
+    patches = image[:, :, *(slice(w) for w in window)].repeat(batch, 1, 1, 1, 1)
+    with torch.inference_mode():
+        for _ in range(calls):
+            network(patches)
+
+
+def in_turns(
+    calls: dict[str, Callable[[], None]], repeats: int
+) -> dict[str, tuple[list[float], list[float]]]:
+    """(seconds by the clock, seconds of computing) of each call, after one that warms up."""
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            clock, computing = time.perf_counter(), time.process_time()
+            call()
+            if turn > 0:
+                times[name][0].append(time.perf_counter() - clock)
+                times[name][1].append(time.process_time() - computing)
+    return times
+
+
+def largest_difference(
+    network: torch.nn.Module, image: torch.Tensor, window: Triple, batch: int, output: Path
+) -> float:
+    logits = predicted_by_monai(network, image, window, batch)[0]
+    stored = torch.from_numpy(open_volume(output)[...].astype(np.float32))
+    return float((torch.sigmoid(logits) - stored).abs().max())
+
+
+if __name__ == "__main__":
+    main()
