@@ -130,7 +130,7 @@ def draw(
         drawn = {}
         if image is not None:
             grey = _grey(image, axes, axis, index)
-            drawn["image"] = _tint(grey)
+            drawn["image"] = tint(grey)
         if labels is not None:
             truth = _cut(labels, axes, axis, index)
             truth = np.where(is_unlabelled(truth), -1, truth.astype(np.int64))
@@ -139,12 +139,12 @@ def draw(
         drawn["segmentation"] = _overlay(grey, ids)
         if matching is not None:
             codes = matching.errors(truth, segments)
-            drawn["errors"] = _tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
+            drawn["errors"] = tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
         height, width = (voxel_size[axes.index(a)] for a in "zyx" if a != axis)
         aspect = segments.shape[1] * width / (segments.shape[0] * height)
         rows.append(
             [
-                Picture(f"{what}, {axis} = {index}", _png(pixels), aspect)
+                Picture(f"{what}, {axis} = {index}", as_png(pixels), aspect)
                 for what, pixels in drawn.items()
             ]
         )
@@ -163,13 +163,17 @@ def _cut(volume: np.ndarray | Volume, axes: str, axis: str, index: int) -> np.nd
 
 
 def _grey(image: Volume, axes: str, axis: str, index: int) -> np.ndarray:
-    """The image's slice in 8 bit, stretched between its 1st and 99th percentile."""
+    """The image's slice in 8 bit."""
     spatial = iter(axes)  # the image may not say its axes
     axes = "".join("c" if a == "c" else next(spatial) for a in image.axes)
-    pixels = _cut(image, axes, axis, index).astype(np.float32)
+    return stretched(_cut(image, axes, axis, index).astype(np.float32))
+
+
+def stretched(pixels: np.ndarray) -> np.ndarray:
+    """Grey values in 8 bit, stretched between their 1st and 99th percentile."""
     low, high = np.percentile(pixels, (1, 99))
-    stretched: np.ndarray = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255
-    return stretched.astype(np.uint8)
+    grey: np.ndarray = np.clip((pixels - low) / max(high - low, 1e-6), 0, 1) * 255
+    return grey.astype(np.uint8)
 
 
 def _overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -177,10 +181,10 @@ def _overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
     border = np.zeros(ids.shape, bool)
     border[:-1] |= ids[:-1] != ids[1:]
     border[:, :-1] |= ids[:, :-1] != ids[:, 1:]
-    return _tint(grey, palette(ids), (ids != 0) * np.where(border, 0.9, 0.5))
+    return tint(grey, palette(ids), (ids != 0) * np.where(border, 0.9, 0.5))
 
 
-def _tint(
+def tint(
     grey: np.ndarray, colours: np.ndarray | float = 0.0, strength: np.ndarray | float = 0.0
 ) -> np.ndarray:
     """(H, W, 3) uint8: grey (H, W) mixed with colours (H, W, 3) by a strength (H, W) in [0, 1]."""
@@ -190,7 +194,7 @@ def _tint(
     return mixed.astype(np.uint8)
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def as_png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -17,6 +17,8 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.config import SegmentationConfig
+from pytc.evaluation.errors import write_errors
+from pytc.evaluation.findings import ERRORS, Findings, find
 from pytc.evaluation.inputs import Inputs, Mode
 from pytc.evaluation.pictures import ClassMatching, Matching, Picture, draw, draw_sweep
 from pytc.evaluation.printing import (
@@ -75,11 +77,12 @@ class Evaluation:
     sweep: Sweep | None  # None where a segmentation is scored as it is
     segmentation: np.ndarray | Volume  # (Z, Y, X): the best one of a sweep
     pictures: list[list[Picture]]
+    findings: Findings
 
     @property
     def metrics(self) -> dict[str, Any]:
         """What metrics.json holds."""
-        return self.scores | self.settings
+        return self.scores | self.findings.scores | self.settings
 
 
 def evaluate_cases(
@@ -197,7 +200,8 @@ def evaluate_volume(
     settings["output"] = str(output)
     if inputs.decoding.mode is Mode.SWEEP:
         settings["threshold_chosen_on"] = chosen_on
-    evaluation = Evaluation(scores, settings, sweep, segmentation, pictures)
+    findings = find(inputs, table, labels, segmentation, output)
+    evaluation = Evaluation(scores, settings, sweep, segmentation, pictures, findings)
     _write(inputs, evaluation, output)
     shutil.rmtree(output / WORK, ignore_errors=True)
     title = f"{inputs.prediction.title}: {in_words(settings)}"
@@ -278,6 +282,9 @@ def _write(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
         files = {"sweep.png": curves, "sweep.csv": _csv(sweep["all_results"])}
         if sweep["curve"]:
             files["exact_sweep.csv"] = _csv_of_columns(sweep["curve"])
+    findings = evaluation.findings
+    if findings.errors or (output / ERRORS).exists():  # an earlier one is no longer true
+        files[ERRORS] = write_errors(findings.errors, inputs.array.spatial_axes)
     files["report.html"] = _page(inputs, evaluation, curves).encode()
     output.mkdir(parents=True, exist_ok=True)
     if sweep is not None:
@@ -304,7 +311,8 @@ def _page(inputs: Inputs, evaluation: Evaluation, curves: bytes | None) -> str:
     return environment.get_template("report.html").render(
         title=inputs.prediction.title,
         subtitle=in_words(evaluation.settings),
-        scores=scores,
+        scores=scores | evaluation.findings.scores,
+        findings=evaluation.findings,
         metric=inputs.metric,
         sweep=evaluation.sweep,
         plateau=[] if evaluation.sweep is None else plateau_in_words(evaluation.sweep),
