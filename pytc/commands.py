@@ -378,6 +378,23 @@ class MigrateCommand:
     overwrite: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False  # Replace an existing preset.
 
 
+@dataclass(frozen=True)
+class CompareConfig(Section):
+    """Put runs beside each other on one page: scores, curves, and how their configs differ.
+
+    Scores are those of the last pytc evaluate of each run.
+    """
+
+    runs: tyro.conf.Positional[tuple[str, ...]]  # Folders or names of two runs or more.
+    output: Path = Path("compare.html")  # The page to write.
+    # What the threshold's curves show; default: the metric by which the first run was evaluated.
+    metric: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(len(self.runs) > 1, "two runs or more to compare", self.runs)
+
+
 def flags(config: Any, default: Any, prefix: str = "--") -> list[str]:
     """The words on a command line that make `config` from `default`, dataclasses of one type.
 

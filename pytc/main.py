@@ -177,6 +177,20 @@ def _migrate(arguments: list[str]) -> None:
         print(report)
 
 
+def _compare(arguments: list[str]) -> None:
+    """Put runs beside each other on one page."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.commands import CompareConfig, parse
+
+        config = parse(CompareConfig, "compare", words)
+
+        from pytc.evaluation.compare import compare
+
+        compare(config.runs, config.output, config.metric)
+
+
 def _view(arguments: list[str]) -> None:
     """Look at a run or at files in a browser."""
     with script("the viewer is closed"):
@@ -205,4 +219,5 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "data": _data,
     "migrate": _migrate,
     "view": _view,
+    "compare": _compare,
 }

@@ -313,7 +313,9 @@ def test_what_does_not_fit_is_refused_in_one_line(run, monkeypatch):
 def documented():
     """The commands of docs/view.md that show something here."""
     text = (Path(__file__).parent.parent / "docs" / "view.md").read_text()
-    commands = [line.partition("#")[0] for line in text.splitlines() if line.startswith("pytc ")]
+    commands = [
+        line.partition("#")[0] for line in text.splitlines() if line.startswith("pytc view")
+    ]
     assert len(commands) == 5
     return commands
 

@@ -300,15 +300,12 @@ def _write(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
 
 def _page(inputs: Inputs, evaluation: Evaluation, curves: bytes | None) -> str:
     """report.html."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pytc", "evaluation"), autoescape=True
-    )
-    environment.filters["png"] = _data_url
     scores = evaluation.scores
     worst = []
     if inputs.skeleton is not None:
         worst = worst_skeletons(inputs.skeleton, evaluation.segmentation)
-    return environment.get_template("report.html").render(
+    template = page_environment().get_template("report.html")
+    return template.render(
         title=inputs.prediction.title,
         subtitle=in_words(evaluation.settings),
         scores=scores | evaluation.findings.scores,
@@ -326,6 +323,14 @@ def _page(inputs: Inputs, evaluation: Evaluation, curves: bytes | None) -> str:
         axes=inputs.array.spatial_axes,
         attribution=inputs.prediction.attribution,
     )
+
+
+def page_environment() -> jinja2.Environment:
+    """The templates of this folder; `png` is a filter that puts a picture into the page."""
+    loader = jinja2.PackageLoader("pytc", "evaluation")
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    environment.filters["png"] = _data_url
+    return environment
 
 
 def _data_url(png: bytes) -> str:
