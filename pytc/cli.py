@@ -15,7 +15,7 @@ from pytc.checks import require
 from pytc.commands import EvaluateConfig, InferConfig, TrainCommand, parse
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
-from pytc.messages import begin_verb
+from pytc.messages import QUIET, QUIET_HELP, begin_verb
 from pytc.models import check_options
 from pytc.python_files import load_plugins
 from pytc.renames import DOCUMENTED_FLAGS, config_from_plain, refuse_renamed_flags
@@ -99,6 +99,41 @@ def check_training(words: list[str]) -> Config:
     check_asked(config)
     check_options(config.model.architecture, flags)
     return config
+
+
+def config_to_check(words: list[str]) -> tuple[Config, Path, int]:
+    """The config that `pytc check CONFIG` names, as training would run it; the page and its rows.
+
+    The words are those of train.py, but that the file may come first, without --config.
+    """
+    about = "Print what looks wrong with the volumes of a config, and draw a page of patches."
+    parser = argparse.ArgumentParser(
+        prog=program_of("check"),
+        description=about,
+        usage="%(prog)s [CONFIG] [options] [any flag of train.py]",
+    )
+    parser.add_argument("--config", metavar="CONFIG", help="preset or file; it may come first")
+    parser.add_argument(
+        "--output", type=Path, default=Path("check.png"), help="the page, a PNG (%(default)s)"
+    )
+    parser.add_argument("--patches", type=int, default=4, help="rows of the page (%(default)s)")
+    parser.add_argument(QUIET, action="store_true", help=QUIET_HELP)
+    if words and not words[0].startswith("-"):
+        words = ["--config", *words]
+    with printed_by_one_rank():
+        given, rest = parser.parse_known_args(words)
+    file_words = [] if given.config is None else ["--config", given.config]
+    config = check_training([*file_words, *rest])
+
+    from pytc import hardware
+
+    file = _starting_config(None if given.config is None else Path(given.config), None)
+    on_cpu = hardware.choose_device(config.system).type == "cpu"
+    if file.has_cpu_variant and config.system.cpu_variant and on_cpu:
+        flags = named_flags(rest)
+        variant = cpu_variant(with_named_fields(file.config, flags), flags)
+        config = parse_config(rest, variant, None, None)
+    return config, given.output, given.patches
 
 
 def _read_first_flags(words: list[str]) -> tuple[Path | None, Path | None, list[str]]:

@@ -92,6 +92,23 @@ def _launch(arguments: list[str]) -> None:
         launch(parse(LaunchConfig, "launch", own), training, check_training)
 
 
+def _check(arguments: list[str]) -> None:
+    """Say what looks wrong with the data before training."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.cli import config_to_check
+
+        config, output, patches = config_to_check(words)
+
+        from pytc.check import check
+
+        found = check(config, output, patches)
+        how_many = {0: "nothing looks wrong", 1: "1 thing looks wrong"}
+        said = how_many.get(len(found), f"{len(found)} things look wrong")
+        print(f"{said}; the page: {output}", flush=True)
+
+
 def _replay(arguments: list[str]) -> None:
     """Make one training sample of a run again."""
     with script():
@@ -213,6 +230,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "validate": _validate,
     "launch": _launch,
+    "check": _check,
     "replay": _replay,
     "hardware": _hardware,
     "models": _models,

@@ -53,6 +53,7 @@ FLOORS = {
     "pytc.view": 5,
     "pytc.validate": 6,
     "pytc.launch": 6,
+    "pytc.check": 6,
     "pytc.cli": 6,
     "pytc.main": 7,
 }

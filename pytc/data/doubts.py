@@ -65,6 +65,7 @@ class Look:
     trained: "Look | None" = None  # the first of them
     flag: str = "--"  # before the names of flags that describe the volume
     patient: bool = False  # whether to read however long it takes
+    said: list[str] = field(default_factory=list)  # about what looks wrong
 
     @property
     def of_instances(self) -> bool:

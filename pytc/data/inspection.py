@@ -121,7 +121,8 @@ def look_at_volumes(config: Config, *, patient: bool = False) -> list[Look]:
             else:
                 look.training, look.trained = training, looks[0]
             LOGGER.info(f"{role} volume {look.facts}")
-            for doubt in doubts(look):
+            look.said = doubts(look)
+            for doubt in look.said:
                 LOGGER.warning(doubt)
             looks.append(look)
     return looks
