@@ -260,8 +260,16 @@ def infer(arguments: list[str] | None = None) -> None:
             check_volumes((config.input_volume(),), trained)
 
         from pytc.inference.pipeline import infer
+        from pytc.training.distributed import read_environment
 
-        infer(config)
+        ranks = read_environment()
+        infer(
+            config,
+            rank=ranks.rank,
+            world=ranks.world,
+            local_rank=ranks.local_rank,
+            local_world=ranks.local_world,
+        )
 
 
 def _config_of(name: str) -> Config:

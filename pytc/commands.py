@@ -21,6 +21,7 @@ from pytc.config import (
     require_intensity,
 )
 from pytc.config.run import THRESHOLDS
+from pytc.geometry import parse_region
 from pytc.messages import QUIET_HELP
 from pytc.metrics.table import ROWS
 from pytc.script import printed_by_one_rank, program_of
@@ -90,6 +91,14 @@ class TrainCommand:
     settings: Annotated[Config, tyro.conf.arg(name="")] = Config()
 
 
+def require_shard(shard: str) -> None:
+    """ValueError unless it is I/N with 1 <= I <= N."""
+    number, _, count = shard.partition("/")
+    numbers = number.isdecimal() and count.isdecimal()
+    fits = numbers and 1 <= int(number) <= int(count)
+    require(fits, "--shard I/N, from 1/N to N/N", shard)
+
+
 @dataclass(frozen=True)
 class InferConfig(Section):
     """Predict a volume with the network of a run, and segment it.
@@ -120,6 +129,18 @@ class InferConfig(Section):
     # Grey values of the input that become 0 and 1; by default as the run's data.intensity says.
     intensity: Intensity | None = None
 
+    # Part of the input to predict: z0:z1,y0:y1,x0:x1 in voxels, in stored axis order; a number may
+    # be left out. The results have its shape, and its first voxel as the attribute voxel_offset.
+    roi: str | None = None
+    # Where there is tissue (not 0), of the voxels of the input or of larger ones, by voxel size.
+    # Blocks without tissue are not predicted, and are 0.
+    mask: str | None = None
+    # I/N, from 1/N to N/N: predict this part of the blocks alone, and do not segment. For job
+    # arrays; the parts of torchrun or srun are shared without this flag.
+    shard: str | None = None
+    # Predict nothing: segment what the shards have predicted, if no block is missing.
+    finish: bool = False
+
     # Where a segmentation beyond memory is computed, block by block: threads, serial, or Dask
     # (an extra): dask:tcp://HOST:PORT, dask:local:N processes, dask:slurm:N jobs.
     engine: str = "threads"
@@ -132,6 +153,11 @@ class InferConfig(Section):
         super().__post_init__()
         require_engine(self.engine)
         require_intensity("--intensity", self.intensity)
+        if self.roi is not None:
+            parse_region(self.roi)
+        if self.shard is not None:
+            require_shard(self.shard)
+            require(not self.finish, "--shard, or --finish when all shards are done", "both")
         require_local_output(self.output)
 
     def input_volume(self) -> VolumeConfig:

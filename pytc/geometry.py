@@ -6,6 +6,7 @@ One axis order, the stored one.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from pytc.checks import require
 
 # An axis counts as fine while its voxels are less than this many times those of the finest one.
 RATIO = 2
+REGION_AXIS = re.compile(r"(\d*):(\d*)")  # of z0:z1,y0:y1,x0:x1
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,30 @@ class Box:
         start = tuple(map(max, self.start, other.start))
         stop = tuple(map(min, self.stop, other.stop))
         return Box(start, stop) if all(a < b for a, b in zip(start, stop)) else None
+
+
+def parse_region(text: str) -> tuple[tuple[int | None, int | None], ...]:
+    """The bounds that z0:z1,y0:y1,x0:x1 names along each axis; None where a number is left out.
+
+    ValueError for any other text.
+    """
+    bounds = [REGION_AXIS.fullmatch(part.strip()) for part in text.split(",")]
+    if len(bounds) != 3 or not all(bounds):
+        raise ValueError(f"expected a region z0:z1,y0:y1,x0:x1 in voxels, got {text!r}")
+    found = [bound.groups() for bound in bounds if bound is not None]
+    return tuple(
+        (int(start) if start else None, int(stop) if stop else None) for start, stop in found
+    )
+
+
+def region_of(text: str, shape: tuple[int, ...]) -> Box:
+    """The region z0:z1,y0:y1,x0:x1 of a volume; ValueError unless it lies in it."""
+    bounds = parse_region(text)
+    starts = tuple(0 if start is None else start for start, _ in bounds)
+    stops = tuple(n if stop is None else stop for (_, stop), n in zip(bounds, shape))
+    inside = all(a < b <= n for a, b, n in zip(starts, stops, shape))
+    require(inside, f"a region inside of {shape} voxels", text)
+    return Box(starts, stops)
 
 
 def thick_axis(voxel_size: Sequence[float] | None) -> int | None:

@@ -30,7 +30,7 @@ from pytc.config import (
 from pytc.data.patches import train_dataset
 from pytc.evaluate import evaluate
 from pytc.evaluation.pictures import ClassMatching
-from pytc.inference.flips import flip_averaged
+from pytc.inference.flips import averaged as mean_over_sides
 from pytc.inference.pipeline import infer
 from pytc.io.volume import create_volume, open_volume
 from pytc.losses import LOSSES
@@ -247,7 +247,7 @@ def test_mirrored_classes_are_averaged_as_probabilities():
     def network(x):
         return torch.cat((x, -x, 0.5 * x.square()), 1)
 
-    averaged = flip_averaged(network, ((0, 0, 0),) * 3, "softmax")(x)
+    averaged = mean_over_sides(network, ((0, 0, 0),) * 3, activation="softmax")(x)
     torch.testing.assert_close(averaged.softmax(1), network(x).softmax(1))
     # one that sees the left side only: the mean over both sides
     ramp = torch.arange(6.0).expand(1, 1, 4, 5, 6)
@@ -255,7 +255,7 @@ def test_mirrored_classes_are_averaged_as_probabilities():
     def one_sided(x):
         return torch.cat((ramp, torch.zeros_like(ramp)), 1)
 
-    averaged = flip_averaged(one_sided, ((0, 0, 0),) * 2, "softmax")(x)
+    averaged = mean_over_sides(one_sided, ((0, 0, 0),) * 2, activation="softmax")(x)
     side = one_sided(x).softmax(1)
     torch.testing.assert_close(averaged.softmax(1), (side + side.flip(4)) / 2)
 

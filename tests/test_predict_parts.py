@@ -9,8 +9,8 @@ from small_volumes import written
 from pytc.geometry import Box
 from pytc.inference.blending import Grid, Sums
 from pytc.inference.output import Plan, choose_block, chunk_length, manifest_of, stored_plan
-from pytc.inference.predict import Shard
 from pytc.inference.reading import layers_of
+from pytc.inference.shards import Shard
 from pytc.inference.tissue import blocks_without_tissue
 from pytc.io.volume import open_volume
 
@@ -156,6 +156,13 @@ def test_a_block_is_as_wide_as_memory_allows(available):
     assert all(length % 64 == 0 for length in block)
     assert sums < available or block == (64, 64, 64)
     assert sums > available / 6 or block[1] >= 3000
+
+
+def test_many_processes_have_blocks_to_share():
+    shape, window, stride = (128, 2000, 2000), (64, 64, 64), (32, 32, 32)
+    for processes, least in ((1, 2), (8, 16), (100, 200)):
+        block = choose_block(shape, window, stride, (1, 6), 10**12, processes)
+        assert least <= len(Plan(Box((0, 0, 0), shape), block).boxes) <= 2 * least
 
 
 def test_chunks_divide_a_block():

@@ -26,6 +26,9 @@ class InferenceConfig(Section):
     blending: Literal["distance", "gaussian"] = "distance"
     # Average over the eight mirrorings of each window: eight times the work, better affinities.
     flips: bool = False
+    # Average over exchanges of axes, too, those whose voxels and windows are of one length: twice
+    # the work in anisotropic volumes, six times in isotropic ones.
+    axis_permutations: bool = False
     # Windows predicted at once. On a CPU, PyTorch is slow if it is 1.
     batch_size: int = 2
     # Voxels of a block. A block is predicted, written and marked as done in one piece. Default: few

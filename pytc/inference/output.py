@@ -134,6 +134,11 @@ def missing_blocks(output: Path) -> list[int] | None:
     return [number for number in plan.numbers if number not in finished]
 
 
+def any_is_finished(output: Path) -> bool:
+    """Whether there is a prediction of which a block is finished."""
+    return stored_plan(output) is not None and bool(manifest_of(output).finished())
+
+
 def manifest_of(output: Path) -> Manifest:
     """What remembers the finished blocks of the prediction at `output`."""
     key = json.loads((output / MANIFEST).read_text())["key"]
@@ -153,7 +158,12 @@ def chunk_length(block: int, length: int) -> int:
 
 
 def choose_block(
-    shape: Triple, window: Triple, stride: Triple, channels: tuple[int, int], available: int
+    shape: Triple,
+    window: Triple,
+    stride: Triple,
+    channels: tuple[int, int],
+    available: int,
+    processes: int = 1,
 ) -> Triple:
     """Voxels of a block that fits into memory.
 
@@ -165,6 +175,7 @@ def choose_block(
         window, stride: in voxels.
         channels: of the image and of the prediction.
         available: bytes that may be used.
+        processes: that share the blocks, each of them two or more if windows are small enough.
     """
     depth = CHUNK * math.ceil(stride[0] / CHUNK)
     planes = depth + window[0]
@@ -177,9 +188,18 @@ def choose_block(
         lengths = zip(shape[1:], pieces)
         return [CHUNK * math.ceil(length / (number * CHUNK)) for length, number in lengths]
 
-    while np.prod(sides()) * each > available and max(sides()) > CHUNK:
+    def are_too_few() -> bool:
+        made = math.prod(map(_ceil, shape, (depth, *sides())))
+        worthwhile = max(sides()) > 2 * max(window)  # smaller blocks share more windows than not
+        return made < 2 * processes and worthwhile
+
+    while (math.prod(sides()) * each > available or are_too_few()) and max(sides()) > CHUNK:
         pieces[int(np.argmax(sides()))] += 1
     return as_triple((depth, *sides()))
+
+
+def _ceil(length: int, step: int) -> int:
+    return -(-length // step)
 
 
 def _plain(plan: Plan) -> dict[str, Any]:

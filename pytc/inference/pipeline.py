@@ -20,8 +20,13 @@ from pytc.data.facts import Facts, from_plain
 from pytc.data.inspection import grey_doubts, inspect, require_alike
 from pytc.data.sources import Source, open_image, open_source
 from pytc.data.synthetic_volumes import prepare_volume
-from pytc.inference.flips import Network, flip_averaged
+from pytc.geometry import region_of
+from pytc.inference.flips import Network, averaged, orientations
+from pytc.inference.output import open_prediction
 from pytc.inference.predict import predict_volume
+from pytc.inference.shards import ALL_BLOCKS, Shard, parse_shard, require_finished, wait_for_blocks
+from pytc.inference.tissue import scale_of
+from pytc.inference.window import in_memory
 from pytc.io.remote import RemoteFolder
 from pytc.io.results import (
     read_source,
@@ -31,7 +36,7 @@ from pytc.io.results import (
     write_source,
 )
 from pytc.io.stores import split_path
-from pytc.io.volume import Volume
+from pytc.io.volume import Volume, open_volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model
 from pytc.progress import announce_compilation
@@ -46,17 +51,37 @@ from pytc.target_kinds import TargetKind, target_kind
 LOGGER = logging.getLogger(__name__)
 
 
-def infer(config: InferConfig) -> list[Path]:
+def infer(
+    config: InferConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    local_rank: int = 0,
+    local_world: int = 1,
+) -> list[Path]:
     """Predict and segment the input, or else each validation volume of the run.
 
-    Returns the folders of results. Each folder holds affinities.zarr, segmentation.zarr and
-    source.json, which names the image, labels and skeletons. ValueError if the run has no
-    checkpoint or the input does not fit the network.
+    Several ranks share the blocks of each prediction; the first one waits for the others and
+    segments. With config.shard nothing is segmented, and with config.finish nothing is predicted.
+
+    Args:
+        rank: the number of this process among those that torchrun or srun has started.
+        world: how many there are.
+        local_rank: its number on this machine, which picks the GPU.
+        local_world: how many there are on this machine.
+
+    Returns:
+        The folders of results. Each folder holds affinities.zarr, segmentation.zarr and
+        source.json, which names the image, labels and skeletons.
+
+    Raises:
+        ValueError: the run has no checkpoint, or the input does not fit the network.
+        RunError: blocks are missing that config.finish asks for.
     """
     announce_compilation()
     load_plugins(config.plugins)
-    device = hardware.choose_device(config.system)
-    torch.set_num_threads(hardware.choose_threads(config.system, 1))
+    device = hardware.choose_device(config.system, local_rank)
+    torch.set_num_threads(hardware.choose_threads(config.system, local_world))
     run = config.run
     if run is None:
         run = str(newest_run("checkpoints/last.pt"))
@@ -67,11 +92,12 @@ def infer(config: InferConfig) -> list[Path]:
     LOGGER.info(f"checkpoint: {checkpoint}, step {state['step']}")
     training = from_plain(state.get("volumes", ()))
     volumes = volumes_to_predict(config, trained, training)
-    require(
-        len(volumes) == 1 or not config.output,
-        "--input with --output",
-        f"{len(volumes)} volumes for one folder",
-    )
+    for flag in ("output", "roi", "mask"):
+        require(
+            len(volumes) == 1 or not getattr(config, flag),
+            f"--input with --{flag}",
+            f"{len(volumes)} volumes",
+        )
     model.require_size(config.inference.window or trained.data.patch_size)
     sources = [open_input(volume, trained, training) for volume in volumes]
     with open(checkpoint, "rb") as file:
@@ -81,14 +107,39 @@ def infer(config: InferConfig) -> list[Path]:
     for source, folder in zip(sources, folders):
         require_writable(folder)
         _check_decode(trained, source.image, config)
-    kind = target_kind(trained.target.kind)
-    for volume, folder in zip(volumes, folders):
-        made_by = _made_by(config, trained)
-        prediction = predict(model, trained, volume, folder, config, device, weights, made_by)
-        segment(prediction, folder / "segmentation.zarr", kind, config.segmentation, config.engine)
-        print(f"results: {folder}", flush=True)
-    _print_next(config, run, folders)
+    made_by = _made_by(config, trained)
+    shard = parse_shard(config.shard).part(rank, world)
+    for volume, source, folder in zip(volumes, sources, folders):
+        if config.finish:
+            require_finished(_prediction_of(folder, trained))
+            located = prepare_volume(volume, trained.data.synthetic)
+            notes = _notes(located, source, trained, config.segmentation)
+            write_source(folder, notes | made_by)
+        else:
+            predict(model, trained, volume, folder, config, device, weights, made_by, shard=shard)
+        if shard.count == 1:
+            _segment_prediction(folder, trained, config)
+    shares_with_ranks = shard.count > 1 and config.shard is None
+    if shares_with_ranks and rank == 0:
+        for folder in folders:
+            _segment_prediction(folder, trained, config)
+    if rank == 0:
+        _print_next(config, run, folders, trained)
     return folders
+
+
+def _segment_prediction(folder: Path, trained: Config, config: InferConfig) -> None:
+    """Segment a prediction when all of its blocks are finished."""
+    stored = _prediction_of(folder, trained)
+    wait_for_blocks(stored)
+    kind = target_kind(trained.target.kind)
+    labels = folder / "segmentation.zarr"
+    segment(open_prediction(stored), labels, kind, config.segmentation, config.engine)
+    print(f"results: {folder}", flush=True)
+
+
+def _prediction_of(folder: Path, trained: Config) -> Path:
+    return folder / f"{target_kind(trained.target.kind).prediction}.zarr"
 
 
 def volumes_to_predict(
@@ -142,10 +193,12 @@ def segment(
         "threshold": f"threshold {config.threshold:g}",
         "argmax": f"the most probable of {prediction.n_channels} classes",
     }
+    # the segmentation lies where its prediction does
+    place = {name: value for name, value in prediction.attributes.items() if name == "voxel_offset"}
     write: dict[str, Callable[[Volume, Path], None]] = {
-        "objects": partial(segment_volume, config=config, engine=engine),
-        "threshold": partial(threshold_volume, threshold=config.threshold),
-        "argmax": argmax_volume,
+        "objects": partial(segment_volume, config=config, engine=engine, attributes=place),
+        "threshold": partial(threshold_volume, threshold=config.threshold, attributes=place),
+        "argmax": partial(argmax_volume, attributes=place),
     }
     shape = " x ".join(map(str, prediction.spatial_shape))
     LOGGER.info(f"segmenting {shape} voxels, {in_words[kind.decode]}")
@@ -182,14 +235,22 @@ def _check_decode(trained: Config, image: Volume, config: InferConfig) -> None:
 
 def _made_by(config: InferConfig, trained: Config) -> dict[str, Any]:
     """How infer.py makes a prediction again: its flags, but for those of the segmentation."""
+    config = replace(config, shard=None, finish=False)
     default = InferConfig(
         inference=trained.inference, segmentation=config.segmentation, system=trained.system
     )
     return {"infer": flags(config, default), "defaults": asdict(trained.segmentation)}
 
 
-def _print_next(config: InferConfig, run: str, folders: Sequence[Path]) -> None:
-    """The line to type next, if there is any truth to score against."""
+def _print_next(config: InferConfig, run: str, folders: Sequence[Path], trained: Config) -> None:
+    """The line to type next: that segments, or that scores where there is any truth."""
+    if config.shard is not None:
+        default = InferConfig(
+            inference=trained.inference, segmentation=trained.segmentation, system=trained.system
+        )
+        words = flags(replace(config, run=run, shard=None, finish=True), default)
+        print(f"next, when all shards are done: {command_line('infer', words)}", flush=True)
+        return
     sources = [read_source(folder) for folder in folders]
     if not any(source["labels"] or source["skeleton"] for source in sources):
         return
@@ -213,6 +274,7 @@ def predict(
     weights: str,
     made_by: dict[str, Any] | None = None,
     channels: Sequence[int] | None = None,
+    shard: Shard = ALL_BLOCKS,
 ) -> Volume:
     """Predict one volume by a network in evaluation mode.
 
@@ -224,9 +286,13 @@ def predict(
         weights: names the state of the network; an earlier prediction by the same state goes on.
         made_by: how infer.py makes the prediction again, for source.json.
         channels: of the network that are stored; None for all.
+        shard: the part of the blocks that this process predicts.
 
     Returns:
         The Zarr array folder/affinities.zarr or folder/probabilities.zarr, (C, Z, Y, X).
+
+    Raises:
+        ValueError: memory does not suffice for a window, and it cannot be made smaller.
     """
     volume = prepare_volume(volume, trained.data.synthetic)
     kind = target_kind(trained.target.kind)
@@ -234,61 +300,91 @@ def predict(
     if inference.activation_scale is None:
         inference = replace(inference, activation_scale=kind.scale)
     opened = open_source(volume, trained.data, trained.model.in_channels)
+    image = opened.image
     folder.mkdir(parents=True, exist_ok=True)
     notes = _notes(volume, opened, trained, settings.segmentation)
     write_source(folder, notes | (made_by or {}))
 
-    if channels is None:
-        channels = range(trained.model.out_channels)
-    channels = list(channels)
-    offsets = _channel_offsets(trained, channels)
+    channels = list(range(trained.model.out_channels) if channels is None else channels)
     attributes = {
         "activation": f"{kind.activation}({inference.activation_scale:g} x)",
         "channels": kind.name,
         "intensity": opened.grey_range,
     }
+    offsets = _channel_offsets(trained)
     if kind.per_offset:
-        attributes["offsets"] = offsets
+        attributes["offsets"] = [offsets[channel] for channel in channels]
+    region, tissue = None, None
+    if isinstance(settings, InferConfig):
+        region = region_of(settings.roi, image.spatial_shape) if settings.roi else None
+        tissue = _open_mask(settings.mask, volume, image)
     precision = hardware.choose_precision(settings.system, device, trained.model)
-    network: Network = partial(_logits, model, channels, device, precision)
-    if inference.flips:
-        network = flip_averaged(network, offsets, kind.activation)
-    window = inference.window or trained.data.patch_size
+    network: Network = partial(_logits, model, device, precision)
     # Whatever changes the prediction: blocks with another key are not continued.
-    settled = [asdict(inference), window, precision, channels, opened.grey_range]
-    made_of = [weights, *settled, _identity(opened.image)]
-    return predict_volume(
-        network,
-        opened.image,
-        folder / f"{kind.prediction}.zarr",
-        grey_range=opened.grey_range,
-        channels=len(channels),
-        window=window,
-        config=inference,
-        activation=kind.activation,
-        device=device,
-        attributes=attributes,
-        key=hashlib.sha256(json.dumps(made_of).encode()).hexdigest(),
-    )
+    made_of = [weights, asdict(inference), precision, channels, opened.grey_range, _identity(image)]
+    made_of += [[region.start, region.stop]] if region else []
+    made_of += [_identity(tissue)] if tissue else []
+
+    def predicted(window: Triple) -> Volume:
+        seen = orientations(
+            flips=inference.flips,
+            exchange_axes=inference.axis_permutations,
+            voxel_size=image.voxel_size,
+            window=window,
+        )
+        averages = len(seen) > 1
+        select = partial(_select, network, channels)
+        return predict_volume(
+            averaged(network, offsets, seen, kind.activation, channels) if averages else select,
+            image,
+            output,
+            grey_range=opened.grey_range,
+            channels=len(channels),
+            window=window,
+            config=inference,
+            activation=kind.activation,
+            device=device,
+            attributes=attributes,
+            key=hashlib.sha256(json.dumps([*made_of, window]).encode()).hexdigest(),
+            region=region,
+            tissue=tissue,
+            shard=shard,
+        )
+
+    output = folder / f"{kind.prediction}.zarr"
+    return in_memory(predicted, inference.window or trained.data.patch_size, model, output, shard)
 
 
-def _channel_offsets(trained: Config, channels: Sequence[int]) -> list[Triple]:
-    """The offset of each channel; (0, 0, 0) for one that is no affinity."""
+def _channel_offsets(trained: Config) -> list[Triple]:
+    """The offset of each channel of a network; (0, 0, 0) for one that is no affinity."""
     if not target_kind(trained.target.kind).per_offset:
-        return [(0, 0, 0)] * len(channels)
-    return [trained.target.offsets[channel] for channel in channels]
+        return [(0, 0, 0)] * trained.model.out_channels
+    return list(trained.target.offsets)
+
+
+def _open_mask(path: str | None, volume: VolumeConfig, image: Volume) -> Volume | None:
+    """Where there is tissue in an image; None for everywhere. ValueError unless it covers it."""
+    if path is None:
+        return None
+    axes = volume.axes.replace("c", "") if volume.axes else None
+    mask = open_volume(path, axes=axes, transpose=volume.transpose)
+    scale_of(mask, image)
+    return mask
 
 
 def _logits(
     model: ConnectomicsModel,
-    channels: list[int],
     device: torch.device,
     precision: hardware.Precision,
     patches: torch.Tensor,
 ) -> torch.Tensor:
-    """(B, C, Z, Y, X) -> (B, len(channels), Z, Y, X)."""
+    """(B, C, Z, Y, X) -> (B, out_channels, Z, Y, X)."""
     with hardware.autocast(device, precision):
-        return finest(model(patches))[:, channels]
+        return finest(model(patches))
+
+
+def _select(network: Network, channels: list[int], patches: torch.Tensor) -> torch.Tensor:
+    return network(patches)[:, channels]
 
 
 def _notes(

@@ -17,7 +17,7 @@ same bytes.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from pytc.inference.output import (
     stored_plan,
 )
 from pytc.inference.reading import BlockReader, Part, Writer, is_below, layers_of, read_ahead
+from pytc.inference.shards import ALL_BLOCKS, Shard
 from pytc.inference.tissue import blocks_without_tissue
 from pytc.io.intensity import Range
 from pytc.io.volume import Volume
@@ -48,19 +49,6 @@ LOGGER = logging.getLogger(__name__)
 MEMORY_SHARE = 0.5  # of the free memory, for the blocks of a prediction
 # Blocks are skipped whole, so they are no wider where there is a mask.
 WIDEST_WITH_MASK = 512
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the blocks a process predicts: part `number`, from 0, of `count`."""
-
-    number: int = 0
-    count: int = 1
-
-    def of(self, numbers: Sequence[int]) -> Sequence[int]:
-        """A run of neighbours, so that most blocks go on from the one before."""
-        first, last = (len(numbers) * part // self.count for part in (self.number, self.number + 1))
-        return numbers[first:last]
 
 
 def predict_volume(
@@ -78,7 +66,7 @@ def predict_volume(
     key: str,
     region: Box | None = None,
     tissue: Volume | None = None,
-    shard: Shard = Shard(),
+    shard: Shard = ALL_BLOCKS,
 ) -> Volume:
     """Predict `image` (C, Z, Y, X) window by window into the Zarr array `output`.
 
@@ -106,7 +94,7 @@ def predict_volume(
     plan = stored_plan(output, key)
     if plan is None:
         wanted = region or Box((0, 0, 0), image.spatial_shape)
-        plan = _make_plan(grid, image, wanted, tissue, channels, config, device)
+        plan = _make_plan(grid, image, wanted, tissue, channels, config, device, shard.count)
         plan = create_or_continue(
             output,
             plan,
@@ -199,6 +187,7 @@ def _make_plan(
     channels: int,
     config: InferenceConfig,
     device: torch.device,
+    processes: int,
 ) -> Plan:
     """The blocks of a new prediction, as config.block says or as memory allows."""
     block = config.block
@@ -206,7 +195,7 @@ def _make_plan(
         shape = as_triple(region.shape)
         both = image.n_channels, channels
         available = _free_memory(device)
-        block = choose_block(shape, grid.window, grid.stride, both, available)
+        block = choose_block(shape, grid.window, grid.stride, both, available, processes)
         if tissue is not None:
             block = as_triple(min(length, WIDEST_WITH_MASK) for length in block)
     plan = Plan(region, block)

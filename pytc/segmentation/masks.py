@@ -28,12 +28,15 @@ def threshold_volume(
             mask[box.slices] = is_above(probabilities.read(box.start, box.stop)[0], threshold)
 
 
-def argmax_volume(probabilities: Volume, output: Path) -> None:
+def argmax_volume(
+    probabilities: Volume, output: Path, *, attributes: dict[str, Any] | None = None
+) -> None:
     """Write the most probable class of each voxel, uint8 (Z, Y, X), the first of equal ones.
 
     The array's attribute `classes` is the number of channels of `probabilities`.
     """
-    with _new_mask(probabilities, output, {"classes": probabilities.n_channels}) as segmentation:
+    about = {"classes": probabilities.n_channels, **(attributes or {})}
+    with _new_mask(probabilities, output, about) as segmentation:
         for box in blocks(segmentation.spatial_shape, BLOCK):
             classes = probabilities.read(box.start, box.stop).argmax(0)
             segmentation[box.slices] = classes.astype(np.uint8)

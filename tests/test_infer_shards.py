@@ -1,0 +1,210 @@
+"""Several processes on one prediction, killed ones, regions and masks by infer.py's flags."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_predictions import make_image, predict
+from test_results import make_run, said, volume, with_volumes
+from test_results import workplace as workplace
+
+from pytc import cli
+from pytc.commands import InferConfig, parse
+from pytc.inference import pipeline
+from pytc.inference.output import missing_blocks
+from pytc.inference.shards import require_finished
+from pytc.io.volume import create_volume, open_volume
+from pytc.script import RunError
+
+TESTS = Path(__file__).parent
+# A process that predicts slowly: folder, number and count of its shard, seconds a batch.
+PROCESS = """
+import sys, time
+from pathlib import Path
+import small_predictions
+from pytc.inference.shards import Shard
+from pytc.io.volume import open_volume
+folder, number, count, seconds = Path(sys.argv[1]), *map(float, sys.argv[2:])
+
+def slow(x):
+    time.sleep(seconds)
+    return small_predictions.network(x)
+
+print("begins", flush=True)
+small_predictions.predict(
+    open_volume(folder / "image.zarr"), folder / "out.zarr", slow, block=(8, 13, 12),
+    arguments={"shard": Shard(int(number), int(count))},
+)
+"""
+SMALL_BLOCKS = ["--inference.block", "8", "16", "32"]
+
+
+def start(folder, number=0, count=1, seconds=0.0):
+    return subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *map(str, (folder, number, count, seconds))],
+        env={**os.environ, "PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(array):
+    """The bytes of all chunks and of the metadata of an array."""
+    return {
+        str(path.relative_to(array)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(array.rglob("*"))
+        if path.is_file() and "finished" not in path.parts
+    }
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """The folder of an image, and the contents of its prediction by one process."""
+    image = make_image(tmp_path / "image.zarr")
+    predict(image, tmp_path / "whole.zarr", block=(8, 13, 12))
+    return tmp_path, contents(tmp_path / "whole.zarr")
+
+
+def test_two_processes_at_once_write_the_bytes_of_one(whole):
+    """They share the blocks, and a third one predicts all of them: all write the same bytes."""
+    folder, expected = whole
+    shards = [(0, 2), (1, 2), (0, 1)]
+    processes = [start(folder, *shard, seconds=0.002) for shard in shards]
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert missing_blocks(folder / "out.zarr") == []
+    assert contents(folder / "out.zarr") == expected
+
+
+def test_what_is_killed_again_and_again_has_the_same_bytes_at_the_end(whole):
+    folder, expected = whole
+    times = random.Random(0)
+    deaths = 0
+    for _ in range(3):
+        process = start(folder, seconds=0.02)
+        process.stdout.readline()
+        time.sleep(times.uniform(0.0, 0.5))
+        process.kill()
+        deaths += process.wait() != 0
+    assert deaths > 1
+    assert start(folder).wait(60) == 0
+    assert contents(folder / "out.zarr") == expected
+
+
+def test_shards_are_finished_when_none_is_missing():
+    run = make_run(with_volumes(volume("a")))
+    cli.infer(["--run", "tiny", "--output", "alone", *SMALL_BLOCKS])
+    heard = said(cli.infer, ["--run", "tiny", "--shard", "1/2", *SMALL_BLOCKS])
+    folder = run / "predictions/a_raw"
+    assert "next, when all shards are done: " in heard and "--finish" in heard
+    assert not (folder / "segmentation.zarr").exists()
+    assert missing_blocks(folder / "affinities.zarr") == [2, 3]
+    finish = ["--run", "tiny", "--finish", *SMALL_BLOCKS]
+    with pytest.raises(SystemExit, match=r"got 2 that are missing: 2, 3; the shards"):
+        cli.infer(finish)
+    with pytest.raises(RunError, match="got none at"):
+        require_finished(Path("nowhere"))
+    cli.infer(["--run", "tiny", "--shard", "2/2", *SMALL_BLOCKS])
+    said(cli.infer, finish)
+    for name in ("affinities.zarr", "segmentation.zarr"):
+        assert contents(folder / name) == contents(Path("alone", name))
+    source = json.loads((folder / "source.json").read_text())
+    assert "--shard" not in source["infer"] and "--finish" not in source["infer"]
+
+
+def test_ranks_share_a_prediction_and_the_first_one_segments_it():
+    run = make_run(with_volumes(volume("a")))
+    cli.infer(["--run", "tiny", "--output", "alone", *SMALL_BLOCKS])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, TESTS.parent / "infer.py", "--run", "tiny", *SMALL_BLOCKS],
+            env={
+                **os.environ,
+                **{"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                **{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    first, second = (process.communicate(timeout=120)[0] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert "results: " in first and second == ""
+    for name in ("affinities.zarr", "segmentation.zarr"):
+        assert contents(run / "predictions/a_raw" / name) == contents(Path("alone", name))
+
+
+def test_a_region_and_a_mask_by_flags():
+    make_run(with_volumes(volume("a")))
+    words = ["--run", "tiny", "--input", "a.zarr/raw"]
+    cli.infer([*words, "--output", "whole"])
+    cli.infer([*words, "--output", "part", "--roi", "2:14,:20,5:"])
+    for name in ("affinities.zarr", "segmentation.zarr"):
+        made = open_volume(f"part/{name}")
+        assert made.spatial_shape == (12, 20, 27)
+        assert made.attributes["voxel_offset"] == [2, 0, 5]
+    whole = open_volume("whole/affinities.zarr")[:, 2:14, :20, 5:]
+    np.testing.assert_array_equal(open_volume("part/affinities.zarr")[...], whole)
+    with create_volume("mask.zarr", (4, 8, 8), np.uint8, voxel_size=(40, 40, 40)) as mask:
+        mask[...] = np.repeat(np.uint8([1, 1, 0, 0]), 64).reshape(4, 8, 8)
+    cli.infer([*words, "--output", "masked", "--mask", "mask.zarr", *SMALL_BLOCKS])
+    masked = open_volume("masked/affinities.zarr")[...]
+    assert masked[:, :8].all() and not masked[:, 8:].any()
+    for flags, message in (
+        (["--roi", "0:17,:,:"], r"expected a region inside of \(16, 32, 32\) voxels, got '0:17"),
+        (["--roi", "1:2"], "expected a region z0:z1,y0:y1,x0:x1"),
+        (["--shard", "3/2"], "expected --shard I/N, from 1/N to N/N, got '3/2'"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            cli.infer([*words, "--output", "refused", *flags])
+        if error.value.code != 2:
+            assert error.match(message)
+
+
+@pytest.mark.parametrize("shard, ends", [(None, False), ("1/2", True)])
+def test_smaller_windows_where_memory_ends(monkeypatch, shard, ends):
+    """A window is halved where a process is alone, and stays where others use it, too."""
+    run = make_run(with_volumes(volume("a")))
+    logits = pipeline._logits
+
+    def limited(model, device, precision, patches):
+        if patches[0].numel() > 12 * 8 * 8:
+            raise torch.OutOfMemoryError("simulated")
+        return logits(model, device, precision, patches)
+
+    monkeypatch.setattr(pipeline, "_logits", limited)
+    words = ["--run", "tiny"]
+    if ends:
+        with pytest.raises(SystemExit, match="expected memory for one window of 12 x 16 x 16"):
+            cli.infer([*words, "--shard", shard, *SMALL_BLOCKS])
+        return
+    heard = said(cli.infer, words)
+    assert "out of memory with 2 windows at once: going on with 1 window" in heard
+    assert "one window of 12 x 16 x 16 voxels: going on with windows of 12 x 8 x 8" in heard
+    made = contents(run / "predictions/a_raw/affinities.zarr")
+    monkeypatch.setattr(pipeline, "_logits", logits)
+    cli.infer([*words, "--output", "named", "--inference.window", "12", "8", "8"])
+    named = contents(Path("named/affinities.zarr"))
+    assert {k: v for k, v in made.items() if k[0].isdigit()} == {
+        k: v for k, v in named.items() if k[0].isdigit()
+    }
+
+
+def test_the_flags_of_every_line_in_the_documentation_are_read():
+    text = (TESTS.parent / "docs/inference.md").read_text()
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    calls = [line for line in lines if "infer" in line]
+    assert len(calls) == 6
+    for call in calls:
+        line = call.replace("$((SLURM_ARRAY_TASK_ID + 1))", "3")
+        words = line.partition("infer.py" if "infer.py" in line else "pytc infer")[2].split()
+        config = parse(InferConfig, "infer", words)
+        assert config.input == "big.zarr/raw"
