@@ -123,10 +123,17 @@ def _start(folder, running):
             process = subprocess.Popen(
                 command, stdout=output, stderr=output, env=environment, cwd=folder
             )
-        running.callback(process.wait, 20)
-        running.callback(process.terminate)
+        running.callback(_stop, process)
         if command[0] == "munged":
             _wait((folder / "munge.socket").exists)
+
+
+def _stop(process):
+    process.terminate()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def _wait_for_node(folder):
