@@ -38,6 +38,7 @@ time_is_up() {
 # process group gets it from here: an srun, which sends it to all its tasks, or the program itself.
 on_usr1() {
     is_late=yes
+    note "asked to end: its time is nearly up"
     kill -USR1 -- "-$child"
 }
 
