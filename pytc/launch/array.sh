@@ -6,6 +6,7 @@ run="${name}_$(printf %04d "$SLURM_ARRAY_TASK_ID")"
 task="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
 history="$launch/state/${stage}_$run"  # a line for each start and end
 begun="$history.begun"
+export PYTC_RUNS="$runs"
 
 note() { echo "$(date +%FT%T) $*" | tee -a "$history"; }
 

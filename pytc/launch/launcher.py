@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pytc.checks import require
@@ -51,19 +52,20 @@ def launch(
     if config.status is not None:
         show_status(find_launch(config.status, root))
         return
+
+    # What is asked for.
     stages = read_stages(config.then)
-    given = read_sweeps(config.sweep)
-    grid = joined([given] if config.grid is None else [given, read_grid(Path(config.grid))])
-    grid, resources = resources_of(config, grid)
+    grids = [read_sweeps(config.sweep)]
+    if config.grid is not None:
+        grids.append(read_grid(Path(config.grid)))
+    grid, resources = resources_of(config, joined(grids))
     is_shorter = config.notice < seconds_of(resources.time)
     require(is_shorter, f"--notice of fewer seconds than --time {resources.time}", config.notice)
     template = template_of(config, resources)
-    only_in_template = {
-        field
-        for field in grid
-        if "." not in field and field in template.fields and field not in Config.__annotations__
-    }
+    only_in_template = fields_of_template_alone(grid, template)
     name = check_runs(config, grid, words, only_in_template, check)
+
+    # What is submitted.
     folder = free_folder(root, name)
     prepared = Launch(
         folder.name,
@@ -82,19 +84,24 @@ def launch(
         prepared, template, resources, config.config, words, only_in_template
     )
     for stage in stages:
-        one_task = Resources(
-            1,
-            0 if stage[0] in NO_GPU else min(1, resources.gpus),
-            resources.cpus,
-            resources.memory,
-            resources.time,
-        )
-        scripts |= stage_scripts(prepared, stage, one_task)
+        scripts |= stage_scripts(prepared, stage, resources_after(stage[0], resources))
     if config.dry_run:
         for path, text in scripts.items():
             print(f"# ---- {path}\n{text}")
-        return
-    submit_all(prepared, scripts, [stage[0] for stage in stages])
+    else:
+        submit_all(prepared, scripts, [stage[0] for stage in stages])
+
+
+def fields_of_template_alone(grid: Grid, template: Template) -> set[str]:
+    """The swept fields that the template names and that are none of a config, e.g. batch_size."""
+    own = Config.__annotations__
+    return {f for f in grid if "." not in f and f in template.fields and f not in own}
+
+
+def resources_after(stage: str, training: Resources) -> Resources:
+    """What a stage after the training asks for: one task, on one GPU if it uses one."""
+    gpus = 0 if stage in NO_GPU else min(1, training.gpus)
+    return replace(training, nodes=1, gpus=gpus)
 
 
 def seconds_of(time: str) -> int:

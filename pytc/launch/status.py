@@ -8,7 +8,7 @@ import csv
 import fcntl
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,7 +92,10 @@ def find_launch(name: str, root: Path) -> Path:
 def show_status(folder: Path) -> None:
     """Print the table of a launch, and write its scores.csv."""
     launch = read_launch(folder)
-    jobs = {*launch.stages.values(), *(job for job, _ in _started(launch))}
+    jobs = {*launch.stages.values()}
+    for stage in launch.stages:
+        for run in launch.runs:
+            jobs |= {*_jobs_of(launch, stage, run)}  # also those that were submitted by hand
     states = queue(sorted(jobs))
     with _locked(folder):  # jobs that end together write one after the other
         progress = [progress_of(launch, number, states) for number in range(len(launch.runs))]
@@ -166,14 +169,6 @@ def _state(
             return f"{stage} {queued.lower()}"
         return f"{stage} {last or 'never started'}"
     return "finished"
-
-
-def _started(launch: Submitted) -> Iterable[tuple[int, str]]:
-    """(job, stage) of each array whose tasks have started, also by hand."""
-    for stage in launch.stages:
-        for run in launch.runs:
-            for job in _jobs_of(launch, stage, run):
-                yield job, stage
 
 
 def _jobs_of(launch: Submitted, stage: str, run: Run) -> list[int]:
