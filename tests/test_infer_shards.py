@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 import torch
 from small_predictions import make_image, predict
-from test_results import make_run, said, volume, with_volumes
+from test_results import SHAPE, make_run, said, volume, with_volumes
 from test_results import workplace as workplace
 
 from pytc import cli
-from pytc.commands import InferConfig, parse
+from pytc.commands import EvaluateConfig, InferConfig, parse
+from pytc.evaluate import evaluate
+from pytc.geometry import Box
 from pytc.inference import pipeline
 from pytc.inference.output import missing_blocks
 from pytc.inference.shards import require_finished
+from pytc.io.skeleton import save_skeleton
+from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
 from pytc.script import RunError
 
@@ -142,6 +146,40 @@ def test_ranks_share_a_prediction_and_the_first_one_segments_it():
         assert contents(run / "predictions/a_raw" / name) == contents(Path("alone", name))
 
 
+def test_a_region_is_scored_against_its_part_of_the_truth():
+    """As the same voxels are, stored by themselves."""
+    make_run(with_volumes(volume("a")))
+    skeleton = make_neurites(SHAPE, 0).skeleton
+    save_skeleton("a.npz", skeleton)
+    region = (slice(2, 14), slice(0, 20), slice(5, 32))
+    cli.infer(
+        ["--run", "tiny", "--input", "a.zarr/raw", "--labels", "a.zarr/labels", "--skeleton"]
+        + ["a.npz", "--output", "part", "--roi", "2:14,:20,5:"]
+    )
+    made = {
+        "labels": open_volume("a.zarr/labels"),
+        "segmentation": open_volume("part/segmentation.zarr"),
+    }
+    made["labels"] = made["labels"][region]
+    made["segmentation"] = made["segmentation"][...]
+    for name, array in made.items():
+        with create_volume(f"{name}.zarr", array.shape, array.dtype, voxel_size=(10,) * 3) as new:
+            new[...] = array
+    inside = ((skeleton.positions >= (2, 0, 5)) & (skeleton.positions < (14, 20, 32))).all(1)
+    cut = skeleton.cropped(Box((2, 0, 5), (14, 20, 32)))
+    assert 0 < len(cut.ids) == inside.sum() < len(skeleton.ids)
+    np.testing.assert_array_equal(cut.positions, skeleton.positions[inside] - (2, 0, 5))
+    both = inside[skeleton.edges].all(1)
+    np.testing.assert_array_equal(cut.nm[cut.edges], skeleton.nm[skeleton.edges[both]])
+    save_skeleton("cut.npz", cut)
+    (scores,) = evaluate(EvaluateConfig(segmentation="part/segmentation.zarr", output="o")).values()
+    named = {"labels": "labels.zarr", "skeleton": "cut.npz", "segmentation": "segmentation.zarr"}
+    (expected,) = evaluate(EvaluateConfig(**named, output="p")).values()
+    for metric in ("dense_voi_sum", "nerl", "voi_sum"):
+        assert scores[metric] == expected[metric]
+    assert Path("o/report.html").is_file()
+
+
 def test_a_region_and_a_mask_by_flags():
     make_run(with_volumes(volume("a")))
     words = ["--run", "tiny", "--input", "a.zarr/raw"]
@@ -151,6 +189,7 @@ def test_a_region_and_a_mask_by_flags():
         made = open_volume(f"part/{name}")
         assert made.spatial_shape == (12, 20, 27)
         assert made.attributes["voxel_offset"] == [2, 0, 5]
+        assert made.attributes["image_shape"] == [16, 32, 32]
     whole = open_volume("whole/affinities.zarr")[:, 2:14, :20, 5:]
     np.testing.assert_array_equal(open_volume("part/affinities.zarr")[...], whole)
     with create_volume("mask.zarr", (4, 8, 8), np.uint8, voxel_size=(40, 40, 40)) as mask:

@@ -14,7 +14,9 @@ from pytc.config import Lengths, SegmentationConfig, Triple
 from pytc.config.volumes import listed
 from pytc.evaluation.exact import EXACT_METRICS
 from pytc.evaluation.sweep import check_metric
-from pytc.io.placed import Frame, place_labels, place_mask
+from pytc.geometry import Box
+from pytc.io.placed import Frame, crop, place_labels, place_mask
+from pytc.io.results import stored_region
 from pytc.io.skeleton import Skeleton, load_skeleton
 from pytc.io.volume import Volume, open_volume
 from pytc.metrics.table import BY_CLASS, DEFAULTS, Task, full_name, metric_names
@@ -188,6 +190,11 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
     skeleton = None
     if truth.skeleton is not None:
         skeleton = _open_skeleton(truth.skeleton, voxel_size, array.spatial_axes)
+        of_region = stored_region(array.attributes, array.spatial_shape)
+        if of_region is not None:
+            region, shape = of_region
+            skeleton.require_inside(shape)
+            skeleton = skeleton.cropped(region)
         skeleton.require_inside(array.spatial_shape)
     return Inputs(
         prediction=prediction,
@@ -267,13 +274,15 @@ def _open_volumes(files: dict[str, StoredArray], content: str) -> dict[str, Volu
         if part == "labels":
             labels = opened
     array = volumes[content]
+    of_region = stored_region(array.attributes, array.spatial_shape)
+    shape = array.spatial_shape if of_region is None else of_region[1]
     # a prediction begins where its image does
-    begins = [array]
-    if "image" in volumes and volumes["image"].spatial_shape == array.spatial_shape:
+    begins = [array] if of_region is None else []
+    if "image" in volumes and volumes["image"].spatial_shape == shape:
         begins.append(volumes["image"])
     frame = Frame(
         f"the prediction {array.path}",
-        array.spatial_shape,
+        shape,
         next((volume.voxel_size for volume in begins if volume.voxel_size is not None), None),
         next((volume.origin for volume in begins if volume.origin is not None), None),
     )
@@ -281,7 +290,18 @@ def _open_volumes(files: dict[str, StoredArray], content: str) -> dict[str, Volu
         volumes["labels"] = place_labels(labels, frame, files["labels"].offsets)
     if "mask" in volumes:
         volumes["mask"] = place_mask(volumes["mask"], volumes.get("labels"), frame)
+    if of_region is not None:
+        _crop(volumes, *of_region)
     return volumes
+
+
+def _crop(volumes: dict[str, Volume], region: Box, shape: Triple) -> None:
+    """Replace what has the shape of the image by the region that was predicted."""
+    if "image" in volumes and "c" in volumes["image"].axes:
+        del volumes["image"]  # pictures have grey values of one channel
+    for part, volume in volumes.items():
+        if part in ("labels", "mask", "image") and volume.spatial_shape == shape:
+            volumes[part] = crop(volume, region)
 
 
 def _check_volumes(volumes: dict[str, Volume], prediction: Volume) -> None:

@@ -30,8 +30,10 @@ from pytc.inference.window import in_memory
 from pytc.io.remote import RemoteFolder
 from pytc.io.results import (
     read_source,
+    region_attributes,
     require_same_image,
     results_folder,
+    stored_region,
     volume_names,
     write_source,
 )
@@ -194,7 +196,8 @@ def segment(
         "argmax": f"the most probable of {prediction.n_channels} classes",
     }
     # the segmentation lies where its prediction does
-    place = {name: value for name, value in prediction.attributes.items() if name == "voxel_offset"}
+    of_region = stored_region(prediction.attributes, prediction.spatial_shape)
+    place = {} if of_region is None else region_attributes(*of_region)
     write: dict[str, Callable[[Volume, Path], None]] = {
         "objects": partial(segment_volume, config=config, engine=engine, attributes=place),
         "threshold": partial(threshold_volume, threshold=config.threshold, attributes=place),

@@ -41,6 +41,7 @@ from pytc.inference.reading import BlockReader, Part, Writer, is_below, layers_o
 from pytc.inference.shards import ALL_BLOCKS, Shard
 from pytc.inference.tissue import blocks_without_tissue
 from pytc.io.intensity import Range
+from pytc.io.results import region_attributes
 from pytc.io.volume import Volume
 from pytc.progress import Progress
 
@@ -79,7 +80,8 @@ def predict_volume(
 
     Args:
         region: of the image, that is predicted; by default all of it. The result has its shape, and
-            the attribute `voxel_offset`, its first voxel; the values are those of the whole image.
+            the attributes `voxel_offset`, its first voxel, and `image_shape`; the values are those
+            of the whole image.
         tissue: not 0 where there is tissue, of the voxels of the image or of larger ones. Blocks
             without any are not predicted. They are 0, as are blocks whose image is constant, with
             all of the windows that touch them.
@@ -93,6 +95,7 @@ def predict_volume(
     grid = Grid(shape, window, stride)
     plan = stored_plan(output, key)
     if plan is None:
+        about_region = region_attributes(region, image.spatial_shape) if region else {}
         wanted = region or Box((0, 0, 0), image.spatial_shape)
         plan = _make_plan(grid, image, wanted, tissue, channels, config, device, shard.count)
         plan = create_or_continue(
@@ -101,7 +104,7 @@ def predict_volume(
             channels=channels,
             axes="c" + image.spatial_axes,
             voxel_size=image.voxel_size,
-            attributes=attributes | ({"voxel_offset": region.start} if region else {}),
+            attributes=attributes | about_region,
             key=key,
         )
     affinities = open_prediction(output)

@@ -18,7 +18,7 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.config import Lengths, Triple
-from pytc.geometry import Box
+from pytc.geometry import Box, as_triple
 from pytc.io.labels import UNLABELLED, is_unlabelled, unlabelled_marker
 from pytc.io.metadata import Origin
 from pytc.io.stored import Stored
@@ -200,6 +200,13 @@ def place_mask(mask: Volume, labels: Volume | None, frame: Frame) -> Volume:
     if start is None:
         return mask
     return PlacedVolume([_piece(mask, start, frame)], frame, is_mask=True)
+
+
+def crop(volume: Volume, region: Box) -> Volume:
+    """A region of a volume (Z, Y, X), read when it is asked for; `region` lies in the volume."""
+    frame = Frame(f"a region of {volume.path}", as_triple(region.shape), volume.voxel_size)
+    box = Box((0, 0, 0), volume.spatial_shape).seen_from(region)
+    return PlacedVolume([Piece(volume, box)], frame, is_mask=True)
 
 
 def label_boxes(labels: Volume) -> list[Box]:

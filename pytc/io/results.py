@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pytc.checks import require
-from pytc.config import VolumeConfig
+from pytc.config import Triple, VolumeConfig
+from pytc.geometry import Box, as_triple
 from pytc.io.remote import RemoteFolder, parse_folder
 from pytc.io.stores import split_path
 from pytc.io.volume import Volume
@@ -97,6 +98,23 @@ def read_source(folder: Path) -> dict[str, Any]:
         "one of an earlier release",
     )
     return source
+
+
+def region_attributes(region: Box, shape: Triple) -> dict[str, Any]:
+    """What is stored with the results of a region of an image of this shape, in voxels."""
+    return {"voxel_offset": region.start, "image_shape": shape}
+
+
+def stored_region(attributes: dict[str, Any], shape: Triple) -> tuple[Box, Triple] | None:
+    """The region of an image that results of this shape are of, and the shape of the image.
+
+    None for results of the whole image.
+    """
+    if "image_shape" not in attributes:
+        return None
+    start = as_triple(attributes["voxel_offset"])
+    region = Box(start, tuple(a + n for a, n in zip(start, shape)))
+    return region, as_triple(attributes["image_shape"])
 
 
 def prediction_key(path: str) -> str | None:

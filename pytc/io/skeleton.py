@@ -12,6 +12,7 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.config import Lengths
+from pytc.geometry import Box
 from pytc.io.stored import expecting, reading
 from pytc.runs import replacing
 
@@ -87,6 +88,18 @@ class Skeleton:
             not outside,
             f"skeleton nodes inside {shape}",
             f"{len(outside)} outside, e.g. {outside[:1]}",
+        )
+
+    def cropped(self, region: Box) -> "Skeleton":
+        """The nodes in a region, with the edges between them, in voxels of the region."""
+        moved = self.positions - np.array(region.start)
+        inside = ((moved >= 0) & (moved < region.shape)).all(1)
+        number = np.cumsum(inside) - 1
+        return Skeleton(
+            self.ids[inside],
+            np.ascontiguousarray(moved[inside]),
+            np.ascontiguousarray(self.nm[inside]),
+            number[self.edges[inside[self.edges].all(1)]],
         )
 
     def transposed(self, axes: str, order: str) -> "Skeleton":
