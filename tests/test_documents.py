@@ -281,7 +281,13 @@ def test_the_light_rooms_do_not_import_torch():
 
 @pytest.mark.parametrize(
     "module",
-    ["pytc.metrics.skeleton", "pytc.data.mixing", "pytc.segmentation.connected_components"],
+    [
+        "pytc.metrics.skeleton",
+        "pytc.data.mixing",
+        "pytc.segmentation.connected_components",
+        "pytc.launch.grid",
+        "pytc.launch.launcher",
+    ],
 )
 def test_the_examples_in_docstrings_run(module):
     results = doctest.testmod(importlib.import_module(module))
