@@ -1,0 +1,303 @@
+"""A volume larger than the memory it is given: infer.py and evaluate.py, step by step.
+
+    python benchmarks/scale.py whole --size 1000 --memory 2
+    python benchmarks/scale.py decode --size 512 --repeats 3
+
+whole: an image of --size voxels along each axis goes through predict (a network of one 1 x 1 x 1
+convolution), fragments, graph, segmentation and evaluation, within --memory GB (a cgroup; Linux, as
+root). Prints the time of each step, and the peak of the resident memory of all its processes.
+decode: stored affinities to stored labels, in memory and by blocks, beside reading and copying.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import psutil
+from common import TILE, machine, print_table, synthetic_affinities, synthetic_tissue
+
+from pytc.config import (
+    SHORT_AND_LONG,
+    Config,
+    DataConfig,
+    ModelConfig,
+    SegmentationConfig,
+    SystemConfig,
+    TargetConfig,
+)
+from pytc.geometry import blocks
+from pytc.io.volume import create_volume, open_volume
+from pytc.segmentation import blockwise
+from pytc.segmentation.blockwise import segment_volume
+
+ROOT = Path(__file__).parent.parent
+GROUPS = Path("/sys/fs/cgroup/memory/pytc_scale"), Path("/sys/fs/cgroup/pytc_scale")
+PLUGIN = '''
+import torch
+from torch import nn
+
+from pytc.models import register_architecture
+from pytc.models.base import ConnectomicsModel
+
+
+@register_architecture("pointwise")
+class Pointwise(ConnectomicsModel):
+    """An affinity is high where the image is bright: a network of one convolution."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.conv = nn.Conv3d(config.in_channels, config.out_channels, 1)
+        nn.init.constant_(self.conv.weight, 60.0)
+        nn.init.constant_(self.conv.bias, -33.0)
+
+    def forward(self, x):
+        return self.conv(x)
+'''
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=("whole", "decode"))
+    parser.add_argument("--size", type=int, default=512, help="voxels along each axis")
+    parser.add_argument(
+        "--memory", type=float, default=2.0, help="GB (10^9 bytes) for the processes"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--folder", type=Path, default=Path("scale"), help="where data is made")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    volume = f"{options.size} voxels along each axis"
+    print(machine(("torch", "numba", "tensorstore"), volume))
+    if options.what == "whole":
+        whole(options.folder.resolve(), options.size, options.memory)
+    else:
+        decode(options.folder.resolve(), options.size, options.repeats)
+
+
+def whole(folder: Path, size: int, memory: float) -> None:
+    make_image(folder, size)
+    run = make_run(folder)
+    steps = Steps(memory)
+    infer = [
+        *(sys.executable, str(ROOT / "infer.py"), "--run", str(run)),
+        *("--plugins", str(folder / "pointwise.py")),
+        *("--input", str(folder / "image.zarr"), "--labels", str(folder / "labels.zarr")),
+        *("--output", str(folder / "results"), "--segmentation.method", "agglomeration"),
+    ]
+    results = folder / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    steps.follow(infer)
+    evaluate = [
+        *(sys.executable, str(ROOT / "evaluate.py"), "--sweep", "--method", "agglomeration"),
+        *("--affinities", str(results / "affinities.zarr")),
+        *("--labels", str(folder / "labels.zarr"), "--output", str(folder / "scores")),
+    ]
+    steps.follow(evaluate)
+    rows = [
+        [name, f"{seconds:.0f}", f"{seconds / size**3 * 1e9:.0f}", f"{peak / 1e9:.2f}"]
+        for name, (seconds, peak) in steps.found.items()
+    ]
+    print_table(["step", "s", "ns a voxel", "peak resident, GB"], rows)
+    print("limit:", "a cgroup" if steps.group else "none, as no cgroup can be made here")
+
+
+class Steps:
+    """Time and peak memory of commands, by the first word of the last line they have printed."""
+
+    def __init__(self, memory: float):
+        self.found: dict[str, tuple[float, int]] = {}
+        self.group = limited_group(int(memory * 1e9))
+
+    def follow(self, command: list[str]) -> None:
+        """Run a command to its end; it must succeed."""
+        name = Path(command[1]).stem
+        current = [f"{name}: start"]
+        environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=self._enter
+        )
+        ended = threading.Event()
+        sampler = threading.Thread(target=self._sample, args=(process.pid, current, ended))
+        sampler.start()
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            words = line.split()
+            if len(words) > 1 and "/" in words[1] and words[1].replace("/", "").isdigit():
+                done, total = words[1].split("/")
+                current[0] = f"{name}: {words[0]}" if done != total else f"{name}: next"
+            elif line.startswith(("segmenting", "best")):
+                current[0] = f"{name}: {words[0]}"
+        ended.set()
+        sampler.join()
+        if process.wait():
+            raise SystemExit(f"{' '.join(command)} failed with {process.returncode}")
+
+    def _enter(self) -> None:
+        if self.group:
+            (self.group / "cgroup.procs").write_text(str(os.getpid()))
+
+    def _sample(self, pid: int, current: list[str], ended: threading.Event) -> None:
+        last = time.perf_counter()
+        while not ended.wait(0.05):
+            now = time.perf_counter()
+            seconds, peak = self.found.get(current[0], (0.0, 0))
+            self.found[current[0]] = seconds + now - last, max(peak, resident(pid))
+            last = now
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process and of all that it started."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += each.memory_info().rss
+    return total
+
+
+def limited_group(limit: int) -> Path | None:
+    """A cgroup with a limit of memory; None where none can be made."""
+    for group, name in zip(GROUPS, ("memory.limit_in_bytes", "memory.max")):
+        if not (group.parent / "cgroup.procs").is_file():
+            continue
+        try:
+            group.mkdir(exist_ok=True)
+            (group / name).write_text(str(limit))
+        except OSError:
+            continue
+        return group
+    return None
+
+
+def make_image(folder: Path, size: int) -> None:
+    """Bright neurites with dark membranes, uint8, and their labels: one tile again and again."""
+    if (folder / "labels.zarr").exists():
+        return
+    labels, _ = synthetic_tissue(TILE, 0)
+    inside = np.ones(labels.shape, bool)
+    for axis in range(3):
+        border = np.moveaxis(labels, axis, 0)[1:] != np.moveaxis(labels, axis, 0)[:-1]
+        np.moveaxis(inside, axis, 0)[1:] &= ~border
+        np.moveaxis(inside, axis, 0)[:-1] &= ~border
+    noise = np.random.default_rng(0).normal(0, 15, labels.shape)
+    image = np.clip(np.where(inside, 200, 90) + noise, 0, 255).astype(np.uint8)
+    shape = (size,) * 3
+    stored = {
+        name: create_volume(
+            folder / f"{name}.zarr", shape, dtype, voxel_size=(10, 10, 10), overwrite=True,
+            chunks=(50,) * 3,
+        )
+        for name, dtype in (("image", np.uint8), ("labels", np.uint32))
+    }  # fmt: skip
+    for number, box in enumerate(blocks(shape, labels.shape)):
+        part = tuple(map(slice, box.shape))
+        stored["image"][box.slices] = image[part]
+        stored["labels"][box.slices] = labels[part] + number * labels.max()
+
+
+def make_run(folder: Path) -> Path:
+    """A run whose checkpoint is the pointwise network."""
+    from pytc.models import build_model
+    from pytc.models.checkpoint import FORMAT, save_checkpoint
+    from pytc.python_files import load_plugins
+
+    (folder / "pointwise.py").write_text(PLUGIN)
+    load_plugins((str(folder / "pointwise.py"),))
+    config = Config(
+        name="pointwise",
+        data=DataConfig(patch_size=(64, 64, 64)),
+        target=TargetConfig(offsets=SHORT_AND_LONG),
+        model=ModelConfig("pointwise", out_channels=6),
+        system=SystemConfig(device="cpu", precision="fp32"),
+        plugins=(str(folder / "pointwise.py"),),
+    )
+    run = folder / "runs" / "pointwise"
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    state = {"format": FORMAT, "config": asdict(config), "step": 1, "average": None}
+    state["model"] = build_model(config.model).state_dict()
+    for name in ("last", "best"):
+        save_checkpoint(run / "checkpoints" / f"{name}.pt", state)
+    return run
+
+
+def decode(folder: Path, size: int, repeats: int) -> None:
+    path = folder / f"affinities-{size}.zarr"
+    if not path.exists():
+        labels, _ = synthetic_tissue(size, 0)
+        short = synthetic_affinities(labels, 0)
+        with create_volume(
+            path, (6, *labels.shape), np.float16, attributes={"offsets": SHORT_AND_LONG}
+        ) as volume:
+            for channel in range(6):  # the long ones are but of the same size
+                volume[channel] = short[channel % 3]
+    affinities = open_volume(path)
+    components = SegmentationConfig(0.7, 100)
+    agglomeration = replace(components, method="agglomeration")
+
+    def by_blocks(config, engine):
+        fits = blockwise.fits_in_memory
+        blockwise.fits_in_memory = lambda *_: False
+        try:
+            segment_volume(affinities, folder / "s.zarr", config, engine=engine)
+        finally:
+            blockwise.fits_in_memory = fits
+
+    def read(channels=(0, 1, 2)):
+        for box in blocks(affinities.spatial_shape, (256, 256, 256)):
+            affinities.read_box(box, channels)
+
+    def copy():
+        labels = open_volume(folder / "s.zarr")
+        target = create_volume(folder / "copy.zarr", labels.shape, labels.dtype, overwrite=True)
+        for box in blocks(labels.shape, (256, 256, 256)):
+            target[box.slices] = labels[box.slices]
+
+    calls = {
+        "components, in one piece": lambda: segment_volume(
+            affinities, folder / "s.zarr", components
+        ),
+        "components, blocks, threads": lambda: by_blocks(components, "threads"),
+        "components, blocks, serial": lambda: by_blocks(components, "serial"),
+        "agglomeration, in one piece": lambda: segment_volume(
+            affinities, folder / "s.zarr", agglomeration
+        ),
+        "agglomeration, blocks, threads": lambda: by_blocks(agglomeration, "threads"),
+        "agglomeration, blocks, serial": lambda: by_blocks(agglomeration, "serial"),
+        "labels read and written": copy,
+        "three channels read": read,
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
+                call()
+            times[name].append(time.perf_counter() - start)
+    reading = times["three channels read"]
+    rows = [
+        [
+            name,
+            f"{median(each):.2f}",
+            f"{median(each) / size**3 * 1e9:.1f}",
+            f"{median(np.divide(each, reading)):.1f}",
+        ]
+        for name, each in times.items()
+    ]
+    print_table(["route", "s", "ns a voxel", "times reading"], rows)
+
+
+if __name__ == "__main__":
+    main()
