@@ -51,7 +51,17 @@ def test_the_table_of_grey_ranges_is_printed():
     assert len(rows) == 2 + 7
 
 
+@pytest.mark.slow
+def test_a_volume_beyond_memory_goes_through_every_step(tmp_path):
+    small = ("--size", "80", "--folder", str(tmp_path))
+    output = run("scale", "whole", *small)
+    rows = [line for line in output.splitlines() if line.startswith("|")]
+    assert len(rows) > 4
+    output = run("scale", "decode", *small, "--repeats", "1")
+    assert sum(line.startswith("|") for line in output.splitlines()) == 2 + 8
+
+
 def test_no_benchmark_is_left_out():
     named = {"layout", "models", "patches", "decode", "watershed", "scores", "sweep", "intensity"}
-    named |= {"agglomeration", "transfer", "inference"}
+    named |= {"agglomeration", "transfer", "inference", "scale"}
     assert {path.stem for path in FOLDER.glob("*.py")} == named | {"common"}

@@ -25,7 +25,6 @@ from pytc.runs import locked, write_json
 LOGGER = logging.getLogger(__name__)
 
 FINISHED = "finished"  # the folder, in the array's, of the manifest of its blocks
-COMPRESSION = 1  # at 5, Zarr's usual level, compression takes longer than blending
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,6 @@ def create_or_continue(
                 voxel_size=voxel_size,
                 chunks=(1, *map(chunk_length, plan.block, plan.region.shape)),
                 attributes=attributes,
-                compression=COMPRESSION,
             ).close()
             (new / ".zattrs").rename(output / ".zattrs")
             write_json(output / MANIFEST, {"key": key, **_plain(plan)})

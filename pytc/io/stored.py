@@ -45,7 +45,7 @@ class NewArray(NamedTuple):
     attributes: dict[str, Any]
     dataset: str
     chunks: tuple[int, ...]
-    compression: int = 5
+    compression: int = 1
 
 
 @contextmanager
