@@ -2,10 +2,12 @@
 
     OMP_WAIT_POLICY=passive python benchmarks/inference.py [--size 250] [--repeats 7]
 
-The network is one convolution 1x1x1 from 1 to 6 channels, so what is measured is the way from an
-image to blended affinities: windows of 64^3, half overlap. pytc reads a Zarr array and writes
-another, float16 and compressed; MONAI has the image in memory and leaves its result there. Both
-take turns, and medians are printed, by the clock and in time that all threads spent computing.
+The networks make 6 channels of 1, voxel by voxel, so what is measured is the way from an image to
+blended affinities: windows of 64^3, half overlap. `Conv3d` is torch's convolution 1x1x1, whose time
+depends on what oneDNN makes of it; `product` is a product with 6 numbers, and costs next to
+nothing. pytc reads a Zarr array and writes another, float16 and compressed; MONAI has the image in
+memory and leaves its result there. All take turns, and medians are printed, by the clock and in
+time that all threads spent computing, with the median of the ratios turn by turn.
 """
 
 import shutil
@@ -13,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -22,6 +25,7 @@ from common import machine, parser, print_table
 from monai.inferers import sliding_window_inference
 
 from pytc.config import InferenceConfig, Triple
+from pytc.inference.flips import Network
 from pytc.inference.predict import predict_volume
 from pytc.io.intensity import UINT8
 from pytc.io.volume import create_volume, open_volume
@@ -39,62 +43,56 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.manual_seed(given.seed)
-    network = torch.nn.Conv3d(1, CHANNELS, 1).eval()
+    factors = torch.randn(1, CHANNELS, 1, 1, 1)
+    networks = {
+        "Conv3d": torch.nn.Conv3d(1, CHANNELS, 1).eval().requires_grad_(False),
+        "product": partial(torch.mul, factors),
+    }
     window = (given.window,) * 3
     shape = (given.size,) * 3
     pixels = np.random.default_rng(given.seed).integers(0, 256, shape, np.uint8)
     print(machine(("torch", "monai", "tensorstore"), f"{given.size}^3 voxels"))
+    settings = InferenceConfig(batch_size=given.batch, blending="gaussian", activation_scale=1.0)
+    if given.block:
+        settings = replace(settings, block=(given.block,) * 3)
+    tensor = torch.from_numpy(pixels[None, None].astype(np.float32) / 255)
     with tempfile.TemporaryDirectory() as folder:
         image, output = Path(folder) / "image.zarr", Path(folder) / "affinities.zarr"
         with create_volume(image, shape, pixels.dtype) as volume:
             volume[...] = pixels
-        settings = InferenceConfig(
-            batch_size=given.batch, blending="gaussian", activation_scale=1.0
-        )
-        if given.block:
-            settings = replace(settings, block=(given.block,) * 3)
-
-        def from_zarr_to_zarr() -> None:
-            shutil.rmtree(output, ignore_errors=True)
-            predicted_by_pytc(network, image, output, window, settings)
-
-        tensor = torch.from_numpy(pixels[None, None].astype(np.float32) / 255)
-
-        def in_memory() -> None:
-            predicted_by_monai(network, tensor, window, given.batch)
-
-        def network_alone() -> None:
-            every_window(network, tensor, window, given.batch)
-
-        calls = {
-            "pytc, from Zarr to Zarr": from_zarr_to_zarr,
-            "MONAI, in memory": in_memory,
-            "the network alone": network_alone,
-        }
+        calls: dict[str, Callable[[], object]] = {}
+        for name, network in networks.items():
+            of_pytc = partial(predicted_by_pytc, network, image, output, window, settings)
+            of_monai = partial(predicted_by_monai, network, tensor, window, given.batch)
+            alone = partial(every_window, network, tensor, window, given.batch)
+            calls[f"{name}: MONAI, in memory"] = of_monai
+            calls[f"{name}: pytc, from Zarr to Zarr"] = of_pytc
+            calls[f"{name}: the network alone"] = alone
+        of_pytc()
+        values = open_volume(output)[...]
+        calls["writing the affinities alone"] = partial(written, Path(folder) / "w.zarr", values)
         times = in_turns(calls, given.repeats)
-        difference = largest_difference(network, tensor, window, given.batch, output)
-    rows = []
-    clock_of_monai, computing_of_monai = times["MONAI, in memory"]
-    for name, (clock, computing) in times.items():
-        ratios = (a / b for a, b in zip(clock, clock_of_monai))
-        ratios_computing = (a / b for a, b in zip(computing, computing_of_monai))
-        rows.append(
-            (
-                name,
-                f"{median(clock) / given.size**3 * 1e9:.0f}",
-                f"{median(ratios):.2f}",
-                f"{median(computing) / given.size**3 * 1e9:.0f}",
-                f"{median(ratios_computing):.2f}",
-            )
-        )
+        difference = largest_difference(of_monai(), values)
     header = ("", "ns a voxel", "times MONAI's", "computing, ns a voxel", "times MONAI's")
+    rows = []
+    for name, each in times.items():
+        of_network = name.partition(":")[0]
+        of_monai_times = times.get(f"{of_network}: MONAI, in memory", times[next(iter(times))])
+        cells = [name]
+        for mine, other in zip(each, of_monai_times):
+            ratio = median(a / b for a, b in zip(mine, other))
+            cells += [f"{median(mine) / given.size**3 * 1e9:.0f}", f"{ratio:.2f}"]
+        if of_network == name:
+            cells[2] = cells[4] = ""
+        rows.append(tuple(cells))
     print_table(header, rows)
     print(f"\nlargest difference of an affinity from MONAI's: {difference:.1e}")
 
 
 def predicted_by_pytc(
-    network: torch.nn.Module, image: Path, output: Path, window: Triple, settings: InferenceConfig
+    network: Network, image: Path, output: Path, window: Triple, settings: InferenceConfig
 ) -> None:
+    shutil.rmtree(output, ignore_errors=True)
     predict_volume(
         network,
         open_volume(image),
@@ -111,7 +109,7 @@ def predicted_by_pytc(
 
 
 def predicted_by_monai(
-    network: torch.nn.Module, image: torch.Tensor, window: Triple, batch: int
+    network: Network, image: torch.Tensor, window: Triple, batch: int
 ) -> torch.Tensor:
     with torch.inference_mode():
         return sliding_window_inference(
@@ -119,7 +117,7 @@ def predicted_by_monai(
         )
 
 
-def every_window(network: torch.nn.Module, image: torch.Tensor, window: Triple, batch: int) -> None:
+def every_window(network: Network, image: torch.Tensor, window: Triple, batch: int) -> None:
     """As many calls as a prediction makes, of one batch, and nothing else."""
     along = (-(-(n - w) // (w // 2)) + 1 for n, w in zip(image.shape[2:], window))
     calls = -(-int(np.prod(list(along))) // batch)
@@ -129,8 +127,13 @@ def every_window(network: torch.nn.Module, image: torch.Tensor, window: Triple, 
             network(patches)
 
 
+def written(path: Path, values: np.ndarray) -> None:
+    with create_volume(path, values.shape, values.dtype, overwrite=True) as volume:
+        volume[...] = values
+
+
 def in_turns(
-    calls: dict[str, Callable[[], None]], repeats: int
+    calls: dict[str, Callable[[], object]], repeats: int
 ) -> dict[str, tuple[list[float], list[float]]]:
     """(seconds by the clock, seconds of computing) of each call, after one that warms up."""
     times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in calls}
@@ -144,12 +147,9 @@ def in_turns(
     return times
 
 
-def largest_difference(
-    network: torch.nn.Module, image: torch.Tensor, window: Triple, batch: int, output: Path
-) -> float:
-    logits = predicted_by_monai(network, image, window, batch)[0]
-    stored = torch.from_numpy(open_volume(output)[...].astype(np.float32))
-    return float((torch.sigmoid(logits) - stored).abs().max())
+def largest_difference(logits: torch.Tensor, affinities: np.ndarray) -> float:
+    stored = torch.from_numpy(affinities.astype(np.float32))
+    return float((torch.sigmoid(logits[0]) - stored).abs().max())
 
 
 if __name__ == "__main__":

@@ -129,8 +129,8 @@ class InferConfig(Section):
     # Grey values of the input that become 0 and 1; by default as the run's data.intensity says.
     intensity: Intensity | None = None
 
-    # Part of the input to predict: z0:z1,y0:y1,x0:x1 in voxels, in stored axis order; a number may
-    # be left out. The results have its shape, and its first voxel as the attribute voxel_offset.
+    # Part of the input to predict: z0:z1,y0:y1,x0:x1 in voxels, in the axis order of the results; a
+    # number may be left out. The results have its shape, and the attribute voxel_offset.
     roi: str | None = None
     # Where there is tissue (not 0), of the voxels of the input or of larger ones, by voxel size.
     # Blocks without tissue are not predicted, and are 0.

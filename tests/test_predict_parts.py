@@ -175,6 +175,6 @@ def test_the_blocks_of_an_earlier_call_stay(image, tmp_path, monkeypatch):
     """Memory may differ from call to call."""
     part(image, tmp_path / "out.zarr", settings={"block": None}, shard=Shard(0, 2))
     plan = stored_plan(tmp_path / "out.zarr")
-    monkeypatch.setattr("pytc.inference.predict._free_memory", lambda device: 1)
+    monkeypatch.setattr("pytc.inference.predict._free_memory", lambda *_: 1)
     part(image, tmp_path / "out.zarr", settings={"block": None})
     assert stored_plan(tmp_path / "out.zarr") == plan

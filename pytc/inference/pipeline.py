@@ -110,7 +110,7 @@ def infer(
         require_writable(folder)
         _check_decode(trained, source.image, config)
     made_by = _made_by(config, trained)
-    shard = parse_shard(config.shard).part(rank, world)
+    shard = parse_shard(config.shard).part(rank, world, local_world)
     for volume, source, folder in zip(volumes, sources, folders):
         if config.finish:
             require_finished(_prediction_of(folder, trained))

@@ -97,7 +97,7 @@ def predict_volume(
     if plan is None:
         about_region = region_attributes(region, image.spatial_shape) if region else {}
         wanted = region or Box((0, 0, 0), image.spatial_shape)
-        plan = _make_plan(grid, image, wanted, tissue, channels, config, device, shard.count)
+        plan = _make_plan(grid, image, wanted, tissue, channels, config, device, shard)
         plan = create_or_continue(
             output,
             plan,
@@ -190,15 +190,15 @@ def _make_plan(
     channels: int,
     config: InferenceConfig,
     device: torch.device,
-    processes: int,
+    shard: Shard,
 ) -> Plan:
     """The blocks of a new prediction, as config.block says or as memory allows."""
     block = config.block
     if block is None:
         shape = as_triple(region.shape)
         both = image.n_channels, channels
-        available = _free_memory(device)
-        block = choose_block(shape, grid.window, grid.stride, both, available, processes)
+        available = _free_memory(device, shard.on_machine)
+        block = choose_block(shape, grid.window, grid.stride, both, available, shard.count)
         if tissue is not None:
             block = as_triple(min(length, WIDEST_WITH_MASK) for length in block)
     plan = Plan(region, block)
@@ -209,9 +209,9 @@ def _make_plan(
     return replace(plan, empty=tuple(empty))
 
 
-def _free_memory(device: torch.device) -> int:
-    """Bytes that the blocks of a prediction may take."""
-    _, available = hardware.memory()
+def _free_memory(device: torch.device, processes: int) -> int:
+    """Bytes that the blocks of a prediction may take, in one of several processes of a machine."""
+    available = hardware.memory()[1] // processes
     if device.type == "cuda":
         available = min(available, torch.cuda.mem_get_info(device)[0])
     return int(available * MEMORY_SHARE)

@@ -22,19 +22,23 @@ NAMED_BLOCKS = 20  # of those that are missing
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the blocks a process predicts: part `number`, from 0, of `count`."""
+    """Which part of the blocks a process predicts: part `number`, from 0, of `count`.
+
+    on_machine: how many processes share the memory of this machine.
+    """
 
     number: int = 0
     count: int = 1
+    on_machine: int = 1
 
     def of(self, numbers: Sequence[int]) -> Sequence[int]:
         """A run of neighbours, so that most blocks go on from the one before."""
         first, last = (len(numbers) * part // self.count for part in (self.number, self.number + 1))
         return numbers[first:last]
 
-    def part(self, rank: int, world: int) -> "Shard":
-        """What one of several ranks predicts of this shard."""
-        return Shard(self.number * world + rank, self.count * world)
+    def part(self, rank: int, world: int, local_world: int) -> "Shard":
+        """What one of several ranks predicts of this shard; local_world: those on this machine."""
+        return Shard(self.number * world + rank, self.count * world, local_world)
 
 
 ALL_BLOCKS = Shard()
