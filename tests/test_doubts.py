@@ -322,6 +322,16 @@ def test_every_run_begins_with_what_looks_wrong(tmp_path, volumes, caplog):
     assert "follow the image better if moved by -6 along y, +4 along x voxels" in warning
 
 
+def test_of_many_volumes_a_training_looks_at_the_first(tmp_path, volumes, caplog, monkeypatch):
+    monkeypatch.setattr(inspection, "MOST_LOOKED_AT", 1)
+    image, labels, voxel_size = volumes["33 x 7 x 7 nm"]
+    moved = stored(tmp_path, "moved", image, np.roll(labels, (0, 6, -4), (0, 1, 2)), voxel_size)
+    first, second = look_at(moved, moved)
+    assert len(first.said) == 1 and second.said == []
+    assert caplog.messages[-1].startswith("the last 1 volumes are not looked at closely")
+    assert all(look.said for look in look_at_volumes(config_of(moved, moved), patient=True))
+
+
 def test_every_check_has_its_own_name_and_says_what_it_looks_at():
     names = [check.name for check in CHECKS]
     assert len(set(names)) == len(names)

@@ -23,6 +23,8 @@ LOGGER = logging.getLogger(__name__)
 
 # A network does not fit voxels that differ in size by more than this factor along an axis.
 SIZES_ALIKE = 1.5
+# Volumes that are looked at before a training, at some seconds each; `pytc check` looks at all.
+MOST_LOOKED_AT = 16
 
 
 def inspect(source: Source) -> tuple[Facts, list[str]]:
@@ -104,7 +106,7 @@ def inspect_run(config: Config) -> list[Facts]:
 def look_at_volumes(config: Config, *, patient: bool = False) -> list[Look]:
     """Log a line about each volume of a run and what looks wrong; training volumes come first.
 
-    patient: read what is slow to read, too. Raises as `inspect_run` does.
+    patient: look at all of them, and read what is slow to read, too. Raises as `inspect_run` does.
     """
     training: list[Facts] = []
     looks: list[Look] = []
@@ -121,10 +123,14 @@ def look_at_volumes(config: Config, *, patient: bool = False) -> list[Look]:
             else:
                 look.training, look.trained = training, looks[0]
             LOGGER.info(f"{role} volume {look.facts}")
-            look.said = doubts(look)
+            if patient or len(looks) < MOST_LOOKED_AT:
+                look.said = doubts(look)
             for doubt in look.said:
                 LOGGER.warning(doubt)
             looks.append(look)
+    left_out = len(looks) - MOST_LOOKED_AT
+    if left_out > 0 and not patient:
+        LOGGER.info(f"the last {left_out} volumes are not looked at closely; pytc check does it")
     return looks
 
 
