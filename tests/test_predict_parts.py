@@ -106,6 +106,18 @@ def test_blocks_that_are_constant_with_their_halo_are_0(tmp_path):
     np.testing.assert_array_equal(again[:, 24:], made[:, 24:])
 
 
+def test_a_block_below_tissue_is_predicted(tmp_path):
+    """Windows that start above it see the tissue, though those that start in it do not."""
+    pixels = np.random.default_rng(0).integers(1, 256, (40, 20, 24), dtype=np.uint8)
+    pixels[14:] = 7
+    image = stored(tmp_path / "image.zarr", pixels)
+    made = part(image, tmp_path / "out.zarr", settings={"block": (8, 20, 24)})
+    whole = part(image, tmp_path / "one.zarr", settings={"block": (40, 20, 24)})
+    # the last window that sees plane 13 starts at 12, and ends above plane 20
+    np.testing.assert_array_equal(made[:, :24], whole[:, :24])
+    assert made[:, 16:24].all() and not made[:, 24:].any()
+
+
 @pytest.mark.parametrize("count", [2, 3, 20])
 def test_shards_make_the_whole(image, tmp_path, count):
     whole = part(image, tmp_path / "whole.zarr")[...]

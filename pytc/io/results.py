@@ -21,7 +21,7 @@ from pytc.runs import write_json
 
 SOURCE = "source.json"  # beside a prediction: what was predicted, from what, and the truth
 SOURCES = f"predictions/*/{SOURCE}"
-MANIFEST = "blocks.json"  # in a prediction: its key, and the blocks that are finished
+MANIFEST = "blocks.json"  # in a prediction: its key, and which blocks there are
 CONTAINERS = (".zarr", ".n5", ".h5", ".hdf5", ".hdf")
 FORBIDDEN = re.compile(r"[^\w.-]+")  # in the name of a folder
 
