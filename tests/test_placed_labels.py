@@ -197,6 +197,16 @@ def test_several_labels_of_one_image(tmp_path, cache):
     assert len(patches) == round((4 + 6) * 20 * 24 / 8**3)
 
 
+def test_unlabelled_voxels_stay_so_in_labels_of_two_dtypes(tmp_path):
+    first = LABELS[:4].astype(np.uint32)
+    first[1] = 2**32 - 1
+    config, whole = two_parts(tmp_path)
+    first_path = write(tmp_path / "c.zarr", first)
+    labels = opened(replace(config, labels=(first_path, config.label_paths[1]))).labels
+    assert labels.dtype == np.int64 and (labels[1, :20, :24] == -1).all()
+    np.testing.assert_array_equal(labels[2:], whole[2:])
+
+
 def test_a_mask_of_the_labels_lies_where_they_lie(tmp_path):
     mask = RNG.integers(0, 2, LABELS.shape).astype(np.uint8)
     config = replace(cremi(tmp_path / "a.hdf"), mask=write(tmp_path / "mask.zarr", mask))
