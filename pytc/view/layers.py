@@ -18,6 +18,7 @@ SKELETONS = "skeletons"
 CONTROL = "threshold"  # name of the slider
 STEP = 0.005  # of the slider
 PANEL = 450  # pixels along a side of a panel, about
+MOST_ERRORS = 50  # of each kind are shown
 MOST_SKELETONS = 500  # are selected at the start, as only those that are selected are drawn
 COLOURS = {"split": "#2878ff", "merger": "#eb2846", "missing": "#ffc800"}
 TITLES = {"split": "splits", "merger": "mergers", "missing": "missing"}
@@ -125,7 +126,7 @@ def add_errors(
             )
             for error in errors
             if error.kind == kind
-        ]
+        ][:MOST_ERRORS]
         if not points:
             continue
         state.layers.append(
