@@ -1,10 +1,11 @@
 """Fragments and merges of a stored prediction by blocks, equal to those made in memory."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -215,7 +216,7 @@ def hash_of(volume: Volume, *settings: Any) -> str:
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
 
 
-@contextmanager
+@contextlib.contextmanager
 def work_folder(output: Path, key: str) -> Iterator[Path]:
     """A hidden folder beside an output, for what has been done of it.
 
@@ -223,11 +224,19 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
     other keys are removed. One process works in it at a time, another one waits.
     """
     stem = output.name.replace(":", "_")  # FILE.h5:DATASET
-    name = f".{stem}.{key[:12]}.work"
+    folder = output.with_name(f".{stem}.{key[:12]}.work")
     for other in output.parent.glob(f".{stem}.*.work"):
-        if other.name != name:
-            shutil.rmtree(other, ignore_errors=True)
-    folder = output.parent / name
+        if other != folder:
+            _remove(other, stem)
     with locked(folder):
         yield folder
-        shutil.rmtree(folder)
+        _remove(folder, stem)
+
+
+def _remove(folder: Path, stem: str) -> None:
+    """Remove a work folder: under another name, as half of one must never look like one."""
+    aside = folder.with_name(f".{stem}.{os.getpid()}.removed.work")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):  # another process removes it
+        folder.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
