@@ -39,6 +39,8 @@ LOGGER = logging.getLogger(__name__)
 Result = dict[str, np.ndarray]  # small arrays by their names
 Step = Callable[[Box], Result | None]
 
+# In the folder of an array: the manifest of its blocks. There it comes and goes with the array.
+FINISHED = "finished"
 ATTEMPTS = 3  # at a block that fails: a file server may be away for a moment
 MOST_FAILED = 20  # blocks; after so many failures the step is wrong, not the block
 PER_FOLDER = 1000  # files of a manifest in one folder

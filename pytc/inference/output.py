@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pytc.blocks import Manifest
+from pytc.blocks import FINISHED, Manifest
 from pytc.config import Triple
 from pytc.geometry import Box, as_triple, blocks
 from pytc.io.results import MANIFEST
@@ -23,8 +23,6 @@ from pytc.io.volume import CHUNK, Volume, create_volume, open_volume
 from pytc.runs import locked, write_json
 
 LOGGER = logging.getLogger(__name__)
-
-FINISHED = "finished"  # the folder, in the array's, of the manifest of its blocks
 
 
 @dataclass(frozen=True)

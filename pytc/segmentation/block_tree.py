@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pytc.blocks import Manifest, map_blocks
+from pytc.blocks import FINISHED, Manifest, map_blocks
 from pytc.config import SegmentationConfig
 from pytc.geometry import blocks
 from pytc.hardware import memory
@@ -95,7 +95,7 @@ def _make(
     made = map_blocks(
         MakeFragments(prediction, units, settings, labels, workers.threads),
         grid,
-        manifest=Manifest(work / "made", "fragments"),
+        manifest=Manifest(Path(labels.path) / FINISHED, "fragments"),
         engine=engine,
         workers=workers.at_once,
         name="fragments",
@@ -124,7 +124,7 @@ def _make(
             workers.threads,
         ),
         grid,
-        manifest=Manifest(work / "counted", "graph"),
+        manifest=Manifest(Path(fragments.path) / FINISHED, "graph"),
         engine=engine,
         workers=workers.at_once,
         name="graph",
@@ -221,7 +221,8 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
     """A hidden folder beside an output, for what has been done of it.
 
     After an error it stays, and a process that comes with the same key goes on there; folders of
-    other keys are removed. One process works in it at a time, another one waits.
+    other keys are removed. What is finished of an array is noted within the array, which may have
+    been moved away when a process is killed. One process works in it at a time, another one waits.
     """
     stem = output.name.replace(":", "_")  # FILE.h5:DATASET
     folder = output.with_name(f".{stem}.{key[:12]}.work")

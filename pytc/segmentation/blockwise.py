@@ -7,6 +7,7 @@ goes when the output is whole.
 
 import math
 import os
+import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pytc.blocks import Manifest, map_blocks
+from pytc.blocks import FINISHED, Manifest, map_blocks
 from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig, Triple
 from pytc.geometry import blocks
@@ -259,7 +260,7 @@ def _join_components(
     results = map_blocks(
         LabelComponents(affinities, channels, config.threshold, labels, workers.threads),
         grid,
-        manifest=Manifest(work / "labelled", "components"),
+        manifest=Manifest(Path(labels.path) / FINISHED, "components"),
         engine=engine,
         workers=workers.at_once,
         name="components",
@@ -310,11 +311,12 @@ def write_by_blocks(
     map_blocks(
         replace(step, segmentation=labels),
         grid,
-        manifest=Manifest(work / "written", "segmentation"),
+        manifest=Manifest(new / FINISHED, "segmentation"),
         engine=engine,
         workers=workers.at_once,
         name="segmentation",
     )
+    shutil.rmtree(new / FINISHED)
     with replacing(output) as path:
         os.rename(new, path)
 

@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+from pytc.blocks import FINISHED
 from pytc.config import Lengths, SegmentationConfig
 from pytc.io.results import prediction_key
 from pytc.io.volume import Volume, create_volume, open_volume
@@ -96,6 +97,7 @@ def publish_tree(made_in: Path, folder: Path) -> None:
     """
     with replacing(folder / MERGES) as path:
         shutil.copyfile(made_in / MERGES, path)
+    shutil.rmtree(made_in / FRAGMENTS / FINISHED, ignore_errors=True)
     with replacing(folder / FRAGMENTS) as path:
         os.rename(made_in / FRAGMENTS, path)
 
