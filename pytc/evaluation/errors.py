@@ -13,6 +13,7 @@ the report (`Matching.errors`):
 import csv
 import hashlib
 import io
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +28,8 @@ from pytc.metrics.overlap import Contingency, Labels, metrics_of_table, table_of
 Kind = Literal["split", "merger", "missing"]
 KINDS: tuple[Kind, ...] = ("split", "merger", "missing")
 MOST = 200  # errors of each kind are listed, those that cost most VOI first
-SLAB = 32  # planes that are searched at a time
+SLAB = 32  # planes that are searched at a time, fewer of larger ones
+MOST_VOXELS = 1 << 22  # in a slab of more than one plane
 # What a person finds who looks at an error; any other word is kept and changes no score.
 NOT_AN_ERROR = ("no error", "labels wrong", "truth wrong")
 ADJUDICATED = "adjudicated_"  # prefix of the scores without the errors that are none
@@ -181,10 +183,11 @@ def locate(
     if not errors:
         return []
     search = _Search(errors, np.array(voxel_size or (1.0, 1.0, 1.0)))
-    depth = labels.shape[0]
-    for start in range(0, depth, SLAB):
-        planes = slice(start, min(start + SLAB + 1, depth))  # with the first plane of the next one
-        search.read(labels[planes], segmentation[planes], start)
+    depth, *plane = labels.shape
+    slab = max(1, min(SLAB, MOST_VOXELS // math.prod(plane)))
+    for start in range(0, depth, slab):
+        planes = slice(start, min(start + slab + 1, depth))  # with the first plane of the next one
+        search.read(labels[planes], segmentation[planes], start, slab)
     return search.found()
 
 
@@ -227,12 +230,12 @@ class _Search:
         codes[(rows == 0) | (columns == 0)] = 0
         return codes
 
-    def read(self, labels: np.ndarray, segments: np.ndarray, first_plane: int) -> None:
-        """Look through a slab, whose last plane is the first one of the next slab, too."""
+    def read(self, labels: np.ndarray, segments: np.ndarray, first_plane: int, slab: int) -> None:
+        """Look through a slab of so many planes, and the first one of the next slab."""
         codes = self._codes(labels, segments)
         numbers = self.error_of[codes]
         shift = np.array([first_plane, 0, 0])
-        at = np.flatnonzero(numbers[:SLAB])
+        at = np.flatnonzero(numbers[:slab])
         self._note("inside", numbers.reshape(-1)[at], at, codes.shape, shift)
         border: list[np.ndarray] = []
         for axis in range(3):
