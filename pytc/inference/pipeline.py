@@ -27,17 +27,16 @@ from pytc.inference.predict import predict_volume
 from pytc.inference.shards import ALL_BLOCKS, Shard, parse_shard, require_finished, wait_for_blocks
 from pytc.inference.tissue import scale_of
 from pytc.inference.window import in_memory
-from pytc.io.remote import RemoteFolder
 from pytc.io.results import (
     read_source,
     region_attributes,
     require_same_image,
     results_folder,
+    state_on_disk,
     stored_region,
     volume_names,
     write_source,
 )
-from pytc.io.stores import split_path
 from pytc.io.volume import Volume, open_volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model
@@ -324,9 +323,16 @@ def predict(
     precision = hardware.choose_precision(settings.system, device, trained.model)
     network: Network = partial(_logits, model, device, precision)
     # Whatever changes the prediction: blocks with another key are not continued.
-    made_of = [weights, asdict(inference), precision, channels, opened.grey_range, _identity(image)]
+    made_of = [
+        weights,
+        asdict(inference),
+        precision,
+        channels,
+        opened.grey_range,
+        state_on_disk(image),
+    ]
     made_of += [[region.start, region.stop]] if region else []
-    made_of += [_identity(tissue)] if tissue else []
+    made_of += [state_on_disk(tissue)] if tissue else []
 
     def predicted(window: Triple) -> Volume:
         seen = orientations(
@@ -412,17 +418,3 @@ def _notes(
         stored = open_image(replace(volume, transpose=None), trained.data)
         notes["stored_axes"] = stored.spatial_axes
     return notes
-
-
-def _identity(image: Volume) -> list[Any]:
-    """The state of an image on disk: path, layout, and number, newest date and size of files.
-
-    Of an image elsewhere it is the URL, the layout and the attributes: files are not listed.
-    """
-    path, _ = split_path(image.path)
-    layout = [image.path, image.axes, image.shape, str(image.dtype)]
-    if isinstance(path, RemoteFolder):
-        return [*layout, image.attributes]
-    files = [file.stat() for file in (path.rglob("*") if path.is_dir() else [path])]
-    state = len(files), max(file.st_mtime_ns for file in files), sum(file.st_size for file in files)
-    return [str(path.resolve()), *layout, *state]
