@@ -86,11 +86,3 @@ def test_skeletons_that_are_something_else(tmp_path, name, content):
         pytest.skip("an empty SWC file is a skeleton without nodes")
     with pytest.raises(ValueError, match=f"expected .*{name}"):
         load_skeleton(tmp_path / name, voxel_size=(1, 1, 1))
-
-
-@pytest.mark.parametrize(
-    "path", ["s3://bucket/v.zarr", "gs://b/v", "https://a.b/v.zarr", "precomputed://gs://b/v"]
-)
-def test_volumes_elsewhere_are_refused(path):
-    with pytest.raises(ValueError, match=f"expected a local path, .* got '{path}'"):
-        open_volume(path)
