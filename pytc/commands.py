@@ -344,6 +344,42 @@ class LaunchConfig(Section):
 
 
 @dataclass(frozen=True)
+class ConvertConfig(Section):
+    """Write a volume or the result of a run for another program.
+
+    The target's name says the format: NAME.ome.zarr, precomputed://PATH, .tif or .h5[:DATASET].
+    OME-Zarr and precomputed get coarser levels, and may be an s3:// or gs:// URL.
+    """
+
+    result: tyro.conf.Positional[str]  # A volume, by path or URL; or the folder or name of a run.
+    target: tyro.conf.Positional[str]  # What to write.
+    volume: str | None = None  # Of a run: the volume, by its folder of results, if it has several.
+    # Of a run: what to write; by default the segmentation.
+    what: Literal["affinities", "probabilities", "segmentation"] | None = None
+    # What the voxels are: levels of an image and of affinities are means, those of labels the most
+    # frequent label. Default: as the attributes or the dtype say; needed for 16-bit numbers.
+    kind: Literal["image", "labels", "affinities"] | None = None
+    # How affinities are stored; uint8 is 0 to 255 for 0 to 1. Default: as they are.
+    dtype: Literal["uint8", "float32"] | None = None
+    axes: str | None = None  # Axis order, e.g. zyx or xyzc, where the file does not say.
+    # Voxel size in nm, in stored axis order, where the file does not say.
+    voxel_size: Lengths | None = None
+    ome_version: Literal["0.5", "0.4"] = "0.5"  # Of OME-Zarr: 0.5 is Zarr 3, 0.4 is Zarr 2.
+    # Levels at most; by default down to one that fits into a chunk of 64 voxels a side.
+    levels: int | None = None
+    # Replace a volume that is there.
+    overwrite: bool = False
+    # Where blocks are computed: serial, threads, dask:tcp://HOST:PORT, dask:local:N, dask:slurm:N.
+    engine: str = "threads"
+    workers: int | None = None  # Threads; by default one for each core.
+
+    def __post_init__(self):
+        super().__post_init__()
+        require_engine(self.engine)
+        self.require_positive("levels", "workers")
+
+
+@dataclass(frozen=True)
 class ReplayConfig(Section):
     """Make one training sample of a run again, describe it, and write it to a file.
 

@@ -223,6 +223,20 @@ def _view(arguments: list[str]) -> None:
         view(config)
 
 
+def _convert(arguments: list[str]) -> None:
+    """Write a volume as OME-Zarr, precomputed, TIFF or HDF5."""
+    with script(interrupted="interrupted; the same command continues"):
+        words = begin_verb(arguments)
+
+        from pytc.commands import ConvertConfig, parse
+
+        config = parse(ConvertConfig, "convert", words)
+
+        from pytc.convert.convert import convert
+
+        print(f"converted: {config.result} -> {convert(config)}")
+
+
 # The first line of a verb's docstring is its line in `pytc --help`.
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
@@ -235,6 +249,7 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "hardware": _hardware,
     "models": _models,
     "data": _data,
+    "convert": _convert,
     "migrate": _migrate,
     "view": _view,
     "compare": _compare,

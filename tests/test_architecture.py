@@ -36,6 +36,7 @@ FLOORS = {
     "pytc.data.targets": 2,
     "pytc.models": 2,
     "pytc.losses": 0,
+    "pytc.convert": 2,
     "pytc.segmentation": 2,
     "pytc.metrics": 2,
     "pytc.data": 3,

@@ -167,7 +167,7 @@ def create_zarr(array: NewArray, *, overwrite: bool, zarr_format: int) -> None:
         write_json(path, ".zattrs", array.attributes)
     for group in groups:
         _make_group(group, zarr_format)
-    metadata = _zarr2_metadata(array) if zarr_format == 2 else _zarr3_metadata(array)
+    metadata = zarr2_metadata(array) if zarr_format == 2 else zarr3_metadata(array)
     driver = "zarr" if zarr_format == 2 else "zarr3"
     spec = {"driver": driver, "kvstore": key_value_store(path), "metadata": metadata}
     tensorstore.open(spec, create=True).result()
@@ -213,7 +213,7 @@ def _make_group(folder: Folder, zarr_format: int) -> None:
         write_json(folder, "zarr.json", {"zarr_format": 3, "node_type": "group"})
 
 
-def _zarr2_metadata(array: NewArray) -> dict[str, Any]:
+def zarr2_metadata(array: NewArray) -> dict[str, Any]:
     return {
         "shape": array.shape,
         "chunks": array.chunks,
@@ -224,7 +224,7 @@ def _zarr2_metadata(array: NewArray) -> dict[str, Any]:
     }
 
 
-def _zarr3_metadata(array: NewArray) -> dict[str, Any]:
+def zarr3_metadata(array: NewArray) -> dict[str, Any]:
     blosc = {
         "cname": "zstd",
         "clevel": array.compression,
