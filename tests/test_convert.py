@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from pytc.convert import convert as module
 from pytc.convert.convert import convert
 from pytc.convert.pyramid import plan_levels
 from pytc.io.volume import create_volume, open_volume
+from pytc.main import main
 
+ROOT = Path(__file__).parent.parent
 SHAPE = (9, 70, 131)
 VOXEL = (40.0, 8.0, 8.0)
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
@@ -228,3 +231,20 @@ def test_the_command(labels, tmp_path):
     code = f"from pytc.main import main; main({['convert', labels[1], str(tmp_path / 'o.tif')]})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert f"converted: {labels[1]} -> {tmp_path}/o.tif" in done.stdout
+
+
+def test_the_commands_of_the_docs(labels, affinities, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTC_RUNS", raising=False)
+    results = tmp_path / "runs" / "mine" / "predictions" / "raw"
+    results.mkdir(parents=True)
+    store(results / "segmentation.zarr", labels[0])
+    store(results / "affinities.zarr", affinities[0], offsets=OFFSETS)
+    lines = (ROOT / "docs" / "formats.md").read_text().splitlines()
+    commands = [line.split() for line in lines if line.startswith("    pytc convert ")]
+    assert len(commands) == 5
+    for _, verb, *words in commands:
+        main([verb, *words])
+        target = words[1].removeprefix("precomputed://")
+        shape = open_volume(target).spatial_shape
+        assert sorted(shape) == sorted(SHAPE)
