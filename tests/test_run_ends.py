@@ -194,7 +194,7 @@ if __name__ == "__main__":
     [("infer", "the same call continues"), ("evaluate", "the next call starts anew")],
 )
 def test_ctrl_c_in_the_other_scripts_is_one_line(function, words, tmp_path, monkeypatch, capsys):
-    def interrupted(config):
+    def interrupted(config, **ranks):
         os.kill(os.getpid(), signal.SIGINT)
 
     train(replace(tiny(max_steps=1), name="tiny"))
