@@ -1,6 +1,8 @@
 """The DataLoader of a rank, and a first look at the patches that it will load."""
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +15,8 @@ from pytc.training.distributed import Ranks
 
 # A fork would copy the locks of tensorstore's threads and of the main process, but not the threads.
 START_METHOD = "forkserver"
+FEEDER = "QueueFeederThread"  # as Python calls the thread that writes to a queue's pipe
+PATIENCE = 5.0  # seconds to wait for such a thread
 
 
 def make_loader(
@@ -45,6 +49,22 @@ def make_loader(
         worker_init_fn=distributed.live_with_parent if has_workers else None,
         persistent_workers=has_workers,
     )
+
+
+@contextmanager
+def feeders_joined() -> Iterator[None]:
+    """Wait at the end for the threads of the loaders that began, and were dropped, in this block.
+
+    A loader feeds each queue by a thread, for which torch does not wait. The thread may be the last
+    one to hold a semaphore of its queue, and remove it. If the process ended just then, Python's
+    resource tracker would warn of a leaked semaphore. After an error the loaders may be in use, and
+    nothing waits.
+    """
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        if thread.name == FEEDER:
+            thread.join(PATIENCE)
 
 
 def read_first_patches(*mixes: TrainingPatches | None) -> None:

@@ -26,7 +26,7 @@ from pytc.script import RunError, command_line
 from pytc.training import distributed
 from pytc.training.checkpoint_keeper import CheckpointKeeper
 from pytc.training.distributed import Ranks
-from pytc.training.loader import make_loader, read_first_patches
+from pytc.training.loader import feeders_joined, make_loader, read_first_patches
 from pytc.training.monitor import Monitor, NullMonitor, Throughput
 from pytc.training.resolve import Change, check_asked, check_resumed, resolve
 from pytc.training.run_files import introduce
@@ -72,6 +72,7 @@ def train(
     torch.set_num_threads(hardware.choose_threads(config.system, ranks.local_world))
     torch.backends.cudnn.benchmark = device.type == "cuda"
     with (
+        feeders_joined(),
         distributed.joined(ranks, device),
         distributed.noticed_signals(say=ranks.is_main) as signals,
     ):
