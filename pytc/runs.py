@@ -161,6 +161,20 @@ def locked(folder: Path) -> Iterator[None]:
                 return
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there, with all that is in it.
+
+    It is renamed first: a process that is killed meanwhile leaves a hidden folder, and never half
+    of one under the name.
+    """
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.removed")
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(aside)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Replace a file or folder, when its new content is complete.

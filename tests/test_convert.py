@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pytc import runs
 from pytc.commands import ConvertConfig
 from pytc.convert import convert as module
 from pytc.convert.convert import convert
@@ -194,6 +195,28 @@ def test_an_existing_volume_is_replaced_when_asked(labels, image, tmp_path):
     target = str(tmp_path / "out.ome.zarr")
     convert(ConvertConfig(labels[1], target))
     convert(ConvertConfig(image[1], target, overwrite=True))
+    np.testing.assert_array_equal(open_volume(target)[...], image[0])
+
+
+def test_a_volume_that_is_half_removed_is_never_one(labels, image, tmp_path, monkeypatch):
+    """A conversion that is killed while it replaces a volume leaves none that lacks chunks."""
+    target = tmp_path / "out.ome.zarr"
+    convert(ConvertConfig(labels[1], str(target)))
+
+    def killed(folder, **_):
+        first = next(path for path in sorted(Path(folder).rglob("c/*")) if path.is_dir())
+        original(first)
+        raise KeyboardInterrupt
+
+    original = runs.shutil.rmtree
+    again = ConvertConfig(image[1], str(target), overwrite=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(runs.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            convert(again)
+    with pytest.raises(ValueError):
+        open_volume(target)
+    convert(again)
     np.testing.assert_array_equal(open_volume(target)[...], image[0])
 
 

@@ -27,7 +27,7 @@ from pytc.convert.pyramid import (
 )
 from pytc.convert.targets import PRECOMPUTED_DTYPES, OmeZarr, Precomputed, Target, opener
 from pytc.geometry import Box, blocks
-from pytc.io.chunked import MARKERS, describe
+from pytc.io.chunked import MARKERS, clear, describe
 from pytc.io.remote import PRECOMPUTED, Folder, RemoteFolder, is_url, local_path, parse_folder
 from pytc.io.results import image_name, state_on_disk
 from pytc.io.standards import finest_level
@@ -320,12 +320,8 @@ def _prepare(folder: Folder, work: Path, key: str, *, overwrite: bool) -> None:
     for each in work.iterdir():
         if each.is_dir():
             shutil.rmtree(each)
-    begun.unlink(missing_ok=True)
-    if isinstance(folder, RemoteFolder):
-        folder.delete()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
     begun.write_text(key)
+    clear(folder)
 
 
 def _is_finished(folder: Folder) -> bool:

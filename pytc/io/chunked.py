@@ -8,7 +8,6 @@ read a chunked format itself has to start its workers by `forkserver` or `spawn`
 
 import json
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from pytc.io import standards
 from pytc.io.remote import Folder, RemoteFolder
 from pytc.io.standards import Standard, read_json
 from pytc.io.stored import NewArray, Stored
-from pytc.runs import replacing
+from pytc.runs import remove_folder, replacing
 
 ZARR_DRIVERS = ("zarr", "zarr3")
 # Each of these files in a folder may mean that the folder is an array or a group of arrays.
@@ -185,11 +184,14 @@ def _require_free(path: Folder, *, overwrite: bool) -> None:
 
 
 def clear(folder: Folder) -> None:
-    """Make an empty folder, in place of what was there."""
+    """Make an empty folder, in place of what was there.
+
+    A process that is killed meanwhile leaves no array that lacks some of its chunks.
+    """
     if isinstance(folder, RemoteFolder):
-        folder.delete()
+        folder.delete(*MARKERS)
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)
     folder.mkdir(parents=True)
 
 

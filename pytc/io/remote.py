@@ -103,10 +103,12 @@ class RemoteFolder:
         """Write a file in the folder, replacing one of that name; ValueError if it cannot be."""
         self._change(lambda store: store.write(name, content.encode()))
 
-    def delete(self) -> None:
-        """Delete all files in the folder and below it."""
+    def delete(self, *first: str) -> None:
+        """Delete all files in the folder and below it; before all others those of these names."""
         import tensorstore
 
+        for name in first:
+            self._change(lambda store, name=name: store.write(name, None))
         everything = tensorstore.KvStore.KeyRange()
         self._change(lambda store: store.delete_range(everything))
 

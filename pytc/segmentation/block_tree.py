@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from pytc.geometry import blocks
 from pytc.hardware import memory
 from pytc.io.results import state_on_disk
 from pytc.io.volume import CHUNK, Volume, create_volume, open_volume
-from pytc.runs import locked, replacing
+from pytc.runs import locked, remove_folder, replacing
 from pytc.segmentation.agglomeration import Agglomeration, edge_weights, fragment_settings
 from pytc.segmentation.block_steps import CountGraph, MakeFragments
 from pytc.segmentation.channels import unit_channels
@@ -228,16 +227,9 @@ def work_folder(output: Path, key: str) -> Iterator[Path]:
     folder = output.with_name(f".{stem}.{key[:12]}.work")
     for other in output.parent.glob(f".{stem}.*.work"):
         if other != folder:
-            _remove(other, stem)
+            remove_folder(other)
+    for removed in output.parent.glob(f"..{stem}.*.work.*.removed"):  # by a process that was killed
+        shutil.rmtree(removed, ignore_errors=True)
     with locked(folder):
         yield folder
-        _remove(folder, stem)
-
-
-def _remove(folder: Path, stem: str) -> None:
-    """Remove a work folder: under another name, as half of one must never look like one."""
-    aside = folder.with_name(f".{stem}.{os.getpid()}.removed.work")
-    shutil.rmtree(aside, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):  # another process removes it
-        folder.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+        remove_folder(folder)
