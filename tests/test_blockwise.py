@@ -152,6 +152,8 @@ def test_refuses(tmp_path):
     volume = stored(tmp_path / "a.zarr", affinities)
     with pytest.raises(ValueError, match="5 x 6 x 7 voxels for components_watershed"):
         segment_volume(volume, tmp_path / "s.zarr", WATERSHED, block=(2, 2, 2))
+    with pytest.raises(ValueError, match="agglomeration or components with --engine dask:local:2"):
+        segment_volume(volume, tmp_path / "s.zarr", WATERSHED, engine="dask:local:2")
     with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
         bare[...] = affinities
     with pytest.raises(ValueError, match="offsets"):

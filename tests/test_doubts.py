@@ -18,8 +18,8 @@ from scipy import ndimage
 from pytc.config import Config, DataConfig, LossConfig, ModelConfig, TargetConfig, VolumeConfig
 from pytc.data import inspection
 from pytc.data.doubts import CHECKS, in_words, runs
-from pytc.data.evidence import Section
 from pytc.data.inspection import look_at_volumes
+from pytc.data.sections import Section
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume
 

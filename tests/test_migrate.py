@@ -8,7 +8,7 @@ from small_volumes import ROOT
 
 from pytc.config_files import load_config_file
 from pytc.main import main
-from pytc.migration import banis, connectomics, nnunet, yacs
+from pytc.migration import banis, connectomics_tables, nnunet, yacs
 from pytc.migration.migrate import fit_to_network, migrate, read_source
 from pytc.yaml_files import read_yaml
 
@@ -436,7 +436,7 @@ def test_numbers_in_yaml_are_numbers(folder):
 
 def test_the_page_names_every_setting_that_is_carried_over():
     page = (ROOT / "docs" / "migrating.md").read_text()
-    tables = [banis.RENAMES, banis.AUGMENTATIONS, yacs.RENAMES, connectomics.RENAMES]
+    tables = [banis.RENAMES, banis.AUGMENTATIONS, yacs.RENAMES, connectomics_tables.RENAMES]
     for name, (field, _) in (row for table in tables for row in table.items()):
         row = next((line for line in page.splitlines() if f"`{name}`" in line), "")
         assert f"`{field}`" in row, f"no row of docs/migrating.md says {name} -> {field}"

@@ -16,8 +16,9 @@ import numpy as np
 
 from pytc.config import Config, Triple
 from pytc.data import evidence
-from pytc.data.evidence import Alignment, Sample, Section
+from pytc.data.evidence import Alignment, Sample
 from pytc.data.facts import Facts
+from pytc.data.sections import Section, damaged_sections
 from pytc.data.sources import Source
 from pytc.geometry import Box
 from pytc.io import intensity
@@ -95,7 +96,7 @@ class Look:
     @cached_property
     def sections(self) -> list[Section]:
         size = self.facts.voxel_size or (1.0, 1.0, 1.0)
-        return evidence.damaged_sections(self.source, size.index(max(size)), patient=self.patient)
+        return damaged_sections(self.source, size.index(max(size)), patient=self.patient)
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,7 @@ def _check_decode(trained: Config, image: Volume, config: InferConfig) -> None:
             trained.target.offsets,
             config.segmentation,
             image.voxel_size,
+            config.engine,
         )
 
 

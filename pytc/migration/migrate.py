@@ -8,7 +8,7 @@ from typing import Any
 from pytc.checks import require
 from pytc.config import Config
 from pytc.config_files import load_config_file
-from pytc.migration import banis, connectomics, nnunet, yacs
+from pytc.migration import banis, connectomics, connectomics_tables, nnunet, yacs
 from pytc.migration.draft import Draft, Settings
 from pytc.migration.preset import preset_source
 from pytc.migration.stages import merge, read_with_bases, resolve_stages
@@ -139,7 +139,7 @@ def _yaml(path: Path, base: Path | None) -> Migration:
     known = any(section in content for section in connectomics.SECTIONS)
     require(known, "a config of PyTorch Connectomics, or BANIS's config.yaml", str(path))
     stated, missing = resolve_stages(content)
-    draft = connectomics.translate(Settings(stated, connectomics.DEFAULTS), missing)
+    draft = connectomics.translate(Settings(stated, connectomics_tables.DEFAULTS), missing)
     return Migration(connectomics.PEER, _config(draft, path), draft)
 
 

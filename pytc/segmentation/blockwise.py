@@ -47,6 +47,7 @@ from pytc.segmentation.edges import check_dtype, label_dtype
 from pytc.segmentation.faces import components_of_blocks, first_numbers
 from pytc.segmentation.stored_tree import read_tree, write_tree
 
+IN_THIS_PROCESS = ("serial", "threads")  # engines
 BLOCK = (256, 256, 256)  # voxels of a block of components; the result does not depend on it
 
 
@@ -77,17 +78,18 @@ def segment_volume(
         ValueError: if there are no offsets, or the volume does not fit into memory and
             config.method has no exact form by blocks.
     """
-    offsets = affinities.offsets
-    if offsets is None or "c" not in affinities.axes:
+    if affinities.offsets is None or "c" not in affinities.axes:
         raise ValueError(
             f"expected affinities with channels and the attribute offsets, got {affinities!r}"
         )
     check_dtype(affinities.dtype)
-    channels = channels_to_read(affinities.n_channels, offsets, config)
-    fits = fits_in_memory(affinities.spatial_shape, affinities.dtype, len(channels), config)
-    in_one_piece = fits and block is None and engine in ("serial", "threads")
+    channels = channels_to_read(affinities.n_channels, affinities.offsets, config)
+    offsets = [affinities.offsets[channel] for channel in channels]
+    shape = affinities.spatial_shape
+    fits = fits_in_memory(shape, affinities.dtype, len(channels), config)
+    in_one_piece = fits and block is None and engine in IN_THIS_PROCESS
     if not in_one_piece:
-        _require_blocks(config, affinities.spatial_shape)
+        _require_blocks(config, shape, engine)
     output = Path(output)
     if is_in_zarr(output):
         replaceable = not output.exists() or is_zarr(output)
@@ -95,10 +97,17 @@ def segment_volume(
             replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array"
         )
     if in_one_piece:
-        _segment_whole(affinities, offsets, config, output, attributes or {})
+        _segment_whole(affinities, channels, offsets, config, output, attributes or {})
     else:
         _segment_by_blocks(
-            affinities, offsets, config, output, attributes or {}, engine, block or BLOCK
+            affinities,
+            channels,
+            offsets,
+            config,
+            output,
+            attributes or {},
+            engine,
+            block or BLOCK,
         )
 
 
@@ -125,27 +134,32 @@ def require_segmentable(
     offsets: Offsets,
     config: SegmentationConfig,
     voxel_size: Lengths | None,
+    engine: str = "threads",
 ) -> None:
     """ValueError, before a prediction, unless config.method can segment it on this machine.
 
     Args:
         shape, dtype: of the affinities, one channel of (Z, Y, X) for each of the offsets.
         voxel_size: nm along z, y, x; None for voxels of equal sides.
+        engine: as for `segment_volume`.
     """
     channels = channels_to_read(len(offsets), offsets, config)
     if method_of(config).tree is not None:
         fragment_settings(config, voxel_size)  # fit, or are refused
-    if not fits_in_memory(shape, dtype, len(channels), config):
-        _require_blocks(config, shape)
+    fits = fits_in_memory(shape, dtype, len(channels), config)
+    if not fits or engine not in IN_THIS_PROCESS:
+        _require_blocks(config, shape, engine)
 
 
-def _require_blocks(config: SegmentationConfig, shape: Sequence[int]) -> None:
+def _require_blocks(config: SegmentationConfig, shape: Sequence[int], engine: str) -> None:
     """ValueError unless the method works by blocks."""
-    require(
-        method_of(config).by_blocks,
-        "a volume that fits into memory, or --segmentation.method agglomeration or components",
-        f"{' x '.join(map(str, shape))} voxels for {config.method}",
-    )
+    way_out = "--segmentation.method agglomeration or components"
+    got = f"{' x '.join(map(str, shape))} voxels for {config.method}"
+    if engine in IN_THIS_PROCESS:
+        expected = f"a volume that fits into memory, or {way_out}"
+    else:
+        expected = f"{way_out} with --engine {engine}"
+    require(method_of(config).by_blocks, expected, got)
 
 
 def is_in_zarr(path: Path) -> bool:
@@ -155,14 +169,13 @@ def is_in_zarr(path: Path) -> bool:
 
 def _segment_whole(
     affinities: Volume,
+    channels: list[int],
     offsets: Offsets,
     config: SegmentationConfig,
     output: Path,
     attributes: dict[str, Any],
 ) -> None:
-    """Segment a volume that fits into memory; offsets: of each of its channels."""
-    channels = channels_to_read(affinities.n_channels, offsets, config)
-    offsets = [offsets[channel] for channel in channels]
+    """Segment a volume that fits into memory by these of its channels."""
     made: Agglomeration | None = None
     if method_of(config).tree is not None:
         made = read_tree(affinities, offsets, config, affinities.voxel_size)
@@ -189,6 +202,7 @@ def _segment_whole(
 
 def _segment_by_blocks(
     affinities: Volume,
+    channels: list[int],
     offsets: Offsets,
     config: SegmentationConfig,
     output: Path,
@@ -196,9 +210,7 @@ def _segment_by_blocks(
     engine: str,
     block: Triple,
 ) -> None:
-    """Segment a volume block by block; offsets: of each of its channels."""
-    channels = channels_to_read(affinities.n_channels, offsets, config)
-    offsets = [offsets[channel] for channel in channels]
+    """Segment a volume block by block by these of its channels."""
     key = hash_of(affinities, settings_of(config), channels, offsets, block)
     with work_folder(output, key) as work:
         if method_of(config).tree is None:
