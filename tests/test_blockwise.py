@@ -135,18 +135,6 @@ def test_as_many_blocks_at_once_as_fit(monkeypatch):
     assert block_tree.free_workers("serial", 10, (10, 10, 10), 100) == (1, 8)
 
 
-@pytest.mark.parametrize(
-    "block, chunks",
-    [
-        ((256, 256, 256), (64, 64, 64)),
-        ((100, 128, 250), (100, 64, 50)),
-        ((211, 64, 1), (211, 64, 1)),
-    ],
-)
-def test_no_chunk_lies_in_two_blocks(block, chunks):
-    assert block_tree.chunks_of(block, (1000, 1000, 1000)) == chunks
-
-
 def test_refuses(tmp_path):
     affinities = random_affinities(np.random.default_rng(8), (5, 6, 7))
     volume = stored(tmp_path / "a.zarr", affinities)

@@ -8,11 +8,11 @@ from small_volumes import written
 
 from pytc.geometry import Box
 from pytc.inference.blending import Grid, Sums
-from pytc.inference.output import Plan, choose_block, chunk_length, manifest_of, stored_plan
+from pytc.inference.output import Plan, choose_block, manifest_of, stored_plan
 from pytc.inference.reading import layers_of
 from pytc.inference.shards import Shard
 from pytc.inference.tissue import blocks_without_tissue
-from pytc.io.volume import open_volume
+from pytc.io.volume import chunks_of_blocks, open_volume
 
 BLOCK = (8, 13, 12)
 
@@ -179,8 +179,8 @@ def test_many_processes_have_blocks_to_share():
 
 def test_chunks_divide_a_block():
     lengths = {64: 64, 512: 64, 500: 50, 7: 7, 96: 48, 67: 67, 200: 50}
-    assert {block: chunk_length(block, 1000) for block in lengths} == lengths
-    assert chunk_length(500, 300) == 64 and chunk_length(500, 30) == 30
+    assert {block: chunks_of_blocks((block,), (1000,))[0] for block in lengths} == lengths
+    assert chunks_of_blocks((500, 500), (300, 30)) == (64, 30)
 
 
 def test_the_blocks_of_an_earlier_call_stay(image, tmp_path, monkeypatch):

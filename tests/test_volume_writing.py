@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_volumes import ROOT, pixels, written
 
-from pytc.io.volume import create_volume, open_volume
+from pytc.io.volume import chunks_of_blocks, create_volume, open_volume
 
 
 @pytest.mark.parametrize("name", ["v.h5", "v.tif", "v.npy"])
@@ -245,3 +245,15 @@ def test_a_forked_child_leaves_its_parents_unfinished_file_alone(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert open_volume(tmp_path / "v.h5")[:].all()
+
+
+@pytest.mark.parametrize(
+    "block, chunks",
+    [
+        ((256, 256, 256), (64, 64, 64)),
+        ((100, 128, 250), (50, 64, 50)),
+        ((211, 64, 1), (211, 64, 1)),
+    ],
+)
+def test_no_chunk_lies_in_two_blocks(block, chunks):
+    assert chunks_of_blocks(block, (1000, 1000, 1000)) == chunks

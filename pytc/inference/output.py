@@ -19,7 +19,7 @@ from pytc.blocks import FINISHED, Manifest
 from pytc.config import Triple
 from pytc.geometry import Box, as_triple, blocks
 from pytc.io.results import MANIFEST
-from pytc.io.volume import CHUNK, Volume, create_volume, open_volume
+from pytc.io.volume import CHUNK, Volume, chunks_of_blocks, create_volume, open_volume
 from pytc.runs import locked, write_json
 
 LOGGER = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def create_or_continue(
                 np.float16,
                 axes=axes,
                 voxel_size=voxel_size,
-                chunks=(1, *map(chunk_length, plan.block, plan.region.shape)),
+                chunks=(1, *chunks_of_blocks(plan.block, plan.region.shape)),
                 attributes=attributes,
             ).close()
             (new / ".zattrs").rename(output / ".zattrs")
@@ -143,14 +143,6 @@ def manifest_of(output: Path) -> Manifest:
 
 def open_prediction(output: Path) -> Volume:
     return open_volume(output, writable=True)
-
-
-def chunk_length(block: int, length: int) -> int:
-    """Voxels of a chunk along an axis: about CHUNK, and such that a block is whole chunks."""
-    if block >= length:
-        return min(CHUNK, length)
-    divisors = [number for number in range(1, block + 1) if block % number == 0]
-    return min(divisors, key=lambda number: abs(math.log(number / CHUNK)))
 
 
 def choose_block(

@@ -5,6 +5,7 @@ Arrays keep their stored axis order.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -129,6 +130,25 @@ def create_volume(
     if file.exists() and not overwrite:
         raise ValueError(f"{file} exists; remove it, or say overwrite=True")
     return NewFile(stored, new, path, create)
+
+
+def chunks_of_blocks(block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
+    """Chunks of about CHUNK voxels along each axis, of which blocks are whole numbers.
+
+    So no chunk lies in two blocks, and the blocks can be written at once.
+
+    Args:
+        block: voxels of a block along each axis.
+        shape: of the volume, which begins with a block.
+    """
+    return tuple(map(_chunk_of_block, block, shape))
+
+
+def _chunk_of_block(block: int, length: int) -> int:
+    if block >= length:
+        return min(CHUNK, length)
+    divisors = [number for number in range(1, block + 1) if block % number == 0]
+    return min(divisors, key=lambda number: abs(math.log(number / CHUNK)))
 
 
 def _is_not_stored() -> NoReturn:

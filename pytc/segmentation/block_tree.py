@@ -15,7 +15,7 @@ from pytc.config import SegmentationConfig
 from pytc.geometry import blocks
 from pytc.hardware import memory
 from pytc.io.results import state_on_disk
-from pytc.io.volume import CHUNK, Volume, create_volume, open_volume
+from pytc.io.volume import Volume, chunks_of_blocks, create_volume, open_volume
 from pytc.runs import locked, remove_folder, replacing
 from pytc.segmentation.agglomeration import Agglomeration, edge_weights, fragment_settings
 from pytc.segmentation.block_steps import CountGraph, MakeFragments
@@ -185,21 +185,10 @@ def create_once(
                 dtype,
                 axes=like.spatial_axes,
                 voxel_size=like.voxel_size,
-                chunks=chunks_of(block, like.spatial_shape),
+                chunks=chunks_of_blocks(block, like.spatial_shape),
                 attributes=attributes,
             ).close()
     return open_volume(path, writable=True)
-
-
-def chunks_of(block: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
-    """Chunks of about CHUNK voxels along each axis, none of which lies in two blocks."""
-    return tuple(_chunk(min(b, n)) for b, n in zip(block, shape))
-
-
-def _chunk(block: int) -> int:
-    if block <= 2 * CHUNK:
-        return min(block, CHUNK) if block % CHUNK == 0 else block
-    return next((n for n in range(CHUNK, CHUNK // 4, -1) if block % n == 0), block)
 
 
 def save_table(path: Path, table: np.ndarray) -> Path:
