@@ -1,6 +1,6 @@
 """Mitochondria of Lucchi++ as two classes: MedNeXt by softmax Dice and cross-entropy, 100 epochs.
 
-The volumes have 165 x 1024 x 768 voxels of 5 nm; `pytc data lucchi++` downloads
+The volumes have 165 x 1024 x 768 voxels of 5 nm; `pytc data fetch lucchi++` downloads
 them to where this preset looks for them, $PYTC_DATA, then data/. The rate is constant, and the best
 three checkpoints by the validation loss are kept. The validation volume is the benchmark's test
 volume, as it has no other: --inference.checkpoint last gives a score that did not choose its own

@@ -423,6 +423,53 @@ class ModelsCommand:
 
 
 @dataclass(frozen=True)
+class ListData(Section):
+    """Print the name of every public data set, with what it is for and whether it is here."""
+
+
+@dataclass(frozen=True)
+class ShowData(Section):
+    """Print all that is known of a public data set: addresses, licence, citation, volumes."""
+
+    name: tyro.conf.Positional[str]  # Of the set, as `pytc data list` names it.
+
+
+@dataclass(frozen=True)
+class FetchData(Section):
+    """Download a public data set, and write it as presets read it.
+
+    An interrupted command goes on where it was; what is finished is left as it is. Printed are its
+    volumes as a config names them.
+    """
+
+    name: tyro.conf.Positional[str]  # Of the set, as `pytc data list` names it.
+    # Volumes of the set; train stands for train_0, train_1 and so on. Default: all.
+    split: tuple[str, ...] = ()
+    # Part of each volume: z0:z1,y0:y1,x0:x1 in voxels along z, y and x; a number may be left out.
+    roi: str | None = None
+    # Where the folder of the set is made; by default $PYTC_DATA if it is set, else data/.
+    output: Annotated[str | None, tyro.conf.arg(aliases=["--folder"])] = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.roi is not None:
+            parse_region(self.roi)
+
+
+@dataclass(frozen=True)
+class DataCommand:
+    """List public data sets, describe one, or fetch one."""
+
+    action: Annotated[
+        Annotated[ListData, tyro.conf.subcommand("list")]
+        | Annotated[ShowData, tyro.conf.subcommand("show")]
+        | Annotated[FetchData, tyro.conf.subcommand("fetch")],
+        tyro.conf.arg(name=""),
+    ]
+    quiet: Quiet = False
+
+
+@dataclass(frozen=True)
 class MigrateCommand:
     """Make a preset of a config of another program, and list what has no counterpart.
 

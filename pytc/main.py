@@ -3,11 +3,10 @@
 A verb imports what it needs when it is called, so that `pytc --help` answers at once.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 
-from pytc.messages import QUIET, QUIET_HELP, begin_verb
+from pytc.messages import begin_verb
 from pytc.script import printed_by_one_rank, program_of, script
 
 
@@ -157,24 +156,34 @@ def _models(arguments: list[str]) -> None:
 
 
 def _data(arguments: list[str]) -> None:
-    """Download a public data set."""
-    with script():
+    """List public data sets, and fetch them."""
+    with script(interrupted="interrupted; the same command continues"):
         words = begin_verb(arguments)
 
-        from pytc.io.datasets import DATASETS, fetch
+        import tyro
 
-        about = "Download a public data set, and print its volumes as a config names them."
-        parser = argparse.ArgumentParser(prog=program_of("data"), description=about)
-        parser.add_argument("name", help=f"one of {', '.join(DATASETS)}")
-        parser.add_argument(
-            "--folder", help="where to put it; by default $PYTC_DATA if it is set, else data/"
-        )
-        parser.add_argument(QUIET, action="store_true", help=QUIET_HELP)
-        given = parser.parse_args(words)
+        from pytc.commands import DataCommand, ListData, ShowData
+
+        # `pytc data NAME`, as it was before there were other actions
+        if words and words[0] not in ("list", "show", "fetch") and not words[0].startswith("-"):
+            words = ["fetch", *words]
+        asked = tyro.cli(DataCommand, args=words or ["--help"], prog=program_of("data")).action
+
+        from pytc.io.catalogue import describe, list_datasets
+
+        if isinstance(asked, ListData):
+            print(list_datasets())
+            return
+        if isinstance(asked, ShowData):
+            print(describe(asked.name))
+            return
+
+        from pytc.io.fetch import fetch
+
         try:
-            volumes = fetch(given.name, given.folder)
+            volumes = fetch(asked.name, asked.output, asked.split, asked.roi)
         except (ImportError, OSError) as error:
-            raise ValueError(f"{given.name}: {error}") from error
+            raise ValueError(f"{asked.name}: {error}") from error
         for volume in volumes.values():
             print(volume)
 
