@@ -29,6 +29,7 @@ from pytc.main import main
 
 VOXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 NOTHING, UNKNOWN = 2**64 - 1, 2**64 - 2  # as CREMI stores clefts
+STACK = np.resize(VOXELS, (100, 4, 5))  # of SNEMI3D
 CUBE = np.random.default_rng(0).integers(0, 256, (30, 20, 10), np.uint8)  # x, y, z
 FILES = [name for name, dataset in datasets.DATASETS.items() if not dataset.is_streamed]
 
@@ -44,7 +45,7 @@ def snemi_zip(path):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("image/train-input.tif", "image/test-input.tif", "seg/train-labels.tif"):
             content = io.BytesIO()
-            tifffile.imwrite(content, VOXELS, photometric="minisblack")
+            tifffile.imwrite(content, STACK, photometric="minisblack")
             archive.writestr(name, content.getvalue())
 
 
@@ -133,8 +134,11 @@ def test_each_volume_of_a_data_set_opens(tmp_path, server, serve, name):
     for split, config in volumes.items():
         image = open_volume(config.image)
         wanted = VOXELS
+        planes = slice(*(dataset.splits[split].planes or (None,)))
         if name == "fib25":
-            wanted = fib25_planes()[slice(*dataset.splits[split].planes)]
+            wanted = fib25_planes()[planes]
+        elif name == "snemi3d":
+            wanted = STACK[planes]
         elif name.endswith("padded"):
             wanted = np.pad(VOXELS, ((2, 2), (3, 3), (4, 4)))
         np.testing.assert_array_equal(image[:], wanted)
@@ -144,7 +148,8 @@ def test_each_volume_of_a_data_set_opens(tmp_path, server, serve, name):
         assert dataset.licence in config.attribution and dataset.citation in config.attribution
         assert (config.labels is None) == (name == "snemi3d" and split == "test")
         if config.labels and name != "fib25":
-            np.testing.assert_array_equal(open_volume(config.labels)[:], VOXELS)
+            labels = STACK[planes] if name == "snemi3d" else VOXELS
+            np.testing.assert_array_equal(open_volume(config.labels)[:], labels)
     assert datasets.volumes_in(name, tmp_path / name) == volumes
 
 
@@ -185,13 +190,13 @@ def test_a_region_alone(tmp_path, serve):
     serve("snemi3d")
     config = fetch.fetch("snemi3d", tmp_path, ["train"], "1:3,:2,2:")["train"]
     image, labels = open_volume(config.image), open_volume(config.labels)
-    np.testing.assert_array_equal(image[:], VOXELS[1:3, :2, 2:])
-    np.testing.assert_array_equal(labels[:], VOXELS[1:3, :2, 2:])
+    np.testing.assert_array_equal(image[:], STACK[1:3, :2, 2:])
+    np.testing.assert_array_equal(labels[:], STACK[1:3, :2, 2:])
     assert image.origin.at == (1, 0, 2) and image.origin == labels.origin
     with pytest.raises(ValueError, match="expected .* with the region of all voxels .* got '1:3"):
         fetch.fetch("snemi3d", tmp_path, ["train"])
-    with pytest.raises(ValueError, match=r"expected a region inside of \(3, 4, 5\) voxels"):
-        fetch.fetch("snemi3d", tmp_path / "other", ["train"], ":9,:,:")
+    with pytest.raises(ValueError, match=r"expected a region inside of \(100, 4, 5\) voxels"):
+        fetch.fetch("snemi3d", tmp_path / "other", ["train"], ":900,:,:")
 
 
 def test_a_region_of_a_padded_volume(tmp_path, serve):
@@ -251,7 +256,7 @@ def test_an_interrupted_fetch_goes_on(tmp_path, server, serve):
     server.asked.clear()
     config = fetch.fetch("snemi3d", tmp_path)["train"]
     assert server.asked == [("/snemi.zip", "bytes=100-")]
-    np.testing.assert_array_equal(open_volume(config.image)[:], VOXELS)
+    np.testing.assert_array_equal(open_volume(config.image)[:], STACK)
 
 
 def test_a_conversion_that_ends_early_leaves_nothing_that_looks_finished(
@@ -348,6 +353,7 @@ def test_a_cube_is_streamed(tmp_path, nisb):
     assert image.voxel_size == labels.voxel_size == (9, 9, 20)
     skeleton = load_skeleton(config.skeleton)
     assert skeleton.positions.tolist() == [[1, 1, 1], [12, 10, 4], [14, 12, 6]]
+    assert config.axes is None  # the files say theirs
     names = sorted(
         path.name for path in (tmp_path / "nisb_base" / "nisb_base_train_0.zarr").iterdir()
     )
@@ -387,8 +393,10 @@ def test_what_fetch_refuses(tmp_path, monkeypatch):
         ValueError, match="expected a data set, got 'snemi'; did you mean 'snemi3d'"
     ):
         fetch.fetch("snemi", tmp_path)
-    with pytest.raises(ValueError, match="expected --split from train, test of snemi3d, got 'val'"):
-        fetch.fetch("snemi3d", tmp_path, ["val"])
+    with pytest.raises(
+        ValueError, match="expected --split from train, part, val, test of .* got 'other'"
+    ):
+        fetch.fetch("snemi3d", tmp_path, ["other"])
     (tmp_path / "snemi3d").mkdir()
     (tmp_path / "snemi3d" / "fetched.json").write_text("{}")
     with pytest.raises(ValueError, match="expected what pytc data fetch has noted"):
@@ -421,7 +429,7 @@ def test_every_data_set_is_listed_and_described(capsys, tmp_path, monkeypatch):
     listed = capsys.readouterr().out
     for name in (*datasets.DATASETS, *datasets.BY_HAND):
         assert re.search(rf"^{re.escape(name)} ", listed, re.MULTILINE)
-    assert "[1 of 2 in data/snemi3d]" in listed
+    assert "[1 of 4 in data/snemi3d]" in listed
     for name, dataset in datasets.DATASETS.items():
         main(["data", "show", name])
         shown = capsys.readouterr().out
@@ -430,6 +438,30 @@ def test_every_data_set_is_listed_and_described(capsys, tmp_path, monkeypatch):
             assert word in shown
     with pytest.raises(ValueError, match="did you mean 'fib25'"):
         catalogue.describe("fib52")
+
+
+DOCUMENT = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+
+
+def test_the_document_has_the_table_of_the_sets():
+    assert catalogue.markdown() in DOCUMENT and catalogue.citations() in DOCUMENT
+
+
+def test_every_command_of_the_document_runs(tmp_path, serve, nisb, capsys):
+    """A region is cut down to the cubes of the test."""
+    serve("cremi_a")
+    serve("snemi3d")
+    blocks = re.findall(r"```bash\n(.*?)```", DOCUMENT, re.DOTALL)
+    commands = "".join(blocks).splitlines()
+    assert len(commands) == 5
+    for command in commands:
+        program, *words = command.replace("0:128,0:512,0:512", "0:8,0:16,0:20").split()
+        assert program == "pytc"
+        main(words)
+    assert capsys.readouterr().out.count("VolumeConfig(") == 1 + 2 + 2
+    fetched = ["cremi_a_train.h5", "snemi3d_part.h5", "snemi3d_val.h5", "nisb_base_val.zarr"]
+    for name in fetched:
+        assert list(Path("data").glob(f"*/{name}"))
 
 
 def test_every_preset_that_a_data_set_names_exists():
@@ -453,7 +485,10 @@ def test_data_are_looked_for_in_pytc_data_then_in_data(tmp_path, monkeypatch):
     assert datasets.writable_data_folder() == Path("data")
 
 
-@pytest.mark.parametrize("preset", ["fib25.py", "mednext_lucchi.py"])
+@pytest.mark.parametrize(
+    "preset",
+    ["fib25.py", "mednext_lucchi.py", "cremi.py", "cremi_clefts.py", "snemi3d.py", "nisb.py"],
+)
 def test_a_preset_without_its_data_says_how_to_get_them(tmp_path, monkeypatch, preset):
     monkeypatch.chdir(tmp_path)
     config = load_config_file(Path(__file__).parent.parent / "configs" / preset)

@@ -27,6 +27,14 @@ def markdown() -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def citations() -> str:
+    """The list of docs/data.md: each citation, with the sets that it is for."""
+    sets: dict[str, list[str]] = {}
+    for name, dataset in DATASETS.items():
+        sets.setdefault(dataset.citation, []).append(name)
+    return "".join(f"- {citation} ({', '.join(names)})\n" for citation, names in sets.items())
+
+
 def list_datasets() -> str:
     """A line for each data set: its name, what it is, and how much of it is on this machine."""
     width = max(map(len, DATASETS))

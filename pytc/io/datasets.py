@@ -118,13 +118,15 @@ def _cremi(sample: str, *, padded: bool) -> Dataset:
     name = f"sample_{sample}_{'padded_' if padded else ''}20160501.hdf"
     checksum = None if padded else f"sha256:{CREMI[sample]}"
     notes = "Beside raw and labels the file holds clefts: 0 none, the maximum unlabelled."
+    size = "not known; 125 x 1250 x 1250 voxels"
     if padded:
+        size = "about 1.5 GB" if sample == "A" else "not known"
         notes += " The image is larger than its labels; their attribute voxel_offset says by what."
     return Dataset(
         about=f"neurons and synaptic clefts, adult fly brain, ssTEM, sample {sample}"
         + (", with its surroundings" if padded else ""),
         downloads=(Download(f"https://cremi.org/static/data/{name}", name, checksum),),
-        size="about 1.5 GB" if padded else "not known; 125 x 1250 x 1250 voxels",
+        size=size,
         voxel_size=(40, 4, 4),
         axes="zyx",
         licence=NOT_STATED,
@@ -136,6 +138,7 @@ def _cremi(sample: str, *, padded: bool) -> Dataset:
                 clefts=f"{name}:volumes/labels/clefts",
             )
         },
+        presets=() if padded else ("cremi", "cremi_clefts"),
         notes=notes,
     )
 
@@ -143,10 +146,13 @@ def _cremi(sample: str, *, padded: bool) -> Dataset:
 def _nisb(setting: str) -> Dataset:
     cubes = {f"train_{seed}": f"train/seed{seed}" for seed in range(_training_cubes(setting))}
     cubes |= {"val": "val/seed0", "test": "test/seed0"}
+    size = "not known"
+    if setting not in ("liconn", "multichannel"):
+        size = "12 GB of image and 24 GB of labels a cube, before compression"
     return Dataset(
         about=f"synthetic neurons of the NISB benchmark, setting {setting}",
         downloads=(),
-        size="about 12 GB of image and 24 GB of labels a cube, before compression",
+        size=size,
         voxel_size=(9, 9, 12) if setting == "liconn" else (9, 9, 20),
         axes="xyzc",
         licence=NOT_STATED,
@@ -162,6 +168,7 @@ def _nisb(setting: str) -> Dataset:
             )
             for split, cube in cubes.items()
         },
+        presets=("nisb",) if setting == "base" else (),
         notes="--roi fetches a part, with its skeletons.",
     )
 
@@ -189,9 +196,12 @@ DATASETS = {
         "Cell 162 (2015).",
         splits={
             "train": Split("train-input.tif", "train-labels.tif"),
+            "part": Split("train-input.tif", "train-labels.tif", planes=(0, 80)),
+            "val": Split("train-input.tif", "train-labels.tif", planes=(80, 100)),
             "test": Split("test-input.tif"),
         },
-        notes="The labels of the test volume are secret.",
+        presets=("snemi3d",),
+        notes="The labels of the test volume are secret; part and val are planes of train.",
     ),
     **{f"cremi_{sample.lower()}": _cremi(sample, padded=False) for sample in CREMI},
     **{f"cremi_{sample.lower()}_padded": _cremi(sample, padded=True) for sample in CREMI},
@@ -353,7 +363,7 @@ def volume_config(name: str, split: str, folder: Path) -> VolumeConfig:
         image=image or "",
         labels=labels if parts.labels else None,
         skeleton=found[0] if found else None,
-        axes=dataset.axes,
+        axes=None if dataset.is_streamed else dataset.axes,  # image and labels have their own
         voxel_size=dataset.voxel_size,
         name=f"{name}_{split}",
         attribution=dataset.attribution,
