@@ -2,7 +2,8 @@
 
 It computes in bf16 where the CPU can. The sample is training_sample2 of the FlyEM team's
 neuroproof_examples (CC BY 3.0), cut along z into fib25_train.h5 and fib25_val.h5 with the data sets
-raw and labels; it is looked for in $PYTC_DATA/fib25, then in data/fib25.
+raw and labels. `pytc data fetch fib25` makes them; they are looked for in $PYTC_DATA/fib25, then in
+data/fib25. Skeletons of the validation volume are scored where they lie beside it.
 """
 
 from pytc.config import (
@@ -17,9 +18,11 @@ from pytc.config import (
     SegmentationConfig,
     VolumeConfig,
 )
-from pytc.io.datasets import locate
+from pytc.io.datasets import find, locate
 
 source = "FIB-25, FlyEM team, Janelia (neuroproof_examples, training_sample2), CC BY 3.0"
+
+skeleton = find("fib25/fib25_val_skeleton.pkl")
 
 config = Config(
     name="fib25",
@@ -35,7 +38,7 @@ config = Config(
             VolumeConfig(
                 image=locate("fib25/fib25_val.h5:raw"),
                 labels=locate("fib25/fib25_val.h5:labels"),
-                skeleton=locate("fib25/fib25_val_skeleton.pkl"),
+                skeleton=skeleton and str(skeleton),
                 attribution=source,
             ),
         ),

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from test_presets import small
 
 from pytc.config_files import load_config_file
@@ -41,6 +42,15 @@ def published(tmp_path_factory):
         for part, array in (("im", image), ("mito", (labels > 0).astype(np.uint8))):
             with h5py.File(folder / f"{split}_{part}.h5", "w") as file:
                 file["main"] = array
+    slices = {"im": (0, 1000), "mito-train-v2": (0, 400), "mito-val-v2": (400, 500)}
+    for name, planes in slices.items():
+        (folder / name).mkdir()
+        for z in range(*planes):
+            if name == "im":
+                Image.fromarray(image[z % 100]).save(folder / name / f"im{z:04d}.png")
+            else:
+                picture = labels[z % 100].astype(np.uint16)
+                tifffile.imwrite(folder / name / f"seg{z:04d}.tif", picture)
     deep = np.resize(np.arange(250) % 100, 250)
     with h5py.File(folder / "grayscale_maps.h5", "w") as file:
         file["raw"] = image[deep]
@@ -55,7 +65,7 @@ def fetched(name, published, folder, monkeypatch):
     """Fetch a set from the published files, without a server (tests/test_datasets.py has one)."""
     dataset = datasets.DATASETS[name]
     if not dataset.is_streamed:
-        files = sorted(published.iterdir())
+        files = sorted(path for path in published.rglob("*") if path.is_file())
         monkeypatch.setattr(fetch, "_downloaded", lambda source, place, notes: None)
         monkeypatch.setattr(fetch, "_unpacked", lambda downloads, place: files)
         fetch.fetch(name, folder)

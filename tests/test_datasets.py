@@ -16,6 +16,7 @@ import networkx
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 from servers import range_server
 
 from pytc.config import VolumeConfig
@@ -88,7 +89,31 @@ def fib25_truth(path):
     hdf5(path, stack=supervoxels, transforms=np.stack([np.arange(40), bodies], axis=1))
 
 
+def mitoem_stack():
+    return np.random.default_rng(3).integers(0, 256, (1000, 3, 4), np.uint8)
+
+
+def mitoem_images(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for z, picture in enumerate(mitoem_stack()):
+            content = io.BytesIO()
+            Image.fromarray(picture).save(content, "png")
+            archive.writestr(f"im/im{z:04d}.png", content.getvalue())
+
+
+def mitoem_labels(path):
+    """Labels are numbered as the images are, in a folder for each split."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for z, picture in enumerate(mitoem_stack()[:500]):
+            content = io.BytesIO()
+            tifffile.imwrite(content, picture.astype(np.uint16) + 1)
+            folder = "mito-train-v2" if z < 400 else "mito-val-v2"
+            archive.writestr(f"{folder}/seg{z:04d}.tif", content.getvalue())
+
+
 MAKERS = {
+    "im.zip": mitoem_images,
+    "labels.zip": mitoem_labels,
     "snemi.zip": snemi_zip,
     "lucchi++.zip": lucchi_zip,
     "grayscale_maps.h5": lambda path: hdf5(path, raw=fib25_planes()),
@@ -139,6 +164,8 @@ def test_each_volume_of_a_data_set_opens(tmp_path, server, serve, name):
             wanted = fib25_planes()[planes]
         elif name == "snemi3d":
             wanted = STACK[planes]
+        elif name.startswith("mitoem"):
+            wanted = mitoem_stack()[planes]
         elif name.endswith("padded"):
             wanted = np.pad(VOXELS, ((2, 2), (3, 3), (4, 4)))
         np.testing.assert_array_equal(image[:], wanted)
@@ -146,9 +173,14 @@ def test_each_volume_of_a_data_set_opens(tmp_path, server, serve, name):
         assert image.axes_from == image.voxel_size_from == "attributes"
         assert (config.name, config.axes) == (f"{name}_{split}", dataset.axes)
         assert dataset.licence in config.attribution and dataset.citation in config.attribution
-        assert (config.labels is None) == (name == "snemi3d" and split == "test")
+        secret = split == "test" and name.startswith(("snemi3d", "mitoem"))
+        assert (config.labels is None) == secret
         if config.labels and name != "fib25":
-            labels = STACK[planes] if name == "snemi3d" else VOXELS
+            labels = VOXELS
+            if name == "snemi3d":
+                labels = wanted
+            elif name.startswith("mitoem"):
+                labels = wanted.astype(np.uint16) + 1
             np.testing.assert_array_equal(open_volume(config.labels)[:], labels)
     assert datasets.volumes_in(name, tmp_path / name) == volumes
 
@@ -182,8 +214,19 @@ def test_fib25_is_cut_and_its_bodies_are_numbered(tmp_path, serve):
         assert len(pairs) == len(np.unique(labels)) == len(np.unique(wanted)) and (0, 0) in pairs
         first = [labels.ravel().tolist().index(label) for label in range(1, labels.max() + 1)]
         assert first == sorted(first)
-    preset = load_config_file(Path(__file__).parent.parent / "configs" / "fib25.py").data
-    assert Path(volumes["train"].image).name == Path(preset.train[0].image).name
+
+
+def test_the_preset_of_fib25_reads_what_is_fetched(tmp_path, serve):
+    serve("fib25")
+    volumes = fetch.fetch("fib25")
+    path = Path(__file__).parent.parent / "configs" / "fib25.py"
+    data = load_config_file(path).data
+    named = [(volume.image, volume.labels, volume.skeleton) for volume in data.train + data.val]
+    assert named == [(each.image, each.labels, None) for each in volumes.values()]
+    Path("data/fib25/fib25_val_skeleton.pkl").touch()  # made by hand, see docs/fib25.md
+    skeleton = load_config_file(path).data.val[0].skeleton
+    assert skeleton == "data/fib25/fib25_val_skeleton.pkl"
+    assert datasets.volumes("fib25")["val"].skeleton == skeleton
 
 
 def test_a_region_alone(tmp_path, serve):
@@ -386,6 +429,18 @@ def test_an_interrupted_stream_goes_on_with_the_blocks_that_are_left(tmp_path, n
     config = fetch.fetch("nisb_base", tmp_path, ["train"])["train_0"]
     assert len(copied) == 2 * len(blocks)  # each block of both arrays once
     np.testing.assert_array_equal(open_volume(config.image)[:], CUBE[..., None])
+
+
+def test_a_damaged_chunk_ends_a_stream_which_then_goes_on(tmp_path, nisb):
+    chunk = tmp_path / "served" / "val" / "data.zarr" / "seg" / "0" / "0" / "0"
+    content = chunk.read_bytes()
+    chunk.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match="seg"):
+        fetch.fetch("nisb_base", tmp_path, ["val"])
+    assert not (tmp_path / "nisb_base" / "nisb_base_val.zarr").exists()
+    chunk.write_bytes(content)
+    config = fetch.fetch("nisb_base", tmp_path, ["val"])["val"]
+    np.testing.assert_array_equal(open_volume(config.labels)[:], CUBE)
 
 
 def test_what_fetch_refuses(tmp_path, monkeypatch):

@@ -34,12 +34,13 @@ class Download:
 
 @dataclass(frozen=True)
 class Split:
-    """A volume of a set: where its parts are in the downloads, as FILE or FILE:DATASET.
+    """A volume of a set: where its parts are in the downloads, as FILE, FILE:DATASET or FOLDER/.
 
     image, labels: in a set that is streamed, the URL of a Zarr array.
     clefts: synaptic clefts as CREMI stores them.
     bodies: whether labels are the supervoxels `stack` of a file whose `transforms` name bodies.
-    planes: the planes along z that belong to this split, from first up to last; None for all.
+    planes: the planes of the image that belong to this split, from first up to last; None for all.
+        Labels have them all, too, or these alone.
     skeleton: a pickled networkx graph on a server.
     """
 
@@ -177,6 +178,48 @@ def _training_cubes(setting: str) -> int:
     return 100 if setting == "train_100" else 5
 
 
+# SHA-256 of images and labels; the labels of the human volume have none that was found
+MITOEM = {
+    "rat": (
+        "https://huggingface.co/datasets/pytc/EM30/resolve/main/EM30-R-im.zip",
+        "sha256:6a2cac68adde5d01984542d3ee1d7753d1fa3e6eb2a042ce15ce297c95885bbe",
+        "EM30-R-mito-train-val-v2.zip",
+        "sha256:c56380ac575428a818bd293ca3509d1249999846c3702ccbf11d308acdd2ae86",
+    ),
+    "human": (
+        "https://www.dropbox.com/s/z41qtu4y735j95e/EM30-H-im.zip?dl=1",
+        "sha256:98fe259f36a7d8d43f99981b7a0ef8cdeba2ce2615ff91595f428ae57207a041",
+        "EM30-H-mito-train-val-v2.zip",
+        None,
+    ),
+}
+
+
+def _mitoem(tissue: str) -> Dataset:
+    images, of_images, labels, of_labels = MITOEM[tissue]
+    folder = "https://huggingface.co/datasets/pytc/MitoEM/resolve/main"
+    return Dataset(
+        about=f"mitochondria, each on its own, {tissue} cortex, thick sections",
+        downloads=(
+            Download(images, "im.zip", of_images),
+            Download(f"{folder}/{labels}", "labels.zip", of_labels),
+        ),
+        size="not known; 1000 x 4096 x 4096 voxels",
+        voxel_size=(30, 8, 8),
+        axes="zyx",
+        licence=NOT_STATED,
+        citation="MitoEM: Wei et al., MitoEM dataset: large-scale 3D mitochondria instance "
+        "segmentation from EM images (2020), https://doi.org/10.1007/978-3-030-59722-1_7.",
+        splits={
+            "train": Split("im/", "mito-train-v2/", planes=(0, 400)),
+            "val": Split("im/", "mito-val-v2/", planes=(400, 500)),
+            "test": Split("im/", planes=(500, 1000)),
+        },
+        presets=("mitoem",),
+        notes="The labels of the test volume are secret. --roi writes a part; all is downloaded.",
+    )
+
+
 FIB25 = "https://storage.googleapis.com/ffn-flyem-fib25/training_sample2"
 DATASETS = {
     "snemi3d": Dataset(
@@ -251,6 +294,7 @@ DATASETS = {
         presets=("fib25", "mixed_data"),
         notes="Planes from 190 on are in neither file: they are kept unseen. See docs/fib25.md.",
     ),
+    **{f"mitoem_{tissue}": _mitoem(tissue) for tissue in MITOEM},
     **{f"nisb_{setting}": _nisb(setting) for setting in NISB_SETTINGS},
 }
 

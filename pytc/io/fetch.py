@@ -171,7 +171,7 @@ def _unpacked(files: list[Path], place: Path) -> list[Path]:
 
 
 def _open(part: str, files: list[Path], dataset: Dataset) -> Volume:
-    """The volume at FILE or FILE:DATASET of a download."""
+    """The volume at FILE, FILE:DATASET or FOLDER/ of a download."""
     file, colon, inside = part.partition(":")
     return open_volume(
         f"{_find(file, files)}{colon}{inside}", axes=dataset.axes, voxel_size=dataset.voxel_size
@@ -179,7 +179,10 @@ def _open(part: str, files: list[Path], dataset: Dataset) -> Volume:
 
 
 def _find(name: str, files: list[Path]) -> Path:
+    """The file, or the folder with a slash behind its name, of a download."""
     found = [each for each in files if each.name == name]
+    if name.endswith("/"):
+        found = sorted({each.parent for each in files if f"{each.parent.name}/" == name})
     require(len(found) == 1, f"one {name} in the download", ", ".join(map(str, found)) or "none")
     return found[0]
 
@@ -214,7 +217,11 @@ def _convert(
         sources["labels"] = _bodies(_find(parts.labels, files), planes)
     elif parts.labels:
         labels = _open(parts.labels, files, dataset)
-        sources["labels"] = _source(labels, planes, _start_in(image, labels, dataset.voxel_size))
+        if labels.shape[0] == planes[1] - planes[0] != image.shape[0]:
+            sources["labels"] = _source(labels, (0, labels.shape[0]), (0, 0, 0))
+        else:
+            start = _start_in(image, labels, dataset.voxel_size)
+            sources["labels"] = _source(labels, planes, start)
     if parts.clefts:
         clefts = _open(parts.clefts, files, dataset)
         start = _start_in(image, clefts, dataset.voxel_size)
