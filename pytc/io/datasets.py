@@ -90,7 +90,7 @@ class Dataset:
         return f"{self.citation} Licence: {self.licence}."
 
 
-NOT_STATED = "none stated by the source; ask its authors"
+UNKNOWN_LICENCE = "not known; ask its authors"
 # SHA-256 of the file of each sample
 CREMI = {
     "A": "4c563d1b78acb2bcfb3ea958b6fe1533422f7f4a19f3e05b600bfa11430b510d",
@@ -130,7 +130,7 @@ def _cremi(sample: str, *, padded: bool) -> Dataset:
         size=size,
         voxel_size=(40, 4, 4),
         axes="zyx",
-        licence=NOT_STATED,
+        licence=UNKNOWN_LICENCE,
         citation=CREMI_CITATION,
         splits={
             "train": Split(
@@ -156,7 +156,7 @@ def _nisb(setting: str) -> Dataset:
         size=size,
         voxel_size=(9, 9, 12) if setting == "liconn" else (9, 9, 20),
         axes="xyzc",
-        licence=NOT_STATED,
+        licence=UNKNOWN_LICENCE,
         citation=(
             "Neuron instance segmentation benchmark, https://doi.org/10.17617/1.r2mm-1h33, "
             "https://structuralneurobiologylab.github.io/nisb."
@@ -207,7 +207,7 @@ def _mitoem(tissue: str) -> Dataset:
         size="not known; 1000 x 4096 x 4096 voxels",
         voxel_size=(30, 8, 8),
         axes="zyx",
-        licence=NOT_STATED,
+        licence=UNKNOWN_LICENCE,
         citation="MitoEM: Wei et al., MitoEM dataset: large-scale 3D mitochondria instance "
         "segmentation from EM images (2020), https://doi.org/10.1007/978-3-030-59722-1_7.",
         splits={
@@ -261,7 +261,7 @@ DATASETS = {
         size="211 MiB",
         voxel_size=(5, 5, 5),
         axes="zyx",
-        licence=NOT_STATED,
+        licence=UNKNOWN_LICENCE,
         citation="Lucchi++: Lucchi et al. 2012, labelled again by Casser et al., Fast mitochondria "
         "detection for connectomics (2020).",
         splits={split: Split(f"{split}_im.h5", f"{split}_mito.h5") for split in ("train", "test")},
