@@ -24,7 +24,6 @@ from pytc.metrics.overlap import overlap_metrics
 from pytc.segmentation.decode import decode, merge_tree
 
 AGGLOMERATION = SegmentationConfig(method="agglomeration")
-SHORT_EDGES = {3: (1, 1, 1), 6: (1, 1, 1, 0, 0, 0)}  # weights, by the number of channels
 
 
 class Part:
@@ -77,7 +76,8 @@ def main() -> None:
     for run in options.runs:
         folders = sorted((run / "predictions").iterdir())
         first, second = (Part(folder) for folder in folders)
-        short = SHORT_EDGES[len(first.affinities)]
+        # The first three channels are the steps to the next voxel.
+        short = (1, 1, 1) + (0,) * (len(first.affinities) - 3)
         methods = {
             f"components + watershed, min_size {options.min_size}": SegmentationConfig(
                 method="components_watershed", min_size=options.min_size

@@ -207,9 +207,9 @@ class EvaluateConfig(Section):
     offsets: tuple[Triple, ...] | None = None
     # Folder for scores and report; default: the run's evaluation folder, or evaluation/.
     output: str | None = None
-    # What was predicted, and how it is scored; default: what the run's results name, else affinity
-    # (for --probabilities binary).
     target: Literal[tuple(TARGET_KINDS)] | None = None  # type: ignore[valid-type]
+    """What was predicted, and how it is scored; default: what the run's results name, else affinity
+    (for --probabilities binary)."""
     # Segment at each of many thresholds, and keep the best; several --thresholds mean the same.
     sweep: bool = False
     # In a sweep also compute ERL, NERL and VOI over skeletons at every possible threshold; they are

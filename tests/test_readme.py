@@ -1,6 +1,6 @@
-"""Every command and every example of the README runs, in order, on small data.
+"""Every command of the README and of the pages it sends a user to first runs, on small data.
 
-The data have the names that the README uses.
+They run in the order of the pages. The data have the names that the pages use.
 """
 
 import json
@@ -17,6 +17,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from public_data import needs, public_data
 from pytc_command import PYTC
 
@@ -25,6 +26,12 @@ from pytc.io.volume import create_volume, open_volume
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+TRAINING, NETWORKS, FIB25_PAGE, PYTHON, RECIPES = (
+    (ROOT / "docs" / f"{name}.md").read_text()
+    for name in ("training", "networks", "fib25", "python", "recipes")
+)
+# of networks.md, what comes before a network that the reader writes
+PAGES = README, TRAINING, NETWORKS.partition("## A network of your own")[0], FIB25_PAGE
 FIB25 = public_data("fib25")
 SMALL = """--system.no-cpu-variant
     --model.architecture mednext_custom --model.base-channels 4 --model.grn
@@ -39,8 +46,8 @@ INSTALLING = ("make", "source", "python3", "pip")
 
 
 def commands():
-    """The indented command lines of the README, without comments, continued lines joined."""
-    outside_python = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    """The indented command lines of the pages, without comments, continued lines joined."""
+    outside_python = re.sub(r"```.*?```", "", "\n".join(PAGES), flags=re.DOTALL)
     lines = [line for line in outside_python.splitlines() if line.startswith("    ")]
     joined = "\n".join(lines).replace("\\\n", " ").splitlines()
     return [line.partition("#")[0].strip() for line in joined]
@@ -84,7 +91,7 @@ def run(command, folder):
     environment = dict(os.environ)
     program, *arguments = shlex.split(command)
     if program == "torchrun":
-        if not torch.cuda.is_available():
+        if "gpu" in arguments and not torch.cuda.is_available():
             arguments[arguments.index("gpu")] = "2"
         free_port = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
         arguments = ["-m", "torch.distributed.run", *free_port, *arguments]
@@ -95,7 +102,7 @@ def run(command, folder):
         arguments = [str(PYTC), *arguments]
     else:
         assert program == "python", command
-    if "--config" in arguments:
+    if "--config" in arguments or "check" in arguments:
         arguments += SMALL
     elif "--resume" in arguments:
         arguments += ["--loop.max-steps", "3"]
@@ -108,7 +115,7 @@ def run(command, folder):
 
 def test_the_three_lines_are_there():
     assert commands_to_run()[:3] == [
-        "python train.py --config configs/mednext.py",
+        "torchrun train.py --config configs/mednext.py",
         "python infer.py",
         "python evaluate.py --sweep",
     ]
@@ -150,7 +157,7 @@ def test_the_command_about_fib25_runs(workplace):
 
 
 def test_the_python_example_runs(workplace):
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", PYTHON, re.DOTALL)
     other = make_neurites((48, 48, 48), 6)
     names = {
         "affinities": np.random.default_rng(0).random((6, 48, 48, 48), np.float32),
@@ -163,4 +170,32 @@ def test_the_python_example_runs(workplace):
 
 def test_every_preset_is_described():
     presets = {path.name for path in (ROOT / "configs").glob("*.py")}
-    assert presets <= set(re.findall(r"`(\w+\.py)`", README))
+    assert presets <= set(re.findall(r"`(\w+\.py)`", RECIPES))
+
+
+def test_every_page_is_named():
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= set(re.findall(r"\]\((docs/\w[\w-]*\.md)\)", README))
+
+
+def test_the_picture_of_the_readme_is_made_by_its_script(tmp_path):
+    volume = make_neurites((16, 40, 50), 5)
+    wrong = np.where(volume.labels == volume.labels[8].max(), 0, volume.labels)
+    arrays = {"image": volume.image, "labels": volume.labels, "segmentation": wrong}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    script = ROOT / "docs" / "images" / "picture.py"
+    paths = [tmp_path / f"{name}.npy" for name in arrays]
+    output = tmp_path / "picture.png"
+    words = [sys.executable, script, *paths, "--slice", "8", "--output", output]
+    subprocess.run(words, check=True)
+    pixels = np.asarray(Image.open(output))
+    gap = 6
+    assert pixels.shape == (40, 4 * 50 + 3 * gap, 3)
+    starts = [number * (50 + gap) for number in range(4)]
+    image, labels, segments, errors = (pixels[:, start : start + 50] for start in starts)
+    assert (image == image[..., :1]).all() and (labels != image).any()
+    missing = (volume.labels[8] > 0) & (wrong[8] == 0)
+    assert missing.any()
+    assert ((errors != image).any(-1) == missing).mean() > 0.99
+    assert (segments[missing] == image[missing]).all()

@@ -134,9 +134,9 @@ def draw(
         if labels is not None:
             truth = _cut(labels, axes, axis, index)
             truth = np.where(is_unlabelled(truth), -1, truth.astype(np.int64))
-            drawn["labels"] = _overlay(grey, np.maximum(truth, 0))
+            drawn["labels"] = overlay(grey, np.maximum(truth, 0))
         ids = segments if matching is None else matching.colours(segments)
-        drawn["segmentation"] = _overlay(grey, ids)
+        drawn["segmentation"] = overlay(grey, ids)
         if matching is not None:
             codes = matching.errors(truth, segments)
             drawn["errors"] = tint(grey, ERRORS[codes], ERROR_STRENGTH[codes])
@@ -176,7 +176,7 @@ def stretched(pixels: np.ndarray) -> np.ndarray:
     return grey.astype(np.uint8)
 
 
-def _overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
+def overlay(grey: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """Ids in colour over the grey image, their borders stronger."""
     border = np.zeros(ids.shape, bool)
     border[:-1] |= ids[:-1] != ids[1:]
