@@ -400,6 +400,18 @@ class ExportModel(Section):
     target: tyro.conf.Positional[Path]  # The file to write, which ends in .safetensors.
     # Python files to load first, which register the network if it is none of pytc's.
     plugins: tuple[Path, ...] = ()
+    licence: str | None = None  # Of the weights, for the model card, e.g. CC-BY-4.0.
+    citation: str | None = None  # What to cite for the weights, for the model card.
+
+
+@dataclass(frozen=True)
+class ShowModel(Section):
+    """Print the model card of a run or a file: its training volumes, target, scores, parent."""
+
+    source: tyro.conf.Positional[Path]  # Folder or name of a run, a checkpoint or an export.
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False  # Print all of it, as JSON.
+    # Taken as by the other actions; a card is read without its network.
+    plugins: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -412,10 +424,11 @@ class ListModels(Section):
 
 @dataclass(frozen=True)
 class ModelsCommand:
-    """List the networks, or export the network of a run to one file."""
+    """List the networks, export the network of a run to one file, or show its model card."""
 
     action: Annotated[
         Annotated[ExportModel, tyro.conf.subcommand("export")]
+        | Annotated[ShowModel, tyro.conf.subcommand("show")]
         | Annotated[ListModels, tyro.conf.subcommand("list")],
         tyro.conf.arg(name=""),
     ]

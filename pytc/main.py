@@ -134,13 +134,13 @@ def _hardware(arguments: list[str]) -> None:
 
 
 def _models(arguments: list[str]) -> None:
-    """List the networks, or export one to a file."""
+    """List the networks, export one to a file, or show its model card."""
     with script():
         words = begin_verb(arguments)
 
         import tyro
 
-        from pytc.commands import ListModels, ModelsCommand
+        from pytc.commands import ListModels, ModelsCommand, ShowModel
         from pytc.models import list_architectures
         from pytc.python_files import load_plugins
 
@@ -150,9 +150,20 @@ def _models(arguments: list[str]) -> None:
             print("\n".join(list_architectures()))
             return
 
-        from pytc.models.checkpoint import export
+        from pytc.models.checkpoint import export, read_card
 
-        print(f"exported: {export(asked.source, asked.target)} -> {asked.target}")
+        if isinstance(asked, ShowModel):
+            import json
+
+            from pytc.messages import show_messages
+            from pytc.models.card import describe
+
+            show_messages(quiet=asked.json)  # nothing but JSON then
+            card = read_card(asked.source)
+            print(json.dumps(card, indent=1) if asked.json else describe(card))
+            return
+        taken = export(asked.source, asked.target, licence=asked.licence, citation=asked.citation)
+        print(f"exported: {taken} -> {asked.target}")
 
 
 def _data(arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Weights from elsewhere: formats, names, heads, UpKern; export."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -236,6 +237,58 @@ def test_an_exported_network_loads_back_equal(from_run, checkpoint, trained, tmp
         assert torch.equal(tensor, model.state_dict()[name]) and torch.equal(tensor, trained[name])
     started = replace(SMALL, pretrained=str(target))
     assert len(initialise(build_model(started), started).matched) == len(trained)
+
+
+def test_the_card_travels_with_the_weights(checkpoint, trained, tmp_path, capsys):
+    def show(*arguments):
+        main(["models", "show", *map(str, arguments)])
+        return capsys.readouterr().out
+
+    run = checkpoint.parent.parent
+    state = torch.load(checkpoint, weights_only=True)
+    facts = {"image": "a.h5:raw", "axes": "zyx", "shape": (9, 9, 9), "voxel_size": (40.0, 4.0, 4.0)}
+    state["volumes"] = [facts | {"grey_range": (0.0, 255.0), "n_labels": 3, "histogram": (1.0,)}]
+    torch.save(state, checkpoint)
+    (run / "environment.json").write_text(json.dumps({"pytc": "0.0.9"}))
+    rows = [{"step": 6, "val/loss": 9.0}, {"step": 7, "val/nerl": 0.5, "val/threshold": 0.6}]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for folder, name in (("predictions", "source"), ("evaluation", "metrics")):
+        (run / folder / "b").mkdir(parents=True)
+        content = {"image": "b.h5:raw", "metric": "nerl", "nerl": 0.75, "threshold": 0.7}
+        (run / folder / "b" / f"{name}.json").write_text(json.dumps(content))
+
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    main(["models", "export", str(run), str(first), "--licence", "CC-BY-4.0"])
+    main(["models", "export", str(first), str(second), "--citation", "Doe 2026"])
+    capsys.readouterr()
+    card = json.loads(show(second, "--json"))
+    assert (card["licence"], card["citation"]) == ("CC-BY-4.0", "Doe 2026")
+    assert (card["step"], card["trained_by"], card["parent"]) == (7, "0.0.9", None)
+    assert card["volumes"] == [
+        {"image": "a.h5:raw", "axes": "zyx", "shape": [9, 9, 9]}
+        | {"voxel_size": [40, 4, 4], "grey_range": [0, 255], "n_labels": 3}
+    ]
+    training, evaluated = card["scores"]
+    assert (training["scores"], training["settings"]) == ({"val/nerl": 0.5}, {"threshold": 0.6})
+    assert (evaluated["scores"], evaluated["settings"]) == ({"nerl": 0.75}, {"threshold": 0.7})
+    text = show(second)
+    assert "a.h5:raw, zyx 9 x 9 x 9, voxels 40 x 4 x 4 nm, grey 0 to 255" in text
+    assert "scores of b.h5:raw (threshold 0.7): nerl 0.75" in text
+    assert json.loads(show(run, "--json"))["licence"] is None
+
+    # a prediction that is older than the weights was made by others
+    os.utime(run / "predictions/b/source.json", (0, 0))
+    assert len(json.loads(show(run, "--json"))["scores"]) == 1
+
+    checkpoint = checkpoint.rename(checkpoint.with_name("last.pt"))
+    started = replace(SMALL, pretrained=str(second))
+    report = initialise(build_model(started), started)
+    assert report.card == card
+    state["parent"] = {"weights": str(second), "card": report.card}
+    torch.save(state, checkpoint)
+    capsys.readouterr()
+    assert json.loads(show(run, "--json"))["parent"]["card"] == card
+    assert f"started from: {second}\n    {card['name']}: mednext_custom, 7 steps" in show(run)
 
 
 def test_what_is_no_export_is_refused(checkpoint, trained, tmp_path):

@@ -6,6 +6,7 @@ is read without executing anything, and the network is rebuilt from the file alo
     save_checkpoint, save_if_best                  write
     read_file, load_checkpoint, restore_model      read
     good_checkpoints                               find those of a run, the newest first
+    read_card                                      what the network was trained on
     export                                         write the network alone, as .safetensors
 """
 
@@ -25,6 +26,7 @@ from pytc.config import Config
 from pytc.metrics.table import metric
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
+from pytc.models.card import Card, make_card
 from pytc.renames import config_from_plain
 from pytc.runs import find_run, find_weights, load_config, replacing
 
@@ -40,13 +42,16 @@ HARMLESS: list[Any] = [
 
 
 class Checkpoint(TypedDict, total=False):
-    """All keys of a checkpoint. An export has the first four, `model`, and None as `average`."""
+    """All keys of a checkpoint. An export has the first five, `model`, and None as `average`."""
 
     format: int  # FORMAT of the release that wrote it
     config: dict[str, Any]  # the resolved config of the run, as nested dictionaries
     volumes: list[dict[str, Any]]  # facts of the training volumes, see `pytc.data.facts`
     step: int  # optimizer steps that were taken
+    card: Card  # of an export alone, see `pytc.models.card`
 
+    # the weights it started from, as {"weights": path, "card": their card, None of other programs}
+    parent: dict[str, Any] | None
     skipped: int  # steps skipped in the whole run, because a loss or gradient was not finite
     skipped_in_a_row: int  # steps skipped since the last one that was taken
     model: dict[str, torch.Tensor]  # weights
@@ -132,7 +137,7 @@ def _read_safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
         weights = {name: file.get_tensor(name) for name in names}
     if metadata.get("format") != f"pytc {FORMAT}":
         return {"model": weights}
-    return {
+    state = {
         "format": FORMAT,
         "config": json.loads(metadata["config"]),
         "volumes": json.loads(metadata.get("volumes", "[]")),
@@ -140,6 +145,9 @@ def _read_safetensors(path: Path, device: torch.device | str) -> dict[str, Any]:
         "model": weights,
         "average": None,
     }
+    if "card" in metadata:  # release 0.1 wrote none
+        state["card"] = json.loads(metadata["card"])
+    return state
 
 
 def _compare_checksums(path: Path) -> None:
@@ -219,13 +227,40 @@ def good_checkpoints(
         yield state
 
 
-def export(source: Path, target: Path) -> Path:
-    """Write the network of a checkpoint to a .safetensors file, its config as JSON in the metadata.
+def find_checkpoint(source: Path) -> Path:
+    """The file of a run (its folder or its name) that infer.py would take; a file as it is."""
+    checkpoint = "best"
+    if not Path(source).is_file():
+        checkpoint = load_config(find_run(source)).inference.checkpoint
+    return find_weights(source, checkpoint)
+
+
+def card_of(state: Checkpoint, path: Path) -> Card:
+    """The card that an export carries, or else the card of the checkpoint at `path`."""
+    if "card" in state:
+        return state["card"]
+    config = config_from_plain(state["config"])
+    volumes = state.get("volumes", [])
+    return make_card(config, state["step"], volumes, state.get("parent"), path)
+
+
+def read_card(source: Path) -> Card:
+    """The card of a run, a checkpoint or an export; ValueError if `source` is none of them."""
+    path = find_checkpoint(source)
+    return card_of(load_checkpoint(path), path)
+
+
+def export(
+    source: Path, target: Path, *, licence: str | None = None, citation: str | None = None
+) -> Path:
+    """Write the network of a checkpoint to a .safetensors file, its config and card as metadata.
 
     Args:
         source: a checkpoint, or the folder or the name of a run, of which the checkpoint is taken
             that infer.py would take.
         target: the file to write.
+        licence: of the weights, for the card; by default what the card of `source` says.
+        citation: what to cite for the weights; by default what the card of `source` says.
 
     Returns:
         The checkpoint that was taken.
@@ -237,17 +272,19 @@ def export(source: Path, target: Path) -> Path:
 
     if target.suffix != ".safetensors":
         raise ValueError(f"expected a file name that ends in .safetensors, got {target}")
-    checkpoint = "best"
-    if not Path(source).is_file():
-        checkpoint = load_config(find_run(source)).inference.checkpoint
-    source = find_weights(source, checkpoint)
+    source = find_checkpoint(source)
     state = load_checkpoint(source)
     model, config = restore_model(state)
+    card = card_of(state, source)
+    for name, given in (("licence", licence), ("citation", citation)):
+        if given is not None:
+            card = card | {name: given}
     metadata = {
         "format": f"pytc {FORMAT}",
         "config": json.dumps(asdict(config)),
         "step": str(state["step"]),
         "volumes": json.dumps(state.get("volumes", [])),
+        "card": json.dumps(card),
     }
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with replacing(target) as temporary:

@@ -6,6 +6,7 @@ They come from another run, official MedNeXt, nnU-Net, Lightning or safetensors.
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +14,8 @@ from torch import Tensor
 from pytc.config import ModelConfig
 from pytc.models import build_model
 from pytc.models.base import ConnectomicsModel
-from pytc.models.checkpoint import read_file
+from pytc.models.card import Card
+from pytc.models.checkpoint import FORMAT, Checkpoint, card_of, read_file
 from pytc.runs import find_weights
 
 # Under which keys frameworks keep the weights in a checkpoint, and what they put before the names.
@@ -30,6 +32,7 @@ class Report:
     """
 
     source: Path
+    card: Card | None = None  # of the file; None of one that pytc did not write
     matched: list[str] = field(default_factory=list)
     resampled: list[str] = field(default_factory=list)  # UpKern: kernels of another size
     reset: dict[str, tuple] = field(default_factory=dict)  # heads, initialised anew on request
@@ -74,9 +77,14 @@ def initialise(model: ConnectomicsModel, config: ModelConfig) -> Report | None:
         return None
     source = find_weights(name_or_path)
     current = model.state_dict()
-    found = read_weights(source, current)
+    state = read_file(source)
+    found = weights_in(state, source, current)
     fitting: dict[str, Tensor] = {}
-    report = Report(source, missing=[name for name in current if name not in found])
+    card = None
+    if isinstance(state, dict) and state.get("format") == FORMAT and "config" in state:
+        card = card_of(cast(Checkpoint, state), source)
+    missing = [name for name in current if name not in found]
+    report = Report(source, card, missing=missing)
     heads = head_names(config) if config.reset_head else set()
     for name, tensor in found.items():
         if name not in current:
@@ -122,20 +130,20 @@ def head_names(config: ModelConfig) -> set[str]:
     }
 
 
-def read_weights(path: Path, names: Collection[str]) -> dict[str, Tensor]:
+def weights_in(state: Any, path: Path, names: Collection[str]) -> dict[str, Tensor]:
     """The tensors of a checkpoint, or of a bare state dict, under the names of the network.
 
     If the checkpoint has a moving average, its tensors are taken. The prefixes that compilation,
     Lightning and DDP put before a name are removed.
 
     Args:
-        path: the file.
+        state: what `read_file` read.
+        path: the file, for errors.
         names: of the network's parameters and buffers.
 
     Raises:
-        ValueError: the file is missing, cannot be read, has no weights, or two for one name.
+        ValueError: the file has no weights, or two for one name.
     """
-    state = read_file(path)
     if not isinstance(state, dict):
         state = {}
     for entry in ENTRIES:

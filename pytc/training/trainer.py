@@ -97,6 +97,7 @@ class Trainer:
         self.average = MovingAverage(self.model, self.optim) if self.optim.ema_decay else None
         self.skipped = 0
         self.skipped_in_a_row = 0
+        self.parent: dict[str, Any] | None = None  # the weights it started from, for the model card
 
     @property
     def eval_model(self) -> ConnectomicsModel:
@@ -231,6 +232,8 @@ class Trainer:
     def load_pretrained(self) -> Report | None:
         """Start from the weights that the config names, if any; reports what was taken."""
         report = initialise(self.model, self.config.model)
+        if report is not None:
+            self.parent = {"weights": str(report.source), "card": report.card}
         if self.average is not None:
             self.average.model.load_state_dict(self.model.state_dict())
         return report
@@ -242,6 +245,7 @@ class Trainer:
             config=asdict(self.config),
             volumes=volumes,
             step=step,
+            parent=self.parent,
             skipped=self.skipped,
             skipped_in_a_row=self.skipped_in_a_row,
             model=self.model.state_dict(),
@@ -260,5 +264,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty if the run was not in fp16
             self.scaler.load_state_dict(state["scaler"])
+        self.parent = state.get("parent")
         self.skipped = state["skipped"]
         self.skipped_in_a_row = state["skipped_in_a_row"]

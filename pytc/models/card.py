@@ -1,0 +1,175 @@
+"""The model card: what a network was trained on, as plain types that travel with its weights.
+
+`pytc models export` writes it into the metadata of the .safetensors file, `pytc models show` prints
+it. It loads no torch.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytc import __version__
+from pytc.config import Config
+from pytc.io.results import SOURCE
+from pytc.target_kinds import target_kind
+
+Card = dict[str, Any]  # plain types, as JSON holds them
+# Facts of a training volume that a card keeps, see `pytc.data.facts`.
+OF_A_VOLUME = ("image", "axes", "shape", "voxel_size", "grey_range", "n_labels")
+# What a metrics.json says of how its scores were made.
+SETTINGS = ("threshold", "method", "min_size", "merge_tolerance_nodes")
+NOT_SCORES = ("step", "time", "val/threshold")
+
+
+def make_card(
+    config: Config,
+    step: int,
+    volumes: Sequence[Mapping[str, Any]],
+    parent: Card | None,
+    checkpoint: Path,
+) -> Card:
+    """The card of a checkpoint.
+
+    Args:
+        config: of the run, resolved.
+        step: optimizer steps that were taken.
+        volumes: facts of the training volumes; empty if the checkpoint has none.
+        parent: the card of the weights from which the training started, if any.
+        checkpoint: the file. If it lies in the folder of a run, the scores of the run are in the
+            card.
+    """
+    network, target = config.model, config.target
+    kind = target_kind(target.kind)
+    run = checkpoint.resolve().parent.parent
+    in_a_run = checkpoint.resolve().parent.name == "checkpoints" and (run / "config.json").is_file()
+    version = None
+    scores: list[dict[str, Any]] = []
+    if in_a_run:
+        environment = run / "environment.json"
+        if environment.is_file():
+            version = json.loads(environment.read_text())["pytc"]
+        scores = [*training_scores(run, step), *evaluated_scores(run, checkpoint)]
+    return _plain(
+        {
+            "name": config.name,
+            "licence": None,
+            "citation": None,
+            "trained_by": version,
+            "exported_by": __version__,
+            "step": step,
+            "architecture": network.architecture,
+            "network_voxel_size": network.voxel_size,
+            "target": target.kind,
+            "offsets": target.offsets if kind.per_offset else None,
+            "patch_size": config.data.patch_size,
+            "volumes": [{name: row.get(name) for name in OF_A_VOLUME} for row in volumes],
+            "validation": [volume.image for volume in config.data.validation],
+            "scores": scores,
+            "parent": parent,
+        }
+    )
+
+
+def training_scores(run: Path, step: int) -> list[dict[str, Any]]:
+    """The validation scores of one step, from log.jsonl and validation.jsonl of a run."""
+    scores: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+    for name in ("log.jsonl", "validation.jsonl"):
+        path = run / name
+        if not path.is_file():
+            continue
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            if row["step"] != step:
+                continue
+            of_row = {key: value for key, value in row.items() if key.startswith("val/")}
+            if "val/threshold" in of_row:
+                settings["threshold"] = of_row["val/threshold"]
+            scores |= {key: of_row[key] for key in of_row if key not in NOT_SCORES}
+    if not scores:
+        return []
+    return [{"volume": None, "from": "training", "settings": settings, "scores": scores}]
+
+
+def evaluated_scores(run: Path, checkpoint: Path) -> list[dict[str, Any]]:
+    """What the last evaluation of each volume of a run says, with its settings.
+
+    A prediction does not name its step. So those that are older than the checkpoint are left out.
+    """
+    found = []
+    for path in sorted(run.glob("evaluation/*/metrics.json")):
+        source = run / "predictions" / path.parent.name / SOURCE
+        if not source.is_file() or source.stat().st_mtime < checkpoint.stat().st_mtime:
+            continue
+        metrics = json.loads(path.read_text())
+        settings = {name: metrics[name] for name in SETTINGS if name in metrics}
+        shown = {
+            name: value if math.isfinite(value) else None
+            for name, value in metrics.items()
+            if isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and name not in SETTINGS
+        }
+        found.append(
+            {
+                "volume": metrics.get("image") or path.parent.name,
+                "from": "evaluate",
+                "chosen_by": metrics.get("metric"),
+                "settings": settings,
+                "scores": shown,
+            }
+        )
+    return found
+
+
+def describe(card: Card) -> str:
+    """The card as lines to read: the figures that decide, each with its unit."""
+    lines = [f"{card['name']}: {card['architecture']}, {card['step']:,} steps"]
+    by = card["trained_by"] or "unknown"
+    lines.append(f"version: trained by pytc {by}, exported by {card['exported_by']}")
+    lines += [f"{name}: {card[name] or 'not given'}" for name in ("licence", "citation")]
+    target = card["target"]
+    if card["offsets"]:
+        target += f", offsets {' '.join(_joined(offset, ',') for offset in card['offsets'])}"
+    lines.append(f"target: {target}")
+    lines.append(f"patch: {_joined(card['patch_size'], ' x ')} voxels")
+    for volume in card["volumes"]:
+        size = "unknown"
+        if volume["voxel_size"]:
+            size = f"{_joined(volume['voxel_size'], ' x ')} nm"
+        shape, grey = _joined(volume["shape"], " x "), _joined(volume["grey_range"], " to ")
+        lines.append(
+            f"trained on: {volume['image']}, {volume['axes']} {shape}, voxels {size}, grey {grey}"
+        )
+    if not card["volumes"]:
+        lines.append("trained on: unknown")
+    lines += [f"validated on: {image}" for image in card["validation"]]
+    for row in card["scores"]:
+        values = ", ".join(f"{name} {_number(value)}" for name, value in row["scores"].items())
+        settings = ", ".join(f"{name} {_number(value)}" for name, value in row["settings"].items())
+        where = row["volume"] or "validation volumes, during training"
+        at = f" ({settings})" if settings else ""
+        lines.append(f"scores of {where}{at}: {values}")
+    if not card["scores"]:
+        lines.append("scores: none")
+    if card["parent"]:
+        lines.append(f"started from: {card['parent']['weights']}")
+        if card["parent"]["card"]:
+            lines += [f"    {line}" for line in describe(card["parent"]["card"]).splitlines()]
+    return "\n".join(lines)
+
+
+def _joined(values: Sequence[float], between: str) -> str:
+    return between.join(f"{value:g}" for value in values)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(content: Card) -> Card:
+    """The card as it is read back: tuples become lists."""
+    plain: Card = json.loads(json.dumps(content))
+    return plain
