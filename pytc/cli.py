@@ -15,12 +15,12 @@ from pytc.checks import require
 from pytc.commands import EvaluateConfig, InferConfig, TrainCommand, parse
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
+from pytc.inference.settings import config_of_run, settings_of_run
 from pytc.messages import QUIET, QUIET_HELP, begin_verb
 from pytc.models import check_options
 from pytc.python_files import load_plugins
-from pytc.renames import DOCUMENTED_FLAGS, config_from_plain, refuse_renamed_flags
+from pytc.renames import DOCUMENTED_FLAGS, refuse_renamed_flags
 from pytc.runs import (
-    export_config,
     find_run,
     load_config,
     newest_run,
@@ -244,15 +244,10 @@ def infer(arguments: list[str] | None = None) -> None:
         if asks_for_help and given.run is None:
             parse(InferConfig, "infer", rest)  # prints the help that needs no run, and ends
         run = given.run or str(newest_run("checkpoints/last.pt"))
-        trained = _config_of(run)
+        trained = config_of_run(run)
+        default = settings_of_run(run, trained)
         if not asks_for_help:
             LOGGER.info(f"run: {run}")
-        default = InferConfig(
-            run,
-            inference=trained.inference,
-            segmentation=trained.segmentation,
-            system=trained.system,
-        )
         config = parse(InferConfig, "infer", rest, default=default)
 
         require_writable(Path(config.output or find_run(run) / "predictions"))
@@ -270,18 +265,6 @@ def infer(arguments: list[str] | None = None) -> None:
             local_rank=ranks.local_rank,
             local_world=ranks.local_world,
         )
-
-
-def _config_of(name: str) -> Config:
-    """The config of a run, or of a file of weights; of most without loading torch."""
-    if Path(name).suffix == ".safetensors":
-        return export_config(Path(name))
-    run = find_run(name)
-    if Path(name).is_file() and run != Path(name).parent.parent:
-        from pytc.models.checkpoint import load_checkpoint
-
-        return config_from_plain(load_checkpoint(Path(name))["config"])
-    return load_config(run)
 
 
 def evaluate(arguments: list[str] | None = None) -> None:

@@ -51,6 +51,7 @@ FLOORS = {
     "pytc.evaluation": 4,
     "pytc.training": 5,
     "pytc.evaluate": 5,
+    "pytc.segmenter": 5,
     "pytc.view": 5,
     "pytc.validate": 6,
     "pytc.launch": 6,

@@ -156,14 +156,18 @@ def test_the_command_about_fib25_runs(workplace):
     assert "trained: runs/fib25" in run(command, workplace)
 
 
-def test_the_python_example_runs(workplace):
-    (example,) = re.findall(r"```python\n(.*?)```", PYTHON, re.DOTALL)
-    other = make_neurites((48, 48, 48), 6)
-    names = {
-        "affinities": np.random.default_rng(0).random((6, 48, 48, 48), np.float32),
-        "skeleton": other.skeleton,
-    }
-    exec(example, names)
+@pytest.mark.slow
+def test_the_python_examples_run(workplace, monkeypatch):
+    """In order, in one namespace, with the run that the commands of the README have made."""
+    monkeypatch.chdir(workplace)
+    if not (workplace / "runs" / "mine").is_dir():
+        run(next(line for line in commands_to_run() if "--name mine" in line), workplace)
+    names = {}
+    examples = re.findall(r"```python\n(.*?)```", PYTHON, re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(example, names)
+    assert names["affinities"].shape == (6, 48, 48, 48)
     assert names["labels"].shape == (48, 48, 48) and 0 <= names["scores"]["nerl"] <= 1
     assert names["model"].get_model_info()["parameters"] > 1e7
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,18 +80,11 @@ def infer(
         RunError: blocks are missing that config.finish asks for.
     """
     announce_compilation()
-    load_plugins(config.plugins)
-    device = hardware.choose_device(config.system, local_rank)
-    torch.set_num_threads(hardware.choose_threads(config.system, local_world))
     run = config.run
     if run is None:
         run = str(newest_run("checkpoints/last.pt"))
-    checkpoint = find_weights(run, config.inference.checkpoint)
-    state = load_checkpoint(checkpoint, device)
-    model, trained = restore_model(state)
-    model = model.to(device)
-    LOGGER.info(f"checkpoint: {checkpoint}, step {state['step']}")
-    training = from_plain(state.get("volumes", ()))
+    network = open_network(config, run, local_rank, local_world)
+    model, trained, training = network.model, network.trained, network.volumes
     volumes = volumes_to_predict(config, trained, training)
     for flag in ("output", "roi", "mask"):
         require(
@@ -101,8 +94,6 @@ def infer(
         )
     model.require_size(config.inference.window or trained.data.patch_size)
     sources = [open_input(volume, trained, training) for volume in volumes]
-    with open(checkpoint, "rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
 
     folders = _result_folders(config, run, volumes, trained)
     for source, folder in zip(sources, folders):
@@ -117,7 +108,17 @@ def infer(
             notes = _notes(located, source, trained, config.segmentation)
             write_source(folder, notes | made_by)
         else:
-            predict(model, trained, volume, folder, config, device, weights, made_by, shard=shard)
+            predict(
+                model,
+                trained,
+                volume,
+                folder,
+                config,
+                network.device,
+                network.weights,
+                made_by,
+                shard=shard,
+            )
         if shard.count == 1:
             _segment_prediction(folder, trained, config)
     shares_with_ranks = shard.count > 1 and config.shard is None
@@ -127,6 +128,47 @@ def infer(
     if rank == 0:
         _print_next(config, run, folders, trained)
     return folders
+
+
+@dataclass(frozen=True)
+class OpenedNetwork:
+    """A trained network on its device, ready to predict, and where it is from."""
+
+    checkpoint: Path
+    step: int
+    model: ConnectomicsModel
+    trained: Config  # by which it was trained
+    volumes: tuple[Facts, ...]  # on which it was trained; none where its file does not say
+    device: torch.device
+    weights: str  # SHA-256 of the checkpoint
+
+
+def open_network(
+    config: InferConfig, run: str, local_rank: int = 0, local_world: int = 1
+) -> OpenedNetwork:
+    """The network of a run or a file of weights; the threads of this process are set, too.
+
+    Args:
+        config: its plugins, system and inference.checkpoint are read.
+        local_rank: as for `infer`.
+        local_world: as for `infer`.
+
+    Raises:
+        ValueError: if there is no such checkpoint, or it is damaged.
+    """
+    load_plugins(config.plugins)
+    device = hardware.choose_device(config.system, local_rank)
+    torch.set_num_threads(hardware.choose_threads(config.system, local_world))
+    checkpoint = find_weights(run, config.inference.checkpoint)
+    state = load_checkpoint(checkpoint, device)
+    model, trained = restore_model(state)
+    LOGGER.info(f"checkpoint: {checkpoint}, step {state['step']}")
+    with open(checkpoint, "rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    volumes = tuple(from_plain(state.get("volumes", ())))
+    return OpenedNetwork(
+        checkpoint, state["step"], model.to(device), trained, volumes, device, weights
+    )
 
 
 def _segment_prediction(folder: Path, trained: Config, config: InferConfig) -> None:
