@@ -28,7 +28,14 @@ from pytc.runs import (
     runs_folder,
 )
 from pytc.script import command_line, printed_by_one_rank, program_of, script
-from pytc.training.resolve import NO_GPU, check_asked, check_resumed, cpu_variant, differences
+from pytc.training.resolve import (
+    NO_GPU,
+    check_asked,
+    check_resumed,
+    cpu_variant,
+    differences,
+    network_of_weights,
+)
 
 LOGGER = logging.getLogger(__name__)
 
@@ -73,6 +80,14 @@ def train(arguments: list[str] | None = None) -> None:
             config = parse_config(words, variant, config_path, resume)
             made = differences(default, variant, NO_GPU)
             changes = [change for change in made if change.field not in flags]
+        weights = config.model.pretrained
+        theirs = None
+        if resume is None and weights is not None:
+            theirs = _config_of_weights(weights)
+        if theirs is not None:
+            adopted = network_of_weights(config, theirs, flags)
+            changes += differences(config, adopted, f"as in the weights of {weights}")
+            config = adopted
         check_options(config.model.architecture, flags)
         run = train(config, resume, flags=flags, changes=changes)
         if read_environment().is_main:
@@ -265,6 +280,15 @@ def infer(arguments: list[str] | None = None) -> None:
             local_rank=ranks.local_rank,
             local_world=ranks.local_world,
         )
+
+
+def _config_of_weights(name: str) -> Config | None:
+    """The config of a run, or of a file of weights; None of weights of another program."""
+    try:
+        return config_of_run(name)
+    except ValueError:
+        LOGGER.info(f"{name} has no config of pytc: the network is built as asked for")
+        return None
 
 
 def evaluate(arguments: list[str] | None = None) -> None:

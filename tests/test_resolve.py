@@ -228,7 +228,7 @@ def test_a_run_keeps_what_was_asked_and_what_runs():
         ),
         (
             {"model": replace(TINY.model, pretrained="nowhere.pt")},
-            "a file of weights at model.pretrained, got 'nowhere.pt'",
+            "a run or a file of weights at model.pretrained, got 'nowhere.pt'",
         ),
     ],
 )

@@ -113,8 +113,9 @@ class ModelConfig(Section):
     voxel_size: Lengths | None = None
     # Patch that nnunet is planned for and monai_unetr takes. Default: the training patch.
     image_size: Triple | None = None
-    # Weights to start a training from: a checkpoint of pytc, official MedNeXt, nnU-Net or
-    # Lightning, or .safetensors.
+    # Weights to start a training from: a run, a checkpoint of pytc, official MedNeXt, nnU-Net or
+    # Lightning, or .safetensors. train.py builds the network of a run or an export, whatever the
+    # config says, but for flags.
     pretrained: str | None = None
     upkern: str | None = None  # A MedNeXt with smaller kernels, which are enlarged to start from.
     # Start the heads anew if the weights are for another number of output channels.

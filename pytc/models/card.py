@@ -124,6 +124,57 @@ def evaluated_scores(run: Path, checkpoint: Path) -> list[dict[str, Any]]:
     return found
 
 
+def differences_to_weights(
+    card: Card, config: Config, volumes: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """What a training that starts from weights does otherwise than the training of these weights.
+
+    Args:
+        card: of the weights.
+        config: of the training that starts, resolved.
+        volumes: facts of its training volumes.
+
+    Returns:
+        A line for each difference: target, offsets, axes, voxel size (by more than 1%), grey range.
+    """
+    kind = target_kind(config.target.kind)
+    here: Card = {"target": config.target.kind, "offsets": None}
+    if kind.per_offset:
+        here["offsets"] = [list(offset) for offset in config.target.offsets]
+    lines = [
+        f"{name}: {card[name]} in the weights, {here[name]} here"
+        for name in ("target", "offsets")
+        if card[name] != here[name]
+    ]
+    if not card["volumes"] or not volumes:
+        return lines
+    # all volumes of a run have the same axes, and voxels of about the same size
+    theirs, ours = card["volumes"][0], volumes[0]
+    if theirs["axes"] != ours["axes"]:
+        lines.append(f"axes: {theirs['axes']} in the weights, {ours['axes']} here")
+    sizes = theirs["voxel_size"], ours["voxel_size"]
+    if not _about_equal(*sizes):
+        lines.append(f"voxel size: {_nm(sizes[0])} in the weights, {_nm(sizes[1])} here")
+    ranges = [
+        sorted({tuple(row["grey_range"]) for row in rows}) for rows in (card["volumes"], volumes)
+    ]
+    if ranges[0] != ranges[1]:
+        shown = [", ".join(_joined(each, " to ") for each in found) for found in ranges]
+        lines.append(f"grey values that become 0 and 1: {shown[0]} in the weights, {shown[1]} here")
+    return lines
+
+
+def _about_equal(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
+    """Whether two voxel sizes differ by at most 1% along each axis; two unknown ones are equal."""
+    if one is None or other is None:
+        return one is other
+    return all(math.isclose(a, b, rel_tol=0.01) for a, b in zip(one, other, strict=True))
+
+
+def _nm(voxel_size: Sequence[float] | None) -> str:
+    return "unknown" if voxel_size is None else f"{_joined(voxel_size, ' x ')} nm"
+
+
 def describe(card: Card) -> str:
     """The card as lines to read: the figures that decide, each with its unit."""
     lines = [f"{card['name']}: {card['architecture']}, {card['step']:,} steps"]
@@ -136,9 +187,7 @@ def describe(card: Card) -> str:
     lines.append(f"target: {target}")
     lines.append(f"patch: {_joined(card['patch_size'], ' x ')} voxels")
     for volume in card["volumes"]:
-        size = "unknown"
-        if volume["voxel_size"]:
-            size = f"{_joined(volume['voxel_size'], ' x ')} nm"
+        size = _nm(volume["voxel_size"])
         shape, grey = _joined(volume["shape"], " x "), _joined(volume["grey_range"], " to ")
         lines.append(
             f"trained on: {volume['image']}, {volume['axes']} {shape}, voxels {size}, grey {grey}"

@@ -20,6 +20,7 @@ from pytc.data.inspection import inspect_run
 from pytc.data.patches import TrainingPatches, step_numbers, train_dataset, val_dataset
 from pytc.data.synthetic_volumes import prepare_volume
 from pytc.models import name_plugins
+from pytc.models.card import differences_to_weights
 from pytc.models.checkpoint import Checkpoint, good_checkpoints
 from pytc.runs import create_run
 from pytc.script import RunError, command_line
@@ -161,6 +162,8 @@ class Run:
 
         # State: from the newest good checkpoint, or at the start.
         self.first_step, scores = _load_state(trainer, resume)
+        if resume is None and ranks.is_main:
+            _warn_of_differences(trainer, volumes)
         self.begun = False  # whether this process has taken or skipped a step
 
         # Data: every rank loads other samples.
@@ -291,6 +294,15 @@ def _load_state(trainer: Trainer, resume: Path | None) -> tuple[int, dict[int, f
     expected = f"--loop.max-steps of {step} or more, as {resume} is at this step"
     require(step <= max_steps, expected, max_steps)
     return step, state["scores"]
+
+
+def _warn_of_differences(trainer: Trainer, volumes: list[dict[str, Any]]) -> None:
+    """Warn where the weights that a run starts from were trained on other data or targets."""
+    parent = trainer.parent
+    if parent is None or parent["card"] is None:
+        return
+    for line in differences_to_weights(parent["card"], trainer.config, volumes):
+        LOGGER.warning(f"{parent['weights']}: {line}")
 
 
 def newest_checkpoint(run: Path, device: torch.device) -> Checkpoint:

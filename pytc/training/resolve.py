@@ -23,7 +23,7 @@ from pytc.checks import require
 from pytc.config import AugmentConfig, Config
 from pytc.data.sources import training_voxel_size
 from pytc.models.anisotropy import fit_to_data
-from pytc.runs import load_config, write_json
+from pytc.runs import find_run, load_config, write_json
 from pytc.target_kinds import TARGET_KINDS
 
 if TYPE_CHECKING:
@@ -49,6 +49,17 @@ FREE_WHEN_RESUMED = (
     "model.upkern",
     "model.reset_head",
 )
+# Fields of `model` that a training from other weights does not take from them.
+KEPT_WHEN_FINE_TUNED = {
+    "in_channels",
+    "out_channels",
+    "deep_supervision",
+    "pretrained",
+    "upkern",
+    "reset_head",
+    "checkpoint_style",
+    "dropout",
+}
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,25 @@ def cpu_variant(preset: Config, flags: Collection[str] = ()) -> Config:
         system=replace(preset.system, compile=False, precision=precision),
         inference=replace(preset.inference, window=None),
     )
+
+
+def network_of_weights(config: Config, weights: Config, flags: Collection[str] = ()) -> Config:
+    """The config with the network of the weights that it starts from, but for its channels.
+
+    Args:
+        config: what was asked for.
+        weights: the config in the file of weights, resolved: with voxel size and patch.
+        flags: fields that the command line names. They are never replaced.
+    """
+    asked, theirs = config.model, weights.model
+    if "model.architecture" in flags and asked.architecture != theirs.architecture:
+        return config
+    named = {flag.split(".")[1] for flag in flags if flag.startswith("model.")}
+    kept = KEPT_WHEN_FINE_TUNED | named
+    taken = {
+        each.name: getattr(theirs, each.name) for each in fields(theirs) if each.name not in kept
+    }
+    return replace(config, model=replace(asked, **taken))
 
 
 def resolve(
@@ -250,7 +280,19 @@ def check_asked(config: Config) -> None:
         ("pretrained", config.model.pretrained),
         ("upkern", config.model.upkern),
     ):
-        require(path is None or Path(path).is_file(), f"a file of weights at model.{name}", path)
+        fits = path is None or _has_weights(path)
+        require(fits, f"a run or a file of weights at model.{name}", path)
+
+
+def _has_weights(name: str) -> bool:
+    """Whether a name is that of a file, or of a run with a checkpoint."""
+    if Path(name).is_file():
+        return True
+    try:
+        run = find_run(name)
+    except ValueError:
+        return False
+    return any((run / "checkpoints" / file).is_file() for file in ("best.pt", "last.pt"))
 
 
 def check_resumed(config: Config, run: Path) -> None:
