@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 LONGEST_VALUE = 160  # characters of a wrong value that an error shows
@@ -54,10 +54,14 @@ def suggest(name: str, names: Iterable[str]) -> str:
 class Section:
     """Base class of the config dataclasses. It checks that each field has its declared type.
 
-    A list becomes a tuple, and a whole number in a float field becomes a float. For any other type
-    a ValueError names the section and the field. A subclass checks ranges in its own
-    `__post_init__`, after `super().__post_init__()`, by `require` and the methods below.
+    Its repr names the fields that differ from their defaults. A list becomes a tuple, and a whole
+    number in a float field becomes a float. For any other type a ValueError names the section and
+    the field. A subclass checks ranges in its own `__post_init__`, after
+    `super().__post_init__()`, by `require` and the methods below.
     """
+
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = _differences  # type: ignore[method-assign]  # `dataclass` then keeps it
 
     def __post_init__(self) -> None:
         section_class: Any = type(self)
@@ -98,6 +102,19 @@ class Section:
             for number in _numbers(value):
                 is_valid = math.isfinite(number) and is_in_range(number)
                 require(is_valid, f"{self.title(name)} {expected}", value)
+
+
+def _differences(section: Any) -> str:
+    """The call that makes a section, with the fields that differ from their defaults alone."""
+    shown = []
+    for field in fields(section):
+        value = getattr(section, field.name)
+        default = field.default
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        if value != default:
+            shown.append(f"{field.name}={value!r}")
+    return f"{type(section).__name__}({', '.join(shown)})"
 
 
 def check_type(value: Any, hint: Any, title: str) -> Any:

@@ -501,6 +501,16 @@ class MigrateCommand:
 
 
 @dataclass(frozen=True)
+class RunsCommand:
+    """List all runs, the newest last: step of how many, best score, age, state.
+
+    The score is that of the last pytc evaluate, or else the best of validation.
+    """
+
+    folder: Path | None = None  # Folder of the runs; default: $PYTC_RUNS, or runs/.
+
+
+@dataclass(frozen=True)
 class CompareConfig(Section):
     """Put runs beside each other on one page: scores, curves, and how their configs differ.
 

@@ -214,6 +214,21 @@ def _migrate(arguments: list[str]) -> None:
         print(report)
 
 
+def _runs(arguments: list[str]) -> None:
+    """List all runs: step, best score, age, state."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.commands import RunsCommand, parse
+
+        asked = parse(RunsCommand, "runs", words)
+
+        from pytc.run_table import show_runs
+        from pytc.runs import runs_folder
+
+        show_runs(asked.folder or runs_folder())
+
+
 def _compare(arguments: list[str]) -> None:
     """Put runs beside each other on one page."""
     with script():
@@ -272,5 +287,6 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "convert": _convert,
     "migrate": _migrate,
     "view": _view,
+    "runs": _runs,
     "compare": _compare,
 }

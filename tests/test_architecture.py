@@ -21,6 +21,7 @@ FLOORS = {
     "pytc.target_kinds": 0,
     "pytc.thresholds": 0,
     "pytc.runs": 0,
+    "pytc.run_table": 0,
     "pytc.python_files": 0,
     "pytc.yaml_files": 0,
     "pytc.console": 0,

@@ -81,6 +81,18 @@ class Skeleton:
             self.nm[~np.isfinite(self.nm).all(1)][:1].tolist(),
         )
 
+    def __repr__(self) -> str:
+        """Example: Skeleton(3 skeletons, 120 nodes, 117 edges, voxels (0, 2, 5) to (47, 40, 31))"""
+        count = len(np.unique(self.ids))
+        if not count:
+            return "Skeleton(0 skeletons)"
+        first = tuple(self.positions.min(0).tolist())
+        last = tuple(self.positions.max(0).tolist())
+        return (
+            f"Skeleton({count:,} skeletons, {len(self.ids):,} nodes, {len(self.edges):,} edges, "
+            f"voxels {first} to {last})"
+        )
+
     def require_inside(self, shape: tuple[int, ...]) -> None:
         """ValueError, which names a node, unless all nodes lie inside a volume of this shape."""
         outside = self.positions[((self.positions < 0) | (self.positions >= shape)).any(1)].tolist()

@@ -19,12 +19,12 @@ from pytc.console import print_table
 from pytc.launch.grid import Run
 from pytc.launch.slurm import queue
 from pytc.metrics.table import is_metric
+from pytc.run_table import LOSS, newest_loss, read_log, read_scores
 from pytc.runs import load_config, replacing, write_json
 
 FILE = "launch.json"
 SCORES = "scores.csv"
 Queue = dict[tuple[int, int], str]
-LOSS = "train/loss_total"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def progress_of(launch: Submitted, number: int, states: Queue | None) -> Progres
     max_steps, step, loss = None, 0, None
     if (folder / "config.json").is_file():
         max_steps = load_config(folder).loop.max_steps
-        step, loss = _newest_loss(folder)
+        step, loss = newest_loss(read_log(folder))
     events = [event for history in histories.values() for event in history]
     return Progress(
         _state(launch, number, histories, states),
@@ -178,23 +178,6 @@ def _jobs_of(launch: Submitted, stage: str, run: Run) -> list[int]:
     return [int(job) for job in re.findall(r" started: job (\d+)_", text)]
 
 
-def _newest_loss(folder: Path) -> tuple[int, float | None]:
-    """(step, loss) of the newest line of a run's log that has them; (0, None) if none has."""
-    for line in reversed(_read_log(folder)):
-        if LOSS in line:
-            return line["step"], line[LOSS]
-    return 0, None
-
-
-def _read_log(folder: Path) -> list[dict[str, Any]]:
-    """The lines of log.jsonl; a line that is half written is left out."""
-    path = folder / "log.jsonl"
-    if not path.is_file():
-        return []
-    lines = path.read_text().splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
 def write_scores(launch: Submitted, progress: Sequence[Progress]) -> None:
     """Write scores.csv: a row for each run and each of its evaluated volumes.
 
@@ -223,11 +206,7 @@ def write_scores(launch: Submitted, progress: Sequence[Progress]) -> None:
 def _validation(folder: Path) -> dict[str, Any]:
     """The newest scores of validation: of patches and of whole volumes."""
     scores: dict[str, Any] = {}
-    rows = _read_log(folder)
-    path = folder / "validation.jsonl"
-    if path.is_file():
-        rows += [json.loads(line) for line in path.read_text().splitlines()]
-    for row in rows:
+    for row in [*read_log(folder), *read_scores(folder)]:
         scores |= {name: value for name, value in row.items() if name.startswith("val/")}
     return scores
 

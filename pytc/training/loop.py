@@ -276,6 +276,7 @@ class Run:
         received = self.ranks.gather(signals[0] if signals else None)
         stopped = next(number for number in received if number is not None)
         command = command_line("train", ["--resume", str(self.folder)])
+        self.monitor.stopped(done, stopped.name)
         self.monitor.say(f"stopped by {stopped.name} after step {done}; {command} continues")
         return stopped
 

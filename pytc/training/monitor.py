@@ -13,6 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from pytc.progress import Progress
+from pytc.run_table import STOPPED, lock_log
 
 LOGGER = logging.getLogger(__name__)
 
@@ -25,6 +26,7 @@ class Monitor:
         if self.log_path.exists():
             _drop_lines_after(self.log_path, first_step)
         self.log_file = open(self.log_path, "a", buffering=1)  # noqa: SIM115, as long as the run
+        lock_log(self.log_file)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
         self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
 
@@ -47,6 +49,10 @@ class Monitor:
         """Append a line to log.jsonl."""
         line = {"step": step, "time": round(time.time(), 3), **content}
         self.log_file.write(json.dumps(line) + "\n")
+
+    def stopped(self, step: int, signal_name: str) -> None:
+        """Log that a signal asked the run to end after `step` steps: its last line."""
+        self.log(step, {STOPPED: signal_name})
 
     def skipped(
         self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]
@@ -98,6 +104,8 @@ class NullMonitor:
     def say(self, line: str) -> None: ...
 
     def record(self, step: int, scalars: dict[str, float]) -> None: ...
+
+    def stopped(self, step: int, signal_name: str) -> None: ...
 
     def skipped(
         self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]

@@ -54,6 +54,13 @@ class SliceTransform(RandomizableTransform, MapTransform):
                 result[key] = self._damaged(image)
         return result
 
+    def __repr__(self) -> str:
+        settings = {"keys": self.keys, "prob": self.prob, "axis": self.axis}
+        if isinstance(self.damage, partial):
+            settings |= self.damage.keywords
+        shown = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        return f"{type(self).__name__}({shown})"
+
     def _damaged(self, image: Any) -> Any:
         axis = self.axis
         if axis is None:
