@@ -12,6 +12,7 @@ from pytc.main import main
 from pytc.models.checkpoint import load_checkpoint
 from pytc.training.resolve import network_of_weights
 
+ROOT = Path(__file__).parent.parent
 STEPS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
 PRESET = """
 from pytc.config import Config, DataConfig, LoopConfig, ModelConfig
@@ -63,6 +64,20 @@ def test_a_run_is_fine_tuned_by_one_flag(workplace, capsys):
     assert "model.features" in {change["field"] for change in changes}
     main(["models", "show", "runs/mine"])
     assert "started from: runs/parent/checkpoints/best.pt" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_page_run(workplace, capsys):
+    (workplace / "configs").symlink_to(ROOT / "configs")
+    small = "--data.synthetic.shape 32 32 32 --data.val-samples 1 --model.features 2 4 6".split()
+    small += "--loop.max-steps 2 --loop.val-every 2 --loop.batch-size 1 --system.workers 0".split()
+    page = (ROOT / "docs" / "fine-tuning.md").read_text()
+    commands = [line.split() for line in page.splitlines() if line.startswith("    ")]
+    assert [words[:2] for words in commands] == [["python", "train.py"]] * 2 + [["pytc", "models"]]
+    for words in commands[:2]:
+        cli.train([*words[2:], *small, "--system.threads", "1"])
+    capsys.readouterr()
+    main(commands[2][1:])
+    assert "started from: runs/parent/checkpoints/" in capsys.readouterr().out
 
 
 def test_a_flag_is_never_replaced_by_the_weights():
