@@ -184,7 +184,8 @@ def choose_device(system: SystemConfig, local_rank: int = 0) -> torch.device:
     has_gpu = torch.cuda.is_available()
     require(
         has_gpu or system.device != "cuda",
-        "a CUDA device for system.device 'cuda'",
+        "a CUDA device for system.device 'cuda' (auto takes the CPU where torch finds no GPU; pytc "
+        "hardware shows what it finds)",
         "a machine without one",
     )
     if has_gpu and system.device != "cpu":

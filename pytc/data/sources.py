@@ -141,10 +141,11 @@ def _check_part(part: str, volume: Volume, image: Volume) -> None:
     both_are_stated = volume.axes_from and image.axes_from
     require(
         not both_are_stated or volume.axes == axes,
-        f"{part} {volume.path} with the axes {axes} of the image {image.path}",
+        f"{part} {volume.path} with the axes {axes} of the image {image.path} "
+        f"(--data.*.transpose {axes}, with * as train.0, reads both in this order)",
         volume.axes,
     )
-    integers = f"{part} {volume.path} of an integer dtype"
+    integers = f"{part} {volume.path} of an integer dtype (NumPy's astype('uint32') makes one)"
     require(volume.dtype.kind in "iub", integers, str(volume.dtype))
 
 
@@ -154,7 +155,12 @@ def _check_shape(part: str, volume: Volume, image: Volume) -> None:
     if volume.shape == shape:
         return
     advice = ""
-    if len(volume.shape) == 3 and all(n <= m for n, m in zip(volume.shape, shape)):
+    if sorted(volume.shape) == sorted(shape):
+        advice = (
+            "; its axes seem to be in another order: where the attribute `axes` of both files says "
+            "theirs, --data.*.transpose reads both in one"
+        )
+    elif len(volume.shape) == 3 and all(n <= m for n, m in zip(volume.shape, shape)):
         advice = (
             "; labels of a part of the image need an offset, by data.*.offset in voxels or as an "
             "attribute (voxel_offset in voxels, offset in nm)"

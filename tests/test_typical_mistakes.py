@@ -1,0 +1,105 @@
+"""Typical mistakes, each as a user meets it: by the command line, in one line with the way out."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_volumes import written
+
+ROOT = Path(__file__).parent.parent
+SMALL = """--loop.max-steps 1 --system.threads 1 --system.workers 0 --system.device cpu
+    --data.patch-size 16 16 16 --model.architecture unet --model.features 4 4""".split()
+# A guard against work before the check: it imports torch, or reads much. An error takes half a
+# second on two idle cores.
+SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files with a mistake each, beside a sound image."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    image = np.random.default_rng(0).integers(0, 256, (20, 24, 28), np.uint8)
+    labels = np.zeros(image.shape, np.uint32)
+    labels[2:15, 2:20, 2:20] = 1
+    arrays = {
+        "image": image,
+        "labels": labels,
+        "turned": labels.transpose(2, 1, 0),
+        "larger": np.pad(labels, 2),
+        "part": labels[:-3],
+        "float": labels.astype(np.float32),
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    written(folder / "cube.h5:raw", image, axes="zyx")
+    written(folder / "turned.h5:labels", labels.transpose(2, 1, 0), axes="xyz")
+    config = 'from pytc.config import Config\nconfig = Config(\n    name="a"\n    seed=3)\n'
+    (folder / "broken.py").write_text(config)
+    (folder / "file").touch()
+    return folder
+
+
+def of(labels, image="image.npy"):
+    return ["--data.train.0.image", image, "--data.train.0.labels", labels]
+
+
+def call(folder, script, *words):
+    """(exit code, what was said on stderr) of a script; torch may not be imported."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / script, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert time.monotonic() - began < SECONDS
+    lines = done.stderr.splitlines()
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    assert "torch" not in imported, "torch was imported first"
+    said = [line for line in lines if not line.startswith("import time:")]
+    return done.returncode, "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    "words, parts",
+    [
+        (of("turned.npy"), ("(28, 24, 20)", "another order", "--data.*.transpose")),
+        (of("turned.h5:labels", "cube.h5:raw"), ("the axes zyx", "--data.*.transpose zyx")),
+        (of("larger.npy"), ("of shape (20, 24, 28), got (24, 28, 32)",)),
+        (of("part.npy"), ("need an offset", "data.*.offset")),
+        (of("float.npy"), ("integer dtype", "astype('uint32')", "got 'float32'")),
+        (of("labels.npy", "cube.h5:rwa"), ("the name of a dataset", "cube.h5:raw")),
+        (of("labels.npy", "imag.npy"), ("imag.npy", "no such file")),
+        ([*of("labels.npy"), "--data.train.0.axes", "zxq"], ("zyx", "got 'zxq'")),
+        (["--config", "broken.py"], ("broken.py, line 3", "forgot a comma")),
+        (["--config", "configs/mednxt.py"], ("expected a config file", "mednxt.py")),
+        (["--resume", "mine"], ("expected the folder or the name of a run",)),
+    ],
+    ids=lambda value: None if isinstance(value, tuple) else value[-1],
+)
+def test_a_mistake_is_one_line_with_the_way_out(folder, words, parts):
+    code, said = call(folder, "train.py", *SMALL[: 0 if "--resume" in words else None], *words)
+    assert code == 1 and said.startswith("error: ") and "\n" not in said, said
+    assert all(part in said for part in parts), said
+
+
+@pytest.mark.parametrize(
+    "script, flag, meant",
+    [
+        ("train.py", "--loop.max-step", "--loop.max-steps"),
+        ("train.py", "--data.patchsize", "--data.patch-size"),
+        ("evaluate.py", "--swep", "--sweep"),
+    ],
+)
+def test_a_typo_in_a_flag_gets_a_suggestion(folder, script, flag, meant):
+    code, said = call(folder, script, flag, "4")
+    assert code == 2 and flag in said and meant in said, said
+
+
+def test_no_right_to_write_is_said_before_work(folder, monkeypatch):
+    monkeypatch.setenv("PYTC_RUNS", str(folder / "file" / "runs"))
+    code, said = call(folder, "train.py", *SMALL, *of("labels.npy"))
+    assert code == 1 and said.startswith("error: expected a folder at") and "\n" not in said
