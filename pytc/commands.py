@@ -199,7 +199,7 @@ class EvaluateConfig(Section):
     labels_offset: tuple[Triple, ...] | None = None
     # Where the labels are valid (non-zero); default: the mask of the run's volume.
     mask: str | None = None
-    # True skeletons: NISB .pkl, .swc or a folder of them, .npz; default: the run's.
+    # True skeletons: NISB .pkl, .swc or a folder of them, .nml, .npz; default: the run's.
     skeleton: str | None = None
     image: str | None = None  # Image behind the report's pictures; default: the run's.
     voxel_size: Lengths | None = None  # Voxel size in nm, in stored axis order, where no file says.

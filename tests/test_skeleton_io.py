@@ -291,3 +291,41 @@ def test_fib25():
     np.testing.assert_array_equal(skeleton.nm, skeleton.positions * 10.0)
     with h5py.File(FIB25 / "fib25_val.h5") as file:
         np.testing.assert_array_equal(file["labels"][:][tuple(skeleton.positions.T)], skeleton.ids)
+
+
+NML = """<?xml version="1.0"?>
+<things>
+  <parameters><experiment name="a"/><scale x="4.0" y="5.0" z="40.0"/></parameters>
+  <thing id="3" name="axon"><nodes>
+    <node id="11" radius="1" x="10" y="20" z="30"/><node id="12" radius="1" x="11" y="22" z="33"/>
+  </nodes><edges><edge source="11" target="12"/></edges></thing>
+  <thing id="7" name="soma"><nodes><node id="1" radius="9" x="0" y="2" z="4"/></nodes>
+  <edges/></thing>
+</things>"""
+
+
+def test_an_annotation_of_webknossos(tmp_path):
+    (tmp_path / "a.nml").write_text(NML)
+    skeleton = load_skeleton(tmp_path / "a.nml", (40, 5, 4))
+    assert skeleton.ids.tolist() == [3, 3, 7] and skeleton.edges.tolist() == [[0, 1]]
+    assert skeleton.positions.tolist() == [[30, 20, 10], [33, 22, 11], [4, 2, 0]]
+    assert skeleton.nm.tolist() == [[1200, 100, 40], [1320, 110, 44], [160, 10, 0]]
+    assert load_skeleton(tmp_path / "a.nml").positions.tolist() == skeleton.positions.tolist()
+    coarser = load_skeleton(tmp_path / "a.nml", (8, 10, 40), axes="xyz")
+    assert coarser.positions.tolist() == [[5, 10, 30], [6, 11, 33], [0, 1, 4]]
+
+
+@pytest.mark.parametrize(
+    "found, written, message",
+    [
+        ("</things>", "", "a WEBKNOSSOS annotation .*a.nml, got no element found"),
+        ('<scale x="4.0" y="5.0" z="40.0"/>', "", "got no parameters with a scale"),
+        ('target="12"', 'target="13"', "a WEBKNOSSOS annotation .*got '13'"),
+        ('id="12"', 'id="11"', "each node once, got '11'"),
+        ('z="40.0"', 'z="40.0" unit="micrometer"', "a scale in nanometer, got 'micrometer'"),
+    ],
+)
+def test_a_malformed_annotation_of_webknossos(tmp_path, found, written, message):
+    (tmp_path / "a.nml").write_text(NML.replace(found, written, 1))
+    with pytest.raises(ValueError, match=message):
+        load_skeleton(tmp_path / "a.nml")

@@ -135,12 +135,13 @@ def load_skeleton(
 ) -> Skeleton:
     """Skeletons from a file.
 
-    The file is a NISB graph (.pkl), SWC (.swc, or a folder of them), or what save_skeleton wrote
-    (.npz).
+    The file is a NISB graph (.pkl), SWC (.swc, or a folder of them), a WEBKNOSSOS annotation
+    (.nml), or what save_skeleton wrote (.npz).
 
     voxel_size: nm, in stored axis order. SWC needs it: its x, y, z are taken as nm, voxel = nm /
     voxel size rounded, in the order that `axes` names for the volume; each connected tree becomes a
     skeleton, numbered from 1; radii are not used. A graph needs it only without nm_position.
+    An .nml has its own scale; with another voxel size its nodes are moved to the voxels of that.
     ValueError if the content does not fit the name, SkeletonNotFound if the file is missing.
     """
     path = Path(path)
@@ -154,10 +155,12 @@ def load_skeleton(
         what = "the arrays ids, positions, nm, edges, as save_skeleton wrote them,"
         with reading(what, path), np.load(path, allow_pickle=False) as arrays:
             return Skeleton(**arrays)
+    if suffix == ".nml":
+        return _from_nml(path, voxel_size, axes)
     files = [path] if suffix == ".swc" else []
     if path.is_dir():
         files = sorted(path.glob("*.swc"))
-    require(bool(files), "skeletons as .pkl, .npz, .swc or a folder of .swc", str(path))
+    require(bool(files), "skeletons as .pkl, .npz, .nml, .swc or a folder of .swc", str(path))
     expected = f"the voxel size of the volume: {path} holds nm, and its voxels are needed"
     require(voxel_size is not None, expected, voxel_size)
     return _from_swc(files, np.asarray(voxel_size, np.float64), axes)
@@ -273,3 +276,39 @@ def _from_swc(files: list[Path], voxel_size: np.ndarray, axes: str) -> Skeleton:
     nm = np.array(points, np.float64).reshape(-1, 3)
     pairs = np.array(list(forest.edges), np.int64).reshape(-1, 2)
     return Skeleton(ids, np.rint(nm / voxel_size).astype(np.int64), nm, pairs)
+
+
+def _from_nml(path: Path, voxel_size: Lengths | None, axes: str) -> Skeleton:
+    """Skeletons of a WEBKNOSSOS annotation: each tree (`thing`) is one, under its id.
+
+    x, y and z of a node are voxels, and `scale` is their size in nm. Groups, comments, branch
+    points and radii are not used. Source: docs.webknossos.org, "Data Formats", NML.
+    """
+    from xml.etree import ElementTree
+
+    require(sorted(axes) == sorted("zyx"), "axes that are an order of zyx", axes)
+    what = f"a WEBKNOSSOS annotation with scale, nodes and edges in {path}"
+    ids: list[int] = []
+    points: list[list[float]] = []
+    pairs: list[tuple[int, int]] = []
+    with expecting(what, ElementTree.ParseError, KeyError, ValueError, OverflowError):
+        root = ElementTree.parse(path).getroot()
+        scale = root.find("parameters/scale")
+        if scale is None:
+            raise ValueError("no parameters with a scale")
+        unit = scale.get("unit", "nanometer")
+        require(unit in ("nanometer", "nm"), "a scale in nanometer", unit)
+        size = np.array([float(scale.attrib[axis]) for axis in axes])
+        number: dict[str, int] = {}
+        for tree in root.iter("thing"):
+            for node in tree.iterfind("nodes/node"):
+                require(node.attrib["id"] not in number, "each node once", node.attrib["id"])
+                number[node.attrib["id"]] = len(points)
+                points.append([float(node.attrib[axis]) for axis in axes])
+                ids.append(int(tree.attrib["id"]))
+            for edge in tree.iterfind("edges/edge"):
+                pairs.append((number[edge.attrib["source"]], number[edge.attrib["target"]]))
+        nm = np.array(points, np.float64).reshape(-1, 3) * size
+        positions = np.rint(nm / np.asarray(voxel_size or size, np.float64)).astype(np.int64)
+        edges = np.array(pairs, np.int64).reshape(-1, 2)
+        return Skeleton(np.array(ids, np.uint64), positions, nm, edges)
