@@ -3,7 +3,7 @@
 A training holds a lock on its log.jsonl, which goes with its process, however that ends:
 
     running     the lock is held
-    finished    the last step is logged
+    finished    the last step is logged, and its checkpoint is written
     stopped     a signal asked the run to end, and it has noted so
     failed      nothing of these: an error ended the run, or it was killed
     not begun   there is no log
@@ -28,6 +28,7 @@ LOGGER = logging.getLogger(__name__)
 LOG = "log.jsonl"
 STOPPED = "stopped"  # key of the line that a run which is asked to end writes last
 LOSS = "train/loss_total"
+CLOCKS = 5  # seconds by which the clocks of a run and of its file system may differ
 UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
@@ -71,7 +72,7 @@ def state_of(folder: Path) -> RunState:
     best, best_of = _best(folder, loop.monitor, rows)
     return RunState(
         folder.name,
-        _state(path, rows, is_complete=step >= loop.max_steps),
+        _state(path, rows, is_complete=step >= loop.max_steps and _is_saved(folder, rows)),
         step,
         loop.max_steps,
         best,
@@ -129,6 +130,12 @@ def _state(log: Path, rows: Sequence[dict[str, Any]], *, is_complete: bool) -> s
     if is_complete:
         return "finished"
     return "stopped" if rows and STOPPED in rows[-1] else "failed"
+
+
+def _is_saved(folder: Path, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether the newest checkpoint is as new as the log: a full disk may have prevented it."""
+    last = folder / "checkpoints" / "last.pt"
+    return last.is_file() and last.stat().st_mtime > rows[-1].get("time", 0) - CLOCKS
 
 
 def _best(folder: Path, monitor: str, rows: Sequence[dict[str, Any]]) -> tuple[float | None, str]:

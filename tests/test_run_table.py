@@ -16,7 +16,7 @@ from pytc.run_table import lock_log, read_log, shown_age, state_of
 from pytc.runs import write_json
 
 
-def make(root, name, rows, max_steps=40, monitor="val/loss", age=0.0):
+def make(root, name, rows, max_steps=40, age=0.0):
     folder = root / "runs" / name
     folder.mkdir(parents=True)
     write_json(folder / "config.json", asdict(Config(loop=LoopConfig(max_steps=max_steps))))
@@ -30,7 +30,12 @@ def make(root, name, rows, max_steps=40, monitor="val/loss", age=0.0):
 
 def test_a_table_of_all_runs_without_torch(tmp_path):
     loss = [{"step": step, "train/loss_total": 1.0, "val/loss": 9 / step} for step in (10, 40)]
-    make(tmp_path, "done", loss, age=3 * 86_400)
+    ready = make(tmp_path, "done", loss, age=3 * 86_400)
+    full = make(tmp_path, "full", [*loss, {"step": 40, "time": time.time()}])  # a full disk
+    for folder, age in ((ready, 3 * 86_400), (full, 60)):
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.pt").touch()
+        os.utime(folder / "checkpoints" / "last.pt", (time.time() - age,) * 2)
     make(tmp_path, "killed", loss[:1], age=7_300)
     make(tmp_path, "asked", [*loss[:1], {"step": 10, "stopped": "SIGTERM"}], age=130)
     make(tmp_path, "new", None)
@@ -55,6 +60,7 @@ def test_a_table_of_all_runs_without_torch(tmp_path):
     rows = {row[0]: row[1:] for row in cells if row}
     assert rows["done"] == ["40/40", "0.2250", "val/loss at step 40", "3 d", "finished"]
     assert rows["killed"] == ["10/40", "0.9000", "val/loss at step 10", "2 h", "failed"]
+    assert rows["full"][4] == "failed"
     assert rows["asked"][3:] == ["2 min", "stopped"]
     assert rows["scored"][1:3] == ["0.9000", "nerl of b"]
     assert rows["new"][:3] == ["0/40", "", ""] and rows["new"][4] == "not begun"
