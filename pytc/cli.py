@@ -12,9 +12,10 @@ from pathlib import Path
 import tyro
 
 from pytc.checks import require
-from pytc.commands import EvaluateConfig, InferConfig, TrainCommand, parse
+from pytc.commands import CheckCommand, EvaluateConfig, InferConfig, TrainCommand, parse
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
+from pytc.help import ALL_FLAGS, answer_help, field_texts
 from pytc.inference.settings import config_of_run, settings_of_run
 from pytc.messages import QUIET, QUIET_HELP, begin_verb
 from pytc.models import check_options
@@ -121,18 +122,19 @@ def config_to_check(words: list[str]) -> tuple[Config, Path, int]:
 
     The words are those of train.py, but that the file may come first, without --config.
     """
-    about = "Print what looks wrong with the volumes of a config, and draw a page of patches."
+    texts, default = field_texts(CheckCommand), CheckCommand()
     parser = argparse.ArgumentParser(
         prog=program_of("check"),
-        description=about,
+        description=CheckCommand.__doc__,
         usage="%(prog)s [CONFIG] [options] [any flag of train.py]",
     )
-    parser.add_argument("--config", metavar="CONFIG", help="preset or file; it may come first")
-    parser.add_argument(
-        "--output", type=Path, default=Path("check.png"), help="the page, a PNG (%(default)s)"
-    )
-    parser.add_argument("--patches", type=int, default=4, help="rows of the page (%(default)s)")
+    parser.add_argument("--config", metavar="CONFIG", help=texts["config"])
+    for name in ("output", "patches"):
+        value = getattr(default, name)
+        help = f"{texts[name]} (default: {value})"
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=help)
     parser.add_argument(QUIET, action="store_true", help=QUIET_HELP)
+    words = answer_help("check", words, CheckCommand)
     if words and not words[0].startswith("-"):
         words = ["--config", *words]
     with printed_by_one_rank():
@@ -185,8 +187,9 @@ def parse_config(
     """The config that the flags make of the default."""
     command = TrainCommand(file, str(resume) if resume else None, settings=default)
     program = program_of("train")
+    words = answer_help("train", arguments, command)
     with printed_by_one_rank():
-        return tyro.cli(TrainCommand, args=arguments, default=command, prog=program).settings
+        return tyro.cli(TrainCommand, args=words, default=command, prog=program).settings
 
 
 def named_flags(arguments: list[str]) -> set[str]:
@@ -255,7 +258,7 @@ def infer(arguments: list[str] | None = None) -> None:
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         parser.add_argument("--run")
         given, rest = parser.parse_known_args(words)
-        asks_for_help = bool({"-h", "--help"} & set(rest))
+        asks_for_help = bool({"-h", "--help", ALL_FLAGS} & set(rest))
         if asks_for_help and given.run is None:
             parse(InferConfig, "infer", rest)  # prints the help that needs no run, and ends
         run = given.run or str(newest_run("checkpoints/last.pt"))

@@ -22,10 +22,11 @@ from pytc.config import (
 )
 from pytc.config.run import THRESHOLDS
 from pytc.geometry import parse_region
+from pytc.help import answer_help
 from pytc.messages import QUIET_HELP
-from pytc.metrics.table import ROWS
+from pytc.metrics.table import NAMES_OF_METRICS
 from pytc.script import printed_by_one_rank, program_of
-from pytc.target_kinds import TARGET_KINDS, target_kind
+from pytc.target_kinds import TargetName, target_kind
 
 Settings = TypeVar("Settings")
 # `messages.begin_verb` takes the flag from the command line: it is here for the help alone.
@@ -49,6 +50,7 @@ def parse(
         default: what the flags override; by default the defaults of the fields.
         description: the first lines of the help; by default the docstring of `settings`.
     """
+    words = answer_help(verb, words, settings if default is None else default)
     about = description or cleandoc(settings.__doc__ or "")
     # Without a name, so that its flags have no prefix. With help, or tyro looks for comments on the
     # fields of `command`, in vain and for a while.
@@ -72,10 +74,8 @@ def require_local_output(output: str | None) -> None:
 
 
 METRIC_HELP = (
-    "Picks the threshold; by default nerl with skeletons, else dense_voi_sum, or jaccard. With "
-    f"skeletons: {', '.join(row.name for row in ROWS if row.needs == 'skeleton')}. With labels: "
-    f"{', '.join(row.name for row in ROWS if (row.task, row.needs) == ('instance', 'labels'))}. Of "
-    f"a mask: {', '.join(row.name for row in ROWS if row.task == 'semantic')}."
+    "Picks the threshold; by default nerl with skeletons, else dense_voi_sum, or jaccard. "
+    + NAMES_OF_METRICS
 )
 
 
@@ -207,9 +207,9 @@ class EvaluateConfig(Section):
     offsets: tuple[Triple, ...] | None = None
     # Folder for scores and report; default: the run's evaluation folder, or evaluation/.
     output: str | None = None
-    target: Literal[tuple(TARGET_KINDS)] | None = None  # type: ignore[valid-type]
-    """What was predicted, and how it is scored; default: what the run's results name, else affinity
-    (for --probabilities binary)."""
+    # What was predicted, and how it is scored; default: what the run's results name, else affinity
+    # (for --probabilities binary).
+    target: TargetName | None = None
     # Segment at each of many thresholds, and keep the best; several --thresholds mean the same.
     sweep: bool = False
     # In a sweep also compute ERL, NERL and VOI over skeletons at every possible threshold; they are
@@ -377,6 +377,17 @@ class ConvertConfig(Section):
         super().__post_init__()
         require_engine(self.engine)
         self.require_positive("levels", "workers")
+
+
+@dataclass(frozen=True)
+class CheckCommand:
+    """Print what looks wrong with the volumes of a config, and draw a page of patches."""
+
+    # Preset, Python file that defines `config`, or a run's config.json, as for training. It may
+    # come first, without the flag.
+    config: str | None = None
+    output: Path = Path("check.png")  # The page, a PNG.
+    patches: int = 4  # Rows of the page, a patch each.
 
 
 @dataclass(frozen=True)

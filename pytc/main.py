@@ -34,7 +34,7 @@ def _explain(word: str) -> None:
     subcommands = {name: described(verb) for name, verb in VERBS.items()}
     about = (
         "From electron-microscope volumes of brain tissue to neurons. "
-        "`pytc VERB --help` lists the options of a verb."
+        "`pytc VERB --help` says what a verb does; `pytc VERB --help-all` lists all its flags."
     )
     with printed_by_one_rank():
         tyro.extras.subcommand_cli_from_dict(
@@ -141,9 +141,11 @@ def _models(arguments: list[str]) -> None:
         import tyro
 
         from pytc.commands import ListModels, ModelsCommand, ShowModel
+        from pytc.help import answer_help
         from pytc.models import list_architectures
         from pytc.python_files import load_plugins
 
+        words = answer_help("models", words, ModelsCommand)
         asked = tyro.cli(ModelsCommand, args=words, prog=program_of("models")).action
         load_plugins(asked.plugins)
         if isinstance(asked, ListModels):
@@ -174,7 +176,9 @@ def _data(arguments: list[str]) -> None:
         import tyro
 
         from pytc.commands import DataCommand, ListData, ShowData
+        from pytc.help import answer_help
 
+        words = answer_help("data", words, DataCommand)
         # `pytc data NAME`, as it was before there were other actions
         if words and words[0] not in ("list", "show", "fetch") and not words[0].startswith("-"):
             words = ["fetch", *words]

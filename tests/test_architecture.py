@@ -25,6 +25,7 @@ FLOORS = {
     "pytc.python_files": 0,
     "pytc.yaml_files": 0,
     "pytc.console": 0,
+    "pytc.help": 0,
     "pytc.messages": 0,
     "pytc.progress": 0,
     "pytc.blocks": 1,

@@ -11,7 +11,7 @@ from pytc.segmentation.decode import METHODS
 
 def help_of(verb, capsys):
     with pytest.raises(SystemExit) as ended:
-        verb(["--help"])
+        verb(["--help-all"])
     assert not ended.value.code
     return " ".join(capsys.readouterr().out.replace("│", " ").split())
 

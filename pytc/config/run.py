@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from typing_extensions import Doc
 from tyro.constructors import PrimitiveConstructorSpec
 
 from pytc.checks import Section, require
+from pytc.metrics.table import NAMES_OF_METRICS
 from pytc.thresholds import parse_thresholds
 
 
@@ -26,6 +28,11 @@ THRESHOLDS = PrimitiveConstructorSpec(
     str_from_instance=_words_of,
 )
 
+MONITOR_HELP = (
+    "The score that ranks checkpoints: val/loss, or val/ and a score of whole volumes, e.g. "
+    f"val/nerl. {NAMES_OF_METRICS}"
+)
+
 
 @dataclass(frozen=True)
 class LoopConfig(Section):
@@ -42,9 +49,8 @@ class LoopConfig(Section):
     keep_checkpoints: int = 3
     # Steps between scores of whole volumes, which are also scored at the end. 0: never.
     volumes_every: int = 0
-    # The score that ranks checkpoints: val/loss, or one of whole volumes, e.g. val/nerl,
-    # val/dense_voi_sum.
-    monitor: str = "val/loss"
+    # The help of this field is made from the table in pytc.metrics.table.
+    monitor: Annotated[str, Doc(MONITOR_HELP)] = "val/loss"
     log_every: int = 10  # Steps between lines in the log.
     # A step is skipped if its loss or gradient is not finite. This many in a row end the run.
     max_skipped: int = 10

@@ -207,6 +207,14 @@ def metric_names(task: Task, needs: Truth) -> tuple[str, ...]:
     return tuple(row.name for row in ROWS if (row.task, row.needs) == (task, needs))
 
 
+# One sentence for each kind of truth, for help.
+NAMES_OF_METRICS = (
+    f"With skeletons: {', '.join(metric_names('instance', 'skeleton'))}. "
+    f"With labels: {', '.join(metric_names('instance', 'labels'))}. "
+    f"Of a mask: {', '.join(metric_names('semantic', 'labels'))}."
+)
+
+
 def with_formulas(counted: Mapping[str, Any], task: Task, needs: Truth) -> dict[str, Any]:
     """The counted metrics and those with a formula, in the table's order; then what has no row.
 
