@@ -99,3 +99,9 @@ def test_the_example_of_every_short_help_is_a_command_line():
     for verb, short in SHORT.items():
         if verb != "train":  # whose files would be opened
             tyro.cli(reference.COMMANDS[verb], args=short.example.split())
+
+
+def test_the_index_names_every_page():
+    text = (ROOT / "docs" / "README.md").read_text()
+    named = set(re.findall(r"\(([\w-]+\.md)\)", text))
+    assert named == {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
