@@ -119,6 +119,8 @@ class InferConfig(Section):
     # Voxel of the input, in stored axis order, at which labels begin that are smaller than it; for
     # each of several labels. Default: as their attributes say.
     labels_offset: tuple[Triple, ...] | None = None
+    # Axis order of the stored labels, e.g. xyz, where it is another than the input's.
+    labels_axes: str | None = None
     skeleton: str | None = None  # True skeletons of the input, noted for evaluate.py; not needed.
     # Axis order of the input, e.g. zyx or xyzc, where the file does not say.
     axes: str | None = None
@@ -168,6 +170,7 @@ class InferConfig(Section):
             image=self.input,
             labels=self.labels,
             offset=self.labels_offset,
+            labels_axes=self.labels_axes,
             skeleton=self.skeleton,
             axes=self.axes,
             voxel_size=self.voxel_size,
@@ -197,6 +200,8 @@ class EvaluateConfig(Section):
     # Voxel of the prediction, in stored axis order, at which labels begin that are smaller than it;
     # for each of several labels. Default: as infer.py noted, or as their attributes say.
     labels_offset: tuple[Triple, ...] | None = None
+    # Axis order of the stored labels and mask, e.g. xyz, where it is another than the prediction's.
+    labels_axes: str | None = None
     # Where the labels are valid (non-zero); default: the mask of the run's volume.
     mask: str | None = None
     # True skeletons: NISB .pkl, .swc or a folder of them, .nml, .npz; default: the run's.

@@ -16,6 +16,7 @@ from pytc.evaluation.inputs import (
     Prediction,
     StoredArray,
     Truth,
+    in_own_order,
     open_inputs,
 )
 from pytc.evaluation.report import Case, evaluate_cases
@@ -75,7 +76,7 @@ def _case(config: EvaluateConfig, folder: Path | None, *, is_only: bool) -> Case
     )
     truth = Truth(
         labels=_labels(config, notes.truth.labels),
-        mask=_named(config.mask, notes.truth.mask),
+        mask=_in_order(config, _named(config.mask, notes.truth.mask)),
         skeleton=_named(config.skeleton, notes.truth.skeleton),
     )
     name = Path(path).name if folder is None else folder.name
@@ -145,12 +146,17 @@ def _check_flags(config: EvaluateConfig, kind: TargetKind, path: str) -> None:
 
 def _labels(config: EvaluateConfig, noted: StoredArray | None) -> StoredArray | None:
     """The labels that flags name, or else the noted ones, and where they lie."""
-    labels = _named(config.labels, noted)
+    labels = _in_order(config, _named(config.labels, noted))
     if config.labels_offset is None:
         return labels
     require(labels is not None, "--labels with --labels-offset", config.labels_offset)
     assert labels is not None
     return replace(labels, offsets=config.labels_offset)
+
+
+def _in_order(config: EvaluateConfig, file: StoredArray | None) -> StoredArray | None:
+    """Labels or a mask with the order of axes that a flag names."""
+    return file if config.labels_axes is None else in_own_order(file, config.labels_axes)
 
 
 def _named(path: str | tuple[str, ...] | None, noted: StoredArray | None) -> StoredArray | None:

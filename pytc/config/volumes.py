@@ -48,6 +48,9 @@ class VolumeConfig(Section):
     # Voxel of the image, in stored axis order, at which labels begin that are smaller than it; for
     # each of several labels. Default: as the labels' attributes say.
     offset: Triple | tuple[Triple, ...] | None = None
+    # Axis order of the stored labels and mask, e.g. xyz, where it is another than the image's. They
+    # are then read in the order of the image.
+    labels_axes: str | None = None
     # A mask: where it is 0, the labels count as unlabelled.
     mask: str | None = None
     # Skeletons to score against: NISB .pkl, .swc or a folder of them, .npz.

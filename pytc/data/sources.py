@@ -107,10 +107,12 @@ def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = N
 
 def _open_labels(config: VolumeConfig, image: Volume) -> tuple[Volume | None, Volume | None]:
     """Labels and mask of an image, of its shape."""
-    spatial = config.axes.replace("c", "") if config.axes else None
+    axes, order = config.axes.replace("c", "") if config.axes else None, config.transpose
+    if config.labels_axes is not None:
+        axes, order = config.labels_axes, image.spatial_axes
 
     def opened(part: str, path: str) -> Volume:
-        volume = open_volume(path, axes=spatial, transpose=config.transpose)
+        volume = open_volume(path, axes=axes, transpose=order)
         _check_part(part, volume, image)
         return volume
 
@@ -157,8 +159,8 @@ def _check_shape(part: str, volume: Volume, image: Volume) -> None:
     advice = ""
     if sorted(volume.shape) == sorted(shape):
         advice = (
-            "; its axes seem to be in another order: where the attribute `axes` of both files says "
-            "theirs, --data.*.transpose reads both in one"
+            "; where they are stored in another order of axes, name it by data.*.labels-axes "
+            f"(--labels-axes), e.g. {image.spatial_axes[::-1]}"
         )
     elif len(volume.shape) == 3 and all(n <= m for n, m in zip(volume.shape, shape)):
         advice = (

@@ -8,7 +8,13 @@ from typing import Any
 
 from pytc.checks import require
 from pytc.config import Lengths, SegmentationConfig, Triple
-from pytc.evaluation.inputs import InferCall, StoredArray, Truth, metrics_by_truth
+from pytc.evaluation.inputs import (
+    InferCall,
+    StoredArray,
+    Truth,
+    in_own_order,
+    metrics_by_truth,
+)
 from pytc.io.results import SOURCE, SOURCES, read_source
 from pytc.renames import segmentation_from_plain
 from pytc.runs import find_run, newest_run
@@ -48,7 +54,11 @@ def read_notes(folder: Path) -> Notes:
     if source.get("labels"):
         noted = source["labels"]
         paths = noted if isinstance(noted, str) else tuple(noted)
-        labels = StoredArray(paths, spatial_axes, transpose, _noted_offsets(source))
+        labels = StoredArray(paths, spatial_axes, transpose, offsets=_noted_offsets(source))
+    mask = array(source.get("mask"), spatial_axes)
+    if source.get("labels_axes") is not None:
+        labels = in_own_order(labels, source["labels_axes"])
+        mask = in_own_order(mask, source["labels_axes"])
 
     skeleton = None
     if source.get("skeleton"):
@@ -62,7 +72,7 @@ def read_notes(folder: Path) -> Notes:
         kind=target_kind(source["target"]),
         truth=Truth(
             labels=labels,
-            mask=array(source.get("mask"), spatial_axes),
+            mask=mask,
             skeleton=skeleton,
         ),
         image=array(source.get("image"), axes),

@@ -36,9 +36,16 @@ class StoredArray:
     path: str | tuple[str, ...]  # several only of labels
     axes: str | None = None  # order of the stored axes, e.g. "zyx"
     transpose: str | None = None  # order in which the spatial axes are read; None: as stored
+    # read the spatial axes in the order of the prediction or image that this belongs to
+    follows: bool = False
     # voxel of the prediction, in stored axis order, at which labels begin that are smaller than it;
     # for each path; None: as their attributes say
     offsets: tuple[Triple, ...] | None = None
+
+    def open(self, like: Volume | None = None) -> list[Volume]:
+        """The volume of each path; `like` is what the axes follow, if they do."""
+        order = like.spatial_axes if self.follows and like is not None else self.transpose
+        return [open_volume(path, axes=self.axes, transpose=order) for path in self.paths]
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -48,6 +55,11 @@ class StoredArray:
     def only_path(self) -> str:
         (path,) = self.paths
         return path
+
+
+def in_own_order(file: StoredArray | None, axes: str) -> StoredArray | None:
+    """A file of labels with these stored axes, read in the order of its prediction."""
+    return file and replace(file, axes=axes, transpose=None, follows=True)
 
 
 @dataclass(frozen=True)
@@ -267,9 +279,7 @@ def _open_volumes(files: dict[str, StoredArray], content: str) -> dict[str, Volu
     for part, file in files.items():
         if part == "skeleton":
             continue
-        opened = [
-            open_volume(path, axes=file.axes, transpose=file.transpose) for path in file.paths
-        ]
+        opened = file.open(like=volumes.get(content))
         volumes[part] = opened[0]
         if part == "labels":
             labels = opened

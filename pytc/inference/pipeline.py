@@ -447,6 +447,7 @@ def _notes(
         "image": volume.image,
         "labels": volume.labels,
         "labels_offset": volume.offsets,
+        "labels_axes": volume.labels_axes,
         "mask": volume.mask,
         "skeleton": volume.skeleton,
         "axes": volume.axes,

@@ -138,12 +138,13 @@ def _of_run(run: str | None, volume: str | None, min_size: int | None) -> Source
 
 
 def _open(file: StoredArray) -> Volume:
-    return open_volume(file.only_path, axes=file.axes, transpose=file.transpose)
+    (volume,) = file.open()
+    return volume
 
 
 def _open_labels(file: StoredArray, image: Volume) -> Volume:
     """Labels at their place in an image, which may be larger."""
-    pieces = [open_volume(path, axes=file.axes, transpose=file.transpose) for path in file.paths]
+    pieces = file.open(like=image)
     frame = Frame(image.path, image.spatial_shape, image.voxel_size, image.origin)
     return place_labels(pieces, frame, file.offsets)
 
