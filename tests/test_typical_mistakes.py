@@ -66,7 +66,7 @@ def call(folder, script, *words):
 @pytest.mark.parametrize(
     "words, parts",
     [
-        (of("turned.npy"), ("(28, 24, 20)", "another order", "--data.*.transpose")),
+        (of("turned.npy"), ("(28, 24, 20)", "another order", "labels-axes")),
         (of("turned.h5:labels", "cube.h5:raw"), ("the axes zyx", "--data.*.transpose zyx")),
         (of("larger.npy"), ("of shape (20, 24, 28), got (24, 28, 32)",)),
         (of("part.npy"), ("need an offset", "data.*.offset")),
