@@ -107,9 +107,11 @@ def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = N
 
 def _open_labels(config: VolumeConfig, image: Volume) -> tuple[Volume | None, Volume | None]:
     """Labels and mask of an image, of its shape."""
-    axes, order = config.axes.replace("c", "") if config.axes else None, config.transpose
+    axes = config.axes.replace("c", "") if config.axes else None
+    order = config.transpose
     if config.labels_axes is not None:
-        axes, order = config.labels_axes, image.spatial_axes
+        axes = config.labels_axes
+        order = image.spatial_axes
 
     def opened(part: str, path: str) -> Volume:
         volume = open_volume(path, axes=axes, transpose=order)

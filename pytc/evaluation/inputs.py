@@ -59,7 +59,9 @@ class StoredArray:
 
 def in_own_order(file: StoredArray | None, axes: str) -> StoredArray | None:
     """A file of labels with these stored axes, read in the order of its prediction."""
-    return file and replace(file, axes=axes, transpose=None, follows=True)
+    if file is None:
+        return None
+    return replace(file, axes=axes, transpose=None, follows=True)
 
 
 @dataclass(frozen=True)

@@ -85,4 +85,4 @@ def _decode_options(draft: Draft, kwargs: Mapping[str, Any]) -> None:
         draft.set("segmentation.min_size", int(smallest), "decoding.steps")
     for name, value in kwargs.items():
         if name not in known and name not in ("backend", "edge_offset", "channel_order"):
-            draft.lack(f"decoding.steps.{name}", value, "see segmentation.* in infer.py --help")
+            draft.lack(f"decoding.steps.{name}", value, "see segmentation.* in infer.py --help-all")

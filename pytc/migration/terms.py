@@ -69,7 +69,7 @@ def losses(
         found = LOSS_PAIRS.get(kind) or (LOSS_TERMS.get(kind),)
         for term in found:
             if term is None:
-                draft.lack(name, kind, "no such loss; see loss.terms in train.py --help")
+                draft.lack(name, kind, "no such loss; see loss.terms in train.py --help-all")
                 continue
             if term == "bce" and is_balanced:
                 term = "balanced_bce"
