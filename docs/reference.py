@@ -80,6 +80,12 @@ A value of a wrong type or out of range is refused when the config is made. What
 after the choices that depend on the machine and on the data, is in `runs/NAME/resolved.json`.
 """
 
+EXAMPLE = """<!-- not run: tests/test_reference.py reads its flags -->
+
+```bash
+pytc {name} {example}
+```"""
+
 
 def type_text(hint: Any) -> str:
     """A type in words, such as `int`, 3 `int`, any number of `str`, or `a`, `b` or `c`."""
@@ -156,7 +162,7 @@ def cli_page() -> str:
     for name, settings in COMMANDS.items():
         lines += ["", f"## pytc {name}", "", cleandoc(about(name, settings))]
         if name in SHORT:
-            lines += ["", f"    pytc {name} {SHORT[name].example}"]
+            lines += ["", EXAMPLE.format(name=name, example=SHORT[name].example)]
         rows = table(settings, as_flags=True)
         lines += ["", *rows] if rows else []
         sections = [field.name for field in fields(settings) if is_dataclass(field.default)]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import commands, text_of
 from PIL import Image
 from public_data import needs, public_data
 
@@ -17,7 +18,7 @@ from pytc.evaluation.pictures import palette
 from pytc.main import main
 
 ROOT = Path(__file__).parent.parent
-DOCUMENT = (ROOT / "docs" / "check.md").read_text()
+DOCUMENT = text_of("docs/check.md")
 OFFSETS = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 8, 0))
 SMALL = """
 from pytc.config import *
@@ -133,7 +134,7 @@ def test_the_command_of_the_document_runs(tmp_path, monkeypatch, capsys):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PYTC_DATA", raising=False)
-    (command,) = [line for line in DOCUMENT.splitlines() if line.startswith("    pytc ")]
+    (command,) = commands("docs/check.md")
     main(shlex.split(command)[1:])
     assert "; the page: check.png" in capsys.readouterr().out
     assert Image.open("check.png").width > 1000

@@ -6,12 +6,12 @@ The volumes are generated in the layout of real ones: a file with the image and 
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from documents import examples, text_of
 
 from pytc.commands import EvaluateConfig, InferConfig
 from pytc.config import (
@@ -303,9 +303,9 @@ def test_pictures_show_where_the_class_is_another():
 
 
 def test_the_page_of_classes_is_true():
-    page = (Path(__file__).parent.parent / "docs" / "classes.md").read_text()
-    named = {}
-    exec(page.split("```python\n")[1].split("```")[0], named)
+    page, named = text_of("docs/classes.md"), {}
+    (example,) = examples("docs/classes.md")
+    exec(example, named)
     assert named["config"].target.kind == "classes"
     table = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert set(table) == {row.name for row in LOSSES.values() if row.of_classes}

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from documents import commands
 from tiny_runs import tiny
 
 from pytc.evaluation.compare import compare, config_differences
@@ -66,8 +67,7 @@ def test_runs_stand_beside_each_other(runs, capsys):
 
 def test_the_documented_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parent.parent / "docs" / "view.md").read_text()
-    (command,) = [line for line in text.splitlines() if line.startswith("pytc compare")]
+    (command,) = [line for line in commands("docs/view.md") if line.startswith("pytc compare")]
     for name in ("mine", "other"):
         make_run(name, tiny(), cube={})
     main(command.split()[1:])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from documents import blocks, command_lines
 
 import pytc
 
@@ -22,12 +23,6 @@ def pins(path):
     """{package: release} of a file of constraints."""
     lines = (ROOT / path).read_text().splitlines()
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
-
-
-def indented_commands(path):
-    """The indented lines of a page, without their comments."""
-    lines = (ROOT / path).read_text().splitlines()
-    return [line.partition("#")[0].strip() for line in lines if line.startswith("    ")]
 
 
 def targets_of_the_makefile():
@@ -120,7 +115,9 @@ def test_contributing_names_files_and_commands_that_exist():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for name in re.findall(r"`([\w./-]+(?:\.\w+|/run|/))`", text):
         assert (ROOT / name).exists(), name
-    for command in indented_commands("CONTRIBUTING.md"):
+    commands = [line for block in blocks("CONTRIBUTING.md") for line in command_lines(block.code)]
+    assert len(commands) > 5
+    for command in commands:
         words = command.split()
         if words[0] == "make":
             assert words[-1] in targets_of_the_makefile(), command

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import commands
 
 from pytc import runs
 from pytc.commands import ConvertConfig
@@ -263,10 +264,10 @@ def test_the_commands_of_the_docs(labels, affinities, tmp_path, monkeypatch):
     results.mkdir(parents=True)
     store(results / "segmentation.zarr", labels[0])
     store(results / "affinities.zarr", affinities[0], offsets=OFFSETS)
-    lines = (ROOT / "docs" / "formats.md").read_text().splitlines()
-    commands = [line.split() for line in lines if line.startswith("    pytc convert ")]
-    assert len(commands) == 5
-    for _, verb, *words in commands:
+    said = [line.split() for line in commands("docs/formats.md")]
+    assert len(said) == 5
+    for program, verb, *words in said:
+        assert (program, verb) == ("pytc", "convert")
         main([verb, *words])
         target = words[1].removeprefix("precomputed://")
         shape = open_volume(target).spatial_shape

@@ -16,6 +16,7 @@ import networkx
 import numpy as np
 import pytest
 import tifffile
+from documents import commands, text_of
 from PIL import Image
 from servers import range_server
 
@@ -495,7 +496,7 @@ def test_every_data_set_is_listed_and_described(capsys, tmp_path, monkeypatch):
         catalogue.describe("fib52")
 
 
-DOCUMENT = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+DOCUMENT = text_of("docs/data.md")
 
 
 def test_the_document_has_the_table_of_the_sets():
@@ -506,10 +507,8 @@ def test_every_command_of_the_document_runs(tmp_path, serve, nisb, capsys):
     """A region is cut down to the cubes of the test."""
     serve("cremi_a")
     serve("snemi3d")
-    blocks = re.findall(r"```bash\n(.*?)```", DOCUMENT, re.DOTALL)
-    commands = "".join(blocks).splitlines()
-    assert len(commands) == 5
-    for command in commands:
+    assert len(commands("docs/data.md")) == 5
+    for command in commands("docs/data.md"):
         program, *words = command.replace("0:128,0:512,0:512", "0:8,0:16,0:20").split()
         assert program == "pytc"
         main(words)

@@ -10,6 +10,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from documents import (
+    blocks,
+    blocks_to_run,
+    command_lines,
+    examples,
+    pages,
+    text_of,
+)
 from PIL import Image
 from test_architecture import floor_and_room
 from test_extending import SECTIONS, apply, copy
@@ -29,8 +37,8 @@ exit $CODE
 
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_the_slurm_script_resumes_and_requeues(tmp_path, code):
-    text = (ROOT / "docs" / "slurm.md").read_text()
-    (tmp_path / "job.sh").write_text(text.split("```bash\n")[1].split("```")[0])
+    _, script = blocks_to_run("docs/slurm.md", "sh")
+    (tmp_path / "job.sh").write_text(script)
     commands = {
         "python": TRAINING,
         "srun": '#!/bin/sh\nexec "$@"\n',
@@ -70,8 +78,8 @@ def test_the_fib25_script_makes_the_files_of_the_preset(tmp_path, monkeypatch):
         file["stack"] = supervoxels
         file["transforms"] = np.stack([np.arange(40), bodies], axis=1)
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs" / "fib25.md").read_text()
-    exec(text.split("```python\n")[1].split("```")[0], {})
+    (example,) = examples("docs/fib25.md")
+    exec(example, {})
 
     for name, part in (("train", slice(0, 130)), ("val", slice(130, 190))):
         with h5py.File(tmp_path / "data" / "fib25" / f"fib25_{name}.h5") as file:
@@ -84,6 +92,69 @@ def test_the_fib25_script_makes_the_files_of_the_preset(tmp_path, monkeypatch):
         assert len(pairs) == len(np.unique(labels)) == len(np.unique(wanted)) and (0, 0) in pairs
         first = [labels.ravel().tolist().index(label) for label in range(1, labels.max() + 1)]
         assert first == sorted(first)
+
+
+# --- code blocks ---
+
+# the test file that runs every block of a page, but for those that say why not
+RUN_BY = {
+    "README.md": "test_readme.py",
+    "docs/check.md": "test_check.py",
+    "docs/classes.md": "test_classes.py",
+    "docs/config.md": "test_reference.py",
+    "docs/data.md": "test_datasets.py",
+    "docs/decode.md": "test_merge_tree.py",
+    "docs/extending.md": "test_extending.py",
+    "docs/fib25.md": "test_readme.py",
+    "docs/fine-tuning.md": "test_fine_tuning.py",
+    "docs/formats.md": "test_convert.py",
+    "docs/inference.md": "test_infer_shards.py",
+    "docs/labels.md": "test_placed_labels.py",
+    "docs/migrating.md": "test_migrate.py",
+    "docs/networks.md": "test_readme.py",
+    "docs/own-volume.md": "test_own_volume.py",
+    "docs/python.md": "test_readme.py",
+    "docs/slurm.md": "test_launch.py",
+    "docs/training.md": "test_readme.py",
+    "docs/view.md": "test_view.py",
+}
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_block_is_run_by_a_test_or_says_why_not(page):
+    text = text_of(page)
+    fences = re.findall(r"^```(\w*)$", text, re.MULTILINE)
+    languages = [block.language for block in blocks(page)]
+    assert fences[::2] == languages and not any(fences[1::2]), "a block without an end"
+    assert set(languages) <= {"bash", "console", "diff", "python", "sh", "text"}
+    marks = re.findall(r"^<!-- not run:", text, re.MULTILINE)
+    assert len(marks) == sum(block.reason is not None for block in blocks(page))
+    assert not re.search(r"\n\n    \S", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    if any(block.language != "text" and block.reason is None for block in blocks(page)):
+        runner = (Path(__file__).parent / RUN_BY[page]).read_text()
+        assert (
+            f'commands("{page}")' in runner
+            or f'examples("{page}")' in runner
+            or (f'text_of("{page}")' in runner)
+        )
+    else:
+        assert page not in RUN_BY
+
+
+@pytest.mark.parametrize("page", ["benchmarks/README.md", "docs/experiments.md", "docs/scale.md"])
+def test_every_flag_of_a_benchmark_that_is_named_exists(page):
+    lines = [line for block in blocks(page) for line in command_lines(block.code)]
+    calls = [line for line in lines if "python benchmarks/" in line]
+    assert calls
+    common = (ROOT / "benchmarks" / "common.py").read_text()
+    for call in calls:
+        script, *words = call.partition("python ")[2].split()
+        source = (ROOT / script).read_text() + common
+        for flag in (word for word in words if word.startswith("--")):
+            assert f'"{flag}"' in source, call
+
+
+# --- names ---
 
 
 def names_of_ours():

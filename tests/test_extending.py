@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import text_of
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "extending.md").read_text()
+PAGE = text_of("docs/extending.md")
 SECTIONS = {
     section.partition("\n")[0]: section for section in re.split(r"^## ", PAGE, flags=re.M)[1:]
 }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from documents import commands
 
 from pytc import cli
 from pytc.config import Config, ModelConfig
@@ -70,13 +71,12 @@ def test_the_commands_of_the_page_run(workplace, capsys):
     (workplace / "configs").symlink_to(ROOT / "configs")
     small = "--data.synthetic.shape 32 32 32 --data.val-samples 1 --model.features 2 4 6".split()
     small += "--loop.max-steps 2 --loop.val-every 2 --loop.batch-size 1 --system.workers 0".split()
-    page = (ROOT / "docs" / "fine-tuning.md").read_text()
-    commands = [line.split() for line in page.splitlines() if line.startswith("    ")]
-    assert [words[:2] for words in commands] == [["python", "train.py"]] * 2 + [["pytc", "models"]]
-    for words in commands[:2]:
+    said = [line.split() for line in commands("docs/fine-tuning.md")]
+    assert [words[:2] for words in said] == [["python", "train.py"]] * 2 + [["pytc", "models"]]
+    for words in said[:2]:
         cli.train([*words[2:], *small, "--system.threads", "1"])
     capsys.readouterr()
-    main(commands[2][1:])
+    main(said[2][1:])
     assert "started from: runs/parent/checkpoints/" in capsys.readouterr().out
 
 

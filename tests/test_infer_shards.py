@@ -4,21 +4,24 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from documents import commands
 from small_predictions import make_image, predict
-from test_results import SHAPE, make_run, said, volume, with_volumes
+from test_results import SHAPE, TINY, make_run, said, volume, with_volumes
 from test_results import workplace as workplace
 from tiny_runs import TORCHRUN
 
 from pytc import cli
-from pytc.commands import EvaluateConfig, InferConfig, parse
+from pytc.commands import EvaluateConfig
 from pytc.evaluate import evaluate
 from pytc.geometry import Box
 from pytc.inference import pipeline
@@ -33,6 +36,7 @@ TESTS = Path(__file__).parent
 # A process that predicts slowly: folder, number and count of its shard, seconds a batch.
 PROCESS = """
 import sys, time
+from dataclasses import replace
 from pathlib import Path
 import small_predictions
 from pytc.inference.shards import Shard
@@ -234,13 +238,32 @@ def test_smaller_windows_where_memory_ends(monkeypatch, shard, ends):
     }
 
 
-def test_the_flags_of_every_line_in_the_documentation_are_read():
-    text = (TESTS.parent / "docs/inference.md").read_text()
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
-    calls = [line for line in lines if "infer" in line]
-    assert len(calls) == 6
+def test_every_command_of_the_page_runs(workplace):
+    """Each into an empty folder, but for --finish. A part and a job's number are smaller ones."""
+    make_run(replace(TINY, name="mine"))
+    image = make_neurites(SHAPE, seed=1).image
+    for name, array in (("big.zarr/raw", image), ("tissue.zarr", np.ones(SHAPE, np.uint8))):
+        with create_volume(name, SHAPE, np.uint8, voxel_size=(10, 10, 10)) as stored:
+            stored[...] = array
+    *calls, shard, finish = commands("docs/inference.md")
+    assert len(calls) == 4
     for call in calls:
-        line = call.replace("$((SLURM_ARRAY_TASK_ID + 1))", "3")
-        words = line.partition("infer.py" if "infer.py" in line else "pytc infer")[2].split()
-        config = parse(InferConfig, "infer", words)
-        assert config.input == "big.zarr/raw"
+        shutil.rmtree("results", ignore_errors=True)
+        run_documented(call.replace("100:400,:1024,2000:", "2:10,:16,4:"))
+    shutil.rmtree("results")
+    for number in (1, 2):
+        run_documented(shard.replace("$((SLURM_ARRAY_TASK_ID + 1))/16", f"{number}/2"))
+    run_documented(finish)
+
+
+def run_documented(call):
+    program, *words = call.split()
+    if program == "torchrun":
+        script = words[words.index("--") + 1 :]
+        subprocess.run([*TORCHRUN, "--", TESTS.parent / script[0], *script[1:]], check=True)
+    else:
+        assert (program, words.pop(0)) == ("pytc", "infer")
+        cli.infer(words)
+    output = Path(words[words.index("--output") + 1])
+    assert (output / "affinities.zarr").exists()
+    assert (output / "segmentation.zarr").exists() or "--shard" in words

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import blocks_to_run, commands
 from pytc_command import PYTC
 from tiny_runs import ONE_STEP
 
@@ -317,10 +318,8 @@ def test_a_refused_array_leaves_nothing_and_cancels_what_was_submitted(workplace
 
 
 def documented_commands():
-    """The calls of pytc launch in docs/slurm.md, continued lines joined."""
-    text = (ROOT / "docs" / "slurm.md").read_text().replace("\\\n", " ")
-    lines = [line.strip() for line in text.splitlines() if line.startswith("    pytc launch")]
-    return [line.removeprefix("pytc launch ") for line in lines]
+    """The calls of pytc launch in docs/slurm.md."""
+    return [line.removeprefix("pytc launch ") for line in commands("docs/slurm.md")]
 
 
 def test_the_documented_calls_are_those_of_this_test():
@@ -329,10 +328,10 @@ def test_the_documented_calls_are_those_of_this_test():
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_every_documented_call_prints_its_scripts(number, workplace, capsys):
-    text = (ROOT / "docs" / "slurm.md").read_text()
+    template, _ = blocks_to_run("docs/slurm.md", "sh")
     (workplace / "configs").symlink_to(ROOT / "configs")
     (workplace / "grid.yaml").write_text("params:\n  optim.learning_rate: [1e-3, 3e-4]\n")
-    (workplace / "job.sh").write_text(text.split("```sh\n")[1].split("```")[0])
+    (workplace / "job.sh").write_text(template)
     main(["launch", *shlex.split(documented_commands()[number]), "--dry-run"])
     runs = {"_0000", "_0001", "_0002", "_0003"} if number == 0 else {"_0000", "_0001"}
     printed = capsys.readouterr().out

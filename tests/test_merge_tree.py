@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import examples, text_of
 
 from pytc.segmentation import plain
 from pytc.segmentation.connected_components import connected_components_3d
@@ -123,8 +124,9 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_the_page_on_decoding_runs_and_names_what_there_is():
-    text = (ROOT / "docs" / "decode.md").read_text()
-    exec(text.split("```python\n")[1].split("```")[0], {})
+    text, named = text_of("docs/decode.md"), {}
+    for example in examples("docs/decode.md"):
+        exec(example, named)
     names = re.findall(r"`plain\.(\w+)`", text)
     assert names and all(hasattr(plain, name) for name in names)
     for name, file in re.findall(r"`([\w.]+)` in `(\w+)\.py`", text):

@@ -3,10 +3,14 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
+from documents import commands, text_of
 from small_volumes import ROOT
 
+from pytc import cli
 from pytc.config_files import load_config_file
+from pytc.io.synthetic import make_neurites
 from pytc.main import main
 from pytc.migration import banis, connectomics_tables, nnunet, yacs
 from pytc.migration.migrate import fit_to_network, migrate, read_source
@@ -391,6 +395,21 @@ def test_the_command_writes_a_preset_that_loads(folder, capsys, source, options)
     assert max(map(len, text.splitlines())) < 160
 
 
+def test_the_commands_of_the_page(folder):
+    """On a small volume, for one step."""
+    written(folder, "old.yaml", (folder / "hydra.yaml").read_text())
+    small = "--data.train.0.image raw.npy --data.train.0.labels seg.npy --data.train.0.mask None"
+    small += " --data.patch-size 16 16 16 --data.val-samples 1 --loop.batch-size 1"
+    small += " --loop.max-steps 1 --system.workers 0 --system.threads 1 --system.no-cpu-variant"
+    volume = make_neurites((24, 32, 32), seed=1)
+    np.save("raw.npy", volume.image)
+    np.save("seg.npy", volume.labels)
+    migrate_it, train_it = commands("docs/migrating.md")
+    main(migrate_it.split()[1:])
+    cli.train([*train_it.split()[2:], *small.split()])
+    assert list(folder.glob("runs/*/checkpoints/last.pt"))
+
+
 def test_a_preset_is_not_replaced_unless_asked(folder):
     migrate("hydra.yaml")
     with pytest.raises(ValueError, match="expected --overwrite to replace a file"):
@@ -435,7 +454,7 @@ def test_numbers_in_yaml_are_numbers(folder):
 
 
 def test_the_page_names_every_setting_that_is_carried_over():
-    page = (ROOT / "docs" / "migrating.md").read_text()
+    page = text_of("docs/migrating.md")
     tables = [banis.RENAMES, banis.AUGMENTATIONS, yacs.RENAMES, connectomics_tables.RENAMES]
     for name, (field, _) in (row for table in tables for row in table.items()):
         row = next((line for line in page.splitlines() if f"`{name}`" in line), "")

@@ -1,6 +1,5 @@
 """The commands of docs/own-volume.md, in order, on small stacks of its kind."""
 
-import re
 import shlex
 import subprocess
 import sys
@@ -9,18 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from documents import commands, text_of
 from pytc_command import PYTC
 from test_readme import SMALL
 
 from pytc.io.synthetic import make_neurites
 
 ROOT = Path(__file__).parent.parent
-PAGE = (ROOT / "docs" / "own-volume.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
-    for line in block.replace("\\\n", " ").splitlines()
-]
+PAGE = text_of("docs/own-volume.md")
 FEWER = [word for word in SMALL if word != "--system.no-cpu-variant"]
 
 
@@ -41,11 +36,11 @@ def test_the_commands_of_the_page(tmp_path):
         volume = make_neurites((32, 40, 48), seed, voxel_size=(40.0, 4.0, 4.0))
         tifffile.imwrite(tmp_path / f"{name}.tif", volume.image)
         tifffile.imwrite(tmp_path / f"{name}_labels.tif", volume.labels.T.astype(np.uint16))
-    refused, *others, view = COMMANDS
+    refused, *others, view = commands("docs/own-volume.md")
     assert view == "pytc view mine"  # tests/test_view.py opens it
     done = run(refused, tmp_path)
     assert done.returncode == 1
-    said = PAGE.partition("    error: ")[2].partition("\n\n")[0]
+    said = PAGE.partition("\nerror: ")[2].partition("\n```")[0]
     advice = " ".join(said.split()).partition("; ")[2]
     assert advice and advice in done.stderr
     for command in others:

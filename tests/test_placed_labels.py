@@ -3,12 +3,12 @@
 import json
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from documents import examples
 
 from pytc.commands import EvaluateConfig, InferConfig
 from pytc.config import (
@@ -93,9 +93,9 @@ def as_signed(labels):
 
 def test_the_config_of_the_document_is_one(tmp_path, monkeypatch):
     """docs/labels.md, on small files of the same layout."""
-    text = (Path(__file__).parent.parent / "docs" / "labels.md").read_text()
     made = {}
-    exec(text.split("```python\n")[1].split("```")[0], made)
+    (example,) = examples("docs/labels.md")
+    exec(example, made)
     padded_volume, by_hand = made["config"].data.train
     monkeypatch.chdir(tmp_path)
     assert cremi("sample_A_padded_20160501.hdf") == padded_volume

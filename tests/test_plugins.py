@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
+from documents import commands, examples
 from pytc_command import PYTC
 from small_networks import forget_plugins
 
@@ -181,12 +182,22 @@ def test_the_error_for_an_unknown_network_says_how_to_load_it():
 
 
 def test_the_network_of_the_documentation_can_be_trained(workplace):
-    page = (ROOT / "docs" / "networks.md").read_text()
-    code = page.partition("```python\n")[2].partition("```")[0]
+    """By the commands of the page, on a smaller volume."""
+    (code,) = examples("docs/networks.md")
     (workplace / "my_net.py").write_text(code)
-    cli.train(["--config", "own.py", "--plugins", "my_net.py"])
-    model, _, step = load_model(workplace / "runs" / "mine" / "checkpoints" / "last.pt")
+    for name in ("train.py", "infer.py", "configs"):
+        (workplace / name).symlink_to(ROOT / name)
+    small = "--data.synthetic.shape 32 32 32 --data.patch-size 16 16 16 --data.val-samples 1"
+    small += " --loop.max-steps 1 --loop.batch-size 1 --system.workers 0 --system.threads 1"
+    train, infer, *verbs = [line for line in commands("docs/networks.md") if "my_net" in line]
+    assert train.startswith("python train.py ") and infer.startswith("python infer.py ")
+    cli.train([*train.split()[2:], *small.split()])
+    model, _, step = load_model(workplace / "runs" / "mednext" / "checkpoints" / "last.pt")
     assert step == 1 and type(model).__name__ == "MyNet"
+    cli.infer(infer.split()[2:])
+    for verb in verbs:
+        main(verb.split()[1:])
+    assert (workplace / "my_net.safetensors").is_file() and len(verbs) == 2
 
 
 def test_the_documentation_lists_the_options_of_every_architecture():

@@ -17,6 +17,7 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from documents import commands, examples, text_of
 from PIL import Image
 from public_data import needs, public_data
 from pytc_command import PYTC
@@ -25,13 +26,7 @@ from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-TRAINING, NETWORKS, FIB25_PAGE, PYTHON, RECIPES = (
-    (ROOT / "docs" / f"{name}.md").read_text()
-    for name in ("training", "networks", "fib25", "python", "recipes")
-)
-# of networks.md, what comes before a network that the reader writes
-PAGES = README, TRAINING, NETWORKS.partition("## A network of your own")[0], FIB25_PAGE
+README = text_of("README.md")
 FIB25 = public_data("fib25")
 SMALL = """--system.no-cpu-variant
     --model.architecture mednext_custom --model.base-channels 4 --model.grn
@@ -41,21 +36,10 @@ SMALL = """--system.no-cpu-variant
     --system.workers 0 --system.threads 1""".split()
 
 
-# what the tests do not type: it installs, downloads, or is what runs the tests
-INSTALLING = ("make", "source", "python3", "pip")
-
-
-def commands():
-    """The indented command lines of the pages, without comments, continued lines joined."""
-    outside_python = re.sub(r"```.*?```", "", "\n".join(PAGES), flags=re.DOTALL)
-    lines = [line for line in outside_python.splitlines() if line.startswith("    ")]
-    joined = "\n".join(lines).replace("\\\n", " ").splitlines()
-    return [line.partition("#")[0].strip() for line in joined]
-
-
-def commands_to_run(about_fib25=False):
-    said = [line for line in commands() if line.split()[0] not in INSTALLING]
-    return [line for line in said if ("fib25" in line) == about_fib25]
+def commands_to_run():
+    """Those of the README, and of the pages that go on where it ends, in this order."""
+    networks = [line for line in commands("docs/networks.md") if "my_net" not in line]
+    return [*commands("README.md"), *commands("docs/training.md"), *networks]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +107,7 @@ def test_the_three_lines_are_there():
 
 def test_what_make_is_asked_for_exists():
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    named = [word for line in README.splitlines() for word in re.findall(r"^    make (\w+)", line)]
+    named = re.findall(r"^make (\w+)", README, re.MULTILINE)
     assert named == ["demo", "test"] and set(named) <= set(targets)
 
 
@@ -152,7 +136,7 @@ def test_every_command_runs(workplace):
 
 @needs("fib25")
 def test_the_command_about_fib25_runs(workplace):
-    (command,) = commands_to_run(about_fib25=True)
+    (command,) = commands("docs/fib25.md")
     assert "trained: runs/fib25" in run(command, workplace)
 
 
@@ -163,9 +147,8 @@ def test_the_python_examples_run(workplace, monkeypatch):
     if not (workplace / "runs" / "mine").is_dir():
         run(next(line for line in commands_to_run() if "--name mine" in line), workplace)
     names = {}
-    examples = re.findall(r"```python\n(.*?)```", PYTHON, re.DOTALL)
-    assert len(examples) == 2
-    for example in examples:
+    assert len(examples("docs/python.md")) == 2
+    for example in examples("docs/python.md"):
         exec(example, names)
     assert names["affinities"].shape == (6, 48, 48, 48)
     assert names["labels"].shape == (48, 48, 48) and 0 <= names["scores"]["nerl"] <= 1
@@ -174,7 +157,7 @@ def test_the_python_examples_run(workplace, monkeypatch):
 
 def test_every_preset_is_described():
     presets = {path.name for path in (ROOT / "configs").glob("*.py")}
-    assert presets <= set(re.findall(r"`(\w+\.py)`", RECIPES))
+    assert presets <= set(re.findall(r"`(\w+\.py)`", text_of("docs/recipes.md")))
 
 
 def test_every_page_is_named():

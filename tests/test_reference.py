@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import tyro
+from documents import examples
 
 from pytc import cli
 from pytc.config import Config
@@ -35,6 +36,13 @@ def in_one_line(text):
 def test_the_pages_are_current(name):
     written = (ROOT / "docs" / name).read_text()
     assert written == reference.PAGES[name](), "python docs/reference.py writes it anew"
+
+
+def test_the_config_of_the_page_is_one():
+    made = {}
+    (example,) = examples("docs/config.md")
+    exec(example, made)
+    assert made["config"].loop.max_steps == 20_000
 
 
 def test_every_verb_has_a_section():

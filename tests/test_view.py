@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from documents import commands
 from viewed import SHAPE, VOXEL_SIZE, blocks_of_fragments, random_tree, write_results
 
 from pytc.io.volume import create_volume, open_volume
@@ -312,12 +313,9 @@ def test_what_does_not_fit_is_refused_in_one_line(run, monkeypatch):
 
 def documented():
     """The commands of docs/view.md that show something here."""
-    text = (Path(__file__).parent.parent / "docs" / "view.md").read_text()
-    commands = [
-        line.partition("#")[0] for line in text.splitlines() if line.startswith("pytc view")
-    ]
-    assert len(commands) == 5
-    return commands
+    said = [line for line in commands("docs/view.md") if line.startswith("pytc view")]
+    assert len(said) == 5
+    return said
 
 
 @pytest.mark.parametrize("command", documented())
