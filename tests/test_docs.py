@@ -114,6 +114,7 @@ RUN_BY = {
     "docs/networks.md": "test_readme.py",
     "docs/own-volume.md": "test_own_volume.py",
     "docs/python.md": "test_readme.py",
+    "docs/quickstart.md": "test_examples.py",
     "docs/slurm.md": "test_launch.py",
     "docs/training.md": "test_readme.py",
     "docs/view.md": "test_view.py",

@@ -1,4 +1,4 @@
-"""The scripts in examples/ run to their end, on small volumes of the layout of the public data."""
+"""The scripts in examples/ and docs/quickstart.md run to their end, on small volumes."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import h5py
 import pytest
+from documents import commands
+from pytc_command import PYTC
 from test_readme import SMALL
 
 from pytc.io.datasets import DATASETS
@@ -15,6 +17,9 @@ from pytc.io.synthetic import make_neurites
 ROOT = Path(__file__).parent.parent
 FIB25 = """--model.features 4 8 8 8 --data.patch-size 32 32 32 --loop.max-steps 2 --loop.val-every 2
     --system.workers 0 --system.threads 1""".split()
+SMALL_DEMO = """--data.patch-size 32 32 32 --data.synthetic.shape 40 48 48 --data.val-samples 1
+    --loop.max-steps 2 --loop.val-every 2 --loop.batch-size 1 --system.workers 0
+    --system.threads 1""".split()
 FEWER = [word for word in SMALL if word != "--system.no-cpu-variant"]
 
 
@@ -82,3 +87,22 @@ def test_the_whole_road_on_the_gpus_of_a_machine(clone):
     run("gpu.sh", words, clone, PROCESSES="2")
     evaluations = list((clone / "runs" / "cremi" / "evaluation").glob("*/report.html"))
     assert len(evaluations) == 1 and (clone / "cremi-check.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_quickstart(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTC_RUNS", raising=False)
+    for name in ("train.py", "infer.py", "evaluate.py", "configs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    *calls, view = commands("docs/quickstart.md")
+    assert view == "pytc view narrow"  # tests/test_view.py opens it
+    for call in calls:
+        program, *words = call.split()
+        script = [str(PYTC)] if program == "pytc" else []
+        small = SMALL_DEMO if "train.py" in words else []
+        done = subprocess.run(
+            [sys.executable, *script, *words, *small], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{call}\n{done.stdout}\n{done.stderr}"
+    assert "narrow" in (tmp_path / "compare.html").read_text()
+    assert (tmp_path / "runs/narrow/evaluation/synthetic-1/report.html").is_file()
