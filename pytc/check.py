@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 NO_LOSS = (255, 214, 120)  # colour of voxels without a target: no loss is counted there
+DESCRIPTORS = ("LSD mean", "LSD variance", "LSD correlation", "LSD share")  # by threes
 LETTERS = 150  # in a line of the text below the patches
 
 
@@ -144,8 +145,9 @@ def draw_target(
 ) -> dict[str, np.ndarray]:
     """The middle section of a target (C, Z, Y, X), by what it shows.
 
-    Affinities: three offsets are red, green and blue. Other targets are grey, or a colour for each
-    class. Voxels that are valid in none of the channels shown have the colour NO_LOSS.
+    Affinities: three offsets are red, green and blue, and so are local shape descriptors. Other
+    targets are grey, or a colour for each class. Voxels that are valid in none of the channels
+    shown have the colour NO_LOSS.
     """
     target, valid = _section(target, axis), _section(valid, axis)
     kind = target_kind(kind_name)
@@ -154,12 +156,18 @@ def draw_target(
         pixels[~valid[0]] = NO_LOSS
         return {"class": pixels}
     pictures: dict[str, np.ndarray] = {}
-    for first in range(0, len(target), 3):
-        shown, known = target[first : first + 3].astype(np.float32), valid[first : first + 3]
-        name: str = kind.name
-        if kind.per_offset:
+    groups: dict[str, slice] = {}
+    if kind.per_offset:
+        for first in range(0, len(offsets), 3):
             steps = [_offset_in_words(offset) for offset in offsets[first : first + 3]]
-            name = "affinity " + " ".join(steps)
+            groups["affinity " + " ".join(steps)] = slice(first, first + len(steps))
+        for number, name in enumerate(DESCRIPTORS[: len(target) - len(offsets)]):
+            first = len(offsets) + 3 * number
+            groups[name] = slice(first, first + 3)
+    else:
+        groups[kind.name] = slice(0, 3)
+    for name, part in groups.items():
+        shown, known = target[part].astype(np.float32), valid[part]
         if len(shown) == 1:
             shown, known = np.repeat(shown, 3, 0), np.repeat(known, 3, 0)
         while len(shown) < 3:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pytc.config import LossConfig
+    from pytc.config import LossConfig, TargetConfig
 
     Sums = tuple[Tensor, Tensor]
     Loss = Callable[[Tensor, Tensor, Tensor], Sums]
@@ -194,12 +194,30 @@ class LossTerms:
 
     functions: dict[str, Loss]
     weights: tuple[float, ...]
+    reads: tuple[slice, ...] = ()  # the channels that each term reads; by default all
+
+    def of_channel(self, channel: int) -> LossTerms:
+        """The terms that read a channel, for this channel by itself."""
+        reading = [
+            (name, weight)
+            for name, weight, part in zip(self.functions, self.weights, self._parts)
+            if channel in range(*part.indices(channel + 1))
+        ]
+        functions = {name: self.functions[name] for name, _ in reading}
+        return LossTerms(functions, tuple(weight for _, weight in reading))
+
+    @property
+    def _parts(self) -> Sequence[slice]:
+        return self.reads or [slice(None)] * len(self.functions)
 
     def sums(self, logits: Tensor, target: Tensor, valid: Tensor) -> Sums:
         """Sum and count of each term: two tensors (terms,)."""
         import torch
 
-        pairs = [function(logits, target, valid) for function in self.functions.values()]
+        pairs = [
+            function(logits[:, part], target[:, part], valid[:, part])
+            for function, part in zip(self.functions.values(), self._parts)
+        ]
         return torch.stack([pair[0] for pair in pairs]), torch.stack([pair[1] for pair in pairs])
 
     def weigh(self, values: Tensor) -> Tensor:
@@ -211,13 +229,20 @@ class LossTerms:
         return self.weigh(_mean(sums, counts))
 
 
-def build_loss(config: LossConfig) -> LossTerms:
-    """The terms of a config."""
+def build_loss(config: LossConfig, target: TargetConfig | None = None) -> LossTerms:
+    """The terms of a config.
+
+    target: whose channels beyond the prediction are local shape descriptors, scored by `mse`.
+    """
     functions: dict[str, Loss] = {}
     for name in config.terms:
         row = LOSSES[name]
         functions[name] = partial(row.function, **row.options(config))
-    return LossTerms(functions, config.weights)
+    if target is None or target.lsd_sigma is None:
+        return LossTerms(functions, config.weights)
+    predicted, learned_alone = slice(target.channels), slice(target.channels, None)
+    reads = (*[predicted] * len(functions), learned_alone)
+    return LossTerms(functions | {"lsd": mse}, (*config.weights, config.lsd_weight), reads)
 
 
 class SupervisedLoss(NamedTuple):
@@ -279,10 +304,11 @@ def channel_losses(logits: Tensor, target: Tensor, valid: Tensor, loss: LossTerm
         return []
     with torch.no_grad():
         channels = zip(logits.split(1, 1), target.split(1, 1), valid.split(1, 1))
-        pairs = [loss.sums(*channel) for channel in channels]
-        sums = torch.stack([pair[0] for pair in pairs])
-        counts = torch.stack([pair[1] for pair in pairs])
-        return loss.value(sums, counts).tolist()
+        values = []
+        for number, channel in enumerate(channels):
+            terms = loss.of_channel(number)
+            values.append(terms.value(*terms.sums(*channel)))
+        return torch.stack(values).tolist()
 
 
 def _mean(sums: Tensor, counts: Tensor) -> Tensor:

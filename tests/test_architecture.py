@@ -36,6 +36,7 @@ FLOORS = {
     "pytc.data.counter_random": 2,
     "pytc.data.augment": 2,
     "pytc.data.targets": 2,
+    "pytc.data.local_shape": 2,
     "pytc.models": 2,
     "pytc.losses": 0,
     "pytc.convert": 2,

@@ -89,7 +89,7 @@ class Config(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        channels, expected = self.model.out_channels, self.target.channels
+        channels, expected = self.model.out_channels, self.target.learned_channels
         require(channels == expected, f"model.out_channels {expected} for this target", channels)
         if target_kind(self.target.kind).per_offset:
             patch = self.data.patch_size

@@ -11,6 +11,7 @@ from pytc.config.volumes import Triple
 from pytc.losses import LOSSES
 from pytc.target_kinds import TARGET_KINDS, TargetName, target_kind
 
+N_DESCRIPTORS = 10  # local shape descriptors of a voxel, see pytc.data.local_shape
 SHORT_AND_LONG = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (10, 0, 0), (0, 10, 0), (0, 0, 10))
 TARGET_HELP = "What each channel says. " + "; ".join(
     f"{row.name}: {row.meaning} (loss: {row.default_loss})" for row in TARGET_KINDS.values()
@@ -40,10 +41,22 @@ class TargetConfig(Section):
     # n-th voxel of the full target. trilinear (not for classes): the full target, resized to values
     # between 0 and 1.
     scale_by: Literal["stride", "nearest", "trilinear"] = "stride"
+    # affinity: ten local shape descriptors of the object around a voxel are learned, too, in a
+    # Gaussian window of this standard deviation in nm. They help to learn the affinities, which
+    # alone are predicted. model.out_channels counts both.
+    lsd_sigma: float | None = None
+    # The descriptors are counted at every n-th voxel along z, y, x: faster.
+    lsd_stride: Triple = (1, 1, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_not_negative("erosion")
+        self.require_positive("lsd_sigma", "lsd_stride")
+        require(
+            self.lsd_sigma is None or self.kind == "affinity",
+            "target.lsd_sigma with target.kind affinity",
+            self.kind,
+        )
         for offset in self.offsets:
             is_positive = min(offset) >= 0 and max(offset) > 0
             require(is_positive, "affinity offsets that are positive along an axis", offset)
@@ -68,6 +81,11 @@ class TargetConfig(Section):
         counts = {"offsets": len(self.offsets), "classes": self.classes, "one": 1}
         return counts[target_kind(self.kind).channels]
 
+    @property
+    def learned_channels(self) -> int:
+        """Channels of the network: those of the prediction, then those that are learned alone."""
+        return self.channels + (0 if self.lsd_sigma is None else N_DESCRIPTORS)
+
 
 @dataclass(frozen=True)
 class LossConfig(Section):
@@ -85,12 +103,16 @@ class LossConfig(Section):
     # cross_entropy and focal with classes: the weight of a voxel of each class. The loss is divided
     # by the sum of the weights. Default: 1 for all.
     class_weights: tuple[float, ...] | None = None
+    # target.lsd_sigma: weight in the sum of the squared error of the local shape descriptors.
+    lsd_weight: float = 1.0
     # Deep supervision: weight of the loss at each scale, the finest first. Default: 1, 1/2, 1/4...
     scale_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_not_negative("weights", "focal_gamma", "scale_weights", "class_weights")
+        self.require_not_negative(
+            "weights", "focal_gamma", "scale_weights", "class_weights", "lsd_weight"
+        )
         self.require_positive("max_positive_weight")
         self.require_fraction("tversky_alpha")
         for term in self.terms:

@@ -53,7 +53,8 @@ class Preparation:
         self, labels: torch.Tensor, scales: tuple[tuple[int, ...], ...]
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(target, valid) for each scale, see `make_targets`."""
-        return make_targets(labels, self.config.target, scales, section_axis(self.voxel_size))
+        axis = section_axis(self.voxel_size)
+        return make_targets(labels, self.config.target, scales, axis, self.voxel_size)
 
     def sample_of(self, number: int) -> tuple[int, int, int]:
         """The (seed, step, index) of the sample with this number."""

@@ -6,11 +6,13 @@ target, write a function for `MAKERS`, and a row in `pytc.target_kinds`.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from pytc.config import TargetConfig, Triple
+from pytc.config import Lengths, TargetConfig, Triple
+from pytc.data.local_shape import local_shape_descriptors
 from pytc.geometry import pairs
 
 FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
@@ -18,10 +20,22 @@ FACES = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 Offsets = tuple[Triple, ...]
 Scale = tuple[int, ...]  # voxels of the patch along each axis for a voxel of the scale
 Target = tuple[torch.Tensor, torch.Tensor]  # target and valid, both (B, C, Z, Y, X)
+FULL: Scale = (1, 1, 1)
+
+
+class AtScale(NamedTuple):
+    """What the voxels are of which a target is made."""
+
+    offsets: Offsets  # target.offsets, in these voxels
+    voxel_size: Lengths  # nm
 
 
 def make_targets(
-    labels: torch.Tensor, config: TargetConfig, scales: tuple[Scale, ...], axis: int = 0
+    labels: torch.Tensor,
+    config: TargetConfig,
+    scales: tuple[Scale, ...],
+    axis: int = 0,
+    voxel_size: Lengths = (1.0, 1.0, 1.0),
 ) -> list[Target]:
     """(target, valid) for each scale (sz, sy, sx), both (B, C, Z / sz, Y / sy, X / sx), rounded up.
 
@@ -37,24 +51,32 @@ def make_targets(
         config: the kind of target, and how it is made.
         scales: voxels of the patch for each voxel of a scale.
         axis: the axis across which the sections lie: labels are eroded in their plane.
+        voxel_size: nm along z, y, x, for targets that are lengths.
 
     Returns:
         valid is bool. The target is bool (or float32, see above); for classes it is the number of
-        the class, an integer in a single channel.
+        the class, an integer in a single channel. With config.lsd_sigma ten more channels follow,
+        and the target is float32 (`pytc.data.local_shape`).
     """
     labels = erode(labels, config.erosion, axis)
-    make = MAKERS[config.kind]
-    if config.scale_by == "trilinear":
-        target, valid = make(labels, config, config.offsets)
-        return [_resized(target, valid, scale) for scale in scales]
-    if config.scale_by == "nearest":
-        target, valid = make(labels, config, config.offsets)
+    if config.scale_by != "stride":
+        target, valid = _make(labels, config, FULL, voxel_size)
+        if config.scale_by == "trilinear":
+            return [_resized(target, valid, scale) for scale in scales]
         return [(_strided(target, scale), _strided(valid, scale)) for scale in scales]
-    targets = []
-    for scale in scales:
-        offsets = tuple(scaled_offset(offset, scale) for offset in config.offsets)
-        targets.append(make(_strided(labels, scale), config, offsets))
-    return targets
+    return [_make(_strided(labels, scale), config, scale, voxel_size) for scale in scales]
+
+
+def _make(labels: torch.Tensor, config: TargetConfig, scale: Scale, voxel_size: Lengths) -> Target:
+    """The target of labels at a scale. voxel_size: nm, of the patch."""
+    z, y, x = (length * step for length, step in zip(voxel_size, scale))
+    offsets = tuple(scaled_offset(offset, scale) for offset in config.offsets)
+    target, valid = MAKERS[config.kind](labels, config, AtScale(offsets, (z, y, x)))
+    if config.lsd_sigma is None:
+        return target, valid
+    stride = [max(1, n // step) for n, step in zip(config.lsd_stride, scale)]
+    shape, inside = local_shape_descriptors(labels, config.lsd_sigma, (z, y, x), stride)
+    return torch.cat([target.float(), shape], 1), torch.cat([valid, inside], 1)
 
 
 def affinities(labels: torch.Tensor, offsets: Offsets) -> Target:
@@ -108,13 +130,13 @@ def class_ids(labels: torch.Tensor, classes: int) -> Target:
     return ids[:, None], (labels >= 0)[:, None]
 
 
-# For each row of `pytc.target_kinds`: f(labels, config, offsets) -> (target, valid). The offsets
-# are those of the scale at which the target is made.
-MAKERS: dict[str, Callable[[torch.Tensor, TargetConfig, Offsets], Target]] = {
-    "affinity": lambda labels, config, offsets: affinities(labels, offsets),
-    "binary": lambda labels, config, offsets: foreground(labels),
-    "boundary": lambda labels, config, offsets: boundaries(labels),
-    "classes": lambda labels, config, offsets: class_ids(labels, config.classes),
+# For each row of `pytc.target_kinds`: f(labels, config, at) -> (target, valid); `at` says at which
+# scale the target is made.
+MAKERS: dict[str, Callable[[torch.Tensor, TargetConfig, AtScale], Target]] = {
+    "affinity": lambda labels, config, at: affinities(labels, at.offsets),
+    "binary": lambda labels, config, at: foreground(labels),
+    "boundary": lambda labels, config, at: boundaries(labels),
+    "classes": lambda labels, config, at: class_ids(labels, config.classes),
 }
 
 
@@ -161,7 +183,7 @@ def _resized(target: torch.Tensor, valid: torch.Tensor, scale: Scale) -> Target:
 
     It is valid where any of them is.
     """
-    if scale == (1, 1, 1):
+    if scale == FULL:
         return target, valid
     size = [-(-n // step) for n, step in zip(target.shape[2:], scale)]
     weight = valid.float()

@@ -350,7 +350,7 @@ def predict(
     notes = _notes(volume, opened, trained, settings.segmentation)
     write_source(folder, notes | (made_by or {}))
 
-    channels = list(range(trained.model.out_channels) if channels is None else channels)
+    channels = list(range(trained.target.channels) if channels is None else channels)
     attributes = {
         "activation": f"{kind.activation}({inference.activation_scale:g} x)",
         "channels": kind.name,
@@ -364,7 +364,7 @@ def predict(
         region = region_of(settings.roi, image.spatial_shape) if settings.roi else None
         tissue = _open_mask(settings.mask, volume, image)
     precision = hardware.choose_precision(settings.system, device, trained.model)
-    network: Network = partial(_logits, model, device, precision)
+    network: Network = partial(_logits, model, trained.target.channels, device, precision)
     # Whatever changes the prediction: blocks with another key are not continued.
     made_of = [
         weights,
@@ -410,7 +410,7 @@ def predict(
 def _channel_offsets(trained: Config) -> list[Triple]:
     """The offset of each channel of a network; (0, 0, 0) for one that is no affinity."""
     if not target_kind(trained.target.kind).per_offset:
-        return [(0, 0, 0)] * trained.model.out_channels
+        return [(0, 0, 0)] * trained.target.channels
     return list(trained.target.offsets)
 
 
@@ -426,13 +426,14 @@ def _open_mask(path: str | None, volume: VolumeConfig, image: Volume) -> Volume 
 
 def _logits(
     model: ConnectomicsModel,
+    channels: int,
     device: torch.device,
     precision: hardware.Precision,
     patches: torch.Tensor,
 ) -> torch.Tensor:
-    """(B, C, Z, Y, X) -> (B, out_channels, Z, Y, X)."""
+    """(B, C, Z, Y, X) -> (B, channels, Z, Y, X), without what only helped to learn."""
     with hardware.autocast(device, precision):
-        return finest(model(patches))
+        return finest(model(patches))[:, :channels]
 
 
 def _select(network: Network, channels: list[int], patches: torch.Tensor) -> torch.Tensor:

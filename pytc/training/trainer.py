@@ -89,7 +89,7 @@ class Trainer:
         precisions = ranks.gather(self.precision)
         agree = len(set(precisions)) == 1
         require(agree, "one precision on all ranks, by --system.precision", precisions)
-        self.loss = build_loss(config.loss)
+        self.loss = build_loss(config.loss, config.target)
         self.optimizer = build_optimizer(self.model, self.optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 

@@ -85,7 +85,7 @@ def _score_volume(
     channels = None
     if kind.decode == "objects":
         channels = channels_to_read(
-            config.model.out_channels, config.target.offsets, config.segmentation
+            config.target.channels, config.target.offsets, config.segmentation
         )
     stored = predict(model, config, volume, folder, config, device, "validation", channels=channels)
     monitored = config.loop.monitor.removeprefix("val/")
@@ -145,7 +145,7 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
         expected = f"loop.monitor of a class below {config.target.classes}"
         require(int(by_class[2]) < config.target.classes, expected, config.loop.monitor)
     if kind.decode == "objects":
-        channels_to_read(config.model.out_channels, config.target.offsets, config.segmentation)
+        channels_to_read(config.target.channels, config.target.offsets, config.segmentation)
     for volume in volumes.values():
         open_source(volume, config.data)
         if volume.skeleton and "skeleton" in truth:
