@@ -122,16 +122,11 @@ def once(run, **fields):
     return {row["step"]: row for row in lines(run / "validation.jsonl")}
 
 
-def scores_of_the_scripts(run, volume, checkpoint, metric):
-    """What infer.py and evaluate.py --sweep say of the same weights."""
+def scores_of_the_scripts(run, checkpoint, metric):
+    """What infer.py and evaluate.py --sweep say of the same weights, for each volume."""
     inference = replace(tiny("").inference, checkpoint=checkpoint)
     infer(InferConfig(run=str(run), inference=inference, system=tiny("").system))
-    affinities = run / "predictions" / volume / "affinities.zarr"
-    config = EvaluateConfig(
-        affinities=str(affinities), sweep=True, metric=metric, output=str(run / "scores")
-    )
-    (metrics,) = evaluate(config).values()
-    return metrics
+    return evaluate(EvaluateConfig(run=str(run), sweep=True, metric=metric))
 
 
 def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
@@ -145,9 +140,12 @@ def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
     for key in ("nerl", "dense_voi_sum", "threshold", "n_splits"):
         parts = [rows[best][f"val/synthetic-{seed}/{key}"] for seed in (1, 2)]
         assert rows[best][f"val/{key}"] == pytest.approx(sum(parts) / 2, abs=1e-7)
-    by_scripts = scores_of_the_scripts(run, "synthetic-2", "best", "dense_voi_sum")
-    for key in ("nerl", "voi_sum", "dense_voi_sum", "dense_adapted_rand_error", "threshold"):
-        assert rows[best][f"val/synthetic-2/{key}"] == pytest.approx(by_scripts[key], abs=1e-7)
+    assert len({rows[best][f"val/synthetic-{seed}/threshold"] for seed in (1, 2)}) == 1
+    by_scripts = scores_of_the_scripts(run, "best", "dense_voi_sum")
+    assert list(by_scripts) == ["synthetic-1", "synthetic-2"]
+    for name, of_volume in by_scripts.items():
+        for key in ("nerl", "voi_sum", "dense_voi_sum", "dense_adapted_rand_error", "threshold"):
+            assert rows[best][f"val/{name}/{key}"] == pytest.approx(of_volume[key], abs=1e-7)
     board = EventMultiplexer().AddRunsFromDirectory(str(run)).Reload()
     shown = {event.step: event.value for event in board.Scalars(".", "val/dense_voi_sum")}
     assert shown == pytest.approx(
@@ -253,7 +251,7 @@ def test_checkpoints_that_are_there_are_scored_once_and_the_best_is_kept(run, ca
     assert set(rows) == {3, 4}
     best = min(rows, key=lambda step: rows[step]["val/dense_voi_sum"])
     assert load_checkpoint(run / "checkpoints" / "best.pt")["step"] == best
-    by_scripts = scores_of_the_scripts(run, "synthetic-1", "best", "dense_voi_sum")
+    (by_scripts,) = scores_of_the_scripts(run, "best", "dense_voi_sum").values()
     for key in ("nerl", "dense_voi_sum", "threshold"):
         assert rows[best][f"val/{key}"] == pytest.approx(by_scripts[key], abs=1e-7)
     capsys.readouterr()

@@ -38,6 +38,7 @@ from pytc.evaluation.scoring import (
     score_segmentation,
     segment,
     sweep_thresholds,
+    sweep_volume,
 )
 from pytc.evaluation.sweep import Curve, Sweep, keep_row, with_row
 from pytc.evaluation.together import best_together, transfers
@@ -111,7 +112,9 @@ def evaluate_cases(
     sweeps: dict[str, Sweep] = {}
     threshold = None
     if len(cases) > 1 and all(case.inputs.decoding.mode is Mode.SWEEP for case in cases):
-        sweeps = {case.name: sweep_volume(case.inputs, case.output) for case in cases}
+        for case in cases:
+            _announce(case.inputs)
+            sweeps[case.name] = sweep_volume(case.inputs, case.output / WORK)
         threshold = best_together(list(sweeps.values()))
     evaluations = {
         case.name: evaluate_volume(
@@ -125,17 +128,6 @@ def evaluate_cases(
     for name, of_volume in metrics.items():
         _require_good(of_volume, bound, f" of {name}" if len(cases) > 1 else "")
     return metrics
-
-
-def sweep_volume(inputs: Inputs, output: Path) -> Sweep:
-    """The scores of a prediction at each threshold.
-
-    Args:
-        output: the folder for scores and report; what does not fit into memory is kept in it.
-    """
-    _announce(inputs)
-    work = output / WORK
-    return sweep_thresholds(inputs, read_prediction(inputs, work), read_truth(inputs), work)
 
 
 def evaluate_volume(

@@ -1,6 +1,5 @@
 """Scores of a prediction: at each of its thresholds, or of a segmentation as it is."""
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,21 +38,29 @@ from pytc.segmentation.masks import threshold_volume
 from pytc.segmentation.stored_tree import read_tree
 
 
-def best_scores(inputs: Inputs) -> dict[str, float]:
+def sweep_volume(inputs: Inputs, work: Path) -> Sweep:
+    """The scores of a prediction at each threshold, as `sweep_result` has them.
+
+    Args:
+        work: a folder for what does not fit into memory.
+    """
+    return sweep_thresholds(inputs, read_prediction(inputs, work), read_truth(inputs), work)
+
+
+def score_volume(inputs: Inputs, threshold: float | None, work: Path) -> dict[str, float]:
     """All scores that there is truth for, by their names.
 
-    Where a prediction is decoded they are those of the threshold that is best by the metric, and
-    "threshold" is among them.
+    Args:
+        threshold: where a prediction is segmented; None scores a segmentation as it is.
+        work: a folder for what does not fit into memory.
     """
     labels = read_truth(inputs)
-    if inputs.decoding.segments:
-        with tempfile.TemporaryDirectory(dir=Path(inputs.array.path).parent) as work:
-            decoded = read_prediction(inputs, Path(work))
-            sweep = sweep_thresholds(inputs, decoded, labels, Path(work))
-        best: dict[str, float] = sweep["best_metrics"]
-        return best
-    table = overlaps(inputs, labels, inputs.array)
-    return score_segmentation(inputs, labels, table, inputs.array)
+    segmentation: Labels = inputs.array
+    if threshold is not None:
+        decoded = read_prediction(inputs, work)
+        segmentation = segment(inputs, decoded, threshold, work / "segmentation.zarr")
+    table = overlaps(inputs, labels, segmentation)
+    return score_segmentation(inputs, labels, table, segmentation)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,13 @@ def best_together(sweeps: Sequence[Sweep]) -> float:
     return float(thresholds[int(np.argmax(sign * means))])
 
 
+def only_metric(sweep: Sweep) -> Sweep:
+    """The sweep with no curve but that of its metric: what `best_together` reads, and no more."""
+    name = sweep["metric"]
+    kept = {key: sweep["curve"][key] for key in ("threshold", name) if name in sweep["curve"]}
+    return sweep | {"curve": kept}
+
+
 def transfers(sweeps: Mapping[str, Sweep]) -> dict[str, Transfer]:
     """Leave one out: each volume at the threshold that is best for all the others."""
     found = {}

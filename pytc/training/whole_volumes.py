@@ -16,13 +16,16 @@ from pytc.data.synthetic_volumes import prepare_volume
 from pytc.evaluation.folders import read_notes
 from pytc.evaluation.inputs import (
     Decoding,
+    Inputs,
     Mode,
     Prediction,
     choose_metric,
     metrics_by_truth,
     open_inputs,
 )
-from pytc.evaluation.scoring import best_scores
+from pytc.evaluation.scoring import score_volume, sweep_volume
+from pytc.evaluation.sweep import Sweep
+from pytc.evaluation.together import best_together, only_metric
 from pytc.inference.pipeline import predict, segment
 from pytc.io.results import volume_names
 from pytc.io.skeleton import load_skeleton
@@ -43,44 +46,83 @@ def validate_volumes(
 ) -> dict[str, float]:
     """Scores of the validation volumes that have labels or skeletons.
 
-    Each volume is predicted and decoded as config.inference and config.segmentation say, at the
-    threshold that is best by loop.monitor. Where that is no score of the volume, the default metric
-    of evaluate.py decides. The ranks share the volumes, and all of them get all scores.
+    Each volume is predicted and decoded as config.inference and config.segmentation say. All are
+    segmented at one threshold, the one with the best mean of loop.monitor. Where that is no score
+    of a volume, the default metric of evaluate.py decides, and volumes with another default metric
+    have a threshold of their own. The ranks share the volumes, and all of them get all scores.
 
     Args:
         model: may be in training mode, and is left as it was.
-        folder: affinities are kept below it until they are scored.
+        folder: affinities are kept below it until all volumes are scored.
 
     Returns:
         val/nerl, val/voi_sum, val/threshold, ...: means over the volumes that have the score. With
         several volumes also val/NAME/nerl and so on.
     """
     volumes = _volumes_with_truth(config)
+    names = list(volumes)
+    of_this_rank = names[ranks.rank :: ranks.world]
     was_training = model.training
     model.eval()
-    scores = {}
-    for name in list(volumes)[ranks.rank :: ranks.world]:
-        results = folder / name
-        shutil.rmtree(results, ignore_errors=True)
-        try:
-            scores[name] = _score_volume(model, config, volumes[name], device, results)
-        finally:
-            shutil.rmtree(results, ignore_errors=True)
-    model.train(was_training)
+    try:
+        inputs = {}
+        for name in of_this_rank:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            inputs[name] = _predicted(model, config, volumes[name], device, folder / name)
+        model.train(was_training)
+        sweeps = {
+            name: sweep_volume(each, folder / name / "work")
+            for name, each in inputs.items()
+            if each.decoding.segments
+        }
+        thresholds = _thresholds(sweeps, ranks)
+        scores = {
+            name: _scores(each, sweeps.get(name), thresholds.get(each.metric), folder / name)
+            for name, each in inputs.items()
+        }
+    finally:
+        for name in of_this_rank:
+            shutil.rmtree(folder / name, ignore_errors=True)
     for of_rank in ranks.gather(scores):
         scores |= of_rank
     # in the order of the volumes, so that sums are the same whatever the number of ranks
-    return _averaged({name: scores[name] for name in volumes})
+    return _averaged({name: scores[name] for name in names})
 
 
-def _score_volume(
+def _thresholds(sweeps: dict[str, Sweep], ranks: Ranks) -> dict[str, float]:
+    """{metric: the threshold that is best for all volumes that are judged by it}."""
+    judged = [only_metric(sweep) for sweep in sweeps.values()]
+    of_all_ranks = [sweep for of_rank in ranks.gather(judged) for sweep in of_rank]
+    by_metric: dict[str, list[Sweep]] = {}
+    for sweep in of_all_ranks:
+        by_metric.setdefault(sweep["metric"], []).append(sweep)
+    chosen = {}
+    for metric, (first, *others) in by_metric.items():
+        chosen[metric] = best_together([first, *others]) if others else first["best_threshold"]
+    return chosen
+
+
+def _scores(
+    inputs: Inputs, sweep: Sweep | None, threshold: float | None, folder: Path
+) -> dict[str, float]:
+    """All scores of a volume, at the threshold if it is decoded."""
+    if sweep is None:
+        return score_volume(inputs, None, folder / "work")
+    assert threshold is not None
+    for row in sweep["all_results"]:
+        if row["threshold"] == threshold:
+            return row
+    return {"threshold": threshold, **score_volume(inputs, threshold, folder / "work")}
+
+
+def _predicted(
     model: ConnectomicsModel,
     config: Config,
     volume: VolumeConfig,
     device: torch.device,
     folder: Path,
-) -> dict[str, float]:
-    """All scores of one volume, which is predicted into a folder that does not exist yet."""
+) -> Inputs:
+    """One volume, predicted into a folder that does not exist yet, beside its truth."""
     kind = target_kind(config.target.kind)
     channels = None
     if kind.decode == "objects":
@@ -107,7 +149,7 @@ def _score_volume(
             metric=metric,
         )
     prediction = replace(prediction, voxel_size=notes.voxel_size)
-    return best_scores(open_inputs(prediction, notes.truth, decoding))
+    return open_inputs(prediction, notes.truth, decoding)
 
 
 def _truth_of(volume: VolumeConfig) -> set[str]:
