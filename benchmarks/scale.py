@@ -280,7 +280,7 @@ def make_affinities(path: Path, size: int) -> Volume:
 def routes(affinities: Volume, folder: Path) -> dict[str, Callable[[], None]]:
     """Each way from stored affinities to stored labels, by its name; then reading and copying."""
     target = folder / "s.zarr"
-    components = SegmentationConfig(0.7, 100)
+    components = SegmentationConfig(0.7, 100, "components")
 
     def whole(config: SegmentationConfig) -> None:
         segment_volume(affinities, target, config)

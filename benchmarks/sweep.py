@@ -128,7 +128,7 @@ def main() -> None:
             None,
         ),
         "13 thresholds, NERL and VOI at nodes, min_size 100": (
-            lambda a: sweep(a, config=SegmentationConfig(min_size=100)),
+            lambda a: sweep(a, config=SegmentationConfig(min_size=100, method="components")),
             False,
             None,
         ),

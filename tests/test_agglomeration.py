@@ -149,7 +149,7 @@ def test_every_row_of_the_curve_equals_the_cut_scored_afresh(min_size):
 
 def test_components_have_no_tree():
     affinities = np.zeros((3, 2, 2, 2), np.float32)
-    assert merge_tree(affinities, STEPS, SegmentationConfig(0.5)) is None
+    assert merge_tree(affinities, STEPS, SegmentationConfig(0.5, method="components")) is None
 
 
 @pytest.mark.parametrize("holds_to_next, highest", ((True, 0.9), (False, 0.8)))

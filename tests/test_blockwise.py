@@ -16,6 +16,7 @@ from pytc.segmentation import block_tree, blockwise, plain
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.decode import decode
 
+COMPONENTS = SegmentationConfig(0.7, method="components")
 AGGLOMERATION = SegmentationConfig(
     0.5,
     method="agglomeration",
@@ -53,7 +54,12 @@ def test_components_of_blocks_equal_the_whole(tmp_path, axes, dtype, min_size):
     volume = stored(tmp_path / "a.zarr", affinities[[2, 0, 0, 1]], axes, offsets)
     expected = plain.flood_fill(affinities, 0.7, min_size)
     for block in ((2, 9, 10), (4, 3, 5), (11, 2, 7), (20, 20, 20), None):
-        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7, min_size), block=block)
+        segment_volume(
+            volume,
+            tmp_path / "s.zarr",
+            SegmentationConfig(0.7, min_size, "components"),
+            block=block,
+        )
         labels = open_volume(tmp_path / "s.zarr")
         assert labels.axes == axes.replace("c", "") and labels.voxel_size == (30, 8, 8)
         assert labels.dtype == np.uint32
@@ -70,7 +76,9 @@ def test_voxels_whose_only_edge_crosses_a_face(tmp_path):
     affinities[0, 1, 0, 0] = affinities[1, 1, 0, 0] = 1  # one voxel, two edges
     volume = stored(tmp_path / "a.zarr", affinities)
     for block in ((2, 2, 2), (2, 1, 2), (1, 1, 1)):
-        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.5), block=block)
+        segment_volume(
+            volume, tmp_path / "s.zarr", SegmentationConfig(0.5, method="components"), block=block
+        )
         np.testing.assert_array_equal(
             open_volume(tmp_path / "s.zarr")[...], plain.flood_fill(affinities, 0.5)
         )
@@ -92,7 +100,7 @@ def test_agglomeration_by_blocks_equals_the_whole(tmp_path, monkeypatch, seeds, 
     assert left_behind(tmp_path) == ["a.zarr", "s.zarr"]
 
 
-@pytest.mark.parametrize("config", (SegmentationConfig(0.7), AGGLOMERATION))
+@pytest.mark.parametrize("config", (COMPONENTS, AGGLOMERATION))
 def test_a_single_file(tmp_path, monkeypatch, config):
     affinities = random_affinities(np.random.default_rng(7), (9, 6, 17))
     volume = stored(tmp_path / "a.zarr", affinities)
@@ -116,7 +124,7 @@ def test_the_memory_that_is_free_decides(tmp_path, monkeypatch):
     )
     for free, expected in ((needed, 0), (needed - 2, 1)):
         monkeypatch.setattr(blockwise, "memory", lambda free=free: (free, free))
-        segment_volume(volume, tmp_path / "s.zarr", SegmentationConfig(0.7))
+        segment_volume(volume, tmp_path / "s.zarr", COMPONENTS)
         assert len(by_blocks) == expected
         np.testing.assert_array_equal(
             open_volume(tmp_path / "s.zarr")[...], plain.flood_fill(affinities, 0.7)
@@ -145,15 +153,13 @@ def test_refuses(tmp_path):
     with create_volume(tmp_path / "b.zarr", affinities.shape, np.float16) as bare:
         bare[...] = affinities
     with pytest.raises(ValueError, match="offsets"):
-        segment_volume(
-            open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", SegmentationConfig(0.7)
-        )
+        segment_volume(open_volume(tmp_path / "b.zarr"), tmp_path / "s.zarr", COMPONENTS)
     assert not (tmp_path / "s.zarr").exists()
     (tmp_path / "group.zarr" / "raw").mkdir(parents=True)
     with pytest.raises(ValueError, match="not a Zarr array"):
-        segment_volume(volume, tmp_path / "group.zarr", SegmentationConfig(0.7))
+        segment_volume(volume, tmp_path / "group.zarr", COMPONENTS)
     labels = tmp_path / "group.zarr" / "labels"
-    segment_volume(volume, labels, SegmentationConfig(0.7), block=(2, 2, 2))
+    segment_volume(volume, labels, COMPONENTS, block=(2, 2, 2))
     assert sorted(p.name for p in (tmp_path / "group.zarr").iterdir() if p.is_dir()) == [
         "labels",
         "raw",
@@ -177,7 +183,7 @@ KILLS = int(os.environ.get("PYTC_KILLS", "2"))
 ENGINE = os.environ.get("PYTC_ENGINE", "threads")
 
 
-@pytest.mark.parametrize("config", (SegmentationConfig(0.7), AGGLOMERATION))
+@pytest.mark.parametrize("config", (COMPONENTS, AGGLOMERATION))
 def test_a_killed_decode_goes_on(tmp_path, config):
     """Killed at random times, and started again, until it is done."""
     rng = np.random.default_rng()
@@ -221,7 +227,7 @@ def test_dask_decodes_the_same(tmp_path):
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, dashboard_address=None
     ) as cluster:
-        for config in (SegmentationConfig(0.7), AGGLOMERATION):
+        for config in (COMPONENTS, AGGLOMERATION):
             engine = f"dask:{cluster.scheduler_address}"
             segment_volume(volume, tmp_path / "s.zarr", config, engine=engine, block=(8, 8, 8))
             np.testing.assert_array_equal(

@@ -139,7 +139,7 @@ def test_a_missing_package_is_named(monkeypatch, package, method):
 
 
 def test_what_a_segmentation_depends_on():
-    config = SegmentationConfig(0.6, 5)
+    config = SegmentationConfig(0.6, 5, "components")
     assert settings_of(config) == {"threshold": 0.6, "method": "components", "min_size": 5}
     fragments = settings_of(replace(config, method="waterz"))
     assert "fragment_threshold" in fragments and "edge_weights" not in fragments

@@ -214,6 +214,7 @@ def test_stored_axis_order_does_not_change_scores_or_pictures(files, tmp_path):
         labels=backwards("labels", bars(), "xyz"),
         skeleton=str(tmp_path / "xyz.npz"),
         image=backwards("image", open_volume(files.image)[...], "xyz"),
+        method="components",
         sweep=True,
         thresholds=THRESHOLDS,
     )

@@ -215,10 +215,10 @@ def test_smaller_windows_where_memory_ends(monkeypatch, shard, ends):
     run = make_run(with_volumes(volume("a")))
     logits = pipeline._logits
 
-    def limited(model, device, precision, patches):
-        if patches[0].numel() > 12 * 8 * 8:
+    def limited(*arguments):
+        if arguments[-1][0].numel() > 12 * 8 * 8:
             raise torch.OutOfMemoryError("simulated")
-        return logits(model, device, precision, patches)
+        return logits(*arguments)
 
     monkeypatch.setattr(pipeline, "_logits", limited)
     words = ["--run", "tiny"]

@@ -22,6 +22,7 @@ from pytc.config import (
     LoopConfig,
     ModelConfig,
     OptimConfig,
+    SegmentationConfig,
     SyntheticConfig,
     SystemConfig,
     ValidationConfig,
@@ -154,7 +155,7 @@ def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
 
 
 def test_the_thresholds_of_validation_reach_the_sweep(folder, tmp_path):
-    config = tiny("thresholds")
+    config = replace(tiny("thresholds"), segmentation=SegmentationConfig(method="components"))
     for thresholds in ((0.123,), (0.321, 0.322)):
         validation = ValidationConfig(thresholds=thresholds)
         torch.manual_seed(0)

@@ -67,6 +67,7 @@ def store_bars(folder: Path) -> EvaluateConfig:
         image=store(folder / "image.zarr", image),
         sweep=True,
         thresholds=THRESHOLDS,
+        method="components",
     )
 
 

@@ -56,7 +56,7 @@ class SegmentationConfig(Section):
     # threshold are one object. components_watershed: the same; then a seeded watershed on the
     # affinities, with the components as seeds, fills what is left. For comparison: waterz and
     # mutex_watershed, which need packages: pip install -e '.[agglomeration]' in a clone.
-    method: SegmentationMethod = "components"
+    method: SegmentationMethod = "agglomeration"
     # agglomeration: where fragments begin; a seeded watershed makes them whole. components: at
     # connected components above fragment_threshold. distance_peaks: where the distance to the
     # nearest membrane is largest. sections: the same in each thick section on its own. auto:

@@ -123,7 +123,7 @@ def threshold_sweep(
     metric: str = "nerl",
     *,
     labels: Labels | None = None,
-    config: SegmentationConfig = SegmentationConfig(),
+    config: SegmentationConfig = SegmentationConfig(method="components"),
     offsets: Sequence[Sequence[int]] | None = None,
     voxel_size: Lengths | None = None,
 ) -> Sweep:

@@ -171,6 +171,7 @@ def translate(settings: Settings, others: Mapping[str, Sequence[Any]] | None = N
     draft.set("system.precision", "fp16")
     draft.set("inference.activation_scale", 0.2)
     draft.set("inference.checkpoint", "last")
+    draft.set("segmentation.method", "components")
     draft.set("segmentation.threshold", 0.6)
     _validation(draft, settings)
     _volumes(draft, settings)
