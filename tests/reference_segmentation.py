@@ -104,6 +104,23 @@ def volume_cases():
     yield "large ids", large - voronoi(shape, 9, 5), large - voronoi(shape, 12, 6)
 
 
+def instance_cases():
+    """name, truth, segmentation (uint64): what golden/instances.json was recorded on."""
+    draw = np.random.Generator(np.random.PCG64(3))
+    truth = voronoi((12, 40, 40), 40, 8)
+    truth[truth % 5 == 0] = 0
+    yield "perfect", truth, truth * np.uint64(3)
+    yield "nothing", truth, np.zeros_like(truth)
+    moved = np.roll(truth, 2, axis=2)
+    yield "moved", truth, moved
+    cut = moved + np.uint64(100) * ((np.arange(40) // 9) % 2 * (moved % 3 == 0)).astype(np.uint64)
+    yield "cut", truth, np.where(moved > 0, cut, 0).astype(np.uint64)
+    yield "merged", truth, np.where(truth > 0, truth // 2 + 1, 0).astype(np.uint64)
+    worn = np.where(draw.random(truth.shape) < truth / 50, 0, truth)
+    yield "worn", truth, worn.astype(np.uint64)
+    yield "elsewhere", truth, np.where(truth == 0, 7, 0).astype(np.uint64)
+
+
 def skeleton_cases():
     """name, ids, positions, nm, edges, segments at the nodes.
 

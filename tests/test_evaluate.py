@@ -50,6 +50,7 @@ def test_sweep_finds_the_perfect_threshold_and_writes_everything(files, tmp_path
     )
 
     names = {"metrics.json", "sweep.csv", "sweep.png", "report.html", "best_segmentation.zarr"}
+    names.add("objects.csv")
     assert {path.name for path in tmp_path.iterdir()} == names
     assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
     rows = list(csv.DictReader(io.StringIO((tmp_path / "sweep.csv").read_text())))
@@ -144,7 +145,7 @@ def test_segmentation_is_scored_as_it_is_and_leaves_what_a_sweep_found(files, tm
         f"dense_{key}": value for key, value in overlap_metrics(bars(), segmentation).items()
     }
     assert {key: metrics[key] for key in expected} == expected and metrics["threshold"] == 0.5
-    replaced = {tmp_path / "metrics.json", tmp_path / "report.html"}
+    replaced = {tmp_path / name for name in ("metrics.json", "objects.csv", "report.html")}
     for path, content in swept.items():
         assert (path.read_bytes() == content) == (path not in replaced), path
     assert "of an earlier sweep: " in capsys.readouterr().out
@@ -184,7 +185,9 @@ def test_mask_hides_labels(files, tmp_path):
     )
     assert score(config)["dense_voi_sum"] > 0.1
     masked = replace(config, mask=store(tmp_path / "mask.zarr", inside))
-    assert score(masked)["dense_voi_sum"] == pytest.approx(0)
+    seen = score(masked)
+    assert seen["dense_voi_sum"] == pytest.approx(0)
+    assert seen["ap"] == seen["pq_75"] == 1  # what lies outside of the mask is no background
 
 
 def test_stored_axis_order_does_not_change_scores_or_pictures(files, tmp_path):

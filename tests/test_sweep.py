@@ -13,7 +13,8 @@ from pytc.config import SegmentationConfig
 from pytc.evaluation.exact import EXACT_METRICS, exact_sweep
 from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, semantic_sweep, threshold_sweep
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import OVERLAP_METRICS, overlap_metrics
+from pytc.metrics.instances import INSTANCE_METRICS, dense_metrics
+from pytc.metrics.overlap import OVERLAP_METRICS, contingency_table
 from pytc.metrics.semantic import semantic_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
 from pytc.metrics.table import METRICS
@@ -177,9 +178,7 @@ def test_scores_are_the_same_bits(monkeypatch, min_size, watershed, edges_as_a_d
         segmentation = connected_components_3d(affinities, row["threshold"], min_size=min_size)
         if watershed:
             segmentation = seeded_watershed(segmentation, affinities)
-        dense = {
-            f"dense_{name}": value for name, value in overlap_metrics(labels, segmentation).items()
-        }
+        dense = dense_metrics(contingency_table(labels, segmentation))
         assert row == {
             "threshold": row["threshold"],
             **SkeletonMetrics(skeleton).compute(segmentation),
@@ -239,7 +238,8 @@ def test_exact_sweep_of_a_larger_volume():
 
 def test_direction_of_each_metric():
     affinities, labels, skeleton = scene(1)
-    for metric in (*SKELETON_METRICS, *(f"dense_{name}" for name in OVERLAP_METRICS)):
+    dense = (f"dense_{name}" for name in OVERLAP_METRICS)
+    for metric in (*SKELETON_METRICS, *dense, *INSTANCE_METRICS):
         scored = threshold_sweep(affinities, skeleton, metric=metric, labels=labels)
         best = min if METRICS[metric].lower_is_better else max
         values = [row[metric] for row in scored["all_results"]]
@@ -258,16 +258,15 @@ def test_subsets_of_the_truth_and_unlabelled_voxels():
     assert set(only_labels["best_metrics"]) == {
         "threshold",
         *(f"dense_{name}" for name in OVERLAP_METRICS),
+        *INSTANCE_METRICS,
     }
     only_skeleton = threshold_sweep(affinities, skeleton, thresholds=[0.5])
     assert set(only_skeleton["best_metrics"]) == {"threshold", *SKELETON_METRICS}
     half = np.where(np.arange(8) < 4, labels, -1)
     scored = threshold_sweep(affinities, labels=half, metric="dense_voi_sum", thresholds=[0.5])
     segmentation = plain.flood_fill(affinities, 0.5)
-    expected = overlap_metrics(labels[..., :4], segmentation[..., :4])
-    assert scored["best_metrics"] == pytest.approx(
-        {"threshold": 0.5} | {f"dense_{name}": value for name, value in expected.items()}
-    )
+    expected = dense_metrics(contingency_table(labels[..., :4], segmentation[..., :4]))
+    assert scored["best_metrics"] == pytest.approx({"threshold": 0.5} | expected)
     assert scored["best_metrics"] != only_labels["best_metrics"]
 
 

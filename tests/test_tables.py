@@ -14,7 +14,8 @@ from pytc.config import LoopConfig, TargetConfig
 from pytc.data import targets
 from pytc.evaluation.sweep import sweep_result
 from pytc.io.skeleton import Skeleton
-from pytc.metrics.overlap import overlap_metrics
+from pytc.metrics.instances import instance_metrics
+from pytc.metrics.overlap import contingency_table, overlap_metrics
 from pytc.metrics.semantic import boundaries, foreground, semantic_metrics
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, ROWS, full_name, headlines, metric, metric_names, panels
@@ -43,6 +44,7 @@ def perfect_and_wrong():
         found.append(
             skeletons.compute(segmentation)
             | {f"dense_{name}": value for name, value in dense.items()}
+            | instance_metrics(contingency_table(labels, segmentation))
             | semantic_metrics(labels > 0, mask)
         )
     return found

@@ -18,6 +18,7 @@ from pytc.runs import find_run, load_config, replacing
 
 # Scores that differ in one of these are not alike.
 MUST_AGREE = ("labels", "skeleton", "mask", "min_size", "merge_tolerance_nodes", "mean_over")
+BESIDE = ("ap_50", "ap_75")  # shown beside the headlines
 CURVES = ("exact_sweep.csv", "sweep.csv")  # the first that exists
 WIDEST = 60  # characters of a value in the table of configs
 
@@ -116,6 +117,7 @@ def _table(volume: str, runs: Sequence[Run]) -> Table:
     scored = {run.name: run.metrics[volume] for run in runs if volume in run.metrics}
     chosen = next(iter(scored.values()))["metric"]
     names = dict.fromkeys(name for scores in scored.values() for name in headlines(scores, chosen))
+    names |= dict.fromkeys(name for name in BESIDE if any(name in each for each in scored.values()))
     lines = []
     for run, scores in scored.items():
         cells = [_cell(name, scores, scored) for name in names]

@@ -23,6 +23,7 @@ import numpy as np
 
 from pytc.checks import require
 from pytc.config import Lengths, Triple
+from pytc.metrics.instances import best_partners
 from pytc.metrics.overlap import Contingency, Labels, metrics_of_table, table_of_pairs
 
 Kind = Literal["split", "merger", "missing"]
@@ -84,7 +85,7 @@ def dense_errors(table: Contingency, most: int = MOST) -> list[DenseError]:
     label_ids, labels = np.unique(truth, return_inverse=True)
     segment_ids, codes = np.unique(segments, return_inverse=True)
     no_segment = segment_ids[codes] == 0
-    best_label, best_segment = _best_partners(labels, codes, count, ~no_segment)
+    best_label, best_segment = best_partners(labels, codes, count, ~no_segment)
     in_no_segment = np.bincount(labels, np.where(no_segment, count, 0), len(label_ids))
     best_count = np.zeros(len(label_ids), np.int64)
     is_best = best_segment[labels] == codes
@@ -121,22 +122,6 @@ def dense_errors(table: Contingency, most: int = MOST) -> list[DenseError]:
                 )
             )
     return errors
-
-
-def _best_partners(
-    labels: np.ndarray, segments: np.ndarray, count: np.ndarray, counts: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The label that each segment covers best, and the segment that covers each label best.
-
-    Numbers of rows; -1 for none. Of equal counts the lower number is best, as in `Matching`.
-    """
-    best_label = np.full(int(segments.max()) + 1, -1)
-    best_segment = np.full(int(labels.max()) + 1, -1)
-    rows = np.flatnonzero(counts)
-    rows = rows[np.lexsort((-labels[rows], -segments[rows], count[rows]))]
-    best_label[segments[rows]] = labels[rows]  # the last of equal entries stays: the best
-    best_segment[labels[rows]] = segments[rows]
-    return best_label, best_segment
 
 
 def _gains(

@@ -23,12 +23,14 @@ from pytc.evaluation.errors import (
 from pytc.evaluation.inputs import Inputs
 from pytc.evaluation.pictures import Picture
 from pytc.evaluation.training_curves import LOG, draw_training, read_log
+from pytc.metrics.instances import ObjectRow, object_rows
 from pytc.metrics.overlap import Contingency, Labels
 from pytc.runs import replacing
 
 LOGGER = logging.getLogger(__name__)
 
 ERRORS = "errors.csv"
+OBJECTS = "objects.csv"
 EARLIER = "errors.earlier.csv"  # what a person wrote of errors that are no longer found
 SHOWN = {"split": 6, "merger": 6, "missing": 3}  # errors of each kind with pictures
 HALF = 64  # voxels from the middle of a picture to its side, along the finest axis
@@ -62,6 +64,7 @@ class Findings:
     scores: dict[str, float] = field(default_factory=dict)  # coverage, and adjudicated scores
     looks: list[Look] = field(default_factory=list)
     training: bytes | None = None  # PNG
+    objects: list[ObjectRow] = field(default_factory=list)
 
     @property
     def totals(self) -> list[Totals]:
@@ -116,7 +119,7 @@ def find(
         box = _box(error, labels.shape, voxel_size)
         pictures = draw_crops(error, box, labels, segmentation, inputs.image, axes, voxel_size)
         looks.append(Look(error, pictures, view_command(inputs, output, error.position)))
-    return Findings(errors, scores, looks, training)
+    return Findings(errors, scores, looks, training, object_rows(table))
 
 
 def _box(error: DenseError, shape: Sequence[int], lengths: Lengths) -> tuple[slice, ...]:

@@ -13,6 +13,7 @@ from pytc.evaluation.sweep import Sweep
 from pytc.evaluation.together import Transfer
 from pytc.io.results import prediction_key
 from pytc.io.volume import open_volume
+from pytc.metrics.instances import INSTANCE_METRICS, NAMED
 from pytc.metrics.table import BY_CLASS, METRICS, headlines, metric
 from pytc.script import command_line
 from pytc.segmentation.decode import method_of
@@ -20,6 +21,14 @@ from pytc.segmentation.edges import ranges_above
 
 BESIDE_SCORES = ("threshold", "merge_tolerance_nodes", "min_size", "method", "mean_over")
 BEST_SEGMENTATION = "best_segmentation.zarr"  # of a sweep
+# Scores of objects that match segments, by the beginning of their names.
+OF_OBJECTS = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "pq": "panoptic quality",
+    "ap": "average precision",
+}
 NARROW = 0.05  # a plateau of fewer thresholds is warned of
 SEGMENTATION_AT_ONE = "segmentation_at_threshold.zarr"  # of a single threshold
 
@@ -48,6 +57,9 @@ def print_scores(title: str, scores: dict[str, float], chosen: str, sweep: Sweep
         rows = [[_shown(row["threshold"]), *_cells(row, names)] for row in sweep["all_results"]]
         best = next(n for n, row in enumerate(sweep["all_results"]) if row is sweep["best_metrics"])
         print_table(["threshold", *heads], rows, title=title, best=best)
+    if INSTANCE_METRICS[0] in scores:
+        for line in objects_in_words(scores):
+            print(f"  {line}")
     classes = by_class(scores)
     if classes:
         rows = [[str(number), *_cells(row, list(row))] for number, row in classes.items()]
@@ -56,6 +68,15 @@ def print_scores(title: str, scores: dict[str, float], chosen: str, sweep: Sweep
     width = max(map(len, heads))
     for name, head in zip(names, heads):
         print(f"  {head:{width}}  {metric(name).meaning}", flush=True)
+
+
+def objects_in_words(scores: dict[str, float]) -> list[str]:
+    """How many objects and segments match, for each IoU that has scores of its own."""
+    lines = []
+    for name, threshold in NAMED.items():
+        parts = [f"{words} {scores[f'{short}_{name}']:.3f}" for short, words in OF_OBJECTS.items()]
+        lines.append(f"objects at an IoU of {threshold:g}: {', '.join(parts)}")
+    return lines
 
 
 def by_class(scores: dict[str, float]) -> dict[int, dict[str, float]]:

@@ -18,11 +18,12 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import SegmentationConfig
 from pytc.evaluation.errors import write_errors
-from pytc.evaluation.findings import ERRORS, Findings, find
+from pytc.evaluation.findings import ERRORS, OBJECTS, Findings, find
 from pytc.evaluation.inputs import Inputs, Mode
 from pytc.evaluation.pictures import ClassMatching, Matching, Picture, draw, draw_sweep
 from pytc.evaluation.printing import (
     BEST_SEGMENTATION,
+    OF_OBJECTS,
     SEGMENTATION_AT_ONE,
     by_class,
     in_words,
@@ -46,6 +47,7 @@ from pytc.evaluation.truth import read_truth
 from pytc.io.results import prediction_key
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import Volume, create_volume
+from pytc.metrics.instances import NAMED, write_objects
 from pytc.metrics.overlap import Contingency
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.metrics.table import METRICS, headlines, is_metric, metric
@@ -277,6 +279,9 @@ def _write(inputs: Inputs, evaluation: Evaluation, output: Path) -> None:
     findings = evaluation.findings
     if findings.errors or (output / ERRORS).exists():  # an earlier one is no longer true
         files[ERRORS] = write_errors(findings.errors, inputs.array.spatial_axes)
+    (output / OBJECTS).unlink(missing_ok=True)
+    if findings.objects:
+        files[OBJECTS] = write_objects(findings.objects, inputs.voxel_size)
     files["report.html"] = _page(inputs, evaluation, curves).encode()
     output.mkdir(parents=True, exist_ok=True)
     if sweep is not None:
@@ -308,6 +313,8 @@ def _page(inputs: Inputs, evaluation: Evaluation, curves: bytes | None) -> str:
         headlines=headlines(scores, inputs.metric),
         rows={name: metric(name) for name in scores if is_metric(name)},
         classes=by_class(scores),
+        of_objects=OF_OBJECTS,
+        named_ious=NAMED,
         curves=curves,
         pictures=evaluation.pictures,
         worst=worst,

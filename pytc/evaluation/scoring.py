@@ -19,7 +19,8 @@ from pytc.evaluation.tree_curve import tree_curve
 from pytc.evaluation.truth import read_truth
 from pytc.io.results import prediction_key
 from pytc.io.volume import open_volume
-from pytc.metrics.overlap import Contingency, Labels, contingency_table, metrics_of_table
+from pytc.metrics.instances import dense_metrics
+from pytc.metrics.overlap import Contingency, Labels, contingency_table
 from pytc.metrics.semantic import (
     MOST_CLASSES,
     class_metrics,
@@ -227,5 +228,5 @@ def score_segmentation(
     if inputs.skeleton is not None:
         scores |= SkeletonMetrics(inputs.skeleton).compute(segmentation)
     if table is not None:
-        scores |= {f"dense_{name}": value for name, value in metrics_of_table(table).items()}
+        scores |= dense_metrics(table)
     return scores

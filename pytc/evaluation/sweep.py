@@ -10,7 +10,8 @@ from pytc.checks import suggest
 from pytc.config import Lengths, SegmentationConfig
 from pytc.io.skeleton import Skeleton
 from pytc.io.volume import CHUNK, Volume
-from pytc.metrics.overlap import Labels, count_pairs, metrics_of_table, table_of_pairs
+from pytc.metrics.instances import dense_metrics
+from pytc.metrics.overlap import Labels, count_pairs, table_of_pairs
 from pytc.metrics.pair_table import number_ids
 from pytc.metrics.semantic import SEMANTIC_METRICS, confusion_matrix, mask_metrics
 from pytc.metrics.skeleton import SKELETON_METRICS, SkeletonMetrics
@@ -211,8 +212,7 @@ def _score_group(
         if skeletons is not None:
             scores |= skeletons.compute_nodes(segments_of(distinct)[at_nodes])
         if labels is not None:
-            dense = metrics_of_table(table_of_pairs(truth, segments_of(fragments), count))
-            scores |= {f"dense_{name}": value for name, value in dense.items()}
+            scores |= dense_metrics(table_of_pairs(truth, segments_of(fragments), count))
         yield scores
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pytc.evaluation.inputs import Inputs
-from pytc.io.labels import is_unlabelled
+from pytc.io.labels import UNLABELLED, is_unlabelled, unlabelled_marker
 from pytc.io.stored import Stored
 from pytc.io.volume import Volume
 from pytc.metrics.overlap import Labels
@@ -19,9 +19,9 @@ def read_truth(inputs: Inputs) -> Labels | None:
     """The labels to score against; None if there are none.
 
     Returns:
-        (Z, Y, X). Objects: integers, 0 outside of the mask; a Volume where they need not be read as
-        a whole, or do not fit into memory. Masks: int8, 1 inside and 0 outside. Classes: int16.
-        Both are -1 where the truth is not labelled, or outside of the mask.
+        (Z, Y, X). Objects: integers; a Volume where they need not be read as a whole, or do not fit
+        into memory. Masks: int8, 1 inside and 0 outside. Classes: int16. All are unlabelled (-1, or
+        the maximum of uint32 and uint64) where the truth is, or outside of the mask.
     """
     if inputs.labels is None:
         return None
@@ -40,6 +40,12 @@ class ScoredLabels(Volume):
         self, labels: Volume, mask: Volume | None, kind: Kind, n_classes: int | None
     ) -> None:
         dtypes = {"objects": labels.dtype, "classes": np.dtype(np.int16)}
+        if (
+            mask is not None
+            and labels.dtype.kind != "i"
+            and unlabelled_marker(labels.dtype) is None
+        ):
+            dtypes["objects"] = np.dtype(np.int32)  # which has a number for what is unlabelled
         dtype = dtypes.get(kind, np.dtype(np.int8))
         opens = partial(_Scored, labels, mask, kind, n_classes)
         super().__init__(Stored(labels.shape, dtype, {}, opens), labels.path, axes=labels.axes)
@@ -72,7 +78,13 @@ class _Scored:
         if self.mask is not None:
             inside = self.mask[slices] != 0
         if self.kind == "objects":
-            return np.where(inside, labels, 0).astype(labels.dtype, copy=False)
+            if self.mask is None:
+                return labels
+            marker = unlabelled_marker(labels.dtype)
+            if marker is not None:
+                return np.where(inside, labels, labels.dtype.type(marker))
+            signed = labels if labels.dtype.kind == "i" else labels.astype(np.int32)
+            return np.where(inside, signed, signed.dtype.type(UNLABELLED))
         labelled = inside & ~is_unlabelled(labels)
         if self.kind == "classes":
             return class_ids(labels, labelled, self.n_classes)

@@ -15,7 +15,11 @@ from pytc.metrics.pair_table import PairTable, add_pairs, empty_table, number_id
 from pytc.metrics.table import metric_names, with_formulas
 
 PREFIX = "dense_"  # of these metrics' names in the table of all metrics
-OVERLAP_METRICS = tuple(name.removeprefix(PREFIX) for name in metric_names("instance", "labels"))
+OVERLAP_METRICS = tuple(
+    name.removeprefix(PREFIX)
+    for name in metric_names("instance", "labels")
+    if name.startswith(PREFIX)
+)
 READ_AT_ONCE = 4 * CHUNK  # voxels along each axis of a stored volume, in each thread
 PIECE = 1 << 17  # voxels compared with their neighbours at a time: they stay in a core's cache
 

@@ -3,7 +3,7 @@
 Directions, tables, headlines, panels, the report's text and the help of --metric are read from
 here. To add a metric that follows from others of its family, add a row with its formula. To add
 another, add a row, and count it where its family is counted: `SkeletonMetrics`, `overlap_metrics`
-(whose names get dense_ in front) or `class_metrics`.
+(whose names get dense_ in front), `instance_metrics` or `class_metrics`.
 """
 
 import re
@@ -58,6 +58,7 @@ LENGTH, NODES, VOXELS, OVERLAP = (
     "Dense VOI (bits)",
     "Overlap",
 )
+OBJECTS = "Objects"
 ROWS = (
     Metric(
         "erl", "instance", "skeleton", "higher", "nm", 0, "ERL",
@@ -144,6 +145,50 @@ ROWS = (
         "dense_adapted_rand_error", "instance", "labels", "lower", "", 3, "Rand error",
         "adapted Rand error over labelled voxels: 1 - F-score of the two Rand scores; 0 is perfect",
         headline=True,
+    ),
+    Metric(
+        "ap_50", "instance", "labels", "higher", "", 3, "AP 0.5",
+        "average precision of segments, the largest first, that match an object by an IoU of 0.5",
+        panel=OBJECTS,
+    ),
+    Metric(
+        "ap_75", "instance", "labels", "higher", "", 3, "AP 0.75",
+        "the same by an IoU of 0.75", panel=OBJECTS,
+    ),
+    Metric(
+        "ap", "instance", "labels", "higher", "", 3, "AP",
+        "the mean of the same over IoU of 0.5, 0.55 to 0.95", panel=OBJECTS,
+    ),
+    Metric(
+        "precision_50", "instance", "labels", "higher", "", 3, "precision 0.5",
+        "share of segments that match an object by an IoU of 0.5",
+    ),
+    Metric(
+        "recall_50", "instance", "labels", "higher", "", 3, "recall 0.5",
+        "share of objects that match a segment by an IoU of 0.5",
+    ),
+    Metric(
+        "f1_50", "instance", "labels", "higher", "", 3, "F1 0.5",
+        "F-score of these two; StarDist's accuracy is F1 / (2 - F1)",
+    ),
+    Metric(
+        "pq_50", "instance", "labels", "higher", "", 3, "PQ 0.5",
+        "panoptic quality: F1 times the mean IoU of what matches by an IoU of 0.5",
+    ),
+    Metric(
+        "precision_75", "instance", "labels", "higher", "", 3, "precision 0.75",
+        "share of segments that match an object by an IoU of 0.75",
+    ),
+    Metric(
+        "recall_75", "instance", "labels", "higher", "", 3, "recall 0.75",
+        "share of objects that match a segment by an IoU of 0.75",
+    ),
+    Metric(
+        "f1_75", "instance", "labels", "higher", "", 3, "F1 0.75", "F-score of these two",
+    ),
+    Metric(
+        "pq_75", "instance", "labels", "higher", "", 3, "PQ 0.75",
+        "panoptic quality by an IoU of 0.75",
     ),
     Metric(
         "jaccard", "semantic", "labels", "higher", "", 3, "Jaccard",
