@@ -9,10 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
-
 from pytc.checks import require
-from pytc.commands import CheckCommand, EvaluateConfig, InferConfig, TrainCommand, parse
+from pytc.commands import (
+    CheckCommand,
+    EvaluateConfig,
+    InferConfig,
+    TrainCommand,
+    parse,
+    parse_words,
+)
 from pytc.config import Config, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
 from pytc.help import ALL_FLAGS, answer_help, field_texts
@@ -186,10 +191,9 @@ def parse_config(
 ) -> Config:
     """The config that the flags make of the default."""
     command = TrainCommand(file, str(resume) if resume else None, settings=default)
-    program = program_of("train")
     words = answer_help("train", arguments, command)
-    with printed_by_one_rank():
-        return tyro.cli(TrainCommand, args=words, default=command, prog=program).settings
+    config: Config = parse_words(TrainCommand, "train", words, default=command).settings
+    return config
 
 
 def named_flags(arguments: list[str]) -> set[str]:
@@ -261,8 +265,12 @@ def infer(arguments: list[str] | None = None) -> None:
         asks_for_help = bool({"-h", "--help", ALL_FLAGS} & set(rest))
         if asks_for_help and given.run is None:
             parse(InferConfig, "infer", rest)  # prints the help that needs no run, and ends
-        run = given.run or str(newest_run("checkpoints/last.pt"))
-        trained = config_of_run(run)
+        try:
+            run = given.run or str(newest_run("checkpoints/last.pt"))
+            trained = config_of_run(run)
+        except ValueError:
+            parse(InferConfig, "infer", rest)  # a flag may be wrong, too: that is said first
+            raise
         default = settings_of_run(run, trained)
         if not asks_for_help:
             LOGGER.info(f"run: {run}")

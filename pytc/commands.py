@@ -27,6 +27,7 @@ from pytc.messages import QUIET_HELP
 from pytc.metrics.table import NAMES_OF_METRICS
 from pytc.script import printed_by_one_rank, program_of
 from pytc.target_kinds import TargetName, target_kind
+from pytc.typos import refuse_unknown
 
 Settings = TypeVar("Settings")
 # `messages.begin_verb` takes the flag from the command line: it is here for the help alone.
@@ -61,10 +62,32 @@ def parse(
         [("settings", unnamed, default_field), ("quiet", Quiet, field(default=False))],
         frozen=True,
     )
-    with printed_by_one_rank():
-        parsed = tyro.cli(command, args=words, prog=program_of(verb), description=about)
-    result: Settings = parsed.settings
+    result: Settings = parse_words(command, verb, words, description=about).settings
     return result
+
+
+def parse_words(
+    settings: Any,
+    verb: str,
+    words: list[str],
+    *,
+    default: Any = None,
+    description: str | None = None,
+) -> Any:
+    """What tyro makes of the words; one that it does not know ends the process in one line."""
+    given = {} if default is None else {"default": default}
+    with printed_by_one_rank():
+        parsed, unknown = tyro.cli(
+            settings,
+            args=words,
+            prog=program_of(verb),
+            description=description,
+            return_unknown_args=True,
+            **given,
+        )
+    if unknown:
+        refuse_unknown(verb, unknown, settings if default is None else default)
+    return parsed
 
 
 def require_local_output(output: str | None) -> None:

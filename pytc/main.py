@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 
 from pytc.messages import begin_verb
-from pytc.script import printed_by_one_rank, program_of, script
+from pytc.script import printed_by_one_rank, script
+from pytc.typos import refuse_verb
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,6 +24,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _explain(word: str) -> None:
     """Print the list of verbs, or why a word is no verb, and end the process."""
+    if not word.startswith("-"):
+        refuse_verb(word, list(VERBS))
     import tyro
 
     def described(verb: Callable[[list[str]], None]) -> Callable[[], None]:
@@ -138,15 +141,13 @@ def _models(arguments: list[str]) -> None:
     with script():
         words = begin_verb(arguments)
 
-        import tyro
-
-        from pytc.commands import ListModels, ModelsCommand, ShowModel
+        from pytc.commands import ListModels, ModelsCommand, ShowModel, parse_words
         from pytc.help import answer_help
         from pytc.models import list_architectures
         from pytc.python_files import load_plugins
 
         words = answer_help("models", words, ModelsCommand)
-        asked = tyro.cli(ModelsCommand, args=words, prog=program_of("models")).action
+        asked = parse_words(ModelsCommand, "models", words).action
         load_plugins(asked.plugins)
         if isinstance(asked, ListModels):
             print("\n".join(list_architectures()))
@@ -173,16 +174,14 @@ def _data(arguments: list[str]) -> None:
     with script(interrupted="interrupted; the same command continues"):
         words = begin_verb(arguments)
 
-        import tyro
-
-        from pytc.commands import DataCommand, ListData, ShowData
+        from pytc.commands import DataCommand, ListData, ShowData, parse_words
         from pytc.help import answer_help
 
         words = answer_help("data", words, DataCommand)
         # `pytc data NAME`, as it was before there were other actions
         if words and words[0] not in ("list", "show", "fetch") and not words[0].startswith("-"):
             words = ["fetch", *words]
-        asked = tyro.cli(DataCommand, args=words or ["--help"], prog=program_of("data")).action
+        asked = parse_words(DataCommand, "data", words or ["--help"]).action
 
         from pytc.io.catalogue import describe, list_datasets
 

@@ -20,6 +20,7 @@ FLOORS = {
     "pytc.metrics.table": 0,
     "pytc.target_kinds": 0,
     "pytc.thresholds": 0,
+    "pytc.typos": 0,
     "pytc.runs": 0,
     "pytc.run_table": 0,
     "pytc.python_files": 0,

@@ -119,6 +119,16 @@ def damaged(image):
     return np.clip(values, 0, 255).astype(np.uint8), sections
 
 
+def test_negative_ids_are_told_but_not_the_mark_for_unlabelled(tmp_path, volumes):
+    image, labels, voxel_size = volumes["12 nm"]
+    signed = labels.astype(np.int64)
+    marked = np.where(labels == labels.max(), -1, signed)
+    assert "negative ids" not in found(stored(tmp_path, "marked", image, marked, voxel_size))
+    wrong = np.where(labels == labels.max(), -7, signed)
+    words = found(stored(tmp_path, "wrong", image, wrong, voxel_size))
+    assert words["negative ids"] == {"lowest": -7}
+
+
 def half_background(labels):
     left_out = np.random.default_rng(1).random(labels.max() + 1) < 0.4
     return np.where(left_out[labels], 0, labels)

@@ -4,6 +4,7 @@ import importlib.util
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import tyro
@@ -13,6 +14,7 @@ from pytc import cli
 from pytc.config import Config
 from pytc.help import SHORT, field_texts
 from pytc.main import VERBS, main
+from pytc.typos import flags_of
 
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "docs" / "reference.py"
@@ -36,6 +38,22 @@ def in_one_line(text):
 def test_the_pages_are_current(name):
     written = (ROOT / "docs" / name).read_text()
     assert written == reference.PAGES[name](), "python docs/reference.py writes it anew"
+
+
+@pytest.mark.parametrize("name", [name for name in reference.COMMANDS if name != "check"])
+def test_every_flag_that_a_typo_is_compared_with_is_one(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = set(re.findall(r"--[\w.-]+", help_of(capsys, *name.split(), "--help-all")))
+    settings = reference.COMMANDS[name]
+    shown |= {flag.replace("data.train.0", "data.val.0") for flag in shown}  # once one is named
+    ours = {flag for flag in flags_of(settings) if not is_a_word(settings, flag)}
+    assert ours - shown == set()
+
+
+def is_a_word(settings, flag):
+    hints = get_type_hints(settings, include_extras=True)
+    name = flag.removeprefix("--").replace("-", "_")
+    return name in hints and reference.is_positional(hints[name])
 
 
 def test_the_config_of_the_page_is_one():

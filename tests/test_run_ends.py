@@ -312,7 +312,7 @@ train(sys.argv[1:])
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode != 0
-    assert done.stderr.count("Unrecognized options: --loop.max-stpes") == 1, done.stderr
+    assert done.stderr.count("has no flag --loop.max-stpes") == 1, done.stderr
 
 
 PARTLY_FAILING = """

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pytc_command import PYTC
 from small_volumes import written
 
 ROOT = Path(__file__).parent.parent
@@ -92,11 +93,26 @@ def test_a_mistake_is_one_line_with_the_way_out(folder, words, parts):
         ("train.py", "--loop.max-step", "--loop.max-steps"),
         ("train.py", "--data.patchsize", "--data.patch-size"),
         ("evaluate.py", "--swep", "--sweep"),
+        ("infer.py", "--treshold", "--segmentation.threshold"),
+        ("pytc view", "--volum", "--volume"),
+        ("pytc data fetch snemi3d", "--spilt", "--split"),
+        ("pytc models list", "--plugin", "--plugins"),
+        ("pytc check", "--system.worker", "--system.workers"),
     ],
 )
 def test_a_typo_in_a_flag_gets_a_suggestion(folder, script, flag, meant):
-    code, said = call(folder, script, flag, "4")
-    assert code == 2 and flag in said and meant in said, said
+    script, *words = script.replace("pytc", str(PYTC)).split()
+    code, said = call(folder, script, *words, flag, "4")
+    assert code == 2 and said.startswith("error: ") and "\n" not in said, said
+    assert f"has no flag {flag}; did you mean {meant}" in said, said
+
+
+def test_a_typo_in_a_verb_gets_a_suggestion(folder):
+    code, said = call(folder, str(PYTC), "trian", "--config", "a.py")
+    assert (code, said) == (
+        2,
+        "error: pytc has no verb 'trian'; did you mean train? (pytc --help lists all verbs)",
+    )
 
 
 def test_no_right_to_write_is_said_before_work(folder, monkeypatch):

@@ -22,6 +22,7 @@ from pytc.data.sections import Section, damaged_sections
 from pytc.data.sources import Source
 from pytc.geometry import Box
 from pytc.io import intensity
+from pytc.io.labels import UNLABELLED
 from pytc.io.placed import PlacedVolume, label_boxes
 from pytc.target_kinds import target_kind
 
@@ -405,6 +406,12 @@ def _single(look: Look) -> Findings:
     return [{}] if look.of_instances and look.facts.n_labels == 1 else []
 
 
+def _negative(look: Look) -> Findings:
+    """Ids below -1, which labels of a signed type may hold."""
+    lowest = min((int(values.min()) for _, values in look.labels), default=0)
+    return [{"lowest": lowest}] if lowest < UNLABELLED else []
+
+
 def _open_background(look: Look) -> Findings:
     """Background as wide as the objects, which touch each other elsewhere."""
     if not look.of_instances or evidence.touching(look.samples) < NEIGHBOURS_TOUCH:
@@ -628,6 +635,14 @@ CHECKS = (
         "{share} of the labels {labels} are background as wide as the objects, with tissue in it: "
         "is it unlabelled? -1 or a mask says so",
         _open_background,
+    ),
+    Check(
+        "negative ids",
+        "labels",
+        "the lowest id",
+        "the labels {labels} hold negative ids, the lowest is {lowest}: all below 0 is unlabelled, "
+        "and carries no loss and no score; number objects from 1, and say -1 for unlabelled",
+        _negative,
     ),
     Check(
         "single object",
