@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pytc.checks import require
 from pytc.commands import (
@@ -43,6 +44,9 @@ from pytc.training.resolve import (
     network_of_weights,
 )
 
+if TYPE_CHECKING:
+    from pytc.data.sources import Source
+
 LOGGER = logging.getLogger(__name__)
 
 
@@ -65,7 +69,8 @@ def train(arguments: list[str] | None = None) -> None:
         config = parse_config(words, default, config_path, resume)
 
         require_writable(resume or runs_folder())
-        check_volumes((*config.data.train, *config.data.validation), config)
+        check_objects(check_volumes(config.data.train, config))
+        check_volumes(config.data.validation, config)
         load_plugins(config.plugins)
         if of_a_run and not config.plugins:
             config = replace(config, plugins=file.config.plugins)
@@ -115,7 +120,8 @@ def check_training(words: list[str]) -> Config:
     if file.is_of_a_run:
         default = replace(default, plugins=())
     config = parse_config(flags_only, default, config_path, None)
-    check_volumes((*config.data.train, *config.data.validation), config)
+    check_objects(check_volumes(config.data.train, config))
+    check_volumes(config.data.validation, config)
     load_plugins(config.plugins)
     check_asked(config)
     check_options(config.model.architecture, flags)
@@ -314,13 +320,26 @@ def evaluate(arguments: list[str] | None = None) -> None:
         evaluate(config)
 
 
-def check_volumes(volumes: Sequence[VolumeConfig], config: Config) -> None:
+def check_volumes(volumes: Sequence[VolumeConfig], config: Config) -> "list[Source]":
     """Open what will be read, before torch is loaded; ValueError names what is missing or unfit.
 
     Synthetic volumes are left out: they may not have been made yet.
     """
     from pytc.data.sources import open_source
 
-    for volume in volumes:
-        if not volume.is_synthetic:
-            open_source(volume, config.data, config.model.in_channels)
+    return [
+        open_source(volume, config.data, config.model.in_channels)
+        for volume in volumes
+        if not volume.is_synthetic
+    ]
+
+
+def check_objects(sources: "Sequence[Source]") -> None:
+    """ValueError for labels without any object, where they are few enough to be read.
+
+    Larger ones are refused when training finds no patch with an object.
+    """
+    for source in sources:
+        if source.labels is not None and source.has_objects() is False:
+            expected = f"objects in the labels {source.labels.path} (is it the right dataset?)"
+            require(False, expected, "background (0) or unlabelled voxels alone")

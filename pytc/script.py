@@ -3,6 +3,7 @@
 Standard library only: a wrong flag or path is reported before torch is loaded.
 """
 
+import errno
 import io
 import json
 import os
@@ -18,6 +19,8 @@ from pathlib import Path
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # as a shell reports a program that Ctrl-C ended
 SCRIPTS = ("train", "infer", "evaluate")  # the verbs that are scripts in a clone, too
+# what the system says where nothing can be written any more, whichever library reports it
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 CLONE = Path(__file__).parent.parent  # where they lie; elsewhere where only a wheel is installed
 
 
@@ -65,6 +68,7 @@ def script(interrupted: str = "interrupted") -> Iterator[None]:
         if line is None:
             _note_root_cause(traceback.format_exc())
             raise
+        line = _with_way_out(line, interrupted)
         if isinstance(error, RankError):
             is_reported = error.is_reported
         else:
@@ -73,6 +77,14 @@ def script(interrupted: str = "interrupted") -> Iterator[None]:
             sys.exit(1)
         _note_root_cause(f"error: {line}")
         sys.exit(f"error: {line}")
+
+
+def _with_way_out(line: str, interrupted: str) -> str:
+    """The line, and what to do where the disk is full: `interrupted` says how a script goes on."""
+    if not any(reason in line for reason in DISK_FULL):
+        return line
+    how_to_go_on = interrupted.partition("; ")[2] or "call it again"
+    return f"{line}; free some space: {how_to_go_on}"
 
 
 def user_message(error: BaseException) -> str | None:

@@ -40,7 +40,7 @@ def refuse_verb(word: str, verbs: Sequence[str]) -> NoReturn:
     if meant:
         wrong += f"; did you mean {meant[0]}?"
     with printed_by_one_rank():
-        sys.stderr.write(f"error: {wrong} (pytc --help lists all verbs)\n")
+        sys.stderr.write(f"error: {wrong} (its verbs: {', '.join(verbs)})\n")
         sys.exit(2)
 
 

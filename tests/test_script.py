@@ -171,6 +171,21 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "interrupted, way", [("stopped; the same call goes on", "the same"), ("x", "call it again")]
+)
+def test_a_full_disk_says_how_to_go_on(tmp_path, interrupted, way):
+    """/dev/full is one to every program that writes to it."""
+    program = (
+        "from pytc.script import script\n"
+        f"with script({interrupted!r}), open('/dev/full', 'w') as file:\n"
+        "    file.write('x' * 100_000)\n"
+    )
+    done = run("-c", program, folder=tmp_path)
+    said = "error: [Errno 28] No space left on device; free some space: "
+    assert done.returncode == 1 and done.stderr.startswith(said + way), done.stderr
+
+
+@pytest.mark.parametrize(
     "error, line",
     [
         (ValueError("expected\nthis"), "expected this"),

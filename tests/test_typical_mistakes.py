@@ -32,6 +32,7 @@ def folder(tmp_path_factory):
         "larger": np.pad(labels, 2),
         "part": labels[:-3],
         "float": labels.astype(np.float32),
+        "empty": np.zeros_like(labels),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -72,6 +73,7 @@ def call(folder, script, *words):
         (of("larger.npy"), ("of shape (20, 24, 28), got (24, 28, 32)",)),
         (of("part.npy"), ("need an offset", "data.*.offset")),
         (of("float.npy"), ("integer dtype", "astype('uint32')", "got 'float32'")),
+        (of("empty.npy"), ("objects in the labels empty.npy", "the right dataset")),
         (of("labels.npy", "cube.h5:rwa"), ("the name of a dataset", "cube.h5:raw")),
         (of("labels.npy", "imag.npy"), ("imag.npy", "no such file")),
         ([*of("labels.npy"), "--data.train.0.axes", "zxq"], ("zyx", "got 'zxq'")),
@@ -109,9 +111,9 @@ def test_a_typo_in_a_flag_gets_a_suggestion(folder, script, flag, meant):
 
 def test_a_typo_in_a_verb_gets_a_suggestion(folder):
     code, said = call(folder, str(PYTC), "trian", "--config", "a.py")
-    assert (code, said) == (
-        2,
-        "error: pytc has no verb 'trian'; did you mean train? (pytc --help lists all verbs)",
+    assert code == 2 and "\n" not in said
+    assert said.startswith(
+        "error: pytc has no verb 'trian'; did you mean train? (its verbs: train,"
     )
 
 

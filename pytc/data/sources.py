@@ -5,6 +5,7 @@ Opening writes nothing: `synthetic_volumes.prepare_volume` makes the volumes nam
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from pytc.checks import require
 from pytc.config import DataConfig, SyntheticConfig, VolumeConfig
 from pytc.io import datasets, intensity
+from pytc.io.labels import is_unlabelled
 from pytc.io.placed import Frame, PlacedVolume, place_labels, place_mask
 from pytc.io.results import volume_name
 from pytc.io.volume import Volume, open_volume
@@ -79,6 +81,13 @@ class Source:
     def read(self, start: tuple[int, int, int], stop: tuple[int, int, int]) -> np.ndarray:
         """Grey values from start up to stop as float32 (C, Z, Y, X), `grey_range` as 0 to 1."""
         return intensity.read_grey(self.image, start, stop, self.grey_range)
+
+    def has_objects(self) -> bool | None:
+        """Whether any label is above 0; None without labels, or where reading them takes long."""
+        if self.labels is None or math.prod(self.labels.spatial_shape) > intensity.SAMPLE:
+            return None
+        labels = self.labels[...]
+        return bool((~is_unlabelled(labels) & (labels != 0)).any())
 
 
 def open_source(config: VolumeConfig, data: DataConfig, channels: int | None = None) -> Source:
