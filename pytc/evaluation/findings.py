@@ -113,6 +113,7 @@ def find(
         for kind, most in SHOWN.items()
         for error in [each for each in errors if each.kind == kind][:most]
     ]
+    worst.sort(key=lambda error: error.voi, reverse=True)
     voxel_size = inputs.voxel_size or (1.0, 1.0, 1.0)
     looks = []
     for error in worst:
