@@ -13,6 +13,8 @@ TargetName = Literal[
     "binary",
     "boundary",
     "classes",
+    "mask_contour",
+    "distance",
 ]
 
 
@@ -21,7 +23,8 @@ class TargetKind:
     """A row of the table."""
 
     name: TargetName  # target.kind, and --target of evaluate.py
-    channels: Literal["offsets", "classes", "one"]  # one for each offset, or class, or a single one
+    # one for each offset, or class, a single one, or two
+    channels: Literal["offsets", "classes", "one", "two"]
     default_loss: str  # a loss term that suits it
     activation: Literal["sigmoid", "softmax"]  # from the logits to what is stored
     scale: float  # factor of the logits before that, see inference.activation_scale
@@ -58,6 +61,14 @@ ROWS = (
     TargetKind(
         "classes", "classes", "cross_entropy", "softmax", 1.0, "argmax", "semantic",
         "probabilities", "classes", "which of several classes a voxel belongs to",
+    ),
+    TargetKind(
+        "mask_contour", "two", "bce", "sigmoid", 1.0, "objects", "instance", "probabilities",
+        "objects", "whether a voxel belongs to any object, and whether it touches another label",
+    ),
+    TargetKind(
+        "distance", "one", "mse", "sigmoid", 1.0, "objects", "instance", "probabilities",
+        "objects", "how far inside of its object a voxel lies, or outside of all",
     ),
 )  # fmt: skip
 TARGET_KINDS: dict[str, TargetKind] = {row.name: row for row in ROWS}

@@ -78,7 +78,8 @@ def test_what_the_network_predicts_is_the_task(runs):
     store(Path("runs/new/predictions/bars/segmentation.zarr"), truth)
     assert score(EvaluateConfig())["jaccard"] == 1
     source.write_text(json.dumps(json.loads(source.read_text()) | {"target": "skeletons"}))
-    with pytest.raises(ValueError, match="affinity, binary, boundary, classes, got 'skeletons'"):
+    kinds = "affinity, binary, boundary, classes, mask_contour, distance"
+    with pytest.raises(ValueError, match=f"{kinds}, got 'skeletons'"):
         score(EvaluateConfig())
 
 

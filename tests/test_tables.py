@@ -139,7 +139,7 @@ def test_the_tables_of_targets_name_the_same_kinds():
 
 
 def test_a_target_kind_has_a_row_for_every_choice_of_the_config():
-    channels = {"affinity": 6, "classes": 2}
+    channels = {"affinity": 6, "classes": 2, "mask_contour": 2}
     for name in TARGET_KINDS:
         assert TargetConfig(kind=name).channels == channels.get(name, 1)
     with pytest.raises(ValueError, match="a target from affinity, binary, boundary"):

@@ -35,6 +35,9 @@ class TargetConfig(Section):
     classes: int = 2
     # affinity: channel c says of voxel v whether v and v + offsets[c] are the same object.
     offsets: tuple[Triple, ...] = SHORT_AND_LONG
+    # distance: the target is (1 + tanh(d / distance_scale)) / 2, where d is how many nm a voxel is
+    # inside of its object; d is below 0 in the background.
+    distance_scale: float = 50.0
     # Every object shrinks by this many voxels in plane where it touches another one.
     erosion: int = 0
     # How deep supervision gets its coarser targets. stride: from every n-th label. nearest: every
@@ -51,7 +54,7 @@ class TargetConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.require_not_negative("erosion")
-        self.require_positive("lsd_sigma", "lsd_stride")
+        self.require_positive("lsd_sigma", "lsd_stride", "distance_scale")
         require(
             self.lsd_sigma is None or self.kind == "affinity",
             "target.lsd_sigma with target.kind affinity",
@@ -78,7 +81,7 @@ class TargetConfig(Section):
     @property
     def channels(self) -> int:
         """Channels of the prediction."""
-        counts = {"offsets": len(self.offsets), "classes": self.classes, "one": 1}
+        counts = {"offsets": len(self.offsets), "classes": self.classes, "one": 1, "two": 2}
         return counts[target_kind(self.kind).channels]
 
     @property

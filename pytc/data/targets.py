@@ -1,4 +1,4 @@
-"""What the network learns, made from labels: affinities, a foreground mask, boundaries, classes.
+"""What the network learns, made from labels: affinities, masks, boundaries, distances, classes.
 
 Each target comes with a mask of where it is valid. Labels are (B, Z, Y, X) of an integer dtype: 0
 is background, a negative label is unlabelled. Nothing outside the patch is valid. To add a kind of
@@ -8,8 +8,10 @@ target, write a function for `MAKERS`, and a row in `pytc.target_kinds`.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 
 from pytc.config import Lengths, TargetConfig, Triple
 from pytc.data.local_shape import local_shape_descriptors
@@ -130,6 +132,47 @@ def class_ids(labels: torch.Tensor, classes: int) -> Target:
     return ids[:, None], (labels >= 0)[:, None]
 
 
+def mask_and_contour(labels: torch.Tensor) -> Target:
+    """`foreground` and `boundaries`: two bool tensors (B, 2, Z, Y, X)."""
+    both = foreground(labels), boundaries(labels)
+    return torch.cat([target for target, _ in both], 1), torch.cat([valid for _, valid in both], 1)
+
+
+def signed_distance(labels: torch.Tensor, scale: float, voxel_size: Lengths) -> Target:
+    """(1 + tanh(d / scale)) / 2 of the signed distance d: float32, and bool, (B, 1, Z, Y, X).
+
+    d is the distance from a voxel to the nearest one that touches another label (`boundaries`), and
+    half the shortest side of a voxel; it is negative in the background. Valid is where v is
+    labelled and no unlabelled voxel, and no voxel outside the patch, is nearer than that, or d is
+    at least 2 `scale` whatever they are.
+
+    Args:
+        scale: nm.
+        voxel_size: nm along z, y, x.
+    """
+    border = boundaries(labels)[0][:, 0].cpu().numpy()
+    labelled = (labels >= 0).cpu().numpy()
+    nearest = np.stack([_distance_to(each, voxel_size) for each in border])
+    unknown = np.stack([_distance_to(~each, voxel_size) for each in labelled])
+    for axis, (length, size) in enumerate(zip(labels.shape[1:], voxel_size)):
+        steps = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
+        along = (steps * size).reshape([-1 if other == axis else 1 for other in range(3)])
+        unknown = np.minimum(unknown, along)
+    valid = labelled & ((nearest <= unknown) | (unknown >= 2 * scale))
+    distance = torch.from_numpy(nearest + min(voxel_size) / 2).to(labels.device)
+    signed = torch.where(labels > 0, distance, -distance)
+    target = torch.sigmoid(2 * signed / scale).float()  # the same as (1 + tanh) / 2
+    return target[:, None], torch.from_numpy(valid).to(labels.device)[:, None]
+
+
+def _distance_to(voxels: np.ndarray, voxel_size: Lengths) -> np.ndarray:
+    """nm from each voxel to the nearest one that is set, float64; infinite if none is."""
+    if not voxels.any():
+        return np.full(voxels.shape, np.inf)
+    distance: np.ndarray = ndimage.distance_transform_edt(~voxels, sampling=voxel_size)
+    return distance
+
+
 # For each row of `pytc.target_kinds`: f(labels, config, at) -> (target, valid); `at` says at which
 # scale the target is made.
 MAKERS: dict[str, Callable[[torch.Tensor, TargetConfig, AtScale], Target]] = {
@@ -137,6 +180,10 @@ MAKERS: dict[str, Callable[[torch.Tensor, TargetConfig, AtScale], Target]] = {
     "binary": lambda labels, config, at: foreground(labels),
     "boundary": lambda labels, config, at: boundaries(labels),
     "classes": lambda labels, config, at: class_ids(labels, config.classes),
+    "mask_contour": lambda labels, config, at: mask_and_contour(labels),
+    "distance": lambda labels, config, at: signed_distance(
+        labels, config.distance_scale, at.voxel_size
+    ),
 }
 
 

@@ -23,6 +23,7 @@ from pytc.metrics.table import BY_CLASS, DEFAULTS, Task, full_name, metric_names
 from pytc.segmentation.blockwise import fits_in_memory
 from pytc.segmentation.decode import channels_to_read, method_of
 from pytc.segmentation.edges import check_dtype
+from pytc.segmentation.mask_edges import as_affinities
 from pytc.target_kinds import TargetKind
 from pytc.thresholds import DEFAULT_THRESHOLDS
 
@@ -77,7 +78,7 @@ class Prediction:
     """The array that is scored: the output of a network, or a segmentation."""
 
     path: str
-    # affinities (C, Z, Y, X) in [0, 1], probabilities (1, Z, Y, X) in [0, 1], or a segmentation:
+    # affinities (C, Z, Y, X) in [0, 1], probabilities (C, Z, Y, X) in [0, 1], or a segmentation:
     # integers (Z, Y, X)
     content: Literal["affinities", "probabilities", "segmentation"]
     kind: TargetKind  # what the network predicts
@@ -182,6 +183,8 @@ def open_inputs(prediction: Prediction, truth: Truth, decoding: Decoding) -> Inp
     metric = choose_metric(decoding.metric, kind, files)
     volumes = _open_volumes(files, prediction.content)
     array = volumes[prediction.content]
+    if decoding.segments:
+        array = as_affinities(array, kind)
     _check_volumes(volumes, array)
     if decoding.every_threshold and method_of(decoding.segmentation).tree is None:
         _check_every_threshold(kind, decoding, metric, files)

@@ -46,7 +46,9 @@ from pytc.runs import find_run, find_weights, newest_run, require_writable
 from pytc.script import command_line
 from pytc.segmentation.blockwise import require_segmentable, segment_volume
 from pytc.segmentation.decode import settings_of
+from pytc.segmentation.mask_edges import as_affinities
 from pytc.segmentation.masks import argmax_volume, threshold_volume
+from pytc.segmentation.plain import NEIGHBOURS
 from pytc.target_kinds import TargetKind, target_kind
 
 LOGGER = logging.getLogger(__name__)
@@ -246,7 +248,7 @@ def segment(
     }
     shape = " x ".join(map(str, prediction.spatial_shape))
     LOGGER.info(f"segmenting {shape} voxels, {in_words[kind.decode]}")
-    write[kind.decode](prediction, output)
+    write[kind.decode](as_affinities(prediction, kind), output)
 
 
 def _result_folders(
@@ -267,11 +269,12 @@ def _result_folders(
 
 def _check_decode(trained: Config, image: Volume, config: InferConfig) -> None:
     """ValueError, before the prediction, unless it can be segmented."""
-    if target_kind(trained.target.kind).decode == "objects":
+    kind = target_kind(trained.target.kind)
+    if kind.decode == "objects":
         require_segmentable(
             image.spatial_shape,
             np.dtype(np.float16),
-            trained.target.offsets,
+            trained.target.offsets if kind.per_offset else NEIGHBOURS,
             config.segmentation,
             image.voxel_size,
             config.engine,

@@ -269,7 +269,7 @@ def check_asked(config: Config) -> None:
             f"by one are not joined to objects, or another target.kind: {others}",
             config.model.spatial_dims,
         )
-        missing = [step for step in UNIT_OFFSETS if step not in offsets]
+        missing = [step for step in UNIT_OFFSETS if kind.per_offset and step not in offsets]
         require(
             not missing,
             f"target.offsets with {missing}, as objects are joined by steps of one voxel, "

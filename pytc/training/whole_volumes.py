@@ -125,7 +125,7 @@ def _predicted(
     """One volume, predicted into a folder that does not exist yet, beside its truth."""
     kind = target_kind(config.target.kind)
     channels = None
-    if kind.decode == "objects":
+    if kind.per_offset:
         channels = channels_to_read(
             config.target.channels, config.target.offsets, config.segmentation
         )
@@ -186,7 +186,7 @@ def scored_volumes(config: Config) -> dict[str, VolumeConfig]:
     if by_class is not None:
         expected = f"loop.monitor of a class below {config.target.classes}"
         require(int(by_class[2]) < config.target.classes, expected, config.loop.monitor)
-    if kind.decode == "objects":
+    if kind.per_offset:
         channels_to_read(config.target.channels, config.target.offsets, config.segmentation)
     for volume in volumes.values():
         open_source(volume, config.data)
