@@ -45,7 +45,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, dict[str, Any]]:
         named_files = [name for name, path in files.items() if path]
         folders = [*find_results(config.run, config.volume, named_files)]
     cases = [_case(config, folder, is_only=len(folders) == 1) for folder in folders]
-    return evaluate_cases(cases, bound=config.require, backend=config.backend)
+    return evaluate_cases(
+        cases,
+        bound=config.require,
+        backend=config.backend,
+        cleft_distances=config.cleft_distances,
+    )
 
 
 def _case(config: EvaluateConfig, folder: Path | None, *, is_only: bool) -> Case:
@@ -142,6 +147,8 @@ def _check_flags(config: EvaluateConfig, kind: TargetKind, path: str) -> None:
         path,
     )
     require(of_instances or config.backend == "pytc", "instances with --backend funlib", kind.task)
+    of_mask = kind.truth in ("foreground", "boundaries")
+    require(of_mask or not config.cleft_distances, "a mask with --cleft-distances", kind.name)
 
 
 def _labels(config: EvaluateConfig, noted: StoredArray | None) -> StoredArray | None:

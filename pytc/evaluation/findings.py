@@ -23,6 +23,7 @@ from pytc.evaluation.errors import (
 from pytc.evaluation.inputs import Inputs
 from pytc.evaluation.pictures import Picture
 from pytc.evaluation.training_curves import LOG, draw_training, read_log
+from pytc.metrics import semantic
 from pytc.metrics.instances import ObjectRow, object_rows
 from pytc.metrics.overlap import Contingency, Labels
 from pytc.runs import replacing
@@ -88,6 +89,8 @@ def find(
     labels: Labels | None,
     segmentation: Labels,
     output: Path,
+    *,
+    cleft_distances: bool = False,
 ) -> Findings:
     """Look for the errors of a segmentation, and take over the verdicts of an earlier errors.csv.
 
@@ -96,6 +99,7 @@ def find(
         labels: as they are scored.
         segmentation: (Z, Y, X).
         output: the folder with errors.csv of an earlier evaluation, if any.
+        cleft_distances: measure a mask by distances, too, for which its voxels have a size.
     """
     training = _training(inputs)
     if table is None or labels is None:
@@ -103,7 +107,11 @@ def find(
     n_voxels = int(np.prod(labels.shape))
     if inputs.kind.task != "instance":
         scored = int(table.count.sum())
-        return Findings(scores={"frac_scored": scored / n_voxels}, training=training)
+        scores = {"frac_scored": scored / n_voxels}
+        if cleft_distances:
+            assert inputs.voxel_size is not None, "distances need a size of voxels"
+            scores |= semantic.cleft_distances(labels[...], segmentation[...], inputs.voxel_size)
+        return Findings(scores=scores, training=training)
     axes = inputs.array.spatial_axes
     found = locate(dense_errors(table), labels, segmentation, inputs.voxel_size)
     errors = _with_verdicts(found, output, axes)

@@ -89,7 +89,11 @@ class Evaluation:
 
 
 def evaluate_cases(
-    cases: Sequence[Case], *, bound: float | None = None, backend: str = "pytc"
+    cases: Sequence[Case],
+    *,
+    bound: float | None = None,
+    backend: str = "pytc",
+    cleft_distances: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Score each volume, and write its scores and report into its output folder.
 
@@ -99,18 +103,23 @@ def evaluate_cases(
         cases: the volumes; of several there is a summary, too, beside their folders.
         bound: what the metric of each volume must reach at least, or at most if less is better.
         backend: "pytc", or "funlib" to count the scores a second time by funlib.evaluate.
+        cleft_distances: score masks by `pytc.metrics.semantic.cleft_distances`, too.
 
     Returns:
         {name: what metrics.json holds}.
 
     Raises:
         ValueError: before any work, where an output folder cannot be written or funlib.evaluate is
-            missing; after it, where a metric does not reach the bound.
+            missing, or voxels have no size for distances; after it, where a metric does not reach
+            the bound.
     """
     if backend == "funlib":
         import_module("pytc.evaluation.crosscheck")
     for case in cases:
         require_writable(case.output)
+        if cleft_distances:
+            size = case.inputs.voxel_size
+            require(size is not None, f"a --voxel-size of {case.name} for distances", size)
     sweeps: dict[str, Sweep] = {}
     threshold = None
     if len(cases) > 1 and all(case.inputs.decoding.mode is Mode.SWEEP for case in cases):
@@ -120,7 +129,12 @@ def evaluate_cases(
         threshold = best_together(list(sweeps.values()))
     evaluations = {
         case.name: evaluate_volume(
-            case.inputs, case.output, backend, sweep=sweeps.get(case.name), threshold=threshold
+            case.inputs,
+            case.output,
+            backend,
+            sweep=sweeps.get(case.name),
+            threshold=threshold,
+            cleft_distances=cleft_distances,
         )
         for case in cases
     }
@@ -139,6 +153,7 @@ def evaluate_volume(
     *,
     sweep: Sweep | None = None,
     threshold: float | None = None,
+    cleft_distances: bool = False,
 ) -> Evaluation:
     """Score one prediction; write its scores and report into the output folder.
 
@@ -194,7 +209,7 @@ def evaluate_volume(
     settings["output"] = str(output)
     if inputs.decoding.mode is Mode.SWEEP:
         settings["threshold_chosen_on"] = chosen_on
-    findings = find(inputs, table, labels, segmentation, output)
+    findings = find(inputs, table, labels, segmentation, output, cleft_distances=cleft_distances)
     evaluation = Evaluation(scores, settings, sweep, segmentation, pictures, findings)
     _write(inputs, evaluation, output)
     shutil.rmtree(output / WORK, ignore_errors=True)
