@@ -146,6 +146,18 @@ def test_zarr_layout_is_the_specified_one(tmp_path):
     assert not open_volume(tmp_path / "2.zarr/a/b")[:].any()
 
 
+@pytest.mark.parametrize("version", [2, 3])
+def test_compression_0_is_lz4(tmp_path, version):
+    array = pixels((70, 5, 6), "uint32")
+    path = tmp_path / "v.zarr"
+    create_volume(path, array.shape, array.dtype, zarr_format=version, compression=0)[...] = array
+    np.testing.assert_array_equal(open_volume(path)[...], array)
+    metadata = "".join(
+        file.read_text() for file in (path / ".zarray", path / "zarr.json") if file.is_file()
+    )
+    assert '"lz4"' in metadata and "zstd" not in metadata
+
+
 def test_a_zarr_array_can_be_continued(tmp_path):
     array = pixels((4, 5, 6), "uint8")
     written(tmp_path / "v.zarr", array)

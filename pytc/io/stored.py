@@ -36,7 +36,7 @@ class NewArray(NamedTuple):
     path: where it will be when it is whole.
     dataset: its name in an HDF5 file.
     chunks: the voxels of a chunk along each axis, for formats that have chunks.
-    compression: 1 (fast) to 9 (small), for Zarr.
+    compression: 1 (fast) to 9 (small) of zstd, or 0 for LZ4, for Zarr.
     """
 
     path: Folder

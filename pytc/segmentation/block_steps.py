@@ -149,7 +149,7 @@ class WriteSegments:
 
     def __call__(self, box: Box) -> None:
         segments = read_table(self.segments)
-        labels = self.labels[box.slices].astype(self.segmentation.dtype)
+        labels = self.labels[box.slices].astype(self.segmentation.dtype, copy=False)
         if self.first_numbers is not None:
             shape = self.labels.spatial_shape
             grid = [-(-n // b) for n, b in zip(shape, self.block)]

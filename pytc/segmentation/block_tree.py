@@ -87,7 +87,7 @@ def _make(
     settings = fragment_settings(config, prediction.voxel_size)
     grid = blocks(shape, settings.block)
     units = [channels[number] for number in unit_channels(len(channels), offsets)]
-    labels = create_once(work / "labels.zarr", prediction, np.uint32, settings.block)
+    labels = create_once(work / "labels.zarr", prediction, np.uint32, settings.block, compression=0)
     region = [b + 2 * h for b, h in zip(settings.block, settings.halo)]
     voxel = 3 * prediction.dtype.itemsize + method_of(config).memory
     workers = free_workers(engine, voxel, region, len(grid))
@@ -170,12 +170,14 @@ def create_once(
     block: Sequence[int],
     *,
     attributes: dict[str, Any] | None = None,
+    compression: int = 1,
 ) -> Volume:
     """A Zarr array of labels to be written block by block; one that is there is opened.
 
     Args:
         like: has its spatial shape, axes and voxel size.
         block: no two blocks share a chunk.
+        attributes, compression: as for `create_volume`.
     """
     if not path.exists():
         with replacing(path) as new:
@@ -187,6 +189,7 @@ def create_once(
                 voxel_size=like.voxel_size,
                 chunks=chunks_of_blocks(block, like.spatial_shape),
                 attributes=attributes,
+                compression=compression,
             ).close()
     return open_volume(path, writable=True)
 

@@ -266,7 +266,7 @@ def _join_components(
     """Label each block alone, and join labels that meet at faces; what is left is the last step."""
     shape = affinities.spatial_shape
     grid = blocks(shape, block)
-    labels = create_once(work / "labels.zarr", affinities, np.uint32, block)
+    labels = create_once(work / "labels.zarr", affinities, np.uint32, block, compression=0)
     voxel = len(channels) * affinities.dtype.itemsize + 16
     workers = free_workers(engine, voxel, block, len(grid))
     results = map_blocks(
