@@ -166,7 +166,7 @@ def map_blocks(
                     LOGGER.warning(f"{name}: {len(failures)} blocks failed; trying them once more")
                     failures = attempt(sorted(failures))
         if failures:
-            raise RunError(_explain(name, boxes, failures))
+            raise RunError(explain_failures(name, boxes, failures))
     if manifest is None:
         return [results[number] for number in asked]
     return Results(manifest, len(boxes))
@@ -288,7 +288,8 @@ def _outcomes(
             future.cancel()
 
 
-def _explain(name: str, boxes: Sequence[Box], failures: dict[int, str]) -> str:
+def explain_failures(name: str, boxes: Sequence[Box], failures: dict[int, str]) -> str:
+    """What a user is told where blocks still fail; failures: errors by the number of the block."""
     number, error = min(failures.items())
     box = boxes[number]
     more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""

@@ -13,6 +13,7 @@ from pytc.inference.reading import layers_of
 from pytc.inference.shards import Shard
 from pytc.inference.tissue import blocks_without_tissue
 from pytc.io.volume import chunks_of_blocks, open_volume
+from pytc.script import RunError
 
 BLOCK = (8, 13, 12)
 
@@ -181,6 +182,47 @@ def test_chunks_divide_a_block():
     lengths = {64: 64, 512: 64, 500: 50, 7: 7, 96: 48, 67: 67, 200: 50}
     assert {block: chunks_of_blocks((block,), (1000,))[0] for block in lengths} == lengths
     assert chunks_of_blocks((500, 500), (300, 30)) == (64, 30)
+
+
+def fail_at_reads(image, monkeypatch, fails):
+    """Reads of the image fail where `fails` (number of the read, its first plane) is true."""
+    reads = []
+
+    def read(start, stop):
+        reads.append(start)
+        if fails(len(reads) - 1, start[0]):
+            raise OSError("the server is away")
+        return type(image).read(image, start, stop)
+
+    monkeypatch.setattr(image, "read", read)
+    return reads
+
+
+def test_a_block_that_cannot_be_read_twice_is_predicted_after_the_others(
+    image, tmp_path, monkeypatch, caplog
+):
+    whole = predict(image, tmp_path / "whole.zarr")[...]
+    once = fail_at_reads(image, monkeypatch, lambda n, _: n == 1)
+    np.testing.assert_array_equal(part(image, tmp_path / "once.zarr")[...], whole)
+    again = len(once) - 1  # the read that comes after all others
+    caplog.clear()
+    twice = fail_at_reads(image, monkeypatch, lambda n, _: n in (1, again))
+    np.testing.assert_array_equal(part(image, tmp_path / "twice.zarr")[...], whole)
+    assert twice == [*once, once[-1]]
+    assert caplog.text.count("predicting: block 1: OSError: the server is away") == 2
+
+
+def test_a_block_that_cannot_be_read_is_named_when_the_others_are_predicted(
+    image, tmp_path, monkeypatch
+):
+    whole = part(image, tmp_path / "whole.zarr")[...]
+    fail_at_reads(image, monkeypatch, lambda _, plane: plane > 0)
+    message = r"predicting: block .* failed in 3 attempts: OSError: the server is away"
+    with pytest.raises(RunError, match=message):
+        part(image, tmp_path / "out.zarr")
+    np.testing.assert_array_equal(open_volume(tmp_path / "out.zarr")[:, :4], whole[:, :4])
+    monkeypatch.undo()
+    np.testing.assert_array_equal(part(image, tmp_path / "out.zarr")[...], whole)
 
 
 def test_the_blocks_of_an_earlier_call_stay(image, tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ from pytc.inference.output import (
     open_prediction,
     stored_plan,
 )
-from pytc.inference.reading import BlockReader, Part, Writer, is_below, layers_of, read_ahead
+from pytc.inference.reading import BlockReader, Part, Writer, is_below, layers_of, parts_of
 from pytc.inference.shards import ALL_BLOCKS, Shard
 from pytc.inference.tissue import blocks_without_tissue
 from pytc.io.intensity import Range
@@ -89,6 +89,7 @@ def predict_volume(
 
     Raises:
         torch.OutOfMemoryError: not even a single window fits into the memory of the device.
+        RunError: a block of the image cannot be read, after all others are predicted.
     """
     shape = as_triple(max(n, w) for n, w in zip(image.spatial_shape, window))
     stride = as_triple(max(1, round(w * (1 - config.overlap))) for w in window)
@@ -136,7 +137,7 @@ def predict_volume(
         Writer() as writer,
         Progress("predicting", "windows", total, done) as progress,
     ):
-        for part in read_ahead(reader.read, todo):
+        for part in parts_of(reader, todo, "predicting"):
             if part.is_constant:
                 constant += 1
                 writer.call(manifest.write, part.number)

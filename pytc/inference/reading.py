@@ -3,6 +3,7 @@
 There is one thread that reads and one that writes, and each is at most one block ahead or behind.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,11 +12,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from pytc.blocks import Manifest
+from pytc.blocks import ATTEMPTS, MOST_FAILED, Manifest, explain_failures
 from pytc.geometry import Box, as_triple
 from pytc.inference.blending import Grid
 from pytc.io.intensity import Range, read_grey, stays_uint8, to_float32
 from pytc.io.volume import Volume
+from pytc.script import RunError
+
+LOGGER = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +37,7 @@ class Part:
         goes_on: whether the part before was the block above, whose sums are carried over.
         is_constant: whether the image is constant in all windows that touch the block.
         is_finished: whether another process has predicted it meanwhile.
+        error: why it could not be read; None if it could.
     """
 
     number: int
@@ -42,6 +47,7 @@ class Part:
     goes_on: bool = False
     is_constant: bool = False
     is_finished: bool = False
+    error: str | None = None
 
     def on_device(self, device: torch.device, grey_range: Range) -> torch.Tensor:
         """The pixels as the network sees them, float32 with `grey_range` as 0 to 1."""
@@ -73,7 +79,15 @@ class BlockReader:
         self.predicted: int | None = None  # the block of the last part, if it is predicted
 
     def read(self, number: int) -> Part:
-        """The part of a block."""
+        """The part of a block; with its error if the image cannot be read there."""
+        try:
+            return self._read(number)
+        except Exception as error:
+            LOGGER.debug(f"block {number}", exc_info=True)
+            self.predicted = None
+            return Part(number, error=f"{type(error).__name__}: {error}")
+
+    def _read(self, number: int) -> Part:
         if self.manifest.has(number):
             self.predicted = None
             return Part(number, is_finished=True)
@@ -108,6 +122,36 @@ class BlockReader:
             pixels = read_grey(self.image, start, stop, self.grey_range)
         beyond = [(0, 0), *((0, b - s) for b, s in zip(region.stop, stop))]
         return np.pad(pixels, beyond, mode="reflect") if np.any(beyond) else pixels
+
+
+def parts_of(reader: BlockReader, numbers: Sequence[int], name: str) -> Iterator[Part]:
+    """The parts of these blocks, each read while the caller works on the one before.
+
+    As in `pytc.blocks.map_blocks`, a block that cannot be read is tried again after the others.
+
+    Args:
+        name: what is done with the blocks, for errors.
+
+    Raises:
+        RunError: if a block cannot be read at the last attempt either.
+    """
+    failures: dict[int, str] = {}
+    for _ in range(ATTEMPTS):
+        failures = {}
+        for part in read_ahead(reader.read, numbers):
+            if part.error is None:
+                yield part
+                continue
+            LOGGER.warning(f"{name}: block {part.number}: {part.error}")
+            failures[part.number] = part.error
+            if len(failures) >= MOST_FAILED:
+                break
+        if not failures:
+            return
+        if len(failures) >= MOST_FAILED:
+            break
+        numbers = sorted(failures)
+    raise RunError(explain_failures(name, reader.boxes, failures))
 
 
 def is_below(boxes: Sequence[Box], number: int, other: int | None) -> bool:
