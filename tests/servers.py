@@ -30,6 +30,31 @@ def static_server(folder):
     server.server_close()
 
 
+class Open(Silent):
+    """Lets pages of other servers read, as a server of volumes does; it notes what they read."""
+
+    def end_headers(self):
+        self.send_header("Access-Control-Allow-Origin", "*")
+        super().end_headers()
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        super().do_GET()
+
+
+@contextmanager
+def open_server(folder):
+    """Serves the files of a folder to any page; yields its URL, and the list of what was read."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Open, directory=str(folder)))
+    server.asked = []
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", server.asked
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
 @contextmanager
 def s3_server():
     """An S3 server with an empty bucket, which this process then uses; yields the bucket's URL."""

@@ -4,22 +4,35 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import asdict, replace
 
 import pytest
+from browser import WEBGL, dump, needs_chromium
+from servers import open_server
 from three_bars import score, store_bars
 from tiny_runs import tiny
+from viewed import write_results
 
 from pytc.evaluation.compare import compare
+from pytc.view.command import ViewConfig
+from pytc.view.main import view
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+pytestmark = needs_chromium
+# Goes before everything else, so that no error of a script or of a file that is not read is missed.
+LISTEN = """<script>
+const failures = []
+const note = event => failures.push(event.message || event.target.outerHTML.slice(0, 200))
+addEventListener("error", note, true)
+</script>"""
 # What the browser sees once the page is loaded, as an attribute of its body.
 LOOK = """<script>
 addEventListener("load", () => {
-  const beyond = e => !e.closest(".wide") && e.getBoundingClientRect().right > innerWidth + 1
+  const beyond = e => !e.closest(".wide") && (
+    e.getBoundingClientRect().right > innerWidth + 1 ||
+    e.clientWidth > 0 && e.scrollWidth > e.clientWidth + 1  // its text is wider than itself
+  )
   document.body.dataset.seen = JSON.stringify({
+    failures: failures,
     width: document.documentElement.scrollWidth,
     images: [...document.images].map(image => image.naturalWidth),
     outside: [...document.querySelectorAll("main *")].filter(beyond).map(e => e.outerHTML),
@@ -33,24 +46,12 @@ addEventListener("load", () => {
 def seen(page, width):
     """What a browser with a window of that many pixels shows of a page."""
     watched = page.with_name("watched.html")
-    watched.write_text(page.read_text() + LOOK)
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={page.parent / 'browser'}",
-            f"--window-size={width},900",
-            "--dump-dom",
-            watched.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
+    watched.write_text(
+        page.read_text().replace('<html lang="en">', '<html lang="en">' + LISTEN) + LOOK
     )
-    found = re.search(r'data-seen="([^"]*)"', done.stdout)
-    assert found, done.stderr
+    shown = dump(watched.as_uri(), page.parent / "browser", f"--window-size={width},900")
+    found = re.search(r'data-seen="([^"]*)"', shown)
+    assert found, shown[-2000:]
     return json.loads(html.unescape(found[1]))
 
 
@@ -72,7 +73,7 @@ def report(tmp_path_factory):
 @pytest.mark.parametrize("width", [1280, 500])
 def test_the_report(report, width):
     found = seen(report, width)
-    assert found["width"] <= width and found["outside"] == []
+    assert found["width"] <= width and found["outside"] == [] and found["failures"] == []
     assert len(found["images"]) > 10 and all(found["images"])
     assert {"Slices", "Errors against the labels", "Training", "All scores"} <= set(found["heads"])
     assert found["rows"] > 20
@@ -85,5 +86,43 @@ def test_the_page_that_compares_runs(report, tmp_path, monkeypatch):
     page = tmp_path / "compare.html"
     compare([str(run), str(other)], page)
     found = seen(page, 1280)
-    assert found["width"] <= 1280 and found["outside"] == []
+    assert found["width"] <= 1280 and found["outside"] == [] and found["failures"] == []
     assert found["images"] and all(found["images"]) and found["rows"] == 3
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        (("png;base64,", "png;base64,broken"), "failures"),
+        (("<main>", '<main><p style="white-space: nowrap">' + 200 * "wide "), "outside"),
+        (("</main>", '<svg onload="undefined.x"></svg></main>'), "failures"),
+    ],
+)
+def test_what_is_wrong_with_a_page_is_seen(report, tmp_path, change, found):
+    wrong = tmp_path / "wrong.html"
+    wrong.write_text(report.read_text().replace(*change, 1))
+    assert seen(wrong, 1280)[found]
+
+
+def test_a_link_opens_in_neuroglancer(tmp_path, monkeypatch, capsys):
+    """The client that the package neuroglancer brings; it reads the arrays from a plain server."""
+    neuroglancer = pytest.importorskip("neuroglancer")
+    from pytc.view.layers import LIVE
+
+    monkeypatch.chdir(tmp_path)
+    write_results(tmp_path / "runs" / "mine")
+    neuroglancer.set_server_bind_address("127.0.0.1", 0)
+    viewer = neuroglancer.Viewer()  # its address serves the client
+    with open_server(tmp_path) as (files, asked):
+        view(
+            ViewConfig(
+                what=("mine",), link=files, client=viewer.get_viewer_url(), position=(5, 20, 30)
+            )
+        )
+        address = capsys.readouterr().out.strip().splitlines()[-1]
+        shown = dump(address, tmp_path / "profile", *WEBGL, "--virtual-time-budget=20000")
+    neuroglancer.stop()
+    names = re.findall(r'neuroglancer-layer-item-label">([^<]*)<', shown)
+    assert names == ["image", f"{LIVE} 0.5"]
+    for volume in ("data/image.zarr", "mine/predictions/cube/fragments.zarr"):
+        assert f"/runs/{volume}/0/0/0" in asked  # a chunk, so it is drawn
