@@ -46,6 +46,15 @@ def table_after(page, heading):
     return [row for row in rows if row]
 
 
+def test_average_precision_stands_beside_the_headlines(runs):
+    make_run("four", tiny(), cube={"ap_50": 0.5, "ap_75": 0.25})
+    main(["compare", "one", "four", "--output", "page.html"])
+    heads, first, last = table_after(Path("page.html").read_text(), "<h3>cube</h3>")
+    assert [text for _, text in heads[3:5]] == ["AP 0.5", "AP 0.75"]
+    assert [text for _, text in last[3:5]] == ["0.500", "0.250"]
+    assert [text for _, text in first[3:5]] == ["", ""]
+
+
 def test_runs_stand_beside_each_other(runs, capsys):
     main(["compare", "one", "two", "three", "--output", "out/page.html"])
     page = Path("out/page.html").read_text()

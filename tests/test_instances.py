@@ -2,12 +2,14 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from reference_segmentation import instance_cases
 from scipy.optimize import linear_sum_assignment
+from three_bars import score, store_bars
 
 from pytc.io.labels import UNLABELLED
 from pytc.metrics.instances import (
@@ -126,3 +128,20 @@ def test_a_border_that_is_off_by_a_few_voxels_is_no_split_and_no_merger():
     segments = np.repeat([10, 20], [53, 47])
     rows = object_rows(contingency_table(truth, segments))
     assert [(row.splits, row.merges, row.segment) for row in rows] == [(0, 0, 10), (0, 0, 20)]
+
+
+def test_evaluate_prints_and_reports_objects_and_chooses_by_them(tmp_path, capsys):
+    config = replace(store_bars(tmp_path), output=str(tmp_path / "out"), metric="ap_75")
+    metrics = score(config)
+    assert metrics["threshold"] == 0.65 and metrics["metric"] == "ap_75" and metrics["ap"] == 1
+    printed = capsys.readouterr().out
+    assert "objects at an IoU of 0.5: precision 1.000, recall 1.000, F1 1.000" in printed
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<h2>Objects</h2>" in page and "each of the 3 objects" in page
+    with open(tmp_path / "out" / "objects.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["1", "2", "3"]
+    # 12 x 4 x 24 voxels of 20 x 10 x 10 nm
+    assert {(row["volume_um3"], row["iou"], row["splits"]) for row in rows} == {
+        ("0.002304", "1", "0")
+    }
