@@ -270,3 +270,17 @@ def _advice(value: Any, hint: Any) -> str:
             _convert(value, inner[0])
             return "; a tuple of one is written (..., ), with a comma"
     return ""
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """{"data.train.0.image": ...} of nested dictionaries, and tuples of them."""
+    if isinstance(content, dict):
+        items: dict[str, Any] = content
+    elif isinstance(content, tuple | list) and any(isinstance(each, dict) for each in content):
+        items = {str(number): each for number, each in enumerate(content)}
+    else:
+        return {prefix: content}
+    found: dict[str, Any] = {}
+    for name, value in items.items():
+        found |= flat(value, f"{prefix}.{name}" if prefix else name)
+    return found

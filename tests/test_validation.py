@@ -12,6 +12,7 @@ import pytest
 import torch
 from pytc_command import PYTC
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from pytc.commands import EvaluateConfig, InferConfig, ValidateConfig
 from pytc.config import (
@@ -148,6 +149,15 @@ def test_a_run_that_scores_volumes_keeps_the_best_by_their_scores(folder):
         for key in ("nerl", "voi_sum", "dense_voi_sum", "dense_adapted_rand_error", "threshold"):
             assert rows[best][f"val/{name}/{key}"] == pytest.approx(of_volume[key], abs=1e-7)
     board = EventMultiplexer().AddRunsFromDirectory(str(run)).Reload()
+    of_run = board.GetAccumulator(".")
+    assert set(of_run.Tags()["images"]) == {
+        f"{part}: image | target | prediction | error" for part in ("training", "validation")
+    }
+    started = of_run.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    told = HParamsPluginData.FromString(started).session_start_info.hparams
+    assert told["optim.learning_rate"].number_value == tiny("").optim.learning_rate
+    assert told["data.patch_size"].string_value == str(tiny("").data.patch_size)
+    assert told["loop.monitor"].string_value == "val/dense_voi_sum" and "name" in told
     shown = {event.step: event.value for event in board.Scalars(".", "val/dense_voi_sum")}
     assert shown == pytest.approx(
         {step: row["val/dense_voi_sum"] for step, row in rows.items()}, rel=1e-6

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytc.checks import require
+from pytc.checks import flat, require
 from pytc.config import Config
 from pytc.console import print_table
 from pytc.evaluation.report import page_environment
@@ -166,27 +166,13 @@ def _unlike(volume: str, runs: Sequence[Run]) -> list[str]:
 
 def config_differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
     """The fields that differ, each with its value in every run; without the name of the run."""
-    flat = [_flat(asdict(config)) for config in configs.values()]
+    values_of = [flat(asdict(config)) for config in configs.values()]
     differences: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for fields in flat for name in fields):
-        values = [str(fields.get(name)) for fields in flat]
+    for name in dict.fromkeys(name for fields in values_of for name in fields):
+        values = [str(fields.get(name)) for fields in values_of]
         if len(set(values)) > 1 and name != "name":
             differences[name] = [_shortened(value) for value in values]
     return differences
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """{"data.train.0.image": ...} of nested dictionaries, and tuples of them."""
-    if isinstance(content, dict):
-        items: dict[str, Any] = content
-    elif isinstance(content, tuple | list) and any(isinstance(each, dict) for each in content):
-        items = {str(number): each for number, each in enumerate(content)}
-    else:
-        return {prefix: content}
-    flat: dict[str, Any] = {}
-    for name, value in items.items():
-        flat |= _flat(value, f"{prefix}.{name}" if prefix else name)
-    return flat
 
 
 def _shortened(value: str) -> str:

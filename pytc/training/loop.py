@@ -192,7 +192,7 @@ class Run:
         self.keeper = CheckpointKeeper(checkpoints, self.loop, scores, validates)
         self.monitor: Monitor | NullMonitor = NullMonitor()
         if ranks.is_main:
-            self.monitor = Monitor(self.folder, self.first_step, self.loop.max_steps)
+            self.monitor = Monitor(self.folder, self.first_step, config)
 
     def take_steps(self, signals: list[signal.Signals]) -> signal.Signals | None:
         """Train to the last step, or until a signal is received; returns the signal.
@@ -230,7 +230,9 @@ class Run:
         """
         scores: dict[str, float] = {}
         if self.val_batches is not None and self.is_due(done, self.loop.val_every):
-            scores["val/loss"] = self.trainer.validation_loss(self.val_batches)
+            scores["val/loss"], example = self.trainer.validation_loss(self.val_batches)
+            if example is not None:
+                self.monitor.panel(done, *example, of="validation")
         if self.is_due(done, self.loop.volumes_every) and not stop:
             # Scoring may take longer than a scheduler waits between its signal and the kill.
             self.save(done, {})

@@ -5,13 +5,17 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
+from pytc.checks import flat
+from pytc.config import Config
 from pytc.progress import Progress
 from pytc.run_table import STOPPED, lock_log
 
@@ -21,14 +25,20 @@ LOGGER = logging.getLogger(__name__)
 class Monitor:
     """Writes the log of a run, on its main rank."""
 
-    def __init__(self, run: Path, first_step: int, max_steps: int):
+    def __init__(self, run: Path, first_step: int, config: Config):
         self.log_path = run / "log.jsonl"
         if self.log_path.exists():
             _drop_lines_after(self.log_path, first_step)
         self.log_file = open(self.log_path, "a", buffering=1)  # noqa: SIM115, as long as the run
         lock_log(self.log_file)
         self.board = SummaryWriter(str(run), purge_step=first_step + 1)
-        self.bar = Progress("training", "steps", max_steps, first_step, seconds=0).__enter__()
+        # for the page that sets fields of configs beside the scores of runs
+        scores = {"val/loss": 0.0, config.loop.monitor: 0.0}  # their names: values are scalars
+        file: Any = self.board.file_writer
+        for summary in hparams(_hyper_parameters(config), scores):
+            file.add_summary(summary)
+        steps = config.loop.max_steps
+        self.bar = Progress("training", "steps", steps, first_step, seconds=0).__enter__()
 
     def say(self, line: str) -> None:
         LOGGER.info(line)
@@ -69,13 +79,14 @@ class Monitor:
             f"--run {self.log_path.parent} --step {sample_step} --index {index}"
         )
 
-    def panel(self, step: int, *volumes: torch.Tensor) -> None:
+    def panel(self, step: int, *volumes: torch.Tensor, of: str = "training") -> None:
         """Add a picture to TensorBoard: image, target, prediction and error side by side.
 
         It shows the middle slice of the first channel of the first sample. The error is 0 where the
         target is not valid. A class is shown as a grey value that grows with its number.
 
         volumes: image, target, valid and logits, each (B, C, Z, Y, X).
+        of: what the batch is of, "training" or "validation".
         """
         slices = [volume[0, :, volume.shape[2] // 2].detach().float() for volume in volumes]
         image, target, valid, logits = slices  # each (C, Y, X)
@@ -90,7 +101,8 @@ class Monitor:
             error = (prediction - target[0]).abs()
         panels = (image[0], target[0], prediction, error * valid[0])
         picture = torch.cat(panels, dim=1).nan_to_num().clamp(0, 1).cpu().numpy()
-        self.board.add_image("image | target | prediction | error", picture, step, dataformats="HW")
+        name = f"{of}: image | target | prediction | error"
+        self.board.add_image(name, picture, step, dataformats="HW")
 
     def close(self) -> None:
         self.bar.__exit__()
@@ -111,7 +123,7 @@ class NullMonitor:
         self, step: int, loss: float, norm: float, samples: list[tuple[int, int, int]]
     ) -> None: ...
 
-    def panel(self, step: int, *volumes: torch.Tensor) -> None: ...
+    def panel(self, step: int, *volumes: torch.Tensor, of: str = "training") -> None: ...
 
     def close(self) -> None: ...
 
@@ -162,6 +174,16 @@ class Throughput:
         }
         self.restart()
         return scalars
+
+
+def _hyper_parameters(config: Config) -> dict[str, bool | float | str]:
+    """Each field of a config by its name, e.g. optim.learning_rate; without the volumes."""
+    fields = flat(asdict(config))
+    names = [name for name in fields if not name.startswith(("data.train", "data.val."))]
+    return {
+        name: fields[name] if isinstance(fields[name], bool | int | float) else str(fields[name])
+        for name in names
+    }
 
 
 def _drop_lines_after(log: Path, step: int) -> None:

@@ -211,12 +211,13 @@ class Trainer:
         return [self.preparation.sample_of(number) for number in sorted(broken or is_finite)]
 
     @torch.no_grad()
-    def validation_loss(self, batches: Iterable[Batch]) -> float:
-        """The loss over the validation patches of all ranks.
+    def validation_loss(self, batches: Iterable[Batch]) -> tuple[float, Example | None]:
+        """The loss over the validation patches of all ranks, and the first batch of this rank.
 
-        It is a ratio of sums and counts over all patches, so it does not depend on how the patches
-        are divided among the ranks.
+        The loss is a ratio of sums and counts over all patches, so it does not depend on how the
+        patches are divided among the ranks. A rank may have no batch.
         """
+        example = None
         self.eval_model.eval()
         # (2, terms): the sum and the count of each term
         sums = torch.zeros(2, len(self.loss.functions), dtype=torch.float64, device=self.device)
@@ -226,8 +227,9 @@ class Trainer:
             with hardware.autocast(self.device, self.precision):
                 logits = finest(self.eval_model(image))
             sums += torch.stack(self.loss.sums(logits, target, valid))
+            example = example or Example(image, target, valid, logits)
         self.model.train()
-        return self.loss.value(*self.ranks.sum(sums)).item()
+        return self.loss.value(*self.ranks.sum(sums)).item(), example
 
     def load_pretrained(self) -> Report | None:
         """Start from the weights that the config names, if any; reports what was taken."""
