@@ -19,6 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from pytc.config import Lengths
@@ -83,18 +84,38 @@ def _describe(
         )
         mask = (labels[on_stride] == number).float()
         parts = [_part(axis, length) for axis, length in zip(axes, mask.shape)]
-        table.append(_statistics(mask, parts, sigma).flatten(1))
-        of_mask = torch.arange(n_columns, n_columns + mask.numel(), device=labels.device)
-        of_box = of_mask.int().reshape(mask.shape)
-        for axis, (each, step) in enumerate(zip(box, steps)):
+        before = [each.start % step for each, step in zip(box, steps)]
+        needed = _any_of_each_step(inside, before, steps)
+        described = _statistics(mask, parts, sigma)[:, needed]
+        table.append(described)
+        of_box = torch.zeros(mask.shape, dtype=torch.int32, device=labels.device)
+        numbers_of = torch.arange(described.shape[1], device=labels.device)
+        of_box[needed] = numbers_of.int() + n_columns
+        for axis, (start, step, length) in enumerate(zip(before, steps, inside.shape)):
             if step > 1:
-                length = each.stop - each.start
-                spread = of_box.repeat_interleave(step, axis)
-                of_box = spread.narrow(axis, each.start % step, length)
+                of_box = of_box.repeat_interleave(step, axis).narrow(axis, start, length)
         columns[box] = torch.where(inside, of_box, columns[box])
-        n_columns += mask.numel()
+        n_columns += described.shape[1]
     found = torch.cat(table, 1).index_select(1, columns.flatten())
     return found.reshape(N_DESCRIPTORS, *labels.shape)
+
+
+def _any_of_each_step(
+    inside: torch.Tensor, before: Sequence[int], steps: Sequence[int]
+) -> torch.Tensor:
+    """Which voxels of the stride are the last one before a voxel of the object: bool.
+
+    before: voxels from the first voxel of the stride to the box of `inside`, along each axis.
+    """
+    if max(steps) == 1:
+        return inside
+    padding: list[int] = []
+    for start, step, length in zip(before, steps, inside.shape):
+        padding = [start, -(start + length) % step, *padding]  # of the last axis first
+    padded = F.pad(inside, padding)
+    z, y, x = padded.shape
+    grid = (z // steps[0], steps[0], y // steps[1], steps[1], x // steps[2], steps[2])
+    return padded.reshape(grid).any(5).any(3).any(1)
 
 
 def _part(moments: Moments, length: int) -> Moments:
