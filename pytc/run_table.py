@@ -6,6 +6,7 @@ A training holds a lock on its log.jsonl, which goes with its process, however t
     finished    the last step is logged, and its checkpoint is written
     stopped     a signal asked the run to end, and it has noted so
     failed      nothing of these: an error ended the run, or it was killed
+    unknown     nothing of these, on a file system without locks: it may be running
     not begun   there is no log
 """
 
@@ -110,26 +111,29 @@ def lock_log(file: TextIO) -> None:
         return
 
 
-def is_running(log: Path) -> bool:
-    """Whether a training holds the lock on its log."""
+def is_running(log: Path) -> bool | None:
+    """Whether a training holds the lock on its log; None where the file system has no locks."""
     with open(log) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # no locks here
-            return False
+        except OSError:
+            return None
     return False
 
 
 def _state(log: Path, rows: Sequence[dict[str, Any]], *, is_complete: bool) -> str:
     if not log.is_file():
         return "not begun"
-    if is_running(log):
+    running = is_running(log)
+    if running:
         return "running"
     if is_complete:
         return "finished"
-    return "stopped" if rows and STOPPED in rows[-1] else "failed"
+    if rows and STOPPED in rows[-1]:
+        return "stopped"
+    return "unknown" if running is None else "failed"
 
 
 def _is_saved(folder: Path, rows: Sequence[dict[str, Any]]) -> bool:

@@ -7,7 +7,9 @@ import pickle
 import re
 import shutil
 import sys
+import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from pytc.io.placed import Frame, place_labels
 from pytc.io.skeleton import load_skeleton
 from pytc.io.volume import create_volume, open_volume
 from pytc.main import main
+from pytc.runs import locked
 
 VOXELS = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
 NOTHING, UNKNOWN = 2**64 - 1, 2**64 - 2  # as CREMI stores clefts
@@ -260,6 +263,7 @@ def test_what_is_there_is_said_to_be_there(tmp_path, server, serve, caplog):
     caplog.set_level("INFO", "pytc")
     fetch.fetch("lucchi++", tmp_path, ["test"])
     assert sorted(path.name for path in (tmp_path / "lucchi++").iterdir()) == [
+        ".lock",
         "downloads",
         "fetched.json",
         "lucchi++_test.h5",
@@ -271,6 +275,17 @@ def test_what_is_there_is_said_to_be_there(tmp_path, server, serve, caplog):
     shutil.rmtree(tmp_path / "lucchi++" / "downloads")
     fetch.fetch("lucchi++", tmp_path)
     assert server.asked == []
+
+
+def test_two_that_fetch_a_set_at_once_download_it_once(tmp_path, server, serve):
+    serve("lucchi++")
+    place = tmp_path / "data" / "lucchi++"
+    with ThreadPoolExecutor(2) as threads, locked(place):
+        both = [threads.submit(fetch.fetch, "lucchi++", tmp_path / "data") for _ in range(2)]
+        time.sleep(0.3)
+        assert server.asked == [] and not any(each.done() for each in both)  # they wait
+    first, second = (each.result() for each in both)
+    assert first == second and len(server.asked) == 1
 
 
 def test_files_that_somebody_made_are_left_as_they_are(tmp_path, server, serve):

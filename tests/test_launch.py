@@ -203,6 +203,7 @@ def test_the_scripts_are_bash(name, capsys):
         (["--sweep", "name=a,b"], "without those that the launch gives, got ['--name']"),
         (["--sweep", "loop.max-steps=1", "--", "--loop.max-steps", "2"], "swept or after --"),
         (["--", "--resume", "x"], "without those that the launch gives"),
+        (["--", "--help-all"], "without those that the launch gives, got ['--help-all']"),
         (["--", "--data.train.0.image", "no.tif"], "expected a volume at no.tif"),
         (["--then", "inferr"], "expected --then of infer, evaluate, validate, got 'inferr'"),
         (["--then", "evaluate --swepe"], "--swepe"),

@@ -1,5 +1,6 @@
 """`pytc runs`: the state of each run, from the files that it has left."""
 
+import errno
 import json
 import os
 import signal
@@ -83,6 +84,17 @@ def test_a_run_says_itself_that_it_runs_and_that_it_was_stopped(tmp_path):
         process.wait()
     assert read_log(run)[-1]["stopped"] == "SIGTERM"
     assert state_of(run).state == "stopped"
+
+
+def test_without_locks_a_run_that_has_not_ended_is_not_called_failed(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("pytc.run_table.fcntl.flock", no_locks)
+    begun = [{"step": 10, "train/loss_total": 1.0}]
+    assert state_of(make(tmp_path, "begun", begun)).state == "unknown"
+    asked = make(tmp_path, "asked", [*begun, {"step": 10, "stopped": "SIGTERM"}])
+    assert state_of(asked).state == "stopped"
 
 
 def test_ages_are_whole():

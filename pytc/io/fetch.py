@@ -33,6 +33,7 @@ from pytc.io.download import download
 from pytc.io.skeleton import load_skeleton, save_skeleton
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.progress import Progress
+from pytc.runs import locked
 
 LOGGER = logging.getLogger(__name__)
 SLAB = 16  # planes that are copied at once
@@ -48,6 +49,8 @@ def fetch(
     roi: str | None = None,
 ) -> dict[str, VolumeConfig]:
     """Fetch a public data set; what is there already is left as it is.
+
+    Where another process fetches the set into the same folder, this one waits for it.
 
     Args:
         name: of the set, see `pytc.io.datasets.DATASETS`.
@@ -73,21 +76,31 @@ def fetch(
     wanted = choose_splits(name, dataset, splits)
     place = Path(folder or datasets.writable_data_folder()) / name
     notes = Notes(place / "fetched.json")
-    missing = [split for split in wanted if not _is_there(name, split, place, notes, roi)]
-    if missing:
-        place.mkdir(parents=True, exist_ok=True)
-        LOGGER.info(f"{name}: {dataset.attribution}")
-        if dataset.is_streamed:
-            for split in missing:
-                _stream(name, split, place, notes, roi)
-        else:
-            files = [_downloaded(each, place, notes) for each in dataset.downloads]
-            with_archives = _unpacked(files, place)
-            for split in missing:
-                _convert(name, split, with_archives, place, notes, roi)
-            shutil.rmtree(place / "unpacked", ignore_errors=True)
-            LOGGER.info(f"{place / 'downloads'} is no longer needed, and can be deleted")
+    if not all(_is_there(name, split, place, notes, roi) for split in wanted):
+        with locked(place):
+            _fetch_missing(name, dataset, wanted, place, roi)
     return {split: datasets.volume_config(name, split, place) for split in wanted}
+
+
+def _fetch_missing(
+    name: str, dataset: Dataset, wanted: Sequence[str], place: Path, roi: str | None
+) -> None:
+    """Fetch the splits that are not there; another process may have fetched some meanwhile."""
+    notes = Notes(place / "fetched.json")
+    missing = [split for split in wanted if not _is_there(name, split, place, notes, roi)]
+    if not missing:
+        return
+    LOGGER.info(f"{name}: {dataset.attribution}")
+    if dataset.is_streamed:
+        for split in missing:
+            _stream(name, split, place, notes, roi)
+        return
+    files = [_downloaded(each, place, notes) for each in dataset.downloads]
+    with_archives = _unpacked(files, place)
+    for split in missing:
+        _convert(name, split, with_archives, place, notes, roi)
+    shutil.rmtree(place / "unpacked", ignore_errors=True)
+    LOGGER.info(f"{place / 'downloads'} is no longer needed, and can be deleted")
 
 
 def choose_splits(name: str, dataset: Dataset, asked: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pytc.checks import require
 from pytc.commands import EvaluateConfig, InferConfig, LaunchConfig, ValidateConfig, parse
 from pytc.config import Config
+from pytc.help import ALL_FLAGS
 from pytc.launch.grid import Grid, combinations, flags_of, joined, read_grid, read_sweeps
 from pytc.launch.scripts import (
     Launch,
@@ -27,7 +28,8 @@ from pytc.script import command_line
 
 STAGES = {"infer": InferConfig, "evaluate": EvaluateConfig, "validate": ValidateConfig}
 NO_GPU = ("evaluate",)  # stages that compute on the CPU
-OURS = {"--config", "--name", "--resume", "--help", "-h"}  # flags that a launch gives itself
+# flags that a launch gives itself, or that end a training before it begins
+OURS = {"--config", "--name", "--resume", "--help", "-h", ALL_FLAGS}
 # minutes, minutes:seconds, hours:minutes:seconds, days-hours, ...
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 
