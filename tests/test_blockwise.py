@@ -11,7 +11,7 @@ import pytest
 from reference_segmentation import random_affinities
 
 from pytc.config import SHORT_AND_LONG, SegmentationConfig
-from pytc.io.volume import create_volume, open_volume
+from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.segmentation import block_tree, blockwise, plain
 from pytc.segmentation.blockwise import segment_volume
 from pytc.segmentation.decode import decode
@@ -65,6 +65,33 @@ def test_components_of_blocks_equal_the_whole(tmp_path, axes, dtype, min_size):
         assert labels.dtype == np.uint32
         np.testing.assert_array_equal(labels[...], expected)
     assert left_behind(tmp_path) == ["a.zarr", "s.zarr"]
+
+
+@pytest.mark.parametrize("name", ("s.zarr", "s.h5:labels"))
+@pytest.mark.parametrize("slab", (1, 4, 64))
+def test_components_in_memory_equal_the_whole(tmp_path, monkeypatch, name, slab):
+    affinities = random_affinities(np.random.default_rng(7), (11, 9, 10), np.uint8)
+    volume = stored(tmp_path / "a.zarr", affinities)
+    monkeypatch.setattr(blockwise, "SLAB", slab)
+    failures = iter([True])  # one write fails, and is done again
+
+    def write(labels, index, values):
+        if next(failures, False):
+            raise OSError("the server is away")
+        real(labels, index, values)
+
+    real = Volume.__setitem__
+    monkeypatch.setattr(Volume, "__setitem__", write)
+    segment_volume(volume, tmp_path / name, SegmentationConfig(0.7, 4, "components"))
+    expected = plain.flood_fill(affinities, 0.7, 4)
+    assert expected.any()
+    np.testing.assert_array_equal(open_volume(tmp_path / name)[...], expected)
+
+
+def test_stored_zeros_and_ones_are_warned_of(tmp_path):
+    volume = stored(tmp_path / "a.zarr", np.ones((3, 4, 4, 4), np.uint8))
+    with pytest.warns(UserWarning, match="uint8 affinities stand for value / 255"):
+        segment_volume(volume, tmp_path / "s.zarr", COMPONENTS)
 
 
 def test_voxels_whose_only_edge_crosses_a_face(tmp_path):

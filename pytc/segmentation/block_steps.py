@@ -10,6 +10,7 @@ of each block begin in the whole volume.
 
 import functools
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,23 @@ class CountGraph:
         return fragments
 
 
+class LabelsInMemory:
+    """Labels (Z, Y, X) uint32 in the place of a stored volume of them, in one process.
+
+    They are in small pages of memory, each taken when it is first written. NumPy asks for large
+    ones; where memory is fragmented, finding hundreds of these at once takes seconds.
+    """
+
+    def __init__(self, shape: Triple) -> None:
+        self.spatial_shape = shape
+        memory = mmap.mmap(-1, max(1, 4 * math.prod(shape)))
+        self.values = np.frombuffer(memory, np.uint32, math.prod(shape)).reshape(shape)
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """A copy, as a read from a file is."""
+        return self.values[index].copy()
+
+
 @dataclass(frozen=True)
 class LabelComponents:
     """Labels the connected components of one block, seen alone.
@@ -113,16 +131,17 @@ class LabelComponents:
     affinities: Volume
     channels: Sequence[int]  # to the next voxel along z, y and x
     threshold: float
-    labels: Volume
+    labels: Volume | LabelsInMemory
     threads: int = 1
 
     def __call__(self, box: Box) -> Result:
         shape = self.affinities.spatial_shape
         values = self.affinities.read_box(box, self.channels)
-        labels: np.ndarray = np.empty(box.shape, np.uint32)
+        labels = self._labels_to_fill(box)
         ranges = ranges_above(self.threshold, values.dtype)
         label_planes(comparable(values), ranges, 0, len(labels), labels, threads=self.threads)
-        self.labels[box.slices] = labels
+        if isinstance(self.labels, Volume):
+            self.labels[box.slices] = labels
         sizes, first_voxels = measure(labels, box, shape)
         result: Result = {"sizes": sizes, "first_voxels": first_voxels}
         for axis in range(3):
@@ -133,28 +152,35 @@ class LabelComponents:
                 result[f"edge_{axis}"] = is_above(values[axis].take(-1, axis), self.threshold)
         return result
 
+    def _labels_to_fill(self, box: Box) -> np.ndarray:
+        if isinstance(self.labels, LabelsInMemory):
+            return self.labels.values[box.slices]  # whole planes, filled where they lie
+        return np.empty(box.shape, np.uint32)
+
 
 @dataclass(frozen=True)
 class WriteSegments:
     """Replaces the labels of one block by their segments, in `segmentation`."""
 
-    labels: Volume  # fragments, or labels of blocks
-    segments: Path  # .npy (N + 1,): the segment of each label of the whole volume
+    labels: Volume | LabelsInMemory  # fragments, or labels of blocks
+    # (N + 1,), in memory or .npy: the segment of each label of the whole volume
+    segments: Path | np.ndarray
     segmentation: Volume
     block: Triple
-    first_numbers: Path | None = None  # .npy; None: labels are those of the whole volume
-    # .npz: "voxels", in rising raster order, that are in a segment without having a label, and
-    # their "segments"
-    more: Path | None = None
+    # in memory or .npy; None: labels are those of the whole volume
+    first_numbers: Path | np.ndarray | None = None
+    # in memory or .npz: "voxels", in rising raster order, that are in a segment without having a
+    # label, and their "segments"
+    more: Path | Result | None = None
 
     def __call__(self, box: Box) -> None:
-        segments = read_table(self.segments)
+        segments = table_of(self.segments)
         labels = self.labels[box.slices].astype(self.segmentation.dtype, copy=False)
         if self.first_numbers is not None:
             shape = self.labels.spatial_shape
             grid = [-(-n // b) for n, b in zip(shape, self.block)]
             index = [start // b for start, b in zip(box.start, self.block)]
-            first = int(read_table(self.first_numbers)[np.ravel_multi_index(index, grid)])
+            first = int(table_of(self.first_numbers)[np.ravel_multi_index(index, grid)])
             segments = segments[first:]
         relabel(labels.reshape(-1), segments)
         if self.more is not None:
@@ -163,8 +189,11 @@ class WriteSegments:
 
     def _add_voxels(self, labels: np.ndarray, box: Box) -> None:
         assert self.more is not None
-        with np.load(self.more) as more:
-            voxels, segments = more["voxels"], more["segments"]
+        more = self.more
+        if isinstance(more, Path):
+            with np.load(more) as stored:
+                more = dict(stored)
+        voxels, segments = more["voxels"], more["segments"]
         shape = self.labels.spatial_shape
         plane = math.prod(shape[1:])
         some = slice(*np.searchsorted(voxels, [box.start[0] * plane, box.stop[0] * plane]))
@@ -182,6 +211,11 @@ def parts_of_blocks(region: Box, block: Sequence[int]) -> list[Box]:
     covered = tuple(stop - start for start, stop in zip(origin, region.stop))
     parts = (box.moved(origin).intersection(region) for box in blocks(covered, tuple(block)))
     return [part for part in parts if part is not None]
+
+
+def table_of(table: Path | np.ndarray) -> np.ndarray:
+    """A table in memory or in a file, see `read_table`."""
+    return table if isinstance(table, np.ndarray) else read_table(table)
 
 
 @functools.lru_cache(maxsize=4)

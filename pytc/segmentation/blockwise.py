@@ -26,7 +26,7 @@ from pytc.io.volume import Volume, create_volume
 from pytc.progress import Progress
 from pytc.runs import replacing
 from pytc.segmentation.agglomeration import Agglomeration, fragment_settings
-from pytc.segmentation.block_steps import LabelComponents, WriteSegments
+from pytc.segmentation.block_steps import LabelComponents, LabelsInMemory, WriteSegments
 from pytc.segmentation.block_tree import (
     create_once,
     free_workers,
@@ -35,6 +35,7 @@ from pytc.segmentation.block_tree import (
     tree_by_blocks,
     work_folder,
 )
+from pytc.segmentation.connected_components import warn_of_zeros_and_ones
 from pytc.segmentation.decode import (
     Offsets,
     channels_to_read,
@@ -49,6 +50,7 @@ from pytc.segmentation.stored_tree import read_tree, write_tree
 
 IN_THIS_PROCESS = ("serial", "threads")  # engines
 BLOCK = (256, 256, 256)  # voxels of a block of components; the result does not depend on it
+SLAB = 64  # planes of components in memory: whole chunks
 
 
 def segment_volume(
@@ -96,7 +98,11 @@ def segment_volume(
         require(
             replaceable, f"nothing at {output} but an array to replace", "what is not a Zarr array"
         )
-    if in_one_piece:
+    if in_one_piece and config.method == "components":
+        _components_in_memory(
+            affinities, channels, config, output, attributes or {}, engine, (SLAB, *shape[1:])
+        )
+    elif in_one_piece:
         _segment_whole(affinities, channels, offsets, config, output, attributes or {})
     else:
         _segment_by_blocks(
@@ -198,6 +204,52 @@ def _segment_whole(
         with whole as path, _create(path, affinities, settings_of(config) | attributes) as labels:
             labels[...] = segmentation
         progress.show(3, "written")
+
+
+def _components_in_memory(
+    affinities: Volume,
+    channels: Sequence[int],
+    config: SegmentationConfig,
+    output: Path,
+    attributes: dict[str, Any],
+    engine: str,
+    block: Triple,
+) -> None:
+    """Components of a volume whose labels fit into memory, while its affinities are read.
+
+    A block is read while another one is labelled, and written while another one gets its numbers.
+    """
+    shape = affinities.spatial_shape
+    grid = blocks(shape, block)
+    labels = LabelsInMemory(shape)
+    workers = free_workers(engine, len(channels) * affinities.dtype.itemsize + 8, block, len(grid))
+    results = map_blocks(
+        LabelComponents(affinities, channels, config.threshold, labels, workers.threads),
+        grid,
+        engine=engine,
+        workers=workers.at_once,
+        name="components",
+    )
+    joined = components_of_blocks(results, grid, shape, min_size=config.min_size)
+    if not joined.segments.any() and affinities.dtype == np.uint8:
+        warn_of_zeros_and_ones(affinities.read_channels(list(channels)))
+    dtype = label_dtype(shape)
+    more = {"voxels": joined.voxels, "segments": joined.voxel_segments.astype(dtype)}
+    whole: AbstractContextManager[Path] = nullcontext(output)
+    if is_in_zarr(output):
+        whole = replacing(output)  # it appears when it is whole, as a single file does by itself
+    else:
+        engine = "serial"
+    with whole as path, _create(path, affinities, settings_of(config) | attributes) as segmentation:
+        step = WriteSegments(
+            labels,
+            joined.segments.astype(dtype),
+            segmentation,
+            block,
+            first_numbers(results),
+            more,
+        )
+        map_blocks(step, grid, engine=engine, workers=workers.at_once, name="segmentation")
 
 
 def _segment_by_blocks(

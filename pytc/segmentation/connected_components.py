@@ -58,11 +58,11 @@ def connected_components_3d(
     labels: np.ndarray = np.empty(shape, label_dtype(shape))
     count = label_planes(edges, ranges, 0, shape[0], labels, min_size=min_size, threads=threads)
     if count == 0 and edges.dtype == np.uint8 and affinities.dtype == np.uint8:
-        _warn_of_zeros_and_ones(edges)
+        warn_of_zeros_and_ones(edges)
     return labels
 
 
-def _warn_of_zeros_and_ones(edges: np.ndarray) -> None:
+def warn_of_zeros_and_ones(edges: np.ndarray) -> None:
     """Warn a user who has stored edges as 0 and 1 that uint8 means value / 255."""
     if edges.size > 0 and edges.max() == 1:
         warnings.warn(
