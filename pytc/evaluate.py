@@ -78,6 +78,7 @@ def _case(config: EvaluateConfig, folder: Path | None, *, is_only: bool) -> Case
         title=_title(path, folder),
         attribution=config.attribution or notes.attribution,
         made_by=notes.made_by,
+        weights=notes.weights,
     )
     truth = Truth(
         labels=_labels(config, notes.truth.labels),

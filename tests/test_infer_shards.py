@@ -27,9 +27,11 @@ from pytc.geometry import Box
 from pytc.inference import pipeline
 from pytc.inference.output import missing_blocks
 from pytc.inference.shards import require_finished
+from pytc.io.results import read_source
 from pytc.io.skeleton import save_skeleton
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
+from pytc.models.checkpoint import load_checkpoint, save_checkpoint
 from pytc.script import RunError
 
 TESTS = Path(__file__).parent
@@ -125,7 +127,12 @@ def test_shards_are_finished_when_none_is_missing():
     with pytest.raises(RunError, match="got none at"):
         require_finished(Path("nowhere"))
     cli.infer(["--run", "tiny", "--shard", "2/2", *SMALL_BLOCKS])
+    predicted_by = read_source(folder)["weights"]
+    checkpoint = run / "checkpoints" / "best.pt"
+    state = load_checkpoint(checkpoint)
+    save_checkpoint(checkpoint, {**state, "step": predicted_by["step"] + 1})
     said(cli.infer, finish)
+    assert read_source(folder)["weights"] == predicted_by  # not what lies there now
     for name in ("affinities.zarr", "segmentation.zarr"):
         assert contents(folder / name) == contents(Path("alone", name))
     source = json.loads((folder / "source.json").read_text())

@@ -35,7 +35,7 @@ from pytc.io.results import image_name, read_source, volume_names
 from pytc.io.synthetic import make_neurites
 from pytc.io.volume import create_volume, open_volume
 from pytc.models import build_model
-from pytc.models.checkpoint import FORMAT, export, save_checkpoint
+from pytc.models.checkpoint import FORMAT, export, read_card, save_checkpoint
 from pytc.models.weights import initialise
 from pytc.runs import find_run, find_weights
 from pytc.segmentation.edges import is_above
@@ -264,6 +264,10 @@ def test_every_volume_is_scored_and_summarised():
     for name, metrics in scored.items():
         stored = json.loads((run / "evaluation" / name / "metrics.json").read_text())
         assert stored == metrics
+    card = read_card(run)
+    assert [row["volume"] for row in card["scores"]] == [scored[name]["image"] for name in scored]
+    source = read_source(run / "predictions" / "a_raw")
+    assert source["weights"] == {"step": card["step"], "sha256": scored["a_raw"]["weights"]}
     summary = json.loads((run / "evaluation/summary.json").read_text())
     mean = sum(metrics["dense_voi_sum"] for metrics in scored.values()) / 2
     assert summary["mean"]["dense_voi_sum"] == pytest.approx(mean)

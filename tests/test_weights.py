@@ -1,7 +1,6 @@
 """Weights from elsewhere: formats, names, heads, UpKern; export."""
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pytc.checks import from_plain
 from pytc.config import Config, ModelConfig
 from pytc.main import main
 from pytc.models import build_model
-from pytc.models.checkpoint import FORMAT, export, load_model
+from pytc.models.checkpoint import FORMAT, export, load_checkpoint, load_model, weights_digest
 from pytc.models.weights import initialise, resample_kernel
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "mednext.json").read_text())
@@ -255,6 +254,7 @@ def test_the_card_travels_with_the_weights(checkpoint, trained, tmp_path, capsys
     for folder, name in (("predictions", "source"), ("evaluation", "metrics")):
         (run / folder / "b").mkdir(parents=True)
         content = {"image": "b.h5:raw", "metric": "nerl", "nerl": 0.75, "threshold": 0.7}
+        content["weights"] = weights_digest(state)
         (run / folder / "b" / f"{name}.json").write_text(json.dumps(content))
 
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
@@ -276,9 +276,11 @@ def test_the_card_travels_with_the_weights(checkpoint, trained, tmp_path, capsys
     assert "scores of b.h5:raw (threshold 0.7): nerl 0.75" in text
     assert json.loads(show(run, "--json"))["licence"] is None
 
-    # a prediction that is older than the weights was made by others
-    os.utime(run / "predictions/b/source.json", (0, 0))
-    assert len(json.loads(show(run, "--json"))["scores"]) == 1
+    # scores of a prediction by other weights, or by some that it does not name
+    for weights in (weights_digest(state | {"average": noise(trained)}), None):
+        content["weights"] = weights
+        (run / "evaluation/b/metrics.json").write_text(json.dumps(content))
+        assert len(json.loads(show(run, "--json"))["scores"]) == 1
 
     checkpoint = checkpoint.rename(checkpoint.with_name("last.pt"))
     started = replace(SMALL, pretrained=str(second))
@@ -289,6 +291,20 @@ def test_the_card_travels_with_the_weights(checkpoint, trained, tmp_path, capsys
     capsys.readouterr()
     assert json.loads(show(run, "--json"))["parent"]["card"] == card
     assert f"started from: {second}\n    {card['name']}: mednext_custom, 7 steps" in show(run)
+
+
+def test_a_digest_names_the_weights_alone(checkpoint, trained, tmp_path):
+    state = load_checkpoint(checkpoint)
+    digest = weights_digest(state)
+    later = state | {"step": 9, "model": noise(trained), "average": trained}
+    assert weights_digest(later) == digest
+    exported = export(checkpoint, tmp_path / "out.safetensors")
+    assert weights_digest(load_checkpoint(exported)) == digest
+    name = next(iter(trained))
+    half = trained | {name: trained[name].to(torch.bfloat16)}
+    renamed = {key + "_" * (key == name): tensor for key, tensor in trained.items()}
+    others = [half, renamed, trained | {name: trained[name] + 1}]
+    assert len({digest, *(weights_digest(state | {"average": each}) for each in others)}) == 4
 
 
 def test_what_is_no_export_is_refused(checkpoint, trained, tmp_path):

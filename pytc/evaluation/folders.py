@@ -35,6 +35,7 @@ class Notes:
     # by which the prediction was segmented, but for the threshold
     segmentation: SegmentationConfig = SegmentationConfig()
     made_by: InferCall | None = None
+    weights: str | None = None  # digest of the weights by which it was predicted
 
 
 def read_notes(folder: Path) -> Notes:
@@ -80,6 +81,7 @@ def read_notes(folder: Path) -> Notes:
         attribution=source.get("attribution"),
         segmentation=segmentation_from_plain(_noted_segmentation(source)),
         made_by=made_by,
+        weights=(source.get("weights") or {}).get("sha256"),
     )
 
 

@@ -88,6 +88,7 @@ class Prediction:
     title: str = ""  # of the report
     attribution: str | None = None  # where the data comes from, for the report
     made_by: InferCall | None = None
+    weights: str | None = None  # digest of the weights by which it was predicted, where it is known
 
 
 @dataclass(frozen=True)

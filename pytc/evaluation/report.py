@@ -207,6 +207,8 @@ def evaluate_volume(
     )
     settings = _settings(inputs, sweep) | {"backend": backend, **inputs.paths}
     settings["output"] = str(output)
+    if inputs.prediction.weights is not None:
+        settings["weights"] = inputs.prediction.weights
     if inputs.decoding.mode is Mode.SWEEP:
         settings["threshold_chosen_on"] = chosen_on
     findings = find(inputs, table, labels, segmentation, output, cleft_distances=cleft_distances)

@@ -39,7 +39,7 @@ from pytc.io.results import (
 )
 from pytc.io.volume import Volume, open_volume
 from pytc.models.base import ConnectomicsModel, finest
-from pytc.models.checkpoint import load_checkpoint, restore_model
+from pytc.models.checkpoint import load_checkpoint, restore_model, weights_digest
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
 from pytc.runs import find_run, find_weights, newest_run, require_writable
@@ -102,13 +102,16 @@ def infer(
         require_writable(folder)
         _check_decode(trained, source.image, config)
     made_by = _made_by(config, trained)
+    made_by["weights"] = {"step": network.step, "sha256": network.digest}
     shard = parse_shard(config.shard).part(rank, world, local_world)
     for volume, source, folder in zip(volumes, sources, folders):
         if config.finish:
             require_finished(_prediction_of(folder, trained))
             located = prepare_volume(volume, trained.data.synthetic)
             notes = _notes(located, source, trained, config.segmentation)
-            write_source(folder, notes | made_by)
+            # the shards may have been predicted by other weights than those of now
+            predicted_by = {"weights": read_source(folder).get("weights")}
+            write_source(folder, notes | made_by | predicted_by)
         else:
             predict(
                 model,
@@ -143,6 +146,7 @@ class OpenedNetwork:
     volumes: tuple[Facts, ...]  # on which it was trained; none where its file does not say
     device: torch.device
     weights: str  # SHA-256 of the checkpoint
+    digest: str  # of its weights alone, see `pytc.models.checkpoint.weights_digest`
 
 
 def open_network(
@@ -169,7 +173,14 @@ def open_network(
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     volumes = tuple(from_plain(state.get("volumes", ())))
     return OpenedNetwork(
-        checkpoint, state["step"], model.to(device), trained, volumes, device, weights
+        checkpoint,
+        state["step"],
+        model.to(device),
+        trained,
+        volumes,
+        device,
+        weights,
+        weights_digest(state),
     )
 
 

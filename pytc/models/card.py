@@ -12,7 +12,6 @@ from typing import Any
 
 from pytc import __version__
 from pytc.config import Config
-from pytc.io.results import SOURCE
 from pytc.target_kinds import target_kind
 
 Card = dict[str, Any]  # plain types, as JSON holds them
@@ -29,6 +28,7 @@ def make_card(
     volumes: Sequence[Mapping[str, Any]],
     parent: Card | None,
     checkpoint: Path,
+    weights: str,
 ) -> Card:
     """The card of a checkpoint.
 
@@ -37,8 +37,9 @@ def make_card(
         step: optimizer steps that were taken.
         volumes: facts of the training volumes; empty if the checkpoint has none.
         parent: the card of the weights from which the training started, if any.
-        checkpoint: the file. If it lies in the folder of a run, the scores of the run are in the
-            card.
+        checkpoint: the file. If it lies in the folder of a run, the scores that the run notes for
+            these weights are in the card.
+        weights: their digest, see `pytc.models.checkpoint.weights_digest`.
     """
     network, target = config.model, config.target
     kind = target_kind(target.kind)
@@ -50,7 +51,7 @@ def make_card(
         environment = run / "environment.json"
         if environment.is_file():
             version = json.loads(environment.read_text())["pytc"]
-        scores = [*training_scores(run, step), *evaluated_scores(run, checkpoint)]
+        scores = [*training_scores(run, step), *evaluated_scores(run, weights)]
     return _plain(
         {
             "name": config.name,
@@ -93,17 +94,16 @@ def training_scores(run: Path, step: int) -> list[dict[str, Any]]:
     return [{"volume": None, "from": "training", "settings": settings, "scores": scores}]
 
 
-def evaluated_scores(run: Path, checkpoint: Path) -> list[dict[str, Any]]:
+def evaluated_scores(run: Path, weights: str) -> list[dict[str, Any]]:
     """What the last evaluation of each volume of a run says, with its settings.
 
-    A prediction does not name its step. So those that are older than the checkpoint are left out.
+    An evaluation of a prediction by other weights, or by ones that it does not name, is left out.
     """
     found = []
     for path in sorted(run.glob("evaluation/*/metrics.json")):
-        source = run / "predictions" / path.parent.name / SOURCE
-        if not source.is_file() or source.stat().st_mtime < checkpoint.stat().st_mtime:
-            continue
         metrics = json.loads(path.read_text())
+        if metrics.get("weights") != weights:
+            continue
         settings = {name: metrics[name] for name in SETTINGS if name in metrics}
         shown = {
             name: value if math.isfinite(value) else None

@@ -10,6 +10,7 @@ is read without executing anything, and the network is rebuilt from the file alo
     export                                         write the network alone, as .safetensors
 """
 
+import hashlib
 import json
 import os
 import warnings
@@ -188,6 +189,19 @@ def restore_model(state: Checkpoint) -> tuple[ConnectomicsModel, Config]:
     return model.eval(), config
 
 
+def weights_digest(state: Checkpoint) -> str:
+    """SHA-256 of the weights that `restore_model` loads: their names, shapes, dtypes and bytes.
+
+    It is the same for best.pt, last.pt, step-N.pt and an export of one step.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted((state["average"] or state["model"]).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
 def load_model(
     path: Path, device: torch.device | str = "cpu"
 ) -> tuple[ConnectomicsModel, Config, int]:
@@ -241,7 +255,8 @@ def card_of(state: Checkpoint, path: Path) -> Card:
         return state["card"]
     config = config_from_plain(state["config"])
     volumes = state.get("volumes", [])
-    return make_card(config, state["step"], volumes, state.get("parent"), path)
+    digest = weights_digest(state)
+    return make_card(config, state["step"], volumes, state.get("parent"), path, digest)
 
 
 def read_card(source: Path) -> Card:
