@@ -5,7 +5,7 @@ Help and errors in the arguments must come at once: torch is imported after they
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,13 +91,10 @@ def train(arguments: list[str] | None = None) -> None:
             config = parse_config(words, variant, config_path, resume)
             made = differences(default, variant, NO_GPU)
             changes = [change for change in made if change.field not in flags]
-        weights = config.model.pretrained
-        theirs = None
-        if resume is None and weights is not None:
-            theirs = _config_of_weights(weights)
-        if theirs is not None:
-            adopted = network_of_weights(config, theirs, flags)
-            changes += differences(config, adopted, f"as in the weights of {weights}")
+        if resume is None:
+            adopted = _with_network_of_weights(config, flags)
+            reason = f"as in the weights of {config.model.pretrained}"
+            changes += differences(config, adopted, reason)
             config = adopted
         check_options(config.model.architecture, flags)
         run = train(config, resume, flags=flags, changes=changes)
@@ -124,6 +121,7 @@ def check_training(words: list[str]) -> Config:
     check_volumes(config.data.validation, config)
     load_plugins(config.plugins)
     check_asked(config)
+    config = _with_network_of_weights(config, flags)
     check_options(config.model.architecture, flags)
     return config
 
@@ -160,7 +158,7 @@ def config_to_check(words: list[str]) -> tuple[Config, Path, int]:
     if file.has_cpu_variant and config.system.cpu_variant and on_cpu:
         flags = named_flags(rest)
         variant = cpu_variant(with_named_fields(file.config, flags), flags)
-        config = parse_config(rest, variant, None, None)
+        config = _with_network_of_weights(parse_config(rest, variant, None, None), flags)
     return config, given.output, given.patches
 
 
@@ -297,6 +295,14 @@ def infer(arguments: list[str] | None = None) -> None:
             local_rank=ranks.local_rank,
             local_world=ranks.local_world,
         )
+
+
+def _with_network_of_weights(config: Config, flags: Collection[str]) -> Config:
+    """The config with the network of the weights that it starts from, if any, as pytc knows it."""
+    if config.model.pretrained is None:
+        return config
+    theirs = _config_of_weights(config.model.pretrained)
+    return config if theirs is None else network_of_weights(config, theirs, flags)
 
 
 def _config_of_weights(name: str) -> Config | None:

@@ -1,6 +1,7 @@
 """Training from the weights of another run: the same network is built, and differences are told."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,18 @@ def test_a_run_that_is_not_there_is_refused_at_once(workplace):
     preset = write("mine", voxel_size=(10.0, 10.0, 10.0), features=(3, 5), offsets=STEPS[::-1])
     with pytest.raises(SystemExit, match="a run or a file of weights at model.pretrained, got"):
         cli.train([*preset, "--model.pretrained", "runs/parent"])
+
+
+def test_check_and_launch_build_the_network_of_the_weights(workplace):
+    network = ModelConfig("unet", features=(2, 4, 6), deep_supervision=False)
+    Path("runs/parent/checkpoints").mkdir(parents=True)
+    Path("runs/parent/checkpoints/best.pt").touch()
+    Path("runs/parent/config.json").write_text(json.dumps(asdict(Config(model=network))))
+    ours = write("mine", voxel_size=(10.0, 10.0, 10.0), features=(3, 5), offsets=STEPS)
+    words = [*ours, "--model.pretrained", "runs/parent"]
+    for has_cpu_variant in (False, True):
+        with Path("mine.py").open("a") as file:
+            file.write(f"has_cpu_variant = {has_cpu_variant}\n")
+        assert cli.check_training(words).model.features == (2, 4, 6)
+        assert cli.config_to_check(words)[0].model.features == (2, 4, 6)
+    assert cli.check_training([*words, "--model.features", "7", "8"]).model.features == (7, 8)
