@@ -11,6 +11,7 @@ import tyro
 from pytc import commands, config
 from pytc.help import SHORT, field_texts
 from pytc.main import VERBS
+from pytc.shapes.command import MeshConfig, SkeletonizeConfig
 from pytc.view.command import ViewConfig
 
 FOLDER = Path(__file__).parent
@@ -31,6 +32,8 @@ COMMANDS = {
     "data show": commands.ShowData,
     "data fetch": commands.FetchData,
     "convert": commands.ConvertConfig,
+    "skeletonize": SkeletonizeConfig,
+    "mesh": MeshConfig,
     "migrate": commands.MigrateCommand,
     "view": ViewConfig,
     "runs": commands.RunsCommand,

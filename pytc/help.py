@@ -139,6 +139,14 @@ SHORT = {
         "runs/mine segmentation.ome.zarr",
         ("result", "target", "volume", "what", "axes", "voxel_size", "overwrite"),
     ),
+    "skeletonize": ShortHelp(
+        "labels.zarr skeleton.npz",
+        ("labels", "output", "voxel_size", "min_size", "scale", "const", "block", "overwrite"),
+    ),
+    "mesh": ShortHelp(
+        "labels.zarr precomputed://labels",
+        ("labels", "target", "voxel_size", "min_size", "max_error", "block", "overwrite"),
+    ),
     "view": ShortHelp(
         "runs/mine --volume val",
         ("what", "volume", "image", "labels", "segmentation", "voxel_size", "threshold", "port"),

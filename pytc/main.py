@@ -275,6 +275,36 @@ def _convert(arguments: list[str]) -> None:
         print(f"converted: {config.result} -> {convert(config)}")
 
 
+def _skeletonize(arguments: list[str]) -> None:
+    """Make skeletons of labelled objects."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.commands import parse
+        from pytc.shapes.command import SkeletonizeConfig
+
+        config = parse(SkeletonizeConfig, "skeletonize", words)
+
+        from pytc.shapes.skeletons import skeletonize
+
+        print(f"{config.output}: {skeletonize(config)}")
+
+
+def _mesh(arguments: list[str]) -> None:
+    """Make meshes of labelled objects for Neuroglancer."""
+    with script():
+        words = begin_verb(arguments)
+
+        from pytc.commands import parse
+        from pytc.shapes.command import MeshConfig
+
+        config = parse(MeshConfig, "mesh", words)
+
+        from pytc.shapes.meshes import mesh
+
+        print(f"meshes: {mesh(config)}")
+
+
 # The first line of a verb's docstring is its line in `pytc --help`.
 VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
@@ -288,6 +318,8 @@ VERBS: dict[str, Callable[[list[str]], None]] = {
     "models": _models,
     "data": _data,
     "convert": _convert,
+    "skeletonize": _skeletonize,
+    "mesh": _mesh,
     "migrate": _migrate,
     "view": _view,
     "runs": _runs,

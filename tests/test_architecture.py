@@ -42,6 +42,7 @@ FLOORS = {
     "pytc.losses": 0,
     "pytc.convert": 2,
     "pytc.segmentation": 2,
+    "pytc.shapes": 3,
     "pytc.metrics": 2,
     "pytc.data": 3,
     "pytc.inference": 3,

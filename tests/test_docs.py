@@ -115,6 +115,7 @@ RUN_BY = {
     "docs/own-volume.md": "test_own_volume.py",
     "docs/python.md": "test_readme.py",
     "docs/quickstart.md": "test_examples.py",
+    "docs/shapes.md": "test_shapes.py",
     "docs/slurm.md": "test_launch.py",
     "docs/training.md": "test_readme.py",
     "docs/view.md": "test_view.py",

@@ -154,7 +154,7 @@ def _ome_zarr(source: Volume, kind: Kind, config: ConvertConfig, folder: Folder)
     dtype = _dtype(source, config)
     if dtype.kind == "b":
         dtype = np.dtype("uint8")
-    origin = _whole_origin(source)
+    origin = whole_origin(source)
     levels = plan_levels(source.spatial_shape, source.voxel_size, most=config.levels)
     if origin is not None:
         levels = plan_levels(source.spatial_shape, source.voxel_size, origin, config.levels)
@@ -188,7 +188,7 @@ def _precomputed(source: Volume, kind: Kind, config: ConvertConfig, folder: Fold
     require(dtype.name in PRECOMPUTED_DTYPES, f"voxels of {names} for precomputed", dtype.name)
     if source.offsets is not None:
         LOGGER.info("offsets: precomputed has no place for those of the affinities; note them")
-    origin = _whole_origin(source) or (0, 0, 0)
+    origin = whole_origin(source) or (0, 0, 0)
     levels = plan_levels(source.spatial_shape, size, origin, config.levels)
     channels = source.n_channels if "c" in source.axes else None
     return Precomputed(folder, dtype, channels, kind, tuple(levels), size)
@@ -198,7 +198,7 @@ def _dtype(source: Volume, config: ConvertConfig) -> np.dtype:
     return source.dtype if config.dtype is None else np.dtype(config.dtype)
 
 
-def _whole_origin(source: Volume) -> Triple | None:
+def whole_origin(source: Volume) -> Triple | None:
     """The position of the first voxel in voxels, or None if the volume does not say it."""
     if source.origin is None:
         return None

@@ -1,0 +1,1 @@
+"""Skeletons and meshes of labelled objects, by kimimaro and zmesh."""
