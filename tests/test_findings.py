@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 from PIL import Image
 from three_bars import VOXEL, bar_affinities, bars, score, store, store_bars
+from viewed import write_results
 
 from pytc.commands import EvaluateConfig, parse
+from pytc.config import SegmentationConfig
 from pytc.evaluation.error_pictures import COLOURS, REST, draw_crops
 from pytc.evaluation.errors import DenseError
 from pytc.evaluation.training_curves import draw_training, read_log, scores_of
+from pytc.io.volume import create_volume
 from pytc.metrics.overlap import overlap_metrics
 from pytc.segmentation.connected_components import connected_components_3d
+from pytc.segmentation.decode import settings_of
+from pytc.segmentation.merge_tree import relabelled
 from pytc.view.command import ViewConfig
+from pytc.view.sources import find_sources
+from pytc.view.threshold import SegmentsAtThreshold
 
 
 @pytest.fixture
@@ -72,6 +79,7 @@ def test_the_report_leads_to_the_errors(wrong):
     asked = parse(ViewConfig, "view", words[2:])
     assert asked.position == (int(row["z"]), int(row["y"]), int(row["x"]))
     assert asked.errors == "out/errors.csv" and asked.labels == wrong.labels
+    assert asked.select == (int(row["segment"]),)
     assert metrics["frac_scored"] == pytest.approx((labels > 0).mean())
     assert metrics["frac_in_segments"] == 1
     assert metrics["dense_voi_sum_without_0"] == pytest.approx(metrics["dense_voi_sum"])
@@ -158,8 +166,54 @@ def test_the_report_of_a_run_shows_its_training(wrong):
     score(EvaluateConfig(run="mine"))
     page = Path("runs/mine/evaluation/bars/report.html").read_text()
     assert "<h2>Training</h2>" not in page
-    assert re.search(r"pytc view runs/mine --volume bars --position \d+ \d+ \d+<", page)
+    assert re.search(
+        r"pytc view runs/mine --volume bars --position \d+ \d+ \d+ --select \d+<", page
+    )
     Path("runs/mine/log.jsonl").write_text('{"step": 1, "train/loss_total": 0.5}\n')
     score(EvaluateConfig(run="mine"))
     page = Path("runs/mine/evaluation/bars/report.html").read_text()
     assert "<h2>Training</h2>" in page
+
+
+def test_the_viewer_shows_an_error_as_it_was_scored(tmp_path, monkeypatch):
+    """At the threshold of the evaluation, the segments of the error selected."""
+    monkeypatch.chdir(tmp_path)
+    fragments, tree = write_results(tmp_path / "runs" / "mine")
+    folder = Path("runs/mine/predictions/cube")
+    settings = settings_of(SegmentationConfig(threshold=0.3, min_size=150))
+    made_by = {name: settings[name] for name in settings if name not in ("threshold", "min_size")}
+    attributes = folder / "fragments.zarr" / ".zattrs"
+    stored = json.loads(attributes.read_text())
+    attributes.write_text(json.dumps(stored | made_by))
+    segments = relabelled(fragments, tree.cut(0.3, min_size=150))
+    with create_volume(
+        folder / "segmentation.zarr",
+        segments.shape,
+        segments.dtype,
+        voxel_size=(40.0, 8.0, 4.0),
+        attributes=settings,
+    ) as volume:
+        volume[...] = segments
+
+    def commands():
+        score(EvaluateConfig(run="mine"))
+        page = Path("runs/mine/evaluation/cube/report.html").read_text()
+        found = re.findall(r"<code class=\"look\">(.*?)</code>", page)
+        return [parse(ViewConfig, "view", shlex.split(command)[2:]) for command in found]
+
+    said = commands()
+    assert len(said) > 5 and {len(asked.select) for asked in said} >= {1, 2}
+    for asked in said:
+        sources = find_sources(asked)
+        shown = SegmentsAtThreshold(
+            sources.fragments.tree,
+            asked.threshold,
+            min_size=sources.fragments.min_size,
+            numbers=asked.numbers,
+        )
+        assert asked.what == ("runs/mine",) and asked.volume == "cube"
+        here = shown.table[fragments[asked.position]]
+        assert here == segments[asked.position] and here in (0, *asked.select)
+    other = stored | made_by | {"fragment_threshold": 0.25}  # fragments of another decode
+    attributes.write_text(json.dumps(other))
+    assert all(asked.select == () and asked.threshold is None for asked in commands())

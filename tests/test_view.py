@@ -191,6 +191,18 @@ def test_a_selection_follows_the_threshold(run):
         viewer.close()
 
 
+def test_a_segment_of_a_stored_segmentation_is_selected(run):
+    labels = str(run[0].parent / "data" / "labels.zarr")
+    sources = find_sources(ViewConfig(segmentation=labels))
+    viewer = LiveViewer(sources, look=Look(select=(7,), position=(5, 20, 30)))
+    try:
+        state = viewer.viewer.state
+        assert set(state.layers["segmentation"].segments) == {7}
+        assert state.position.tolist() == [30.5, 20.5, 5.5]  # x, y, z
+    finally:
+        viewer.close()
+
+
 class Endless:
     """Fragments of a volume that no memory holds; it notes how much is read."""
 

@@ -1,14 +1,16 @@
 """What a report says beyond scores: single errors with pictures, what was scored, the training."""
 
+import json
 import logging
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from pytc.config import Lengths, Triple
+from pytc.config import Lengths, SegmentationConfig
 from pytc.evaluation.error_pictures import draw_crops
 from pytc.evaluation.errors import (
     DenseError,
@@ -23,10 +25,12 @@ from pytc.evaluation.errors import (
 from pytc.evaluation.inputs import Inputs
 from pytc.evaluation.pictures import Picture
 from pytc.evaluation.training_curves import LOG, draw_training, read_log
+from pytc.io.volume import open_volume
 from pytc.metrics import semantic
 from pytc.metrics.instances import ObjectRow, object_rows
 from pytc.metrics.overlap import Contingency, Labels
 from pytc.runs import replacing
+from pytc.segmentation.stored_tree import FRAGMENTS
 
 LOGGER = logging.getLogger(__name__)
 
@@ -89,6 +93,7 @@ def find(
     labels: Labels | None,
     segmentation: Labels,
     output: Path,
+    settings: Mapping[str, Any],
     *,
     cleft_distances: bool = False,
 ) -> Findings:
@@ -99,6 +104,7 @@ def find(
         labels: as they are scored.
         segmentation: (Z, Y, X).
         output: the folder with errors.csv of an earlier evaluation, if any.
+        settings: what metrics.json says of how the segmentation was decoded.
         cleft_distances: measure a mask by distances, too, for which its voxels have a size.
     """
     training = _training(inputs)
@@ -127,7 +133,7 @@ def find(
     for error in worst:
         box = _box(error, labels.shape, voxel_size)
         pictures = draw_crops(error, box, labels, segmentation, inputs.image, axes, voxel_size)
-        looks.append(Look(error, pictures, view_command(inputs, output, error.position)))
+        looks.append(Look(error, pictures, view_command(inputs, output, error, settings)))
     return Findings(errors, scores, looks, training, object_rows(table))
 
 
@@ -163,18 +169,46 @@ def _with_verdicts(errors: list[DenseError], output: Path, axes: str) -> list[De
     return with_verdicts(errors, judged)
 
 
-def view_command(inputs: Inputs, output: Path, position: Triple) -> str:
-    """The call of the viewer that shows a place."""
-    where = ["--position", *map(str, position)]
+def view_command(
+    inputs: Inputs, output: Path, error: DenseError, settings: Mapping[str, Any]
+) -> str:
+    """The call of the viewer that shows the place of an error.
+
+    Its segments are selected where the viewer has them under the numbers of errors.csv: in the
+    segmentation that was scored, or in the merge tree that it was decoded from.
+    """
+    where = ["--position", *map(str, error.position)]
+    segments = {"split": (error.whole, error.segment), "merger": (error.segment,), "missing": ()}
+    select = ["--select", *map(str, segments[error.kind])] if segments[error.kind] else []
     folder = Path(inputs.array.path).parent
     if folder.parent.name == "predictions":
         words = ["pytc", "view", str(folder.parents[1]), "--volume", folder.name]
+        if not (folder / FRAGMENTS).is_dir():
+            is_shown = not inputs.decoding.segments  # the viewer shows segmentation.zarr
+            return shlex.join([*words, *where, *(select if is_shown else [])])
+        if _is_cut_of(open_volume(folder / FRAGMENTS).attributes, settings):
+            cut = {name: str(settings[name]) for name in ("threshold", "min_size")}
+            words += ["--threshold", cut["threshold"], "--min-size", cut["min_size"]]
+            words += ["--numbers", "cut", *select]
         return shlex.join([*words, *where])
     words = ["pytc", "view", "--errors", str(output / ERRORS)]
     for part in ("image", "labels", "segmentation"):
         if part in inputs.paths:
             words += [f"--{part}", inputs.paths[part]]
-    return shlex.join([*words, *where])
+    return shlex.join([*words, *where, *(select if "segmentation" in inputs.paths else [])])
+
+
+def _is_cut_of(fragments: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a segmentation of these settings is the cut of a merge tree of that decode.
+
+    Args:
+        fragments: attributes of fragments.zarr, with the settings that its merges follow from.
+        settings: of the segmentation.
+    """
+    names = {each.name for each in fields(SegmentationConfig)} & set(fragments)
+    return "method" in names and all(
+        json.dumps(fragments[name]) == json.dumps(settings.get(name)) for name in names
+    )
 
 
 def _training(inputs: Inputs) -> bytes | None:

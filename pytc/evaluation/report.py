@@ -211,7 +211,15 @@ def evaluate_volume(
         settings["weights"] = inputs.prediction.weights
     if inputs.decoding.mode is Mode.SWEEP:
         settings["threshold_chosen_on"] = chosen_on
-    findings = find(inputs, table, labels, segmentation, output, cleft_distances=cleft_distances)
+    findings = find(
+        inputs,
+        table,
+        labels,
+        segmentation,
+        output,
+        settings,
+        cleft_distances=cleft_distances,
+    )
     evaluation = Evaluation(scores, settings, sweep, segmentation, pictures, findings)
     _write(inputs, evaluation, output)
     shutil.rmtree(output / WORK, ignore_errors=True)

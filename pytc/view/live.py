@@ -105,7 +105,9 @@ class LiveViewer:
             live.segments = list(look.select)
         for shown in [*sources.named("labels"), *sources.named("segmentation")]:
             is_main = self.live is None and shown in sources.named("segmentation")[:1]
-            layers.add_ids(state, shown.name, self._served(shown, sources), visible=is_main)
+            layer = layers.add_ids(state, shown.name, self._served(shown, sources), visible=is_main)
+            if is_main:
+                layer.segments = list(look.select)
         if sources.skeleton is not None:
             source = ServedSkeletons(sources.skeleton, sources.axes, sources.voxel_size)
             layers.add_skeletons(state, source)
