@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The folder of the environment; another one lets two environments stand side by side.
 VENV ?= .venv
 # What is installed besides the dependencies, from setup.cfg: test, test-formats, data,
-# agglomeration, benchmarks, dask, view, shapes.
+# agglomeration, benchmarks, dask, view, shapes, formats.
 EXTRAS ?= test
 # Which releases are installed; .github/ has files for the oldest and the newest torch.
 CONSTRAINTS ?= constraints.txt

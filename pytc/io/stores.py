@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from pytc.checks import require
 from pytc.io import standards
 from pytc.io.chunked import list_arrays, open_chunked
+from pytc.io.microscopy import open_mrc, open_nrrd
 from pytc.io.remote import Folder, RemoteFolder, local_path, parse_folder
 from pytc.io.stored import NewArray, Stored, expecting, reading
 
@@ -326,6 +327,8 @@ FILE_FORMATS = {
     ".npy": FileFormat(open_npy, create_npy),
     **dict.fromkeys(TIFF_SUFFIXES, FileFormat(open_tiff, create_tiff)),
     **dict.fromkeys(HDF5_SUFFIXES, FileFormat(open_hdf5, create_hdf5)),
+    **dict.fromkeys((".mrc", ".rec"), FileFormat(open_mrc)),
+    **dict.fromkeys((".nrrd", ".nhdr"), FileFormat(open_nrrd)),
 }
 
 
