@@ -32,7 +32,7 @@ from pytc.segmentation.edges import (
     label_dtype,
     ranges_above,
 )
-from pytc.segmentation.watershed import seeded_watershed
+from pytc.segmentation.watershed import flood, seeded_watershed
 
 Shape = tuple[int, int, int]
 Seeds = Literal["components", "distance_peaks"]
@@ -120,9 +120,10 @@ def fragments_of_block(
         seeds = _components(affinities, settings, threads)
     else:
         seeds = _distance_peaks(affinities, settings)
-    flooded = _flooded(seeds, affinities, settings.sections, threads)
-    labels = np.ascontiguousarray(flooded[inside.slices])
-    _number(labels.reshape(-1), np.zeros(int(seeds.max(initial=0)) + 1, labels.dtype))
+    count = int(seeds.max(initial=0))
+    _flood(seeds, affinities, settings.sections, threads)
+    labels = np.ascontiguousarray(seeds[inside.slices])
+    _number(labels.reshape(-1), np.zeros(count + 1, labels.dtype))
     return labels
 
 
@@ -146,20 +147,17 @@ def measure(labels: np.ndarray, box: Box, shape: Sequence[int]) -> tuple[np.ndar
     return sizes, np.ravel_multi_index(voxels, shape)
 
 
-def _flooded(
-    seeds: np.ndarray, affinities: np.ndarray, sections: int | None, threads: int
-) -> np.ndarray:
-    """The seeds grown by the seeded watershed; with thick sections, each section on its own."""
+def _flood(seeds: np.ndarray, affinities: np.ndarray, sections: int | None, threads: int) -> None:
+    """Grows seeds by the seeded watershed, in place; with thick sections, each on its own."""
     if sections is None:
-        return seeded_watershed(seeds, affinities, threads=threads)
-    labels = np.empty_like(seeds)
+        flood(seeds, affinities, threads=threads)
+        return
     for section in range(seeds.shape[sections]):
         inside: list[slice] = [slice(None)] * 3
         inside[sections] = slice(section, section + 1)
-        labels[tuple(inside)] = seeded_watershed(
+        seeds[tuple(inside)] = seeded_watershed(
             seeds[tuple(inside)], affinities[(slice(None), *inside)], threads=1
         )
-    return labels
 
 
 def _components(affinities: np.ndarray, settings: FragmentSettings, threads: int) -> np.ndarray:

@@ -63,6 +63,16 @@ def seeded_watershed(
     if floor < 0:
         raise ValueError(f"expected a floor of 0 or more, got {floor}")
     labels = np.array(seeds, order="C")
+    flood(labels, affinities, floor=floor, threads=threads)
+    return labels
+
+
+def flood(
+    labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0, threads: int | None = None
+) -> None:
+    """`seeded_watershed` in place of the seeds: `labels` (Z, Y, X) in C order."""
+    assert labels.flags.c_contiguous
+    shape = labels.shape
     numbers, label_of = _numbered(labels)
     n_seeds = len(label_of) - 1
     strengths = _strengths(affinities[:3], floor)
@@ -78,7 +88,6 @@ def seeded_watershed(
     levels = np.concatenate([slab_levels for _, slab_levels in found])
     seed_of_group = _join(_strongest_first(ends, levels), n_seeds, n_groups)
     _fill(labels.reshape(-1), groups, label_of[seed_of_group])
-    return labels
 
 
 def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
