@@ -2,11 +2,15 @@
 
     python benchmarks/scale.py whole --size 1000 --memory 2
     python benchmarks/scale.py decode --size 512 --repeats 3
+    python benchmarks/scale.py engines --size 512 --repeats 3
 
 whole: an image of --size voxels along each axis goes through predict (a network of one 1 x 1 x 1
 convolution), fragments, graph, segmentation and evaluation, within --memory GB (a cgroup; Linux, as
 root). Prints the time of each step, and the peak of the resident memory of all its processes.
 decode: stored affinities to stored labels, in memory and by blocks, beside reading and copying.
+engines: blocks in threads against one after the other with each kernel in one thread, beside
+    copying blocks, in which tensorstore has threads in any case; and what a block costs that does
+    nothing.
 """
 
 import argparse
@@ -29,6 +33,7 @@ import numpy as np
 import psutil
 from common import TILE, machine, print_table, synthetic_affinities, synthetic_tissue
 
+from pytc.blocks import Manifest, map_blocks
 from pytc.config import (
     SHORT_AND_LONG,
     Config,
@@ -38,11 +43,12 @@ from pytc.config import (
     SystemConfig,
     TargetConfig,
 )
-from pytc.geometry import blocks
+from pytc.geometry import Box, blocks
 from pytc.io.volume import Volume, create_volume, open_volume
 from pytc.runs import write_json
-from pytc.segmentation import blockwise
+from pytc.segmentation import block_tree, blockwise
 from pytc.segmentation.blockwise import segment_volume
+from pytc.segmentation.compiled import thread_count
 
 ROOT = Path(__file__).parent.parent
 GROUPS = Path("/sys/fs/cgroup/memory/pytc_scale"), Path("/sys/fs/cgroup/pytc_scale")
@@ -73,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("whole", "decode"))
+    parser.add_argument("what", choices=("whole", "decode", "engines"))
     parser.add_argument("--size", type=int, default=512, help="voxels along each axis")
     parser.add_argument("--memory", type=float, default=2.0, help="GB (10^9 bytes) to use")
     parser.add_argument("--repeats", type=int, default=3)
@@ -84,8 +90,10 @@ def main() -> None:
     print(machine(("torch", "numba", "tensorstore"), volume))
     if options.what == "whole":
         whole(options.folder.resolve(), options.size, options.memory)
-    else:
+    elif options.what == "decode":
         decode(options.folder.resolve(), options.size, options.repeats)
+    else:
+        engines(options.folder.resolve(), options.size, options.repeats)
 
 
 def whole(folder: Path, size: int, memory: float) -> None:
@@ -305,7 +313,101 @@ def routes(affinities: Volume, folder: Path) -> dict[str, Callable[[], None]]:
         made[f"{method}, in one piece"] = partial(whole, config)
         for engine in ("threads", "serial"):
             made[f"{method}, blocks, {engine}"] = partial(by_blocks, config, engine)
-    return made | {"labels read and written": copy, "three channels read": read}
+    return made | {
+        "labels read and written": copy,
+        "three channels read into memory of tensorstore's": partial(
+            read_by_tensorstore, affinities
+        ),
+        "three channels read": read,
+    }
+
+
+def read_by_tensorstore(affinities: Volume) -> None:
+    for box in blocks(affinities.spatial_shape, (256, 256, 256)):
+        np.asarray(affinities.handle.array[slice(3), *box.slices])
+
+
+def engines(folder: Path, size: int, repeats: int) -> None:
+    affinities = make_affinities(folder / f"affinities-{size}.zarr", size)
+    calls = by_engines(affinities, folder)
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
+    for repeat in range(1 + repeats):
+        for key, call in calls.items():
+            start = time.perf_counter()
+            with contextlib.redirect_stdout(io.StringIO()):
+                call()
+            if repeat > 0:  # before, code was compiled
+                times[key].append(time.perf_counter() - start)
+    rows = []
+    for name in dict(calls):
+        if name[1] == "serial":
+            serial, threads = times[name], times[name[0], "threads"]
+            ratio = median(np.divide(serial, threads))
+            rows.append(
+                (name[0], f"{median(serial):.2f}", f"{median(threads):.2f}", f"{ratio:.2f}")
+            )
+    print_table(("by blocks", "serial, s", "threads, s", "serial / threads"), rows)
+    print()
+    costs = [
+        (engine, *(f"{1e3 * seconds_a_block(engine, folder, seen):.2f}" for seen in (True, False)))
+        for engine in ("serial", "threads", "dask:local:1", "dask:local:2")
+    ]
+    print_table(("engine", "ms a block that does nothing", "without a manifest"), costs)
+
+
+def by_engines(affinities: Volume, folder: Path) -> dict[tuple[str, str], Callable[[], object]]:
+    """Each work by blocks, by its name and engine; with serial every kernel has one thread."""
+    target = folder / "s.zarr"
+    grid = blocks(affinities.spatial_shape, blockwise.BLOCK)
+
+    def one_thread(*_: object) -> block_tree.Workers:
+        return block_tree.Workers(1, 1)
+
+    def segmented(config: SegmentationConfig, engine: str) -> None:
+        with contextlib.ExitStack() as stack:
+            if engine == "serial":
+                for module in (blockwise, block_tree):
+                    stack.enter_context(patch.object(module, "free_workers", one_thread))
+            segment_volume(affinities, target, config, engine=engine, block=blockwise.BLOCK)
+
+    def copied(engine: str) -> None:
+        shape = affinities.shape
+        copy = create_volume(folder / "copy.zarr", shape, affinities.dtype, overwrite=True)
+
+        def step(box: Box) -> None:
+            copy[box.channel_slices] = affinities[box.channel_slices]
+
+        map_blocks(step, grid, engine=engine, workers=thread_count())
+
+    made: dict[tuple[str, str], Callable[[], object]] = {}
+    for engine in ("serial", "threads"):
+        for method in ("components", "agglomeration"):
+            config = SegmentationConfig(0.7, 100, method)
+            made[method, engine] = partial(segmented, config, engine)
+        made["affinities read and written", engine] = partial(copied, engine)
+    return made
+
+
+def seconds_a_block(engine: str, folder: Path, with_manifest: bool) -> float:
+    """What a block costs beside its step: the difference of many and few, so no start counts."""
+
+    def taken(count: int) -> float:
+        manifest = None
+        if with_manifest:
+            manifest = Manifest(folder / "manifest", str(count))
+            shutil.rmtree(folder / "manifest", ignore_errors=True)
+        boxes = [Box((0, 0, n), (1, 1, n + 1)) for n in range(count)]
+        start = time.perf_counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            map_blocks(do_nothing, boxes, manifest=manifest, engine=engine, workers=thread_count())
+        return time.perf_counter() - start
+
+    few, many = 100, 1100
+    return (taken(many) - taken(few)) / (many - few)
+
+
+def do_nothing(box: Box) -> None:
+    """A step."""
 
 
 if __name__ == "__main__":

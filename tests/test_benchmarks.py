@@ -58,7 +58,10 @@ def test_a_volume_beyond_memory_goes_through_every_step(tmp_path):
     rows = [line for line in output.splitlines() if line.startswith("|")]
     assert len(rows) > 4
     output = run("scale", "decode", *small, "--repeats", "1")
-    assert sum(line.startswith("|") for line in output.splitlines()) == 2 + 8
+    assert sum(line.startswith("|") for line in output.splitlines()) == 2 + 9
+    pytest.importorskip("distributed")
+    output = run("scale", "engines", *small, "--repeats", "1")
+    assert sum(line.startswith("|") for line in output.splitlines()) == 2 + 3 + 2 + 4
 
 
 def test_no_benchmark_is_left_out():
