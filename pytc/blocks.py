@@ -198,6 +198,15 @@ def open_executor(engine: str, workers: int = 1) -> Iterator[tuple[Executor, int
         raise ValueError(f"expected an engine serial, threads or dask:..., got {engine!r}")
 
 
+def require_packages_of(engine: str) -> None:
+    """ImportError, with the way out, if an engine needs a package that is missing."""
+    if not engine.startswith("dask:"):
+        return
+    _extra("distributed")
+    if engine.startswith("dask:slurm:"):
+        _extra("dask_jobqueue")
+
+
 class _Here(Executor):
     """Calls each function at once, in this thread."""
 

@@ -283,6 +283,7 @@ def infer(arguments: list[str] | None = None) -> None:
         require_writable(Path(config.output or find_run(run) / "predictions"))
         if config.input is not None:
             check_volumes((config.input_volume(),), trained)
+        _check_packages(config, trained)
 
         from pytc.inference.pipeline import infer
         from pytc.training.distributed import read_environment
@@ -295,6 +296,17 @@ def infer(arguments: list[str] | None = None) -> None:
             local_rank=ranks.local_rank,
             local_world=ranks.local_world,
         )
+
+
+def _check_packages(config: InferConfig, trained: Config) -> None:
+    """ImportError, before anything is predicted, if its decode needs a package that is missing."""
+    from pytc.blocks import require_packages_of
+    from pytc.segmentation.packages import require_package_of
+    from pytc.target_kinds import target_kind
+
+    if config.shard is None and target_kind(trained.target.kind).decode == "objects":
+        require_package_of(config.segmentation.method)
+        require_packages_of(config.engine)
 
 
 def _with_network_of_weights(config: Config, flags: Collection[str]) -> Config:

@@ -21,6 +21,7 @@ from pytc.evaluation.inputs import (
 )
 from pytc.evaluation.report import Case, evaluate_cases
 from pytc.progress import announce_compilation
+from pytc.segmentation.packages import require_package_of
 from pytc.target_kinds import TargetKind, target_kind
 from pytc.thresholds import DEFAULT_THRESHOLDS
 
@@ -111,6 +112,8 @@ def _decoding(config: EvaluateConfig, notes: Notes) -> Decoding:
         segmentation = replace(segmentation, min_size=config.min_size)
     if config.method is not None:
         segmentation = replace(segmentation, method=config.method)
+    if mode is not Mode.AS_IS:
+        require_package_of(segmentation.method)
     thresholds = config.thresholds or DEFAULT_THRESHOLDS
     return Decoding(
         mode,

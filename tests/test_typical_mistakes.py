@@ -1,8 +1,11 @@
 """Typical mistakes, each as a user meets it: by the command line, in one line with the way out."""
 
+import json
+import os
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,12 @@ import pytest
 from pytc_command import PYTC
 from small_volumes import written
 
+from pytc.config import Config
+
 ROOT = Path(__file__).parent.parent
 SMALL = """--loop.max-steps 1 --system.threads 1 --system.workers 0 --system.device cpu
     --data.patch-size 16 16 16 --model.architecture unet --model.features 4 4""".split()
+SWEEP = ["--affinities", "edges.npy", "--labels", "labels.npy", "--sweep", "--output", "out"]
 # A guard against work before the check: it imports torch, or reads much. An error takes half a
 # second on two idle cores.
 SECONDS = 10
@@ -33,6 +39,7 @@ def folder(tmp_path_factory):
         "part": labels[:-3],
         "float": labels.astype(np.float32),
         "empty": np.zeros_like(labels),
+        "edges": np.ones((3, *labels.shape), np.float32),
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -121,3 +128,27 @@ def test_no_right_to_write_is_said_before_work(folder, monkeypatch):
     monkeypatch.setenv("PYTC_RUNS", str(folder / "file" / "runs"))
     code, said = call(folder, "train.py", *SMALL, *of("labels.npy"))
     assert code == 1 and said.startswith("error: expected a folder at") and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "package, words, extra",
+    [
+        ("waterz", ["infer", "--run", "mine", "--segmentation.method", "waterz"], "agglomeration"),
+        ("distributed", ["infer", "--run", "mine", "--engine", "dask:local:2"], "dask"),
+        ("mwatershed", ["evaluate", *SWEEP, "--method", "mutex_watershed"], "agglomeration"),
+        ("neuroglancer", ["view", "image.npy"], "view"),
+        ("pooch", ["data", "fetch", "snemi3d", "--output", "sets"], "data"),
+        ("kimimaro", ["skeletonize", "labels.npy", "out.npz"], "shapes"),
+    ],
+)
+def test_a_missing_extra_is_named_before_work(folder, monkeypatch, package, words, extra):
+    (folder / "without" / package).mkdir(parents=True, exist_ok=True)
+    (folder / "without" / package / "__init__.py").write_text("raise ImportError('not here')")
+    monkeypatch.setenv("PYTHONPATH", f"{folder / 'without'}{os.pathsep}{ROOT}")
+    run = folder / "runs" / "mine" / "checkpoints"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "last.pt").touch()
+    (run.parent / "config.json").write_text(json.dumps(asdict(Config())))
+    code, said = call(folder, str(PYTC), *words)
+    last = said.splitlines()[-1]
+    assert code == 1 and last.startswith("error: ") and f"pip install -e '.[{extra}]'" in last, said

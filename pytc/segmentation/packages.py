@@ -14,6 +14,15 @@ from pytc.checks import require
 from pytc.segmentation.channels import short_range
 from pytc.segmentation.edges import check_affinities
 
+# The package of each method that is not pytc's own.
+PACKAGES = {"waterz": "waterz", "mutex_watershed": "mwatershed"}
+
+
+def require_package_of(method: str) -> None:
+    """ImportError, with the way out, if a method needs a package that is missing."""
+    if method in PACKAGES:
+        _extra(PACKAGES[method])
+
 
 def waterz_segments(
     affinities: np.ndarray,
