@@ -264,13 +264,15 @@ def infer(arguments: list[str] | None = None) -> None:
         words = begin_verb(arguments)
         refuse_renamed_flags(words)
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--run")
+        parser.add_argument("--run", nargs="+", default=[])
         given, rest = parser.parse_known_args(words)
+        if len(given.run) > 1:
+            rest += ["--ensemble", *given.run[1:]]
         asks_for_help = bool({"-h", "--help", ALL_FLAGS} & set(rest))
-        if asks_for_help and given.run is None:
+        if asks_for_help and not given.run:
             parse(InferConfig, "infer", rest)  # prints the help that needs no run, and ends
         try:
-            run = given.run or str(newest_run("checkpoints/last.pt"))
+            run = given.run[0] if given.run else str(newest_run("checkpoints/last.pt"))
             trained = config_of_run(run)
         except ValueError:
             parse(InferConfig, "infer", rest)  # a flag may be wrong, too: that is said first

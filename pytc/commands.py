@@ -131,6 +131,9 @@ class InferConfig(Section):
 
     # Folder or name of a run, or a file of weights; by default the newest run with a checkpoint.
     run: str | None = None
+    # Further runs or files of weights: the mean of all probabilities is stored. --run A B means the
+    # same.
+    ensemble: tuple[str, ...] = ()
     # Python files to load first, which register the network of the run if it is none of pytc's.
     plugins: tuple[str, ...] = ()
     input: str | None = None  # Image to predict; by default every validation volume of the run.

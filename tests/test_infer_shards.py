@@ -247,13 +247,14 @@ def test_smaller_windows_where_memory_ends(monkeypatch, shard, ends):
 
 def test_every_command_of_the_page_runs(workplace):
     """Each into an empty folder, but for --finish. A part and a job's number are smaller ones."""
-    make_run(replace(TINY, name="mine"))
+    for seed, name in enumerate(("mine", "other")):
+        make_run(replace(TINY, name=name), seed=seed)
     image = make_neurites(SHAPE, seed=1).image
     for name, array in (("big.zarr/raw", image), ("tissue.zarr", np.ones(SHAPE, np.uint8))):
         with create_volume(name, SHAPE, np.uint8, voxel_size=(10, 10, 10)) as stored:
             stored[...] = array
     *calls, shard, finish = commands("docs/inference.md")
-    assert len(calls) == 4
+    assert len(calls) == 5
     for call in calls:
         shutil.rmtree("results", ignore_errors=True)
         run_documented(call.replace("100:400,:1024,2000:", "2:10,:16,4:"))

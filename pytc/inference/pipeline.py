@@ -40,6 +40,7 @@ from pytc.io.results import (
 from pytc.io.volume import Volume, open_volume
 from pytc.models.base import ConnectomicsModel, finest
 from pytc.models.checkpoint import load_checkpoint, restore_model, weights_digest
+from pytc.models.ensemble import Ensemble
 from pytc.progress import announce_compilation
 from pytc.python_files import load_plugins
 from pytc.runs import find_run, find_weights, newest_run, require_writable
@@ -88,12 +89,7 @@ def infer(
     network = open_network(config, run, local_rank, local_world)
     model, trained, training = network.model, network.trained, network.volumes
     volumes = volumes_to_predict(config, trained, training)
-    for flag in ("output", "roi", "mask"):
-        require(
-            len(volumes) == 1 or not getattr(config, flag),
-            f"--input with --{flag}",
-            f"{len(volumes)} volumes",
-        )
+    _check_flags(config, len(volumes))
     model.require_size(config.inference.window or trained.data.patch_size)
     sources = [open_input(volume, trained, training) for volume in volumes]
 
@@ -135,6 +131,15 @@ def infer(
     return folders
 
 
+def _check_flags(config: InferConfig, n_volumes: int) -> None:
+    """ValueError for flags that do not go together."""
+    is_one = not config.ensemble or config.output is not None
+    require(is_one, "--output for what several networks predict together", None)
+    for flag in ("output", "roi", "mask"):
+        fits = n_volumes == 1 or not getattr(config, flag)
+        require(fits, f"--input with --{flag}", f"{n_volumes} volumes")
+
+
 @dataclass(frozen=True)
 class OpenedNetwork:
     """A trained network on its device, ready to predict, and where it is from."""
@@ -155,7 +160,7 @@ def open_network(
     """The network of a run or a file of weights; the threads of this process are set, too.
 
     Args:
-        config: its plugins, system and inference.checkpoint are read.
+        config: its plugins, ensemble, system and inference.checkpoint are read.
         local_rank: as for `infer`.
         local_world: as for `infer`.
 
@@ -165,6 +170,49 @@ def open_network(
     load_plugins(config.plugins)
     device = hardware.choose_device(config.system, local_rank)
     torch.set_num_threads(hardware.choose_threads(config.system, local_world))
+    first, *others = (_open_member(config, name, device) for name in (run, *config.ensemble))
+    return _together(first, others, config) if others else first
+
+
+def _together(
+    first: OpenedNetwork, others: Sequence[OpenedNetwork], config: InferConfig
+) -> OpenedNetwork:
+    """Several networks as one. ValueError if they do not predict the same of the same images."""
+    trained = first.trained
+    for other in others:
+        alike = _predicts(other.trained) == _predicts(trained)
+        expected = f"networks that predict what {first.checkpoint} does: {_predicts(trained)}"
+        require(alike, expected, f"{other.checkpoint}: {_predicts(other.trained)}")
+    members = [first, *others]
+    kind = target_kind(trained.target.kind)
+    scale = config.inference.activation_scale
+    model = Ensemble(
+        [member.model for member in members],
+        trained.target.channels,
+        kind.activation,
+        kind.scale if scale is None else scale,
+    )
+    return replace(
+        first,
+        model=model.to(first.device).eval(),
+        volumes=tuple(facts for member in members for facts in member.volumes),
+        weights=" ".join(member.weights for member in members),
+        digest=" ".join(member.digest for member in members),
+    )
+
+
+def _predicts(trained: Config) -> dict[str, Any]:
+    """What the channels of a network are, and what it needs of an image."""
+    return {
+        "kind": trained.target.kind,
+        "channels": trained.target.channels,
+        "offsets": _channel_offsets(trained),
+        "in_channels": trained.model.in_channels,
+        "intensity": trained.data.intensity,
+    }
+
+
+def _open_member(config: InferConfig, run: str, device: torch.device) -> OpenedNetwork:
     checkpoint = find_weights(run, config.inference.checkpoint)
     state = load_checkpoint(checkpoint, device)
     model, trained = restore_model(state)
@@ -245,7 +293,9 @@ def segment(
         engine: where blocks of objects beyond memory are computed.
     """
     in_words = {
-        "objects": ", ".join(f"{name} {value}" for name, value in settings_of(config).items()),
+        "objects": ", ".join(
+            f"{name} {value}" for name, value in settings_of(config).items() if value is not None
+        ),
         "threshold": f"threshold {config.threshold:g}",
         "argmax": f"the most probable of {prediction.n_channels} classes",
     }
