@@ -7,6 +7,7 @@ The run must have a merge tree and an evaluation of that volume.
 """
 
 import argparse
+import shlex
 import signal
 import subprocess
 from pathlib import Path
@@ -32,23 +33,28 @@ def main():
         browser = tools.chromium.launch(executable_path=asked.chromium, args=list(FLAGS))
         for threshold in asked.thresholds:
             words = [str(asked.run), "--volume", asked.volume, "--threshold", str(threshold)]
-            viewer = subprocess.Popen(
-                ["pytc", "view", "--quiet", *words], stdout=subprocess.PIPE, text=True
-            )
-            page = browser.new_page(viewport={"width": 1400, "height": 860})
-            page.goto(viewer.stdout.readline().strip())
-            page.wait_for_timeout(1000 * SECONDS)
-            save(page, f"view-{threshold:g}.png")
-            page.close()
-            viewer.send_signal(signal.SIGINT)
-            viewer.wait()
+            save_viewer(browser, ["pytc", "view", *words], f"view-{threshold:g}.png")
         page = browser.new_page(viewport={"width": 1200, "height": 1100})
         report = asked.run / "evaluation" / asked.volume / "report.html"
         page.goto(report.resolve().as_uri())
         heading = page.locator("h2", has_text="Errors against the labels")
         heading.evaluate("element => element.scrollIntoView()")
         save(page, "report-errors.png")
+        command = page.locator("code.look").first.inner_text()
+        save_viewer(browser, shlex.split(command), "view-error.png")
         browser.close()
+
+
+def save_viewer(browser, command, name):
+    """What the viewer of a command shows when all chunks are there."""
+    viewer = subprocess.Popen([*command, "--quiet"], stdout=subprocess.PIPE, text=True)
+    page = browser.new_page(viewport={"width": 1400, "height": 860})
+    page.goto(viewer.stdout.readline().strip())
+    page.wait_for_timeout(1000 * SECONDS)
+    save(page, name)
+    page.close()
+    viewer.send_signal(signal.SIGINT)
+    viewer.wait()
 
 
 def save(page, name):
