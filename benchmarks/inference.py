@@ -6,8 +6,9 @@ The networks make 6 channels of 1, voxel by voxel, so what is measured is the wa
 blended affinities: windows of 64^3, half overlap. `Conv3d` is torch's convolution 1x1x1, whose time
 depends on what oneDNN makes of it; `product` is a product with 6 numbers, and costs next to
 nothing. pytc reads a Zarr array and writes another, float16 and compressed; MONAI has the image in
-memory and leaves its result there. All take turns, and medians are printed, by the clock and in
-time that all threads spent computing, with the median of the ratios turn by turn.
+memory and leaves its result there, or it reads and writes the same arrays as pytc. All take turns,
+and medians are printed, by the clock and in time that all threads spent computing, with the median
+of the ratios turn by turn to MONAI in memory.
 """
 
 import shutil
@@ -67,6 +68,9 @@ def main() -> None:
             alone = partial(every_window, network, tensor, window, given.batch)
             calls[f"{name}: MONAI, in memory"] = of_monai
             calls[f"{name}: pytc, from Zarr to Zarr"] = of_pytc
+            calls[f"{name}: MONAI, from Zarr to Zarr"] = partial(
+                from_zarr_by_monai, network, image, Path(folder) / "m.zarr", window, given.batch
+            )
             calls[f"{name}: the network alone"] = alone
         of_pytc()
         values = open_volume(output)[...]
@@ -115,6 +119,17 @@ def predicted_by_monai(
         return sliding_window_inference(
             image, window, batch, network, overlap=0.5, mode="gaussian", sigma_scale=0.125
         )
+
+
+def from_zarr_by_monai(
+    network: Network, image: Path, output: Path, window: Triple, batch: int
+) -> None:
+    """As a user of MONAI would do it: read, grey values to 0 to 1, predict, sigmoid, write."""
+    pixels = torch.from_numpy(open_volume(image)[...]).float().div_(255)
+    logits = predicted_by_monai(network, pixels[None, None], window, batch)[0]
+    with torch.inference_mode():
+        affinities = logits.sigmoid_().half().numpy()
+    written(output, affinities)
 
 
 def every_window(network: Network, image: torch.Tensor, window: Triple, batch: int) -> None:

@@ -42,7 +42,7 @@ def test_the_tables_of_agglomeration_are_printed():
 def test_the_table_of_inference_is_printed():
     small = ("--size", "40", "--window", "16", "--repeats", "1")
     rows = [line for line in run("inference", *small).splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + 2 * 3 + 1
+    assert len(rows) == 2 + 2 * 4 + 1
 
 
 def test_the_table_of_grey_ranges_is_printed():
