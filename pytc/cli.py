@@ -4,6 +4,7 @@ Help and errors in the arguments must come at once: torch is imported after they
 """
 
 import argparse
+import ctypes
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pytc.commands import (
     parse,
     parse_words,
 )
-from pytc.config import Config, VolumeConfig
+from pytc.config import Config, SystemConfig, VolumeConfig
 from pytc.config_files import ConfigFile, read_config_file
 from pytc.help import ALL_FLAGS, answer_help, field_texts
 from pytc.inference.settings import config_of_run, settings_of_run
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd")  # of NVIDIA, and of AMD: torch calls both cuda
+
 
 def train(arguments: list[str] | None = None) -> None:
     """torchrun train.py --config FILE.py [--section.field value ...] [--resume [RUN]]"""
@@ -68,6 +71,7 @@ def train(arguments: list[str] | None = None) -> None:
             default = replace(default, plugins=())
         config = parse_config(words, default, config_path, resume)
 
+        _check_gpu(config.system)
         require_writable(resume or runs_folder())
         check_objects(check_volumes(config.data.train, config))
         check_volumes(config.data.validation, config)
@@ -282,6 +286,7 @@ def infer(arguments: list[str] | None = None) -> None:
             LOGGER.info(f"run: {run}")
         config = parse(InferConfig, "infer", rest, default=default)
 
+        _check_gpu(config.system)
         require_writable(Path(config.output or find_run(run) / "predictions"))
         if config.input is not None:
             check_volumes((config.input_volume(),), trained)
@@ -298,6 +303,20 @@ def infer(arguments: list[str] | None = None) -> None:
             local_rank=ranks.local_rank,
             local_world=ranks.local_world,
         )
+
+
+def _check_gpu(system: SystemConfig) -> None:
+    """ValueError if a GPU is asked for where no driver of one is installed.
+
+    It loads no torch, which finds what is left: a driver without a GPU.
+    """
+    if system.device != "cuda" or any(Path(driver).exists() for driver in DRIVERS):
+        return
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        expected = "a CUDA device for system.device 'cuda' (auto takes the CPU where there is none)"
+        require(False, expected, "a machine without the driver of a GPU")
 
 
 def _check_packages(config: InferConfig, trained: Config) -> None:

@@ -116,6 +116,15 @@ def test_a_typo_in_a_flag_gets_a_suggestion(folder, script, flag, meant):
     assert f"has no flag {flag}; did you mean {meant}" in said, said
 
 
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a driver of a GPU")
+def test_no_gpu_is_said_at_once(folder):
+    words = [*SMALL, *of("labels.npy")]
+    words[words.index("cpu")] = "cuda"
+    code, said = call(folder, "train.py", *words)
+    assert code == 1 and said.startswith("error: expected a CUDA device") and "\n" not in said
+    assert "auto takes the CPU" in said
+
+
 def test_a_typo_in_a_verb_gets_a_suggestion(folder):
     code, said = call(folder, str(PYTC), "trian", "--config", "a.py")
     assert code == 2 and "\n" not in said
