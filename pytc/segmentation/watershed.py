@@ -70,7 +70,12 @@ def seeded_watershed(
 def flood(
     labels: np.ndarray, affinities: np.ndarray, *, floor: float = 0.0, threads: int | None = None
 ) -> None:
-    """`seeded_watershed` in place of the seeds: `labels` (Z, Y, X) in C order."""
+    """`seeded_watershed`, written over its seeds.
+
+    Args:
+        labels: (Z, Y, X) integers in C order: the seeds, which become the regions.
+        affinities: as for `seeded_watershed`, and so are floor and threads.
+    """
     assert labels.flags.c_contiguous
     shape = labels.shape
     numbers, label_of = _numbered(labels)
