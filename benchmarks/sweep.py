@@ -22,7 +22,8 @@ from pytc.config import SegmentationConfig
 from pytc.evaluation.exact import exact_sweep
 from pytc.evaluation.sweep import DEFAULT_THRESHOLDS, threshold_sweep
 from pytc.io.synthetic.fields import smooth_noise
-from pytc.metrics.overlap import overlap_metrics
+from pytc.metrics.instances import dense_metrics
+from pytc.metrics.overlap import contingency_table
 from pytc.metrics.skeleton import SkeletonMetrics
 from pytc.segmentation.connected_components import connected_components_3d
 from pytc.segmentation.watershed import seeded_watershed
@@ -53,14 +54,14 @@ def sure_affinities(labels: np.ndarray, seed: int) -> np.ndarray:
     return affinities
 
 
-def scored_afresh(affinities, score, prefix="", *, watershed=False, decode=connected_components_3d):
+def scored_afresh(affinities, score, *, watershed=False, decode=connected_components_3d):
     """The scores of each threshold, decoded and counted on its own."""
     rows = []
     for threshold in DEFAULT_THRESHOLDS:
         segmentation = decode(affinities, threshold)
         if watershed:
             segmentation = seeded_watershed(segmentation, affinities)
-        rows.append({f"{prefix}{name}": x for name, x in score(segmentation).items()})
+        rows.append(dict(score(segmentation)))
     return rows
 
 
@@ -100,7 +101,10 @@ def main() -> None:
         return scored_afresh(affinities, metrics.compute, **named)
 
     def afresh_dense(affinities, **named):
-        return scored_afresh(affinities, partial(overlap_metrics, truth), "dense_", **named)
+        def score(segmentation):
+            return dense_metrics(contingency_table(truth, segmentation))
+
+        return scored_afresh(affinities, score, **named)
 
     def sweep(affinities, *, dense=False, **named):
         rows = threshold_sweep(

@@ -137,7 +137,7 @@ def _hardware(arguments: list[str]) -> None:
 
 
 def _models(arguments: list[str]) -> None:
-    """List the networks, export one to a file, or show its model card."""
+    """List networks, export one, or show its model card."""
     with script():
         words = begin_verb(arguments)
 
