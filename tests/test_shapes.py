@@ -129,3 +129,12 @@ def test_what_is_refused(folder, words, message):
     np.save("ids.npy", np.zeros((4, 4, 4), np.uint32))
     with pytest.raises(SystemExit, match=message):
         main(words)
+
+
+def test_a_folder_of_something_else_is_not_replaced(folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years")
+    for flags in ([], ["--overwrite"]):
+        with pytest.raises(SystemExit, match="a folder of meshes, or none"):
+            main(["mesh", "labels.zarr", "precomputed://mine", *flags])
+    assert (folder / "mine" / "thesis.txt").read_text() == "years"

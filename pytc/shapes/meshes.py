@@ -17,12 +17,13 @@ import numpy as np
 from pytc.checks import require
 from pytc.convert.convert import whole_origin
 from pytc.io.remote import PRECOMPUTED, RemoteFolder, parse_folder
+from pytc.io.volume import Volume
 from pytc.runs import replacing
 from pytc.shapes.command import MeshConfig
 from pytc.shapes.labels import extra, open_labels, read_blocks
 
 INFO = {"@type": "neuroglancer_legacy_mesh"}
-FEWEST = 100  # times fewer triangles are aimed at, within max_error
+REDUCTION = 100  # so many times fewer triangles, where max_error allows it
 
 
 def mesh(config: MeshConfig) -> Path:
@@ -40,32 +41,37 @@ def mesh(config: MeshConfig) -> Path:
         raise ValueError(f"expected a target on this machine, got {config.target}")
     folder = Path(target)
     volume_info = _info_of(folder)
-    if volume_info is not None:
+    is_volume = "scales" in volume_info
+    if is_volume:
         is_labels = volume_info.get("type") == "segmentation"
         require(is_labels, "a precomputed volume of labels", volume_info.get("type"))
         folder = folder / "mesh"
-    may_write = config.overwrite or not (folder / "info").exists()
+    has_meshes = _info_of(folder).get("@type") == INFO["@type"]
+    is_free = not folder.exists() or not any(folder.iterdir())
+    require(is_free or has_meshes, "a folder of meshes, or none, as the target", str(folder))
+    may_write = config.overwrite or is_free
     require(may_write, "--overwrite to replace meshes that are there", str(folder))
     extra("zmesh")
+    labels = open_labels(config.labels, config.axes, config.voxel_size, transpose="xyz")
 
     with replacing(folder) as fresh:
         fresh.mkdir()
-        _write_meshes(config, fresh)
-    if volume_info is not None:
+        _write_meshes(labels, config, fresh)
+    if is_volume:
         with replacing(folder.parent / "info") as fresh:
             fresh.write_text(json.dumps(volume_info | {"mesh": folder.name}))
     return folder
 
 
-def _info_of(folder: Path) -> dict[str, Any] | None:
-    """The info of a precomputed volume, if the folder is one."""
+def _info_of(folder: Path) -> dict[str, Any]:
+    """What a precomputed folder says of itself; empty for any other folder."""
     path = folder / "info"
     info: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
-    return info if "scales" in info else None
+    return info
 
 
-def _write_meshes(config: MeshConfig, folder: Path) -> None:
-    labels = open_labels(config.labels, config.axes, config.voxel_size, transpose="xyz")
+def _write_meshes(labels: Volume, config: MeshConfig, folder: Path) -> None:
+    """The meshes of all objects of labels whose axes are x, y, z."""
     assert labels.voxel_size is not None
     voxel_size = np.array(labels.voxel_size)
     max_error = max(labels.voxel_size) if config.max_error is None else config.max_error
@@ -83,7 +89,7 @@ def _write_meshes(config: MeshConfig, folder: Path) -> None:
         corner = np.array(box.start) - [low for low, _ in margins] + origin
         for label in mesher.ids():
             piece = mesher.get(
-                label, reduction_factor=FEWEST, max_error=max_error, voxel_centered=True
+                label, reduction_factor=REDUCTION, max_error=max_error, voxel_centered=True
             )
             mesher.erase(label)
             piece.vertices += np.float32(corner * voxel_size)
